@@ -1,0 +1,146 @@
+/**
+ * The table of the proxy's own refusals, and the one error that carries them.
+ *
+ * `fault` says who must act: the client, the operator of the upstream key, the upstream, or we ourselves. It drives
+ * behaviour (what is repeated, what counts against the circuit breaker, when a stale answer may step in); `code` is the
+ * stable name that users, dashboards and tests rely on. Upstream's own errors are not in here: they pass through.
+ */
+
+export type Fault = 'client' | 'key' | 'upstream' | 'proxy'
+
+interface Refusal {
+  /** The first status is the usual one; a ProxyError may choose another one of the list. */
+  readonly statuses: readonly [number, ...number[]]
+  readonly fault: Fault
+  readonly title: string
+  /** When this happens, as README and the contract say it. */
+  readonly when: string
+}
+
+/** One row per refusal: the contract's table of codes. */
+export const refusals = {
+  CLIENT_UNKNOWN: { statuses: [401], fault: 'client', title: 'Unknown client', when: 'no or wrong token' },
+  REQUEST_INVALID: {
+    statuses: [400, 414, 431],
+    fault: 'client',
+    title: 'Invalid request',
+    when: 'malformed target, repeated parameter, two tokens, body on a GET, over-long',
+  },
+  ENDPOINT_UNKNOWN: { statuses: [404], fault: 'client', title: 'Unknown endpoint', when: 'no such route or scraper' },
+  METHOD_NOT_ALLOWED: {
+    statuses: [405],
+    fault: 'client',
+    title: 'Method not allowed',
+    when: 'the route exists, this method does not (`Allow` names those that do)',
+  },
+  RATE_LIMITED: { statuses: [429], fault: 'client', title: 'Rate limit exceeded', when: 'the client asks too often' },
+  CONCURRENCY_LIMITED: {
+    statuses: [429],
+    fault: 'client',
+    title: 'Too many open questions',
+    when: 'the client has too many open questions',
+  },
+  BUDGET_EXHAUSTED: {
+    statuses: [429],
+    fault: 'client',
+    title: 'Credit budget exhausted',
+    when: 'the client has no credits left this period; known answers still come',
+  },
+  CACHE_MISS: {
+    statuses: [504],
+    fault: 'client',
+    title: 'Not in the cache',
+    when: '`only-if-cached` and no answer kept',
+  },
+  NO_KEY_AVAILABLE: {
+    statuses: [503],
+    fault: 'key',
+    title: 'No upstream key available',
+    when: 'every upstream key rests',
+  },
+  CIRCUIT_OPEN: { statuses: [503], fault: 'upstream', title: 'Circuit open', when: 'this scraper rests' },
+  OVERLOADED: { statuses: [503], fault: 'proxy', title: 'Overloaded', when: 'bulkhead or memory limit' },
+  UPSTREAM_UNREACHABLE: {
+    statuses: [504],
+    fault: 'upstream',
+    title: 'Upstream unreachable',
+    when: 'no answer on the wire after all attempts',
+  },
+  UPSTREAM_INVALID: {
+    statuses: [502],
+    fault: 'upstream',
+    title: 'Invalid upstream answer',
+    when: "upstream's answer was cut off, not JSON, or too big",
+  },
+  DEADLINE_EXCEEDED: {
+    statuses: [504],
+    fault: 'upstream',
+    title: 'Deadline exceeded',
+    when: "the request's time is up and no attempt has been answered",
+  },
+  IDEMPOTENCY_CONFLICT: {
+    statuses: [409, 422],
+    fault: 'client',
+    title: 'Idempotency conflict',
+    when: 'the same `Idempotency-Key` is still being submitted (409) or came with other parameters (422)',
+  },
+  SHUTTING_DOWN: { statuses: [503], fault: 'proxy', title: 'Shutting down', when: 'draining' },
+  INTERNAL: { statuses: [500], fault: 'proxy', title: 'Internal error', when: 'a bug; nothing of it in the body' },
+} as const satisfies Record<string, Refusal>
+
+export type Code = keyof typeof refusals
+
+export const codes = Object.keys(refusals) as readonly Code[]
+
+interface ProxyErrorOptions {
+  readonly status?: number
+  readonly retryAfterMs?: number
+  readonly allow?: string
+  /** The connection cannot be trusted after this request (framing, over-long): it is closed after the answer. */
+  readonly close?: boolean
+  readonly cause?: unknown
+}
+
+/** A refusal by the proxy itself. `detail` is shown to the caller: no host name, key, token, prompt or stack belongs in it. */
+export class ProxyError extends Error {
+  override readonly name = 'ProxyError'
+  readonly code: Code
+  readonly status: number
+  readonly fault: Fault
+  readonly retryAfterMs: number | null
+  readonly allow: string | null
+  readonly close: boolean
+
+  constructor(code: Code, detail: string, options: ProxyErrorOptions = {}) {
+    super(detail, options.cause === undefined ? undefined : { cause: options.cause })
+    this.code = code
+    this.status = options.status ?? refusals[code].statuses[0]
+    this.fault = refusals[code].fault
+    this.retryAfterMs = options.retryAfterMs ?? null
+    this.allow = options.allow ?? null
+    this.close = options.close ?? false
+  }
+
+  get title(): string {
+    return refusals[this.code].title
+  }
+
+  /** Whatever was thrown, as a refusal: what is not one already is a bug, whose cause is for the log alone. */
+  static from(error: unknown): ProxyError {
+    if (error instanceof ProxyError) return error
+    return new ProxyError('INTERNAL', 'The proxy failed to handle this request. Quote the request id.', {
+      cause: error,
+    })
+  }
+}
+
+/** The settings are wrong. Every mistake at once; `main` prints them and exits with 78 (EX_CONFIG of sysexits.h). */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError'
+  readonly mistakes: readonly string[]
+
+  constructor(mistakes: readonly string[]) {
+    super(mistakes.join('\n'))
+    this.mistakes = mistakes
+  }
+}

@@ -1,0 +1,281 @@
+/**
+ * The nouns, as readonly values. An exchange becomes them one after the other: a request, a client's call, a lookup,
+ * a flight with its attempts, each with a verdict, and in the end one outcome.
+ *
+ * Points in time are epoch milliseconds, durations milliseconds, credits integers. `null` is "known to be absent".
+ */
+import type { Fault, ProxyError } from './errors.ts'
+
+// What the caller said
+
+/** One decoded query parameter, in the order of the request target. */
+export type Param = readonly [name: string, value: string]
+
+/** A request target, decoded once. The caller's `api_key` is taken out of it. */
+export interface Target {
+  readonly path: string
+  readonly params: readonly Param[]
+  /** A client token that came as `?api_key=`. */
+  readonly token: string | null
+}
+
+/** What the caller's `Cache-Control` asks of our cache (RFC 9111 section 5.2.1). */
+export interface Wishes {
+  readonly noCache: boolean
+  readonly noStore: boolean
+  readonly onlyIfCached: boolean
+  readonly maxAgeMs: number | null
+  /** Infinity when the directive came without a number. */
+  readonly maxStaleMs: number | null
+  readonly minFreshMs: number | null
+}
+
+export interface ProxyRequest {
+  readonly id: string
+  readonly method: string
+  readonly target: Target
+  /** What the caller presented as its token, from whichever of the three places; never forwarded, stored, logged or echoed. */
+  readonly token: string | null
+  readonly wishes: Wishes
+  readonly ifNoneMatch: string | null
+  /** `X-Request-Timeout`, in milliseconds. */
+  readonly patienceMs: number | null
+  readonly idempotencyKey: string | null
+  /** RFC 7240 `Prefer`: answer 202 at once (`waitMs` 0) or after so long; null = not asked for. */
+  readonly respondAsyncAfterMs: number | null
+  readonly traceparent: string | null
+  /** From a loopback address: where anonymous callers may come from. */
+  readonly arrivedAt: number
+  /** Calls back at most once, when the caller hung up before its answer. Returns the way to stop listening. */
+  readonly onGone: (listener: () => void) => () => void
+}
+
+// Who asks
+
+export type FailureClass =
+  | 'timeout'
+  | 'rateLimited'
+  | 'queueFull'
+  | 'creditsExhausted'
+  | 'unauthorized'
+  | 'emptyResult'
+  | 'serverError'
+  | 'warmingUp'
+  | 'gatewayTimeout'
+  | 'unreachable'
+  | 'ambiguous'
+
+/** `rejected` is upstream's judgement of the question itself (400, 404 …): never repeated, never counted against upstream. */
+export type VerdictClass = FailureClass | 'rejected'
+
+export interface ClassPolicy {
+  readonly attempts: number
+  readonly backoff: { readonly base: number; readonly max: number }
+  /** The next attempt carries `bypass_cache=true`. */
+  readonly bypassCache: boolean
+  /** How long a key that met this rests; null = it does not. */
+  readonly keyRest: number | null
+}
+
+/** Durations in milliseconds. `attempts` is the number in all, the first included. */
+export interface RetryPolicy {
+  readonly attempts: number
+  readonly deadline: number
+  readonly classes: Readonly<Record<FailureClass, ClassPolicy>>
+}
+
+export interface CachePolicy {
+  readonly ttl: number
+  readonly staleIfError: number
+  readonly staleWhileRevalidate: number
+  readonly emptyResultTtl: number
+  readonly scope: 'shared' | 'client'
+}
+
+export interface RatePolicy {
+  readonly limit: number
+  readonly per: number
+  readonly burst: number
+}
+
+/** Whoever may ask, with the policy that holds for its requests. `name` is the metric label. */
+export interface Client {
+  readonly name: string
+  readonly rate: RatePolicy | null
+  readonly concurrency: number | null
+  readonly retry: RetryPolicy
+  readonly cache: CachePolicy
+}
+
+// What is asked
+
+export interface Call {
+  readonly endpoint: 'answer' | 'submit' | 'status'
+  readonly method: 'GET' | 'POST'
+  /** From the closed list of the profile, or `none` where the call names no scraper: a metric label. */
+  readonly scraper: string
+  readonly path: string
+  readonly params: readonly Param[]
+  /** Hash of all that changes the answer; null = the answer is never kept and never shared. */
+  readonly key: string | null
+  /** The caller wants a fresh answer: not from the cache, not from a call in flight. */
+  readonly bypass: boolean
+  /** Upstream's own limit for one attempt as the caller gave it; null = upstream's default holds. */
+  readonly timeoutMs: number | null
+  readonly priceCredits: number
+  /** Hash of the prompt, for logs; the prompt itself stays in `params`. */
+  readonly promptHash: string | null
+}
+
+// What upstream said
+
+export interface UpstreamRequest {
+  readonly method: 'GET' | 'POST'
+  readonly target: string
+  readonly headers: Readonly<Record<string, string>>
+  /** The attempt ends after so long, whatever happens. */
+  readonly limitMs: number
+}
+
+/** A complete answer of upstream, whatever its status. */
+export interface Reply {
+  readonly status: number
+  readonly contentType: string | null
+  readonly retryAfter: string | null
+  readonly location: string | null
+  readonly body: Buffer
+}
+
+/** What came over the wire, or how it broke. `sent` = bytes of the request may have left, so it may have been charged. */
+export type WireResult =
+  | { readonly kind: 'reply'; readonly reply: Reply }
+  | {
+      readonly kind: 'broken'
+      readonly sent: boolean
+      readonly reason:
+        | 'refused'
+        | 'name'
+        | 'tls'
+        | 'connect-timeout'
+        | 'reset'
+        | 'timeout'
+        | 'truncated'
+        | 'too-big'
+        | 'aborted'
+    }
+
+/** What an attempt cost. `unknown`: `credits` may have been charged, and nothing will ever tell. */
+export interface Charge {
+  readonly state: 'charged' | 'free' | 'unknown'
+  readonly credits: number
+}
+
+/** What the circuit breaker may learn from an attempt: `neutral` is never counted. */
+export type Health = 'up' | 'down' | 'slow' | 'neutral'
+
+/** What we make of an attempt. */
+export type Verdict =
+  | {
+      readonly kind: 'answered'
+      readonly reply: Reply
+      readonly charge: Charge
+      readonly health: Health
+      /** May this answer be kept, and shared with others who ask the same? */
+      readonly keepable: boolean
+    }
+  | {
+      readonly kind: 'failed'
+      readonly class: VerdictClass
+      readonly fault: Fault
+      /** Null when there is no complete answer to show; then `refusal` says what to answer instead. */
+      readonly reply: Reply | null
+      readonly refusal: 'UPSTREAM_UNREACHABLE' | 'UPSTREAM_INVALID' | null
+      readonly charge: Charge
+      readonly health: Health
+      /** Upstream's `Retry-After`, both forms, clamped; null = none or garbage. */
+      readonly retryAfterMs: number | null
+    }
+
+/** Why a failed attempt was the last one. */
+export type Refused = 'attempts' | 'budget' | 'deadline' | 'breaker' | 'key' | 'shutdown' | 'final' | 'abandoned'
+
+export interface Attempt {
+  readonly number: number
+  readonly startedAt: number
+  readonly durationMs: number
+  /** How long we paused before this attempt. */
+  readonly waitedMs: number
+  readonly keyName: string
+  readonly status: number | null
+  readonly class: VerdictClass | 'ok'
+  readonly charge: Charge
+}
+
+/** How a flight ended: its last real verdict, and everything that was tried on the way. */
+export interface Landing {
+  readonly verdict: Verdict
+  readonly attempts: readonly Attempt[]
+  /** Null when the flight ended with an answer. */
+  readonly stoppedBy: Refused | null
+  readonly chargedCredits: number
+  /** What was kept of it, if it was. */
+  readonly entry: Entry | null
+}
+
+// What is kept
+
+/** Expired is not gone: fresh until `freshUntil`, then good only instead of an error until `staleUntil`. */
+export interface Entry {
+  readonly status: number
+  readonly contentType: string
+  readonly body: Buffer
+  readonly etag: string
+  readonly storedAt: number
+  readonly freshUntil: number
+  readonly staleUntil: number
+  readonly scraper: string
+  readonly promptHash: string | null
+  readonly country: string | null
+  /** What asking upstream again would cost. */
+  readonly priceCredits: number
+}
+
+export type Tier = 'memory' | 'disk' | 'redis'
+
+export type Lookup =
+  | { readonly kind: 'fresh'; readonly entry: Entry; readonly tier: Tier }
+  | { readonly kind: 'stale'; readonly entry: Entry; readonly tier: Tier }
+  /** `unwanted`: there is one, but the caller's wishes forbid its use. */
+  | { readonly kind: 'missing'; readonly unwanted: boolean }
+
+// How it ended
+
+export type CacheLabel = 'hit' | 'stale' | 'miss' | 'joined' | 'bypass' | 'none'
+
+export type Outcome =
+  | { readonly kind: 'hit'; readonly entry: Entry; readonly tier: Tier }
+  | { readonly kind: 'stale'; readonly entry: Entry; readonly tier: Tier; readonly landing: Landing | null }
+  | {
+      readonly kind: 'fetched'
+      readonly landing: Landing
+      readonly role: 'leader' | 'joined'
+      readonly forwardedBecause: 'miss' | 'stale' | 'request' | 'bypass' | 'method'
+    }
+  | { readonly kind: 'refused'; readonly error: ProxyError; readonly landing: Landing | null }
+  /** The caller hung up; nobody is there to be answered. */
+  | { readonly kind: 'gone' }
+
+/** One client request from arrival to answer: what is known of it so far. The pipeline fills it in, telemetry reads it. */
+export interface Exchange {
+  readonly request: ProxyRequest
+  client: Client | null
+  call: Call | null
+  limits: LimitState | null
+}
+
+/** Where the client stands after this request, for the `RateLimit` headers. */
+export interface LimitState {
+  readonly policy: string
+  readonly remaining: number
+  readonly resetMs: number
+}

@@ -1,0 +1,172 @@
+/**
+ * What the pipeline needs from each part, with the promises it relies on. Parts throw a ProxyError to end an exchange
+ * and return values to continue it.
+ */
+import type {
+  Attempt,
+  CachePolicy,
+  Call,
+  Client,
+  Entry,
+  Exchange,
+  Health,
+  Landing,
+  LimitState,
+  Lookup,
+  Outcome,
+  ProxyRequest,
+  RetryPolicy,
+  UpstreamRequest,
+  Verdict,
+  Wishes,
+  WireResult,
+} from './model.ts'
+import type { BreakerState, KeyState } from './telemetry/events.ts'
+
+export interface Clients {
+  /** Compares in constant time. Throws CLIENT_UNKNOWN. */
+  identify(request: ProxyRequest): Client
+}
+
+/** All that is known about the vendor: pure functions over tables. */
+export interface Profile {
+  /** Closed list: metric labels, and the scrapers that have a circuit breaker. */
+  readonly scrapers: readonly string[]
+  /** Throws ENDPOINT_UNKNOWN, METHOD_NOT_ALLOWED (with `allow`) or REQUEST_INVALID. */
+  read(request: ProxyRequest): Call
+  /** Builds the request from an allow-list: nothing of the caller's headers gets in but what is named here. */
+  sign(call: Call, turn: Turn, key: KeyLease, identity: RequestIdentity): UpstreamRequest
+  /** Never throws. `secret` is looked for in the reply and blotted out. */
+  classify(call: Call, result: WireResult, key: KeyLease): Verdict
+  /** The body as it is given to those who did not pay for it: `cached: true`, `credits_used: 0`. */
+  replay(body: Buffer): Buffer
+}
+
+export interface RequestIdentity {
+  readonly id: string
+  readonly traceparent: string | null
+}
+
+export interface Admission {
+  /** Throws RATE_LIMITED with the time to wait. Null = this client has no limit. */
+  admit(client: Client): LimitState | null
+  /** A place among the client's open questions. Throws CONCURRENCY_LIMITED. */
+  enter(client: Client): Place
+}
+
+/** A place that is taken until it is left. */
+export interface Place {
+  /** Only the first call counts. */
+  leave(): void
+}
+
+/** At most so many attempts at a time, in all and per scraper. */
+export interface Bulkhead {
+  /** Throws OVERLOADED. */
+  enter(scraper: string): Place
+}
+
+export interface Cache {
+  /** Where this client's answer to this call is kept; null = nowhere. */
+  keyOf(call: Call, client: Client): string | null
+  /** Never throws: a sick tier is a miss. */
+  lookup(key: string | null, call: Call, wishes: Wishes): Lookup
+  /** Never throws. Null = not to be kept. */
+  store(key: string | null, call: Call, verdict: Verdict, policy: CachePolicy): Entry | null
+}
+
+/** Somebody who waits for a flight, with their own deadline. */
+export interface Asker {
+  readonly deadlineAt: number
+  readonly onGone: ProxyRequest['onGone']
+}
+
+/** A flight as the code that flies it sees it. It belongs to no client. */
+export interface Flight {
+  /** The latest deadline of those who still wait; 0 when nobody does. */
+  patienceUntil(): number
+  /** Calls back when the last asker leaves. Returns the way to stop listening. */
+  onAbandoned(listener: () => void): () => void
+  /** How it stands now: what askers get whose time is up before the flight ends. */
+  report(progress: Landing): void
+}
+
+export interface Joined {
+  readonly role: 'leader' | 'joined'
+  /** Null = the asker hung up first. Rejects with DEADLINE_EXCEEDED when their time is up and nothing has been answered. */
+  readonly landing: Promise<Landing | null>
+}
+
+export interface Flights {
+  /**
+   * Joins the flight under way for `key`, or starts one; null starts one that nobody can join. Synchronous: there is no gap
+   * between "is someone flying?" and "then I fly". A flight that all have left is finished all the same.
+   */
+  join(key: string | null, asker: Asker, fly: (flight: Flight) => Promise<Landing>): Joined
+  readonly size: number
+}
+
+/** What one attempt may know about the attempts before it. */
+export interface Turn {
+  readonly number: number
+  readonly waitedMs: number
+  readonly bypassCache: boolean
+  /** Until when somebody waits. */
+  readonly leftMs: number
+  /** Names of keys that this flight must not use again. */
+  readonly spentKeys: ReadonlySet<string>
+}
+
+export interface Attempted {
+  readonly attempt: Attempt
+  readonly verdict: Verdict
+  /** Another key is ready that this flight has not used up: fail over to it at once. */
+  readonly otherKeyReady: boolean
+}
+
+export interface Retry {
+  /**
+   * Repeats `attempt` while policy, deadline, retry budget and askers allow. What upstream really said beats why we stopped
+   * asking: a refusal is thrown only when no attempt was answered.
+   */
+  run(call: Call, policy: RetryPolicy, flight: Flight, attempt: (turn: Turn) => Promise<Attempted>): Promise<Landing>
+}
+
+export interface Breakers {
+  /** Throws CIRCUIT_OPEN with the time left. What `work` returns is counted when it is known; what it throws is not. */
+  run<T>(scraper: string, work: () => Promise<T>, health: (result: T) => Health): Promise<T>
+  states(): readonly BreakerStatus[]
+}
+
+export interface BreakerStatus {
+  readonly scraper: string
+  readonly state: BreakerState
+  /** Null while closed. */
+  readonly openUntil: number | null
+}
+
+export interface KeyLease {
+  readonly name: string
+  /** Null where the call needs none. */
+  readonly secret: string | null
+  report(verdict: Verdict): void
+}
+
+export interface Keys {
+  /** The heaviest ready key that is not in `spent`. Throws NO_KEY_AVAILABLE with the earliest return. */
+  lease(call: Call, spent: ReadonlySet<string>): KeyLease
+  hasOther(spent: ReadonlySet<string>): boolean
+  states(): readonly KeyStatus[]
+}
+
+export interface KeyStatus {
+  readonly name: string
+  readonly state: KeyState
+  readonly untilAt: number | null
+}
+
+export interface Recorder {
+  begin(exchange: Exchange): void
+  /** Once per exchange, whatever happened. */
+  record(exchange: Exchange, outcome: Outcome): void
+}
