@@ -44,7 +44,6 @@ export interface ProxyRequest {
   /** RFC 7240 `Prefer`: answer 202 at once (`waitMs` 0) or after so long; null = not asked for. */
   readonly respondAsyncAfterMs: number | null
   readonly traceparent: string | null
-  /** From a loopback address: where anonymous callers may come from. */
   readonly arrivedAt: number
   /** Calls back at most once, when the caller hung up before its answer. Returns the way to stop listening. */
   readonly onGone: (listener: () => void) => () => void
@@ -125,6 +124,8 @@ export interface Call {
   readonly priceCredits: number
   /** Hash of the prompt, for logs; the prompt itself stays in `params`. */
   readonly promptHash: string | null
+  /** Effective country, upper case, for purging by it; null where the call has none. */
+  readonly country: string | null
 }
 
 // What upstream said

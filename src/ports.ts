@@ -26,9 +26,9 @@ export interface Random {
 }
 
 export interface Transport {
-  /** One buffered exchange with upstream. Never rejects: wire failures are values. `abort` ends it early as `aborted`. */
-  forward(request: UpstreamRequest, abort?: AbortSignal): Promise<WireResult>
-  /** Ends all connections. */
+  /** One buffered exchange with upstream. Never rejects: wire failures are values. */
+  forward(request: UpstreamRequest): Promise<WireResult>
+  /** Ends all connections: what is under way breaks as `aborted`. */
   close(): void
 }
 

@@ -1,0 +1,42 @@
+/**
+ * The memory tier: the one door to lru-cache. Bounded by bytes, evicts what was used longest ago. It keeps entries until they
+ * are no good even instead of an error; whether one is fresh is for the caller to see.
+ */
+import { LRUCache } from 'lru-cache'
+import type { Entry } from '../model.ts'
+
+export interface LocalTier {
+  get(key: string): Entry | undefined
+  set(key: string, entry: Entry): void
+  delete(key: string): void
+  /** From the most to the least recently used. */
+  entries(): Iterable<readonly [string, Entry]>
+  readonly count: number
+  readonly bytes: number
+}
+
+/** What an entry takes beside its body and key: the object, its strings, the cache's own bookkeeping (measured, rounded up). */
+const OVERHEAD_BYTES = 512
+
+export function createLocalTier(options: { readonly maxBytes: number; readonly onEvicted: () => void }): LocalTier {
+  const cache = new LRUCache<string, Entry>({
+    maxSize: Math.max(1, options.maxBytes),
+    sizeCalculation: (entry, key) => entry.body.length + key.length + OVERHEAD_BYTES,
+    dispose: (_entry, _key, reason) => {
+      if (reason === 'evict') options.onEvicted()
+    },
+  })
+
+  return {
+    get: (key) => cache.get(key),
+    set: (key, entry) => void cache.set(key, entry),
+    delete: (key) => void cache.delete(key),
+    entries: () => cache.entries(),
+    get count() {
+      return cache.size
+    },
+    get bytes() {
+      return cache.calculatedSize
+    },
+  }
+}

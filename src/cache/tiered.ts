@@ -1,0 +1,112 @@
+/**
+ * Keeping answers: what may be kept, for how long, and for whom. Knows nothing of HTTP; a sick tier is a miss.
+ */
+import { createHash } from 'node:crypto'
+import type { CachePolicy, Call, Client, Entry, Lookup, Verdict, Wishes } from '../model.ts'
+import type { Cache } from '../parts.ts'
+import type { Clock, Emit } from '../ports.ts'
+import { isFreshEnough, isGone, mayReplaceError } from './entry.ts'
+import type { LocalTier } from './local-tier.ts'
+
+export interface CacheOptions {
+  /** How a body is given to those who did not pay for it; the identity where replays are not marked. */
+  readonly replay: (body: Buffer) => Buffer
+}
+
+const NOTHING: Lookup = { kind: 'missing', unwanted: false }
+const UNWANTED: Lookup = { kind: 'missing', unwanted: true }
+
+export function createCache(options: CacheOptions, local: LocalTier, clock: Clock, emit: Emit): Cache {
+  return { keyOf, lookup, store }
+
+  function keyOf(call: Call, client: Client): string | null {
+    if (call.key === null) return null
+    return client.cache.scope === 'shared' ? call.key : `${client.name}/${call.key}`
+  }
+
+  function lookup(key: string | null, call: Call, wishes: Wishes): Lookup {
+    if (key === null) return NOTHING
+    if (call.bypass) return UNWANTED
+    const entry = local.get(key)
+    const found = judge(entry, wishes)
+    if (entry && isGone(entry, clock.wall())) local.delete(key)
+    emit({
+      kind: 'cache-looked-up',
+      tier: 'memory',
+      result: found.kind === 'fresh' ? 'hit' : found.kind === 'stale' ? 'stale' : 'miss',
+    })
+    return found
+  }
+
+  function judge(entry: Entry | undefined, wishes: Wishes): Lookup {
+    const wallMs = clock.wall()
+    if (!entry || isGone(entry, wallMs)) return NOTHING
+    if (isFreshEnough(entry, wishes, wallMs)) return { kind: 'fresh', entry, tier: 'memory' }
+    if (mayReplaceError(entry, wishes, wallMs)) return { kind: 'stale', entry, tier: 'memory' }
+    return UNWANTED
+  }
+
+  function store(key: string | null, call: Call, verdict: Verdict, policy: CachePolicy): Entry | null {
+    if (key === null) return null
+    const entry = toEntry(call, verdict, policy)
+    if (!entry || (entry.status !== 200 && hidesAnAnswer(key))) return null
+    local.set(key, entry)
+    return entry
+  }
+
+  /** "Empty result" is remembered only where no real answer is kept: an expired answer still beats an error. */
+  function hidesAnAnswer(key: string): boolean {
+    const known = local.get(key)
+    return known !== undefined && known.status === 200 && !isGone(known, clock.wall())
+  }
+
+  function toEntry(call: Call, verdict: Verdict, policy: CachePolicy): Entry | null {
+    if (verdict.kind === 'answered') {
+      if (!verdict.keepable || policy.ttl + policy.staleIfError <= 0) return null
+      return entryOf(
+        call,
+        verdict.reply.status,
+        verdict.reply,
+        options.replay(verdict.reply.body),
+        policy.ttl,
+        policy.staleIfError,
+      )
+    }
+    if (verdict.class !== 'emptyResult' || !verdict.reply || policy.emptyResultTtl <= 0) return null
+    return entryOf(call, verdict.reply.status, verdict.reply, verdict.reply.body, policy.emptyResultTtl, 0)
+  }
+
+  function entryOf(
+    call: Call,
+    status: number,
+    reply: { readonly contentType: string | null; readonly body: Buffer },
+    body: Buffer,
+    ttlMs: number,
+    staleMs: number,
+  ): Entry {
+    const storedAt = clock.wall()
+    // The answer and its replay are the same answer told twice: one validator for both, hence weak where they differ.
+    const weak = body === reply.body ? '' : 'W/'
+    return {
+      status,
+      contentType: reply.contentType ?? 'application/json',
+      body: unpooled(body),
+      etag: `${weak}"${createHash('sha256').update(reply.body).digest('base64url').slice(0, 27)}"`,
+      storedAt,
+      freshUntil: storedAt + ttlMs,
+      staleUntil: storedAt + ttlMs + staleMs,
+      scraper: call.scraper,
+      promptHash: call.promptHash,
+      country: call.country,
+      priceCredits: status === 200 ? call.priceCredits : 0,
+    }
+  }
+}
+
+/** A small buffer may be a window into a shared 8 KiB pool, which it would keep alive as long as it is cached. */
+function unpooled(body: Buffer): Buffer {
+  if (body.buffer.byteLength === body.length) return body
+  const copy = Buffer.allocUnsafeSlow(body.length)
+  body.copy(copy)
+  return copy
+}
