@@ -1,0 +1,171 @@
+/** What is kept, for how long, for whom, and what a caller's wishes make of it. */
+import t from 'tap'
+import { createLocalTier } from '../../src/cache/local-tier.ts'
+import { createCache } from '../../src/cache/tiered.ts'
+import type { Call, CachePolicy, Client, Lookup, Reply, Verdict, Wishes } from '../../src/model.ts'
+import type { TelemetryEvent } from '../../src/telemetry/events.ts'
+
+const HOUR = 3_600_000
+const NO_WISHES: Wishes = {
+  noCache: false,
+  noStore: false,
+  onlyIfCached: false,
+  maxAgeMs: null,
+  maxStaleMs: null,
+  minFreshMs: null,
+}
+const POLICY: CachePolicy = {
+  ttl: HOUR,
+  staleIfError: HOUR,
+  staleWhileRevalidate: 0,
+  emptyResultTtl: 60_000,
+  scope: 'shared',
+}
+const CALL = {
+  endpoint: 'answer',
+  method: 'GET',
+  scraper: 'chatgpt',
+  path: '/',
+  params: [],
+  key: 'k1',
+  bypass: false,
+  timeoutMs: null,
+  priceCredits: 3,
+  promptHash: 'abc',
+  country: 'US',
+} as unknown as Call
+
+function reply(body: string, status = 200): Reply {
+  return { status, contentType: 'application/json', retryAfter: null, location: null, body: Buffer.from(body) }
+}
+
+function answered(body: string, keepable = true): Verdict {
+  return { kind: 'answered', reply: reply(body), charge: { state: 'charged', credits: 3 }, health: 'up', keepable }
+}
+
+const EMPTY: Verdict = {
+  kind: 'failed',
+  class: 'emptyResult',
+  fault: 'upstream',
+  reply: reply('{"detail":"Scraper returned an empty result."}', 500),
+  refusal: null,
+  charge: { state: 'free', credits: 0 },
+  health: 'neutral',
+  retryAfterMs: null,
+}
+
+function aCache(maxBytes = 1_000_000) {
+  const time = { at: 1_700_000_000_000 }
+  const events: TelemetryEvent[] = []
+  const emit = (event: TelemetryEvent) => void events.push(event)
+  const local = createLocalTier({ maxBytes, onEvicted: () => emit({ kind: 'cache-evicted', tier: 'memory' }) })
+  const clock = { now: () => time.at, wall: () => time.at, after: () => ({ cancel: () => undefined }) }
+  const cache = createCache({ replay: (body) => Buffer.concat([body, Buffer.from('*')]) }, local, clock, emit)
+  return { cache, local, time, events }
+}
+
+function client(name: string, scope: 'shared' | 'client'): Client {
+  return { name, cache: { ...POLICY, scope } } as Client
+}
+
+void t.test('an answer is fresh for its ttl, then good only instead of an error, then gone', async (t) => {
+  const { cache, local, time } = aCache()
+  cache.store('k1', CALL, answered('{"a":1}'), POLICY)
+  const seen: [number, string][] = []
+  for (const at of [0, HOUR - 1, HOUR, 2 * HOUR - 1, 2 * HOUR]) {
+    time.at = 1_700_000_000_000 + at
+    seen.push([at, cache.lookup('k1', CALL, NO_WISHES).kind])
+  }
+  t.same(seen, [
+    [0, 'fresh'],
+    [HOUR - 1, 'fresh'],
+    [HOUR, 'stale'],
+    [2 * HOUR - 1, 'stale'],
+    [2 * HOUR, 'missing'],
+  ])
+  t.equal(local.count, 0, 'what is gone is dropped')
+})
+
+void t.test('what is kept is the replay, under one weak validator of the original', async (t) => {
+  const { cache } = aCache()
+  const entry = cache.store('k1', CALL, answered('{"a":1}'), POLICY)
+  t.equal(entry?.body.toString(), '{"a":1}*')
+  t.match(entry?.etag, /^W\/"[\w-]{27}"$/)
+  t.equal(entry?.priceCredits, 3)
+  t.equal(entry?.body.buffer.byteLength, entry?.body.length, 'not a window into a shared pool')
+})
+
+void t.test('one client never sees the answer of another when the scope is the client', async (t) => {
+  const { cache } = aCache()
+  t.equal(cache.keyOf(CALL, client('a', 'shared')), cache.keyOf(CALL, client('b', 'shared')))
+  t.not(cache.keyOf(CALL, client('a', 'client')), cache.keyOf(CALL, client('b', 'client')))
+  t.equal(cache.keyOf({ ...CALL, key: null }, client('a', 'client')), null)
+})
+
+void t.test('what may not be kept is not kept', async (t) => {
+  const { cache, local } = aCache()
+  const serverError: Verdict = { ...EMPTY, class: 'serverError' }
+  t.equal(cache.store(null, CALL, answered('{}'), POLICY), null, 'no key')
+  t.equal(cache.store('k1', CALL, answered('{}', false), POLICY), null, 'not keepable')
+  t.equal(cache.store('k1', CALL, serverError, POLICY), null, 'an error')
+  t.equal(cache.store('k1', CALL, answered('{}'), { ...POLICY, ttl: 0, staleIfError: 0 }), null, 'no ttl')
+  t.equal(cache.store('k1', CALL, EMPTY, { ...POLICY, emptyResultTtl: 0 }), null, 'no memory for empty results')
+  t.equal(local.count, 0)
+})
+
+void t.test('"empty result" is remembered briefly, and never hides a real answer', async (t) => {
+  const { cache, time } = aCache()
+  const entry = cache.store('k1', CALL, EMPTY, POLICY)
+  t.match(entry, { status: 500, priceCredits: 0 })
+  t.equal(cache.lookup('k1', CALL, NO_WISHES).kind, 'fresh')
+  time.at += 60_000
+  t.equal(cache.lookup('k1', CALL, NO_WISHES).kind, 'missing')
+  cache.store('k1', CALL, answered('{"a":1}'), POLICY)
+  time.at += HOUR
+  t.equal(cache.store('k1', CALL, EMPTY, POLICY), null)
+  t.match(cache.lookup('k1', CALL, NO_WISHES), { kind: 'stale', entry: { status: 200 } })
+})
+
+void t.test('request Cache-Control decides whether what is kept will do', async (t) => {
+  const table: [string, Partial<Wishes>, number, Lookup['kind']][] = [
+    ['no-cache wants a fresh one', { noCache: true }, 0, 'missing'],
+    ['no-store may still read', { noStore: true }, 0, 'fresh'],
+    ['young enough', { maxAgeMs: 10_000 }, 10_000, 'fresh'],
+    ['too old', { maxAgeMs: 10_000 }, 10_001, 'missing'],
+    ['max-age=0 wants a fresh one', { maxAgeMs: 0 }, 1, 'missing'],
+    ['fresh for long enough', { minFreshMs: 1_000 }, HOUR - 1_000, 'fresh'],
+    ['not fresh for long enough', { minFreshMs: 1_000 }, HOUR - 999, 'missing'],
+    ['expired, but that is tolerated', { maxStaleMs: 5_000 }, HOUR + 4_999, 'fresh'],
+    ['expired for too long', { maxStaleMs: 5_000 }, HOUR + 5_000, 'stale'],
+    ['any staleness will do', { maxStaleMs: Number.POSITIVE_INFINITY }, 2 * HOUR - 1, 'fresh'],
+    ['even that ends when it is gone', { maxStaleMs: Number.POSITIVE_INFINITY }, 2 * HOUR, 'missing'],
+  ]
+  for (const [name, wish, age, expected] of table) {
+    const { cache, time } = aCache()
+    cache.store('k1', CALL, answered('{}'), POLICY)
+    time.at += age
+    t.equal(cache.lookup('k1', CALL, { ...NO_WISHES, ...wish }).kind, expected, name)
+  }
+})
+
+void t.test('bypass_cache reads nothing and says that something was there to be unwanted', async (t) => {
+  const { cache } = aCache()
+  cache.store('k1', CALL, answered('{}'), POLICY)
+  t.same(cache.lookup('k1', { ...CALL, bypass: true }, NO_WISHES), { kind: 'missing', unwanted: true })
+  t.same(cache.lookup(null, CALL, NO_WISHES), { kind: 'missing', unwanted: false })
+})
+
+void t.test('the memory tier is bounded by bytes, evicts the least recently used, and says so', async (t) => {
+  const { cache, local, events } = aCache(3_000)
+  const body = 'x'.repeat(400)
+  for (const key of ['a', 'b', 'c']) cache.store(key, CALL, answered(body), POLICY)
+  cache.lookup('a', CALL, NO_WISHES)
+  cache.store('d', CALL, answered(body), POLICY)
+  t.ok(local.bytes <= 3_000)
+  t.equal(cache.lookup('a', CALL, NO_WISHES).kind, 'fresh', 'used just now')
+  t.equal(cache.lookup('b', CALL, NO_WISHES).kind, 'missing')
+  t.equal(events.filter((event) => event.kind === 'cache-evicted').length, 1)
+  t.same([...local.entries()].map(([key]) => key).toSorted(), ['a', 'c', 'd'])
+  local.delete('a')
+  t.equal(local.count, 2)
+})
