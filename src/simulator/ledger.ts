@@ -25,6 +25,7 @@ export type Charge = Pick<LedgerEntry, 'key' | 'scraper' | 'prompt' | 'kind' | '
 
 export interface Books extends Ledger {
   readonly charge: (charge: Charge) => LedgerEntry
+  /** Infinity takes an announced refund back. */
   readonly refundAt: (entry: LedgerEntry, dueAt: number) => void
   readonly clear: () => void
 }
@@ -78,7 +79,9 @@ export function createLedger(now: () => number, keepLast: number): Books {
     },
     charge,
     refundAt: (entry, dueAt) => {
-      due.set(entry, dueAt)
+      settle()
+      due.delete(entry)
+      if (dueAt < Infinity && entry.state === 'charged') due.set(entry, dueAt)
     },
     clear: () => {
       entries.length = 0

@@ -1,42 +1,13 @@
 // Everything that was asked of the simulator, and the barriers that tests wait at instead of sleeping.
 // A change is announced after the simulator has dealt with it: who was woken by received() finds a held request held.
 
-import { matches, type Match } from './script.ts'
-import type { StepKind } from './step.ts'
-
-export interface RecordedRequest {
-  readonly index: number
-  readonly call: 'sync' | 'submit' | 'poll' | 'other'
-  readonly method: string
-  /** The request target exactly as it was on the wire. */
-  readonly target: string
-  readonly path: string
-  readonly params: readonly (readonly [string, string])[]
-  readonly headers: Readonly<Record<string, string>>
-  readonly rawHeaders: readonly string[]
-  readonly body: string
-  readonly scraper: string | null
-  readonly prompt: string | null
-  readonly country: string | null
-  readonly jobId: string | null
-  readonly key: string | null
-  readonly bypassCache: boolean
-  readonly receivedAt: number
-  /** The step that was played; null for what was refused before a step was chosen. */
-  step: StepKind | null
-  /** The status sent; null for none yet or none at all. */
-  status: number | null
-  held: boolean
-  /** The client left before the end of the answer. */
-  closedEarly: boolean
-  finished: boolean
-}
-
-export type RequestFacts = Omit<RecordedRequest, 'index' | 'step' | 'status' | 'held' | 'closedEarly' | 'finished'>
+import { matches, type Match } from './match.ts'
+import type { RecordedRequest, RequestFacts } from './request.ts'
 
 export interface Recorder {
   readonly requests: readonly RecordedRequest[]
-  readonly open: number
+  /** Requests that are not finished. */
+  readonly open: ReadonlySet<RecordedRequest>
   readonly add: (facts: RequestFacts) => RecordedRequest
   readonly finish: (request: RecordedRequest) => void
   readonly changed: () => void
@@ -95,9 +66,7 @@ export function createRecorder(keepLast: number): Recorder {
 
   return {
     requests,
-    get open() {
-      return unfinished.size
-    },
+    open: unfinished,
     add,
     finish: (request) => {
       if (request.finished) return

@@ -1,39 +1,14 @@
 // Which call gets which step: scripts by match, and the convention of prompts that name their own steps.
 // Steps are used up one per call; afterwards a call is answered as if nothing had been scripted.
 
-import { check, checkOptional, readFields } from './input.ts'
+import { matches, type Match } from './match.ts'
+import type { RecordedRequest } from './request.ts'
 import { stepsInPrompt, type StepDetail } from './step.ts'
-import type { RecordedRequest } from './recorder.ts'
-
-export interface Match {
-  readonly prompt?: string
-  readonly scraper?: string
-  readonly country?: string
-  readonly key?: string
-  readonly jobId?: string
-  readonly bypassCache?: boolean
-  readonly call?: 'sync' | 'submit' | 'poll'
-}
 
 interface Playing {
   readonly match: Match
   readonly steps: StepDetail[]
   played: number
-}
-
-const FIELDS = ['prompt', 'scraper', 'country', 'key', 'jobId', 'bypassCache', 'call'] as const
-const CALLS: readonly unknown[] = [undefined, 'sync', 'submit', 'poll']
-
-export function matches(request: Pick<RecordedRequest, (typeof FIELDS)[number]>, match: Match): boolean {
-  return FIELDS.every((name) => match[name] === undefined || match[name] === request[name])
-}
-
-export function readMatch(value: unknown): Match {
-  const fields = readFields(value, 'match', FIELDS)
-  checkOptional(fields, { prompt: 'string', scraper: 'string', country: 'string', key: 'string', jobId: 'string' })
-  checkOptional(fields, { bypassCache: 'boolean' })
-  check(CALLS.includes(fields['call']), 'call must be sync, submit or poll')
-  return fields
 }
 
 export interface Scripts {

@@ -120,7 +120,8 @@ export function isCharged(step: StepDetail): boolean {
 }
 
 export function detailOf(step: Step): StepDetail {
-  return typeof step === 'string' ? { kind: step } : step
+  // TypeScript does not see that a union of names makes the union of objects with one name each.
+  return typeof step === 'string' ? ({ kind: step } as StepDetail) : step
 }
 
 /** Throws a SimulatorInputError that says what is wrong with the step. */

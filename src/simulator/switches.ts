@@ -119,7 +119,7 @@ export function readSwitches(value: unknown): Partial<Switches> {
     if (changes[name] === undefined) continue
     check(SPECS[name].accepts(changes[name]), `switch "${name}" must be ${SPECS[name].rule}`)
   }
-  return changes as Partial<Switches>
+  return changes
 }
 
 function oneOf<const T extends string>(...values: readonly [T, ...T[]]): Spec<T> {
