@@ -1,0 +1,115 @@
+/**
+ * The bodies of upstream's replies: are they what was paid for, and what do they say to those who did not pay? Bodies are
+ * hostile until parsed: nothing here recurses on them or copies a property of theirs into an object of ours.
+ */
+export type JsonObject = Readonly<Record<string, unknown>>
+
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+
+/** Null when the body is cut off, not JSON, not UTF-8, or not an object. */
+export function parseObject(body: Buffer): JsonObject | null {
+  try {
+    const value: unknown = JSON.parse(utf8.decode(body))
+    return isObject(value) && !Array.isArray(value) ? value : null
+  } catch {
+    return null
+  }
+}
+
+export function isObject(value: unknown): value is JsonObject {
+  return typeof value === 'object' && value !== null
+}
+
+/** A status of 200 is not enough: api notes 8.2. An empty list of citations is a legitimate answer, an empty text is not. */
+export function isComplete(scraper: string, body: JsonObject): boolean {
+  return body['status'] === 'done' && hasContent(scraper, body)
+}
+
+function hasContent(scraper: string, body: JsonObject): boolean {
+  if (isFilled(body['result']) || isFilled(body['result_markdown'])) return true
+  const products = body['products']
+  // Rufus answers with products and, as far as is known, without a text (api notes 1.5).
+  return scraper === 'amazon_rufus' && Array.isArray(products) && products.length > 0
+}
+
+export function isFilled(value: unknown): boolean {
+  return typeof value === 'string' && value !== ''
+}
+
+/** What a replayed body says. */
+const marks: ReadonlyMap<string, string> = new Map([
+  ['cached', 'true'],
+  ['credits_used', '0'],
+])
+
+/**
+ * The body with its marks set, or as it was when it is not a JSON object. Only the bytes of the two values change: numbers
+ * beyond a double, the order of members and repeated ones stay as upstream wrote them.
+ */
+export function replay(body: Buffer): Buffer {
+  if (!parseObject(body)) return body
+  const pieces: Buffer[] = []
+  const missing = new Map(marks)
+  let copiedTo = 0
+  let members = 0
+  for (const { name, from, to } of topMembers(body)) {
+    members += 1
+    const mark = marks.get(name)
+    if (mark === undefined) continue
+    missing.delete(name)
+    pieces.push(body.subarray(copiedTo, from), Buffer.from(mark))
+    copiedTo = to
+  }
+  const closing = body.lastIndexOf('}')
+  const added = [...missing].map(([name, mark]) => `"${name}":${mark}`).join(',')
+  const comma = members > 0 && added !== '' ? ',' : ''
+  pieces.push(body.subarray(copiedTo, closing), Buffer.from(comma + added), body.subarray(closing))
+  return Buffer.concat(pieces)
+}
+
+interface Member {
+  readonly name: string
+  /** Where its value starts, and the first byte behind it. */
+  readonly from: number
+  readonly to: number
+}
+
+const byte = {
+  quote: 0x22,
+  comma: 0x2c,
+  colon: 0x3a,
+  open: [0x5b, 0x7b],
+  backslash: 0x5c,
+  close: [0x5d, 0x7d],
+} as const
+
+/** Of a body that is known to be one JSON object: then counting brackets outside of strings is all the parsing there is. */
+function* topMembers(body: Buffer): Generator<Member> {
+  let depth = 0
+  let name: string | null = null
+  let from = 0
+  for (let at = 0; at < body.length; at += 1) {
+    const here = body[at]
+    if (here === byte.quote) {
+      const end = endOfString(body, at)
+      if (depth === 1 && name === null) name = String(JSON.parse(utf8.decode(body.subarray(at, end))))
+      at = end - 1
+    } else if (here === byte.open[0] || here === byte.open[1]) {
+      depth += 1
+    } else if (here === byte.colon && depth === 1) {
+      from = at + 1
+    } else if (here === byte.comma || here === byte.close[0] || here === byte.close[1]) {
+      if (depth === 1 && name !== null) {
+        yield { name, from, to: at }
+        name = null
+      }
+      if (here !== byte.comma) depth -= 1
+    }
+  }
+}
+
+function endOfString(body: Buffer, start: number): number {
+  let at = start + 1
+  while (body[at] !== byte.quote) at += body[at] === byte.backslash ? 2 : 1
+  return at + 1
+}

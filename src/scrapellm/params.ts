@@ -1,0 +1,120 @@
+/**
+ * What the parameters of a question mean: which of them change the answer and so are part of its key, which select behaviour.
+ * Reads and never rewrites; the caller's own spelling is what is forwarded. When the meaning of a value is not documented the
+ * question gets no key: its answer is neither kept nor shared.
+ */
+import { hash } from 'node:crypto'
+import { ProxyError } from '../errors.ts'
+import type { Param } from '../model.ts'
+
+/** Raised when the same question gets another key than before: what was kept under the old one is then not found. */
+const KEY_VERSION = '1'
+
+export interface Question {
+  readonly key: string | null
+  readonly bypass: boolean
+  readonly timeoutMs: number | null
+  readonly promptHash: string | null
+  readonly country: string
+}
+
+interface Parameter {
+  readonly name: string
+  /** Null = every scraper has it; for the others it is an unknown parameter. */
+  readonly only: string | null
+  readonly inKey: boolean
+  /** What absence means; null = undocumented or impossible, so no key. */
+  readonly absent: string | null
+  /** The value as the key knows it; null = not a documented value, so no key. */
+  readonly canonical: (value: string) => string | null
+}
+
+const DEFAULT_COUNTRY = 'US'
+
+/** Api notes 1.3 and 8.1. */
+const parameters: readonly Parameter[] = [
+  { name: 'prompt', only: null, inKey: true, absent: null, canonical: exact },
+  { name: 'country', only: null, inKey: true, absent: DEFAULT_COUNTRY, canonical: upperCase },
+  { name: 'web_search', only: 'perplexity', inKey: true, absent: 'true', canonical: boolean },
+  { name: 'markdown_json', only: 'chatgpt', inKey: true, absent: 'false', canonical: boolean },
+  { name: 'bypass_cache', only: null, inKey: false, absent: 'false', canonical: boolean },
+  { name: 'timeout', only: null, inKey: false, absent: '300', canonical: duration },
+]
+
+const knownNames: ReadonlySet<string> = new Set(parameters.map((parameter) => parameter.name))
+
+export function readQuestion(scraper: string, params: readonly Param[]): Question {
+  const given = readParams(params)
+  const prompt = given.get('prompt')
+  return {
+    key: keyOf(scraper, given),
+    bypass: given.get('bypass_cache') === 'true',
+    timeoutMs: millisecondsOf(given.get('timeout') ?? ''),
+    promptHash: prompt === undefined ? null : hash('sha256', prompt, 'hex').slice(0, 12),
+    country: upperCase(given.get('country') ?? DEFAULT_COUNTRY),
+  }
+}
+
+/** Throws REQUEST_INVALID when it is not certain what upstream would read. */
+export function readParams(params: readonly Param[]): ReadonlyMap<string, string> {
+  const given = new Map<string, string>()
+  for (const [name, value] of params) {
+    // Undocumented whether upstream takes the first or the last: see api notes 8.1.
+    if (given.has(name)) throw new ProxyError('REQUEST_INVALID', `${nameOf(name)} is given more than once.`)
+    // Half a surrogate pair has no UTF-8: it could be neither forwarded nor hashed as it is.
+    if (!name.isWellFormed() || !value.isWellFormed()) {
+      throw new ProxyError('REQUEST_INVALID', `${nameOf(name)} is not valid Unicode.`)
+    }
+    given.set(name, value)
+  }
+  return given
+}
+
+function keyOf(scraper: string, given: ReadonlyMap<string, string>): string | null {
+  const fields = new Map(given)
+  for (const { name, only, inKey, absent, canonical } of parameters) {
+    if (only !== null && only !== scraper) continue
+    const value = given.get(name) ?? absent
+    const canonicalValue = value === null ? null : canonical(value)
+    if (canonicalValue === null) return null
+    if (inKey) fields.set(name, canonicalValue)
+    else fields.delete(name)
+  }
+  const ordered = [...fields].toSorted(([a], [b]) => (a < b ? -1 : 1))
+  return hash('sha256', [KEY_VERSION, scraper, ...ordered.flat()].map(prefixed).join(''), 'hex')
+}
+
+/** With its length in front, no field can be mistaken for two, or two for one. */
+function prefixed(field: string): string {
+  return `${field.length}:${field}`
+}
+
+function nameOf(name: string): string {
+  return knownNames.has(name) ? `The parameter ${name}` : 'A parameter'
+}
+
+function exact(value: string): string {
+  return value
+}
+
+/** ASCII only: `toUpperCase` makes `SS`, a country, of `ß`, which is none. */
+function upperCase(value: string): string {
+  return value.replace(/[a-z]/g, (letter) => letter.toUpperCase())
+}
+
+function boolean(value: string): string | null {
+  return value === 'true' || value === 'false' ? value : null
+}
+
+/** A timeout that is no duration is upstream's to refuse, and that refusal must not reach those who ask the same properly. */
+function duration(value: string): string | null {
+  return millisecondsOf(value) === null ? null : value
+}
+
+const SECONDS = /^\+?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$/i
+
+/** Null for what is not a positive, finite number of seconds. */
+function millisecondsOf(seconds: string): number | null {
+  const ms = SECONDS.test(seconds) ? Math.round(Number(seconds) * 1000) : 0
+  return ms > 0 && Number.isFinite(ms) ? ms : null
+}

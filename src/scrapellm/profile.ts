@@ -1,0 +1,57 @@
+/**
+ * All that is known about the vendor, gathered into the one `Profile` that is plugged into the pipeline. Pure but for a memory
+ * of targets already read; knows neither sockets nor storage nor policy.
+ */
+import type { Call, ProxyRequest, Target } from '../model.ts'
+import type { Profile } from '../parts.ts'
+import { replay } from './answers.ts'
+import { classify } from './classify.ts'
+import { redact, sign } from './credentials.ts'
+import { priceOf } from './credits.ts'
+import { findEndpoint, scrapers } from './endpoints.ts'
+import type { Endpoint } from './endpoints.ts'
+import { readParams, readQuestion } from './params.ts'
+
+export interface ProfileOptions {
+  /** Off: a replayed body says what the paid one said. */
+  readonly markReplays: boolean
+  /** Of the proxy, for `User-Agent`. */
+  readonly version: string
+}
+
+export function createProfile(options: ProfileOptions, clock: { wall(): number }): Profile {
+  const userAgent = `scrapellm-proxy/${options.version}`
+  /** A path belongs to one endpoint, and so a target to one call, whichever of the endpoint's methods it came with. */
+  const calls = new WeakMap<Target, Call>()
+
+  return {
+    scrapers,
+    read,
+    sign: (call, turn, key, identity) => sign(call, turn, key, identity, userAgent),
+    classify(call, result, key) {
+      const clean = result.kind === 'reply' ? { ...result, reply: redact(result.reply, key.secret) } : result
+      return classify(call, clean, clock.wall())
+    },
+    replay: (body) => (options.markReplays ? replay(body) : body),
+  }
+
+  function read({ method, target }: ProxyRequest): Call {
+    const endpoint = findEndpoint(target.path, method)
+    const known = calls.get(target)
+    if (known) return known
+    const call = Object.freeze(callOf(endpoint, target))
+    calls.set(target, call)
+    return call
+  }
+}
+
+function callOf({ kind, method, scraper }: Endpoint, { path, params }: Target): Call {
+  const call = { endpoint: kind, method, scraper, path, params, priceCredits: priceOf(scraper) }
+  if (kind === 'status') {
+    readParams(params)
+    return { ...call, key: null, bypass: false, timeoutMs: null, promptHash: null, country: null }
+  }
+  const question = readQuestion(scraper, params)
+  // Two who submit the same want two jobs.
+  return { ...call, ...question, key: kind === 'submit' ? null : question.key }
+}
