@@ -1,0 +1,423 @@
+/**
+ * Every setting: its type, default, meaning, limits and reload class. The `Config` type, validation, the JSON Schema
+ * and the README table are projections of this file; a setting is added here and nowhere else.
+ *
+ * Durations become milliseconds, sizes bytes, secrets `Secret`. In messages `{found}` stands for what the file says;
+ * the loader fills it in, because only it knows whether that may be shown.
+ * Longer than other files because every setting has its row here.
+ */
+import * as z from 'zod'
+import { Secret } from '../keys/secret.ts'
+import {
+  durationHint,
+  durationPattern,
+  formatDuration,
+  formatSize,
+  parseDuration,
+  parseSize,
+  sizeHint,
+  sizePattern,
+} from './units.ts'
+
+/** What printing a value needs to know beyond its type; kept out of the JSON Schema. */
+export const nature = z.registry<{ kind: 'duration' | 'size' | 'secret' | 'digest' }>()
+
+/** What `upstream.keys` is when no file says anything: the one setting that has no default of its own. */
+export const defaultKeys = [{ name: 'main', secret: '${SCRAPELLM_API_KEY}' }]
+
+const namePattern = /^[a-z0-9][a-z0-9_-]{0,62}$/i
+const nameRule = 'use letters, digits, "-" and "_", at most 63 in all, the first a letter or digit'
+const day = 86_400_000
+/** Node's timers end at 2^31 ms. */
+const longestTimer = 24 * day
+
+// Kinds of values
+
+function live<T extends z.ZodType>(schema: T, description: string): T {
+  return schema.meta({ description, reload: 'live' })
+}
+
+function restart<T extends z.ZodType>(schema: T, description: string): T {
+  return schema.meta({ description, reload: 'restart' })
+}
+
+function map<T extends z.ZodRawShape>(shape: T) {
+  return z.strictObject(shape, { error: 'expected a map, found {found}' })
+}
+
+function list<T extends z.ZodType>(item: T) {
+  const error = 'expected a list with at least one item, found {found}'
+  return z.array(item, { error }).min(1, { error })
+}
+
+function text(what: string, pattern = /^.{1,2000}$/) {
+  return z
+    .string({ error: `expected ${what}, found {found}` })
+    .regex(pattern, { error: `expected ${what}, found {found}` })
+}
+
+function flag() {
+  return z.boolean({ error: 'expected true or false, found {found}' })
+}
+
+function count(min: number, max: number) {
+  const error = `expected a whole number from ${min} to ${max}, found {found}`
+  return z.int({ error }).min(min, { error }).max(max, { error })
+}
+
+function duration(min: number = 1, max: number = longestTimer) {
+  const schema = z
+    .string({ error: 'expected a duration such as 30s, found {found}' })
+    .meta({ pattern: durationPattern.source })
+    .transform((written, context) => {
+      const ms = parseDuration(written)
+      if (ms === null) return refuse(context, `{found} is not a duration; ${durationHint(written)}`)
+      if (ms >= min && ms <= max) return ms
+      return refuse(context, `expected a duration from ${formatDuration(min)} to ${formatDuration(max)}, found {found}`)
+    })
+  return schema.register(nature, { kind: 'duration' })
+}
+
+function size(min: number, max: number) {
+  const schema = z
+    .string({ error: 'expected a size such as 64MiB, found {found}' })
+    .meta({ pattern: sizePattern.source })
+    .transform((written, context) => {
+      const bytes = parseSize(written)
+      if (bytes === null) return refuse(context, `{found} is not a size; ${sizeHint(written)}`)
+      if (bytes >= min && bytes <= max) return bytes
+      return refuse(context, `expected a size from ${formatSize(min)} to ${formatSize(max)}, found {found}`)
+    })
+  return schema.register(nature, { kind: 'size' })
+}
+
+function refuse(context: z.RefinementCtx, message: string): never {
+  context.addIssue({ code: 'custom', message })
+  return z.NEVER
+}
+
+/** Anything else could not be sent in a header, or would arrive there changed. */
+const visible = /^[\x21-\x7e]+$/
+
+function secret(minLength: number) {
+  const schema = z
+    .string({ error: 'expected text' })
+    .regex(visible, {
+      error: 'is empty or has spaces, line ends or characters beyond ASCII; check for a stray newline',
+    })
+    .min(minLength, { error: `is shorter than ${minLength} characters; make one with "scrapellm-proxy token NAME"` })
+    .transform((written) => new Secret(written))
+  return schema.register(nature, { kind: 'secret' })
+}
+
+function digest() {
+  const error = 'expected 64 hexadecimal digits, as "scrapellm-proxy token NAME" prints them'
+  const schema = z
+    .string({ error })
+    .regex(/^[0-9a-f]{64}$/i, { error })
+    .transform((written) => written.toLowerCase())
+  return schema.register(nature, { kind: 'digest' })
+}
+
+/** One or several, for rotation; always a list afterwards, empty when absent. */
+function oneOrMore<T extends z.ZodType>(item: T) {
+  return z
+    .union([item, list(item)])
+    .optional()
+    .transform((given) => (given === undefined ? [] : Array.isArray(given) ? given : [given]) as z.output<T>[])
+}
+
+// Settings
+
+const listen = map({
+  host: restart(text('a host name or address').prefault('127.0.0.1'), 'Address on which the proxy listens.'),
+  port: restart(
+    count(0, 65_535).prefault(8080),
+    'Port on which the proxy listens; 0 = any free port, named in the log line "listening".',
+  ),
+})
+
+const admin = map({
+  host: restart(
+    text('a host name or address').prefault('127.0.0.1'),
+    'Address of the admin port (metrics, health, status).',
+  ),
+  port: restart(count(0, 65_535).prefault(9464), 'Admin port; 0 = any free port.'),
+  token: live(
+    secret(16).optional(),
+    'Bearer token that the admin port demands, at least 16 characters; obligatory off loopback.',
+  ),
+})
+
+const key = map({
+  name: live(text('a name', namePattern), 'Name of the key in metrics and logs.'),
+  secret: live(secret(1), 'The key itself: `${NAME}` from the environment or `file:/path`.'),
+  weight: live(count(1, 1000).prefault(1), 'Share of the calls that this key gets, relative to the others.'),
+})
+
+const upstream = map({
+  url: live(text('a URL').prefault('https://api.scrapellm.com'), 'Where upstream is: scheme, host and port only.'),
+  allowInsecure: live(
+    flag().prefault(false),
+    'Lets `url` be plain http beyond loopback, where anyone on the way can read keys and prompts.',
+  ),
+  keys: live(
+    list(key).prefault(defaultKeys),
+    'Upstream keys, one or more; a spent or limited key rests, the others carry on.',
+  ),
+  maxConcurrent: live(count(1, 100_000).prefault(200), 'Upstream calls under way at the same time, over all scrapers.'),
+  perScraper: live(
+    z
+      .union([count(1, 100_000), z.record(text('a name', namePattern), count(1, 100_000))], {
+        error: 'expected a whole number, or a map of scraper names to whole numbers, found {found}',
+      })
+      .optional(),
+    'Upstream calls under way at the same time for one scraper: a number for each, or a map of scraper names to numbers.',
+  ),
+  connectTimeout: live(duration(10, 600_000).prefault('5s'), 'How long a connection to upstream may take to open.'),
+  maxResponseSize: live(
+    size(1024, 1024 ** 3).prefault('16MiB'),
+    'The longest answer taken from upstream; a longer one is an invalid answer.',
+  ),
+})
+
+const rate = map({
+  limit: live(count(1, 1_000_000_000), 'Requests let in per `per`.'),
+  per: live(duration(1, 30 * day), 'The time in which `limit` requests are let in.'),
+  burst: live(
+    count(1, 1_000_000_000).optional(),
+    'Requests let in at once after a quiet time; the same as `limit` when left out.',
+  ),
+}).transform((given) => ({ ...given, burst: given.burst ?? given.limit }))
+
+const client = map({
+  token: live(oneOrMore(secret(16)), 'Its token, at least 16 characters, or a list of tokens.'),
+  tokenSha256: live(
+    oneOrMore(digest()),
+    'SHA-256 of its token in hexadecimal, or a list: what `scrapellm-proxy token NAME` prints.',
+  ),
+  rate: live(rate.optional(), 'How often it may ask; without it, as often as it likes.'),
+  concurrency: live(
+    count(1, 100_000).optional(),
+    'Questions it may have open at the same time; without it, any number.',
+  ),
+  allowAnonymousOnNetwork: live(
+    flag().optional(),
+    'Only for `anonymous`: lets callers without a token in from the network, too.',
+  ),
+})
+
+const cache = map({
+  ttl: live(duration(0, 365 * day).prefault('12h'), 'How long an answer is fresh.'),
+  staleIfError: live(
+    duration(0, 365 * day).prefault('12h'),
+    'How long after that it may still be given instead of an error.',
+  ),
+  emptyResultTtl: live(
+    duration(0, 365 * day).prefault('60s'),
+    'How long an "empty result" answer is remembered; 0s = never.',
+  ),
+  scope: live(
+    z.enum(['shared', 'client'], { error: 'expected shared or client, found {found}' }).prefault('shared'),
+    '`shared`: all clients share answers; `client`: no answer crosses from one client to another.',
+  ),
+  markReplays: live(flag().prefault(true), 'A replayed body says `"cached": true` and `"credits_used": 0`.'),
+  memory: live(
+    map({
+      maxSize: restart(
+        size(1024 ** 2, 1024 ** 4).prefault('256MiB'),
+        'Memory for kept answers; the least recently used go first.',
+      ),
+    }).prefault({}),
+    'Answers kept in memory.',
+  ),
+})
+
+const pause = () => duration(0, day)
+const baseMeaning = 'Upper limit of the first pause, doubled for each further one; the pause is random below it.'
+const maxMeaning = 'No pause is longer.'
+
+const backoff = map({
+  base: live(pause().prefault('500ms'), baseMeaning),
+  max: live(pause().prefault('30s'), maxMeaning),
+})
+
+function classBackoff(base: string | undefined) {
+  return map({
+    base: live(base === undefined ? pause().optional() : pause().prefault(base).optional(), baseMeaning),
+    max: live(pause().optional(), maxMeaning),
+  })
+}
+
+interface ClassDefaults {
+  readonly attempts?: number
+  readonly base?: string
+  readonly bypassCache?: boolean
+  readonly keyRest?: string
+}
+
+const classDefaults = {
+  timeout: { attempts: 2, bypassCache: true },
+  rateLimited: { base: '1s' },
+  queueFull: { base: '1s' },
+  creditsExhausted: { attempts: 1, keyRest: '15m' },
+  unauthorized: { attempts: 1, keyRest: '5m' },
+  emptyResult: { attempts: 2 },
+  serverError: {},
+  warmingUp: { base: '1s' },
+  gatewayTimeout: {},
+  unreachable: {},
+  ambiguous: { attempts: 2 },
+} as const satisfies Record<string, ClassDefaults>
+
+export type FailureClassName = keyof typeof classDefaults
+
+function failureClass(name: FailureClassName, when: string) {
+  const defaults: ClassDefaults = classDefaults[name]
+  const rest = duration(0, longestTimer)
+  return live(
+    map({
+      // No prefault: a default above `retry.attempts` must not outlive someone's `retry.attempts: 1`.
+      attempts: live(
+        count(1, 20).optional(),
+        'Attempts in all when this is what failed; `retry.attempts` when neither is set.',
+      ).meta(defaults.attempts === undefined ? {} : { default: defaults.attempts }),
+      backoff: live(
+        classBackoff(defaults.base).prefault({}),
+        'Pause before the next attempt; what is left out comes from `retry.backoff`.',
+      ),
+      bypassCache: live(
+        flag().prefault(defaults.bypassCache ?? false),
+        "The next attempt goes past upstream's own cache.",
+      ),
+      keyRest: live(
+        defaults.keyRest === undefined ? rest.optional() : rest.prefault(defaults.keyRest),
+        'How long a key that met this rests; 0s = not at all.',
+      ),
+    }).prefault({}),
+    when,
+  )
+}
+
+const retry = map({
+  attempts: live(count(1, 20).prefault(4), 'Attempts for one request in all, the first included.'),
+  deadline: live(
+    duration(1000, day).prefault('600s'),
+    'Time for a whole request, all attempts and pauses; `X-Request-Timeout` shortens it.',
+  ),
+  backoff: live(backoff.prefault({}), 'Pauses between attempts: full jitter.'),
+  budget: live(
+    map({
+      capacity: live(count(1, 1_000_000).prefault(100), 'Tokens in the retry budget of each scraper when it is full.'),
+      cost: live(count(0, 1_000_000).prefault(5), 'Tokens that one repetition takes.'),
+      costSlow: live(count(0, 1_000_000).prefault(10), 'Tokens that a repetition takes after a timeout.'),
+      refill: live(duration(1, day).prefault('12s'), 'One token comes back in this time.'),
+    }).prefault({}),
+    'Limits repetitions when upstream is in trouble.',
+  ),
+  classes: live(
+    map({
+      timeout: failureClass('timeout', '408.'),
+      rateLimited: failureClass('rateLimited', '429, "rate limit".'),
+      queueFull: failureClass('queueFull', '429, anything else.'),
+      creditsExhausted: failureClass(
+        'creditsExhausted',
+        '429, "credit": not again with this key; another, or give up.',
+      ),
+      unauthorized: failureClass('unauthorized', '401: another key, or give up.'),
+      emptyResult: failureClass('emptyResult', '500, "empty result".'),
+      serverError: failureClass('serverError', '500.'),
+      warmingUp: failureClass('warmingUp', '503.'),
+      gatewayTimeout: failureClass('gatewayTimeout', '504 and other 5xx of a gateway.'),
+      unreachable: failureClass('unreachable', 'Refused, DNS, TLS: nothing was sent.'),
+      ambiguous: failureClass('ambiguous', 'Sent, then no complete answer: may have been charged.'),
+    }).prefault({}),
+    'What differs for each class of failure.',
+  ),
+})
+
+const breaker = map({
+  consecutive: live(count(1, 10_000).prefault(5), 'Failures in a row that open the circuit of a scraper.'),
+  failureRate: live(
+    z
+      .number({ error: 'expected a number above 0, up to 1, found {found}' })
+      .gt(0, { error: 'expected a number above 0, up to 1, found {found}' })
+      .max(1, { error: 'expected a number above 0, up to 1, found {found}' })
+      .prefault(0.5),
+    'Share of failures in the window that opens it.',
+  ),
+  window: live(count(1, 10_000).prefault(20), 'How many of the last outcomes the share is taken of.'),
+  minimum: live(count(1, 10_000).prefault(10), 'Outcomes needed before the share counts; at most `window`.'),
+  openFor: live(duration(1, day).prefault('30s'), 'How long the circuit stays open before one probe is let through.'),
+  openForMax: live(duration(1, day).prefault('5m'), 'The open time doubles with each failed probe, up to this.'),
+})
+
+const log = map({
+  level: live(
+    z
+      .enum(['debug', 'info', 'warn', 'error'], { error: 'expected debug, info, warn or error, found {found}' })
+      .prefault('info'),
+    'The least important lines that are still written.',
+  ),
+  prompts: live(flag().prefault(false), 'Writes prompts, which are sensitive, instead of their hash.'),
+})
+
+const shutdown = map({
+  readinessDelay: live(
+    duration(0, 3_600_000).prefault('0s'),
+    'Between `/readyz` turning 503 and the last new connection.',
+  ),
+  grace: live(duration(0, day).prefault('660s'), 'How long open requests may take to finish.'),
+})
+
+export const schema = map({
+  listen: restart(listen.prefault({}), 'The port for clients.'),
+  admin: restart(admin.prefault({}), 'The port for operators.'),
+  upstream: live(upstream.prefault({}), 'The paid API behind the proxy.'),
+  clients: live(
+    z
+      .record(z.string().regex(namePattern, { error: `cannot be a client's name; ${nameRule}` }), client, {
+        error: 'expected a map of client names, found {found}',
+      })
+      .prefault({ anonymous: {} }),
+    'Who may ask. The name is the metric label; `anonymous` = callers without a token. Without `clients`, anonymous callers on loopback are let in without limits.',
+  ),
+  cache: live(cache.prefault({}), 'Answers kept so that they need not be paid for twice.'),
+  retry: live(retry.prefault({}), 'When and how a failed call is repeated.'),
+  breaker: live(breaker.prefault({}), 'The circuit breaker of each scraper.'),
+  log: live(log.prefault({}), 'What is written to standard output.'),
+  shutdown: live(shutdown.prefault({}), 'What SIGTERM does.'),
+})
+
+type Frozen<T> = T extends Secret | string | number | boolean | undefined
+  ? T
+  : T extends readonly (infer Item)[]
+    ? readonly Frozen<Item>[]
+    : { readonly [Name in keyof T]: Frozen<T[Name]> }
+
+export type Config = Frozen<z.output<typeof schema>>
+
+// Projections
+
+/** Every class in full: what was said of it, else its own default, else what holds for all. `keyRest` null = none. */
+export function resolveRetry(settings: Config['retry']) {
+  const names = Object.keys(classDefaults) as FailureClassName[]
+  const classes = names.map((name) => [name, resolveClass(settings, name)] as const)
+  return {
+    attempts: settings.attempts,
+    deadline: settings.deadline,
+    classes: Object.fromEntries(classes) as Record<FailureClassName, ReturnType<typeof resolveClass>>,
+  }
+}
+
+function resolveClass(settings: Config['retry'], name: FailureClassName) {
+  const given = settings.classes[name]
+  const defaults: ClassDefaults = classDefaults[name]
+  const base = given.backoff.base ?? settings.backoff.base
+  return {
+    attempts: given.attempts ?? Math.min(defaults.attempts ?? settings.attempts, settings.attempts),
+    backoff: { base, max: Math.max(base, given.backoff.max ?? settings.backoff.max) },
+    bypassCache: given.bypassCache,
+    keyRest: given.keyRest === undefined || given.keyRest === 0 ? null : given.keyRest,
+  }
+}
