@@ -1,0 +1,109 @@
+/**
+ * One JSON line per request, written in batches: a hit costs a string concatenation, not a logger call. A batch leaves when
+ * it is big enough, a tenth of a second after its first line, or when somebody flushes. A line never holds a prompt (but
+ * for `prompts`, which the operator must ask for), a key, a token or the request target.
+ */
+import type { CacheLabel, Call, Tier } from '../model.ts'
+import type { Clock } from '../ports.ts'
+import { writes, type LogLevel, type Sink } from './log.ts'
+
+const batchChars = 16_384
+const batchMs = 100
+
+export interface Access {
+  readonly id: string
+  readonly client: string
+  /** Null = the request was refused before it was read. */
+  readonly call: Call | null
+  readonly status: number | 'gone'
+  readonly cache: CacheLabel
+  readonly tier: Tier | null
+  readonly code: string | null
+  readonly attempts: number
+  readonly credits: number
+  readonly durationMs: number
+}
+
+export interface AccessLog {
+  write(access: Access): void
+  /** Hands everything on at once: before the process ends, too. */
+  flush(): void
+}
+
+export interface AccessLogOptions {
+  readonly level: LogLevel
+  /** Prompts are sensitive: only their hash is written unless this is true. */
+  readonly prompts: boolean
+}
+
+export function createAccessLog(
+  { level, prompts }: AccessLogOptions,
+  { clock, sink }: { readonly clock: Clock; readonly sink: Sink },
+): AccessLog {
+  let batch = ''
+  let timer: { cancel(): void } | null = null
+  const isoTime = createIsoTime()
+  const quoteName = createQuote()
+
+  if (!writes(level, 'info')) return { write() {}, flush() {} }
+
+  return {
+    write(access) {
+      batch += line(access)
+      if (batch.length >= batchChars) return flush()
+      timer ??= clock.after(batchMs, flush)
+    },
+    flush,
+  }
+
+  function flush(): void {
+    timer?.cancel()
+    timer = null
+    if (batch === '') return
+    const text = batch
+    batch = ''
+    sink(text)
+  }
+
+  function line({ id, client, call, status, cache, tier, code, attempts, credits, durationMs }: Access): string {
+    return (
+      `{"level":"info","time":"${isoTime(clock.wall())}","msg":"request","id":${JSON.stringify(id)}` +
+      `,"client":${quoteName(client)},"scraper":${quoteName(call?.scraper ?? 'none')}` +
+      `,"endpoint":${call ? `"${call.endpoint}"` : 'null'},"status":${status === 'gone' ? '"gone"' : status}` +
+      `,"cache":"${cache}","tier":${tier ? `"${tier}"` : 'null'},"code":${code ? `"${code}"` : 'null'}` +
+      `,"attempts":${attempts},"credits":${credits},"duration_ms":${Math.round(durationMs * 1000) / 1000}` +
+      `,"prompt_hash":${call?.promptHash ? `"${call.promptHash}"` : 'null'}${prompts ? promptOf(call) : ''}}\n`
+    )
+  }
+}
+
+function promptOf(call: Call | null): string {
+  const prompt = call?.params.find(([name]) => name === 'prompt')
+  return prompt ? `,"prompt":${JSON.stringify(prompt[1])}` : ''
+}
+
+/** Names come from closed lists, so each is quoted once. */
+function createQuote(): (name: string) => string {
+  const quoted = new Map<string, string>()
+  return (name) => {
+    const known = quoted.get(name)
+    if (known !== undefined) return known
+    const fresh = JSON.stringify(name)
+    quoted.set(name, fresh)
+    return fresh
+  }
+}
+
+/** ISO 8601; the part down to the second is made once per second. */
+function createIsoTime(): (at: number) => string {
+  let second = Number.NaN
+  let text = ''
+  return (at) => {
+    const thisSecond = Math.floor(at / 1000)
+    if (thisSecond !== second) {
+      second = thisSecond
+      text = new Date(thisSecond * 1000).toISOString().slice(0, -4)
+    }
+    return `${text}${String(Math.floor(at) - thisSecond * 1000).padStart(3, '0')}Z`
+  }
+}

@@ -1,0 +1,118 @@
+/**
+ * Every label and the closed list of its values: nothing that a caller or upstream says becomes a label unless it is on a
+ * list. A value that is not is counted under the list's stand-in.
+ */
+import { codes, type Code } from '../errors.ts'
+import type { CacheLabel, Refused, Tier, VerdictClass } from '../model.ts'
+import type { BreakerState } from './events.ts'
+import type { ClosedList, LabelValue } from './series.ts'
+
+/** `gone`: the caller hung up. `none`: no complete answer came over the wire. */
+type Status = number | 'gone' | 'none'
+export type JobOutcome = 'submitted' | 'polled' | 'rejected' | 'failed' | 'refused' | 'gone'
+export type SavedHow = 'hit' | 'joined' | 'stale' | 'rescued'
+
+export interface LabelTypes {
+  client: string
+  scraper: string
+  key: string
+  status: Status
+  cache: CacheLabel
+  class: VerdictClass
+  reason: Exclude<Refused, 'final'>
+  to: BreakerState
+  tier: Tier
+  result: 'hit' | 'stale' | 'miss'
+  code: Code
+  how: SavedHow
+  outcome: JobOutcome
+  version: string
+  node: string
+}
+
+export type LabelName = keyof LabelTypes
+
+// Any other status is counted by its hundreds.
+const exactStatuses: readonly LabelValue[] = [
+  200, 202, 304, 400, 401, 404, 405, 408, 409, 414, 422, 429, 431, 500, 502, 503, 504,
+]
+const statusGroups: readonly LabelValue[] = ['1xx', '2xx', '3xx', '4xx', '5xx', 'other', 'gone', 'none']
+
+/** The labels whose values do not depend on the settings: their lists, complete by type. */
+export const labelLists = {
+  status: [...exactStatuses, ...statusGroups],
+  cache: listOf<CacheLabel>({ hit: 0, stale: 0, miss: 0, joined: 0, bypass: 0, none: 0 }),
+  class: listOf<VerdictClass>({
+    timeout: 0,
+    rateLimited: 0,
+    queueFull: 0,
+    creditsExhausted: 0,
+    unauthorized: 0,
+    emptyResult: 0,
+    serverError: 0,
+    warmingUp: 0,
+    gatewayTimeout: 0,
+    unreachable: 0,
+    ambiguous: 0,
+    rejected: 0,
+  }),
+  reason: listOf<LabelTypes['reason']>({
+    attempts: 0,
+    budget: 0,
+    deadline: 0,
+    breaker: 0,
+    shutdown: 0,
+    key: 0,
+    abandoned: 0,
+  }),
+  to: listOf<BreakerState>({ closed: 0, 'half-open': 0, open: 0 }),
+  tier: listOf<Tier>({ memory: 0, disk: 0, redis: 0 }),
+  result: listOf<LabelTypes['result']>({ hit: 0, stale: 0, miss: 0 }),
+  code: codes,
+  how: listOf<SavedHow>({ hit: 0, joined: 0, stale: 0, rescued: 0 }),
+  outcome: listOf<JobOutcome>({ submitted: 0, polled: 0, rejected: 0, failed: 0, refused: 0, gone: 0 }),
+} as const satisfies Partial<Record<LabelName, readonly LabelValue[]>>
+
+/** The lists that the settings and the profile give. */
+export interface ListOptions {
+  readonly clients: readonly string[]
+  readonly scrapers: readonly string[]
+  readonly keys: readonly string[]
+  readonly tiers: readonly Tier[]
+  readonly version: string
+}
+
+/** The list of every label; `values` are those that can be told beforehand, without the stand-in where it is not one of them. */
+export function closedLists({ clients, scrapers, keys, tiers, version }: ListOptions) {
+  return {
+    client: list(clients, 'unknown'),
+    scraper: list(scrapers, 'none'),
+    key: list(keys, 'none'),
+    status: { ...list(labelLists.status, 'other'), standIn: statusClass },
+    cache: list(labelLists.cache, 'none'),
+    class: list(labelLists.class, 'rejected'),
+    reason: list(labelLists.reason, 'attempts'),
+    to: list(labelLists.to, 'closed'),
+    tier: list(tiers, 'none'),
+    result: list(labelLists.result, 'miss'),
+    code: list(codes, 'INTERNAL'),
+    how: list(labelLists.how, 'hit'),
+    outcome: list(labelLists.outcome, 'failed'),
+    version: list([version], version),
+    node: list([process.versions.node], process.versions.node),
+  } satisfies Record<LabelName, ClosedList & { readonly values: readonly LabelValue[] }>
+}
+
+function listOf<Value extends string>(all: Readonly<Record<Value, 0>>): readonly Value[] {
+  return Object.keys(all) as Value[]
+}
+
+function list(values: readonly LabelValue[], standIn: string) {
+  const all = new Set<LabelValue>([...values, standIn])
+  return { values, has: (value: LabelValue) => all.has(value), standIn: (): LabelValue => standIn }
+}
+
+function statusClass(status: LabelValue): LabelValue {
+  const hundreds = Math.floor(Number(status) / 100)
+  return hundreds >= 1 && hundreds <= 5 ? `${hundreds}xx` : 'other'
+}

@@ -1,0 +1,86 @@
+/**
+ * The log of events, as JSON lines: the one door to pino. Secrets are kept out twice: fields with telling names are blanked,
+ * and every known secret is blotted out of the finished line, wherever it got in. Errors are written with their stack, here
+ * and nowhere else.
+ */
+import { pino, stdTimeFunctions } from 'pino'
+
+export type LogLevel = 'debug' | 'info' | 'warn' | 'error' | 'silent'
+export type Sink = (text: string) => void
+export type Fields = Readonly<Record<string, unknown>>
+
+export interface Log {
+  debug(msg: string, fields?: Fields): void
+  info(msg: string, fields?: Fields): void
+  warn(msg: string, fields?: Fields): void
+  error(msg: string, fields?: Fields): void
+}
+
+export interface LogOptions {
+  readonly level: LogLevel
+  readonly sink: Sink
+  /** Upstream keys and tokens as they are in the settings. */
+  readonly secrets: readonly string[]
+}
+
+const levels: Readonly<Record<LogLevel, number>> = { debug: 0, info: 1, warn: 2, error: 3, silent: 4 }
+
+/** Is a line of this level written where the log is set to `level`? */
+export function writes(level: LogLevel, line: Exclude<LogLevel, 'silent'>): boolean {
+  return levels[line] >= levels[level]
+}
+
+const sensitive = [
+  'secret',
+  'token',
+  'tokens',
+  'key',
+  'apiKey',
+  'api_key',
+  'authorization',
+  'password',
+  'prompt',
+  'target',
+]
+const headers = ['["x-api-key"]', 'cookie']
+
+export function createLog({ level, sink, secrets }: LogOptions): Log {
+  const scrub = createScrubber(secrets)
+  const logger = pino(
+    {
+      level,
+      base: null,
+      timestamp: stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label }) },
+      redact: {
+        paths: [...sensitive, ...headers].flatMap((name) => [name, `*${name.startsWith('[') ? '' : '.'}${name}`]),
+        censor: '[redacted]',
+      },
+      serializers: { error: describeError },
+    },
+    { write: (text: string) => sink(scrub(text)) },
+  )
+  return {
+    debug: (msg, fields = {}) => logger.debug(fields, msg),
+    info: (msg, fields = {}) => logger.info(fields, msg),
+    warn: (msg, fields = {}) => logger.warn(fields, msg),
+    error: (msg, fields = {}) => logger.error(fields, msg),
+  }
+}
+
+/** Only what we know to be harmless: libraries hang requests, headers and settings on their errors. */
+function describeError(error: unknown): unknown {
+  if (!(error instanceof Error)) return { message: String(error) }
+  const { name, message, stack, cause } = error
+  const code = 'code' in error ? error.code : undefined
+  return { name, message, code, stack, ...(cause === undefined ? {} : { cause: describeError(cause) }) }
+}
+
+/** Secrets in plain, as JSON writes them, and as a URL does. */
+function createScrubber(secrets: readonly string[]): (text: string) => string {
+  const forms = secrets
+    .filter((secret) => secret !== '')
+    .flatMap((secret) => [secret, JSON.stringify(secret).slice(1, -1), encodeURIComponent(secret)])
+  const unique = [...new Set(forms)].toSorted((a, b) => b.length - a.length)
+  return (text) => unique.reduce((clean, form) => clean.replaceAll(form, '[redacted]'), text)
+}

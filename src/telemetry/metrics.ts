@@ -1,0 +1,284 @@
+/**
+ * Every metric: name, labels, help, buckets. A new one is one row of a table below.
+ *
+ * Counts live in plain integers (`series.ts`) and become prom-client values only while somebody scrapes: no library call is
+ * on the way of a request. A metric with few possible series shows them all from the start, as 0, so that a first event is
+ * an increase and a dashboard has no gaps; the series of the others appear with their first count.
+ */
+import prom from 'prom-client'
+import type { Tier } from '../model.ts'
+import type { BreakerStatus, KeyStatus } from '../parts.ts'
+import type { BreakerState, KeyState } from './events.ts'
+import { closedLists, type LabelName, type LabelTypes, type ListOptions } from './labels.ts'
+import {
+  createCounter,
+  createHistogram,
+  type Counter,
+  type Histogram,
+  type Label,
+  type LabelValue,
+  type Sample,
+} from './series.ts'
+
+const prefix = 'scrapellm_proxy_'
+const shownFromTheStart = 128
+
+const counterRows = {
+  requests: row(
+    ['client', 'scraper', 'status', 'cache'],
+    'requests_total',
+    'Requests that ended, by the status sent (gone = the caller hung up first) and what the cache did for them. client is unknown where nobody was identified, scraper is none where the call names none.',
+  ),
+  upstreamResponses: row(
+    ['scraper', 'status'],
+    'upstream_responses_total',
+    'Upstream attempts that ended, by the status received (none = no complete answer).',
+  ),
+  upstreamFailures: row(
+    ['scraper', 'class'],
+    'upstream_failures_total',
+    'Upstream attempts that failed, by failure class (rejected = upstream refused the question itself).',
+  ),
+  retries: row(['scraper', 'class'], 'retries_total', 'Repeated attempts, by the failure class that caused them.'),
+  retriesRefused: row(
+    ['reason'],
+    'retries_refused_total',
+    'Failed attempts that could have been repeated and were not, by what forbade it.',
+  ),
+  ambiguousAttempts: row(
+    ['scraper'],
+    'ambiguous_attempts_total',
+    'Attempts that were sent and got no complete answer: they may have been charged, and nothing will ever tell.',
+  ),
+  breakerTransitions: row(
+    ['scraper', 'to'],
+    'breaker_transitions_total',
+    'Changes of a circuit breaker, by new state.',
+  ),
+  cacheLookups: row(['tier', 'result'], 'cache_lookups_total', 'Cache look-ups, by tier and result.'),
+  cacheEvictions: row(['tier'], 'cache_evictions_total', 'Answers thrown out of a full cache before their time.'),
+  joinedRequests: row(
+    ['scraper'],
+    'joined_requests_total',
+    'Requests answered by a call that was already in flight for the same question.',
+  ),
+  orphanedFlights: row(
+    ['scraper'],
+    'orphaned_flights_total',
+    'Calls that everybody left who waited for them; they are finished and kept all the same.',
+  ),
+  refusals: row(
+    ['client', 'code'],
+    'refusals_total',
+    'Answers that were refusals of the proxy itself, by X-Proxy-Code.',
+  ),
+  creditsSpent: row(
+    ['client', 'scraper', 'key'],
+    'credits_spent_total',
+    'Credits charged by upstream, by the client that asked first and the name of the upstream key.',
+  ),
+  creditsSaved: row(
+    ['client', 'scraper', 'how'],
+    'credits_saved_total',
+    'Credits that answers would have cost without the proxy, by what saved them.',
+  ),
+  jobs: row(
+    ['scraper', 'outcome'],
+    'jobs_total',
+    'Job calls: submitted, polled, rejected by upstream, failed upstream, refused by the proxy, or gone (the caller hung up).',
+  ),
+  bugs: row([], 'bugs_total', 'Faults of the proxy itself: each one has a log line with its stack.'),
+} as const
+
+/** Gauges that are moved up and down. */
+const levelRows = {
+  inFlightRequests: row([], 'in_flight_requests', 'Client requests that are open now.'),
+  upstreamInFlight: row(['scraper'], 'upstream_in_flight', 'Upstream attempts that are open now.'),
+} as const
+
+const seconds = {
+  // A hit takes microseconds, an answer of upstream 5 to 300 s, and no attempt more than 600 s.
+  request: [
+    0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 240, 300, 420, 600,
+  ],
+  overhead: [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5],
+  attempt: [0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 240, 300, 420, 600],
+}
+
+const histogramRows = {
+  requestDuration: {
+    ...row(['scraper', 'cache'], 'request_duration_seconds', 'Seconds from the arrival of a request to its outcome.'),
+    bounds: seconds.request,
+  },
+  overhead: {
+    ...row(
+      [],
+      'overhead_seconds',
+      'Seconds of a request that were not spent waiting for upstream or pausing before a retry: what the proxy adds.',
+    ),
+    bounds: seconds.overhead,
+  },
+  attemptDuration: {
+    ...row(['scraper'], 'upstream_attempt_duration_seconds', 'Seconds that one upstream attempt took.'),
+    bounds: seconds.attempt,
+  },
+} as const
+
+const breakerLevels: Readonly<Record<BreakerState, number>> = { closed: 0, 'half-open': 1, open: 2 }
+const keyLevels: Readonly<Record<KeyState, number>> = { ready: 0, resting: 1, spent: 2 }
+
+/** Gauges that are read from the live parts at each scrape. */
+const readingRows: readonly Reading[] = [
+  {
+    ...row(
+      ['scraper'],
+      'retry_budget_tokens',
+      'Tokens left in the retry budget; without enough of them nothing is repeated.',
+    ),
+    read: ({ scrapers, gauges }) => scrapers.map((scraper) => [gauges.retryTokens(scraper), scraper]),
+  },
+  {
+    ...row(['scraper'], 'breaker_state', 'Circuit breaker: 0 closed, 1 half-open, 2 open.'),
+    read: ({ scrapers, gauges }) => {
+      const states = new Map(gauges.breakers().map(({ scraper, state }) => [scraper, state]))
+      return scrapers.map((scraper) => [breakerLevels[states.get(scraper) ?? 'closed'], scraper])
+    },
+  },
+  {
+    ...row(['key'], 'key_state', 'Upstream key: 0 ready, 1 resting, 2 spent.'),
+    read: ({ gauges }) => gauges.keys().map(({ name, state }) => [keyLevels[state], name]),
+  },
+  {
+    ...row(['tier'], 'cache_entries', 'Answers kept now.'),
+    read: ({ gauges }) => gauges.cache().map(({ tier, entries }) => [entries, tier]),
+  },
+  {
+    ...row(['tier'], 'cache_bytes', 'Bytes of the answers kept now.'),
+    read: ({ gauges }) => gauges.cache().map(({ tier, bytes }) => [bytes, tier]),
+  },
+  {
+    ...row([], 'config_generation', 'Number of the settings in force: 1 at start, one more with each reload.'),
+    read: ({ gauges }) => [[gauges.configGeneration()]],
+  },
+  {
+    ...row(['version', 'node'], 'build_info', 'Always 1; the versions of the proxy and of Node are in the labels.'),
+    read: ({ version }) => [[1, version, process.versions.node]],
+  },
+]
+
+export interface MetricDescription {
+  readonly name: string
+  readonly type: 'counter' | 'gauge' | 'histogram'
+  readonly help: string
+  readonly labels: readonly string[]
+}
+
+/** All metrics of the proxy's own, for documentation and for the test of the dashboards. */
+export const metricCatalogue: readonly MetricDescription[] = [
+  ...Object.values(counterRows).map((row) => describe('counter', row)),
+  ...[...Object.values(levelRows), ...readingRows].map((row) => describe('gauge', row)),
+  ...Object.values(histogramRows).map((row) => describe('histogram', row)),
+].toSorted((a, b) => (a.name < b.name ? -1 : 1))
+
+/** How the parts stand at this moment. */
+export interface Gauges {
+  readonly breakers: () => readonly BreakerStatus[]
+  readonly keys: () => readonly KeyStatus[]
+  readonly retryTokens: (scraper: string) => number
+  readonly cache: () => readonly { readonly tier: Tier; readonly entries: number; readonly bytes: number }[]
+  readonly configGeneration: () => number
+}
+
+export interface MetricsOptions extends ListOptions {
+  readonly gauges: Gauges
+}
+
+export type Metrics = ReturnType<typeof createMetrics>
+
+export function createMetrics(options: MetricsOptions) {
+  const lists = closedLists(options)
+  const registry = new prom.Registry()
+  prom.collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 100 })
+
+  const metrics = {
+    ...counters(counterRows, 'counter'),
+    ...counters(levelRows, 'gauge'),
+    ...histograms(),
+    /** The Prometheus text of everything. */
+    async text(): Promise<{ readonly contentType: string; readonly body: string }> {
+      return { contentType: registry.contentType, body: await registry.metrics() }
+    },
+  }
+  for (const reading of readingRows) {
+    expose(describe('gauge', reading), () =>
+      reading.read(options).map(([value, ...values]) => ({ value, labels: named(reading.labels, values) })),
+    )
+  }
+  return metrics
+
+  function counters<Rows extends Readonly<Record<string, Row>>>(rows: Rows, type: 'counter' | 'gauge') {
+    const made = Object.entries(rows).map(([id, row]) => {
+      const counter = createCounter(labelsOf(row))
+      for (const values of zeros(row.labels)) counter.add(0, ...values)
+      expose(describe(type, row), () => counter.samples())
+      return [id, counter]
+    })
+    // A table cannot be mapped row by row without losing its types on the way.
+    return Object.fromEntries(made) as { readonly [Id in keyof Rows]: Counter<ValuesOf<Rows[Id]['labels']>> }
+  }
+
+  function histograms() {
+    const made = Object.entries(histogramRows).map(([id, row]) => {
+      const histogram = createHistogram(prefix + row.name, labelsOf(row), row.bounds)
+      expose(describe('histogram', row), () => histogram.samples())
+      return [id, histogram]
+    })
+    type Rows = typeof histogramRows
+    return Object.fromEntries(made) as { readonly [Id in keyof Rows]: Histogram<ValuesOf<Rows[Id]['labels']>> }
+  }
+
+  function labelsOf(row: Row): Label[] {
+    return row.labels.map((name) => ({ name, list: lists[name] }))
+  }
+
+  /** Every combination of label values, where they are few: shown before it was counted. */
+  function zeros(labels: readonly LabelName[]): LabelValue[][] {
+    const size = labels.reduce((product, label) => product * lists[label].values.length, 1)
+    if (size > shownFromTheStart) return []
+    return labels.reduce<LabelValue[][]>(
+      (rows, label) => rows.flatMap((row) => lists[label].values.map((value) => [...row, value])),
+      [[]],
+    )
+  }
+
+  /** The registry asks a metric for its values and no more; ours answer from their own integers. */
+  function expose(description: MetricDescription, samples: () => readonly Sample[]): void {
+    const { name, help, type } = description
+    const metric = { name, help, type, get: async () => ({ name, help, type, values: samples(), aggregator: 'sum' }) }
+    registry.registerMetric(metric as unknown as prom.Gauge)
+  }
+}
+
+interface Row {
+  readonly name: string
+  readonly labels: readonly LabelName[]
+  readonly help: string
+}
+
+interface Reading extends Row {
+  readonly read: (options: MetricsOptions) => readonly (readonly [value: number, ...labels: readonly LabelValue[]])[]
+}
+
+type ValuesOf<Labels extends readonly LabelName[]> = { readonly [I in keyof Labels]: LabelTypes[Labels[I]] }
+
+function row<const Labels extends readonly LabelName[]>(labels: Labels, name: string, help: string) {
+  return { name, labels, help }
+}
+
+function describe(type: MetricDescription['type'], { name, help, labels }: Row): MetricDescription {
+  return { name: prefix + name, type, help, labels }
+}
+
+function named(names: readonly string[], values: readonly LabelValue[]): Record<string, LabelValue> {
+  return Object.fromEntries(names.map((name, i) => [name, values[i] ?? '']))
+}

@@ -1,0 +1,204 @@
+/**
+ * What happened, as numbers and lines: each exchange ends as counts and one access line, each event as counts and, where an
+ * operator must know, a line in the log. Never throws for what it is given, and decides nothing.
+ *
+ * A request costs its caller the credits of its own flight; what a hit, a joined call or a stale answer would have cost
+ * instead is counted as saved.
+ */
+import { refusals, type Code } from '../errors.ts'
+import type { Attempt, CacheLabel, Call, Exchange, Landing, Outcome, Tier } from '../model.ts'
+import type { Recorder } from '../parts.ts'
+import type { Clock, Emit } from '../ports.ts'
+import type { AccessLog } from './access-log.ts'
+import type { TelemetryEvent } from './events.ts'
+import type { JobOutcome, SavedHow } from './labels.ts'
+import type { Log } from './log.ts'
+import type { Metrics } from './metrics.ts'
+
+export interface RecorderPorts {
+  readonly metrics: Metrics
+  readonly access: AccessLog
+  readonly log: Log
+  readonly clock: Clock
+}
+
+export interface Telemetry extends Recorder {
+  readonly emit: Emit
+}
+
+export function createRecorder({ metrics, access, log, clock }: RecorderPorts): Telemetry {
+  return { begin, record, emit }
+
+  function begin(): void {
+    metrics.inFlightRequests.add(1)
+  }
+
+  function record(exchange: Exchange, outcome: Outcome): void {
+    const { request, call } = exchange
+    const endedAt = clock.now()
+    const durationMs = endedAt - request.arrivedAt
+    const client = exchange.client?.name ?? 'unknown'
+    const scraper = call?.scraper ?? 'none'
+    const landing = landingOf(outcome)
+    const cache = cacheLabelOf(outcome, call)
+    const code = codeOf(outcome)
+    const status = statusOf(exchange, outcome, code)
+
+    metrics.inFlightRequests.add(-1)
+    metrics.requests.add(1, client, scraper, status, cache)
+    metrics.requestDuration.observe(durationMs / 1000, scraper, cache)
+    if (isOverheadKnown(outcome)) {
+      metrics.overhead.observe(overheadMs(request.arrivedAt, endedAt, landing?.attempts ?? []) / 1000)
+    }
+    if (code) metrics.refusals.add(1, client, code)
+    if (cache === 'joined') metrics.joinedRequests.add(1, scraper)
+    const saved = savedBy(outcome)
+    if (saved) metrics.creditsSaved.add(saved.credits, client, scraper, saved.how)
+    if (call && call.endpoint !== 'answer') metrics.jobs.add(1, scraper, jobOutcomeOf(outcome, call))
+    if (outcome.kind === 'refused' && code === 'INTERNAL') logBug('request', outcome.error.cause, request.id)
+
+    access.write({
+      id: request.id,
+      client,
+      call,
+      status,
+      cache,
+      tier: tierOf(outcome),
+      code,
+      attempts: landing?.attempts.length ?? 0,
+      credits: cache === 'joined' ? 0 : (landing?.chargedCredits ?? 0),
+      durationMs,
+    })
+  }
+
+  function emit(event: TelemetryEvent): void {
+    switch (event.kind) {
+      case 'attempt-started':
+        return metrics.upstreamInFlight.add(1, event.scraper)
+      case 'attempt-ended':
+        metrics.upstreamInFlight.add(-1, event.scraper)
+        return countAttempt(event.scraper, event.payer, event.attempt)
+      case 'retried':
+        return metrics.retries.add(1, event.scraper, event.class)
+      case 'retry-refused':
+        // A failure that is never repeated was refused nothing.
+        return event.reason === 'final' ? undefined : metrics.retriesRefused.add(1, event.reason)
+      case 'breaker-changed':
+        metrics.breakerTransitions.add(1, event.scraper, event.to)
+        return logBreaker(event)
+      case 'key-changed':
+        return logKey(event)
+      case 'cache-looked-up':
+        return metrics.cacheLookups.add(1, event.tier, event.result)
+      case 'cache-evicted':
+        return metrics.cacheEvictions.add(1, event.tier)
+      case 'flight-orphaned':
+        return metrics.orphanedFlights.add(1, event.scraper)
+      case 'broke':
+        return logBug(event.where, event.error, null)
+    }
+  }
+
+  function countAttempt(scraper: string, payer: string, attempt: Attempt): void {
+    metrics.upstreamResponses.add(1, scraper, attempt.status ?? 'none')
+    metrics.attemptDuration.observe(attempt.durationMs / 1000, scraper)
+    if (attempt.class !== 'ok') metrics.upstreamFailures.add(1, scraper, attempt.class)
+    if (attempt.charge.state === 'unknown') metrics.ambiguousAttempts.add(1, scraper)
+    if (attempt.charge.state === 'charged') {
+      metrics.creditsSpent.add(attempt.charge.credits, payer, scraper, attempt.keyName)
+    }
+  }
+
+  function logBreaker({ scraper, to, openForMs }: Extract<TelemetryEvent, { kind: 'breaker-changed' }>): void {
+    if (to === 'open') return log.warn('circuit opened', { scraper, open_for_ms: openForMs })
+    log.info(to === 'closed' ? 'circuit closed' : 'circuit half-open', { scraper })
+  }
+
+  function logKey({ key, to, because, untilAt }: Extract<TelemetryEvent, { kind: 'key-changed' }>): void {
+    const fields = { key_name: key, because, until: isoTime(untilAt) }
+    if (to === 'ready') return log.info('upstream key ready', fields)
+    if (to === 'resting') return log.warn('upstream key rests', fields)
+    log.error('upstream key spent', fields)
+  }
+
+  function logBug(where: string, error: unknown, id: string | null): void {
+    metrics.bugs.add(1)
+    log.error('bug', { where, id, error })
+  }
+}
+
+function isoTime(at: number | null): string | null {
+  return at !== null && Number.isFinite(at) ? new Date(at).toISOString() : null
+}
+
+function landingOf(outcome: Outcome): Landing | null {
+  return 'landing' in outcome ? outcome.landing : null
+}
+
+function tierOf(outcome: Outcome): Tier | null {
+  return 'tier' in outcome ? outcome.tier : null
+}
+
+/** `none` where the cache had no say: job calls, refusals, callers that hung up. */
+function cacheLabelOf(outcome: Outcome, call: Call | null): CacheLabel {
+  if (outcome.kind === 'hit' || outcome.kind === 'stale') return outcome.kind
+  if (outcome.kind !== 'fetched' || call?.endpoint !== 'answer') return 'none'
+  if (outcome.role === 'joined') return 'joined'
+  return outcome.forwardedBecause === 'bypass' || outcome.forwardedBecause === 'request' ? 'bypass' : 'miss'
+}
+
+/** The code of our own refusal, if the answer is one. */
+function codeOf(outcome: Outcome): Code | null {
+  if (outcome.kind === 'refused') return outcome.error.code
+  if (outcome.kind !== 'fetched') return null
+  const { verdict } = outcome.landing
+  if (verdict.kind === 'answered' || verdict.reply) return null
+  return verdict.refusal ?? 'UPSTREAM_UNREACHABLE'
+}
+
+function statusOf({ request }: Exchange, outcome: Outcome, code: Code | null): number | 'gone' {
+  if (outcome.kind === 'gone') return 'gone'
+  if (outcome.kind === 'refused') return outcome.error.status
+  const entry = outcome.kind === 'fetched' ? outcome.landing.entry : outcome.entry
+  if (entry && request.ifNoneMatch !== null && matches(request.ifNoneMatch, entry.etag)) return 304
+  if (outcome.kind !== 'fetched') return outcome.entry.status
+  return outcome.landing.verdict.reply?.status ?? refusals[code ?? 'INTERNAL'].statuses[0]
+}
+
+function matches(ifNoneMatch: string, etag: string): boolean {
+  return ifNoneMatch.split(',').some((part) => part.trim() === '*' || part.trim().replace(/^W\//, '') === etag)
+}
+
+/** Not where a caller may have waited for a flight whose attempts the outcome does not tell. */
+function isOverheadKnown(outcome: Outcome): boolean {
+  if (outcome.kind === 'hit' || landingOf(outcome)) return true
+  return outcome.kind === 'refused' && outcome.error.fault === 'client'
+}
+
+/** The attempts and the pauses before them, as far as this request was there to wait for them, are not ours. */
+function overheadMs(arrivedAt: number, endedAt: number, attempts: readonly Attempt[]): number {
+  let ours = endedAt - arrivedAt
+  for (const { startedAt, durationMs, waitedMs } of attempts) {
+    const from = Math.max(arrivedAt, startedAt - waitedMs)
+    const to = Math.min(endedAt, startedAt + durationMs)
+    ours -= Math.max(0, to - from)
+  }
+  return Math.max(0, ours)
+}
+
+function savedBy(outcome: Outcome): { readonly how: SavedHow; readonly credits: number } | null {
+  if (outcome.kind === 'hit' || outcome.kind === 'stale') {
+    return { how: outcome.kind, credits: outcome.entry.priceCredits }
+  }
+  if (outcome.kind !== 'fetched' || outcome.role !== 'joined') return null
+  const { verdict } = outcome.landing
+  if (verdict.kind !== 'answered' || verdict.charge.state !== 'charged') return null
+  return { how: 'joined', credits: verdict.charge.credits }
+}
+
+function jobOutcomeOf(outcome: Outcome, call: Call): JobOutcome {
+  if (outcome.kind === 'gone' || outcome.kind === 'refused') return outcome.kind
+  const verdict = outcome.kind === 'fetched' ? outcome.landing.verdict : null
+  if (verdict?.kind === 'failed') return verdict.class === 'rejected' ? 'rejected' : 'failed'
+  return call.endpoint === 'submit' ? 'submitted' : 'polled'
+}
