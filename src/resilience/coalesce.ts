@@ -1,0 +1,120 @@
+/**
+ * One upstream question, shared by all who ask the same at the same time. A flight belongs to no client: everybody has
+ * their own deadline and may hang up, nobody's leaving ends it. It is flown to its end even when all have left, because it
+ * is probably paid for, and whoever asks again before it lands boards it.
+ *
+ * Promises: joining is synchronous; every asker gets the landing, the flight's error, or their own deadline; afterwards
+ * there is neither a flight nor a timer left. It knows nothing of what is flown.
+ */
+import { ProxyError } from '../errors.ts'
+import type { Landing } from '../model.ts'
+import type { Asker, Flight, Flights, Joined } from '../parts.ts'
+import type { Clock, Emit } from '../ports.ts'
+
+interface FlightsPorts {
+  readonly clock: Clock
+  readonly emit: Emit
+  /** So many may wait for one flight; the next one is refused with OVERLOADED. */
+  readonly maxAskers?: number
+}
+
+type Fly = (flight: Flight) => Promise<Landing>
+
+interface Waiting {
+  readonly deadlineAt: number
+  readonly land: (landing: Landing) => void
+  readonly fail: (error: unknown) => void
+}
+
+/** A flight under way, with those who wait for it. */
+interface Airborne {
+  readonly waiting: Set<Waiting>
+  readonly listeners: Set<() => void>
+  progress: Landing | null
+}
+
+export function createFlights({ clock, emit, maxAskers = 10_000 }: FlightsPorts): Flights {
+  const joinable = new Map<string, Airborne>()
+  const aloft = new Set<Airborne>()
+
+  function join(key: string | null, asker: Asker, fly: Fly): Joined {
+    const known = key === null ? undefined : joinable.get(key)
+    if (known) return { role: 'joined', landing: board(known, asker) }
+
+    const airborne: Airborne = { waiting: new Set(), listeners: new Set(), progress: null }
+    aloft.add(airborne)
+    if (key !== null) joinable.set(key, airborne)
+    // The leader boards before the take-off, so that there is patience from the first moment.
+    const landing = board(airborne, asker)
+    void start(key, airborne, fly)
+    return { role: 'leader', landing }
+  }
+
+  function board(airborne: Airborne, asker: Asker): Promise<Landing | null> {
+    if (airborne.waiting.size >= maxAskers)
+      throw new ProxyError('OVERLOADED', 'Too many requests wait for the same answer.', { retryAfterMs: 1_000 })
+
+    const landing = new Promise<Landing | null>((resolve, reject) => {
+      const waiting: Waiting = {
+        deadlineAt: asker.deadlineAt,
+        land: (landing) => leave(() => resolve(landing)),
+        fail: (error) => leave(() => reject(error)),
+      }
+      airborne.waiting.add(waiting)
+      const timer = clock.after(asker.deadlineAt - clock.now(), () => leave(timeIsUp))
+      let stopListening = (): void => {}
+      stopListening = asker.onGone(() => leave(() => resolve(null)))
+      // Gone already, and the listener was called before it could be taken off.
+      if (!airborne.waiting.has(waiting)) stopListening()
+
+      function timeIsUp(): void {
+        if (airborne.progress) return resolve(airborne.progress)
+        reject(new ProxyError('DEADLINE_EXCEEDED', "The request's time is up and no attempt has been answered."))
+      }
+
+      function leave(settle: () => void): void {
+        if (!airborne.waiting.delete(waiting)) return
+        timer.cancel()
+        stopListening()
+        settle()
+        if (airborne.waiting.size === 0) for (const listener of airborne.listeners) listener()
+      }
+    })
+    // Whoever asked may have stopped looking; a rejection is no reason to end the process.
+    landing.catch(() => {})
+    return landing
+  }
+
+  async function start(key: string | null, airborne: Airborne, fly: Fly): Promise<void> {
+    const flight: Flight = {
+      patienceUntil: () => Math.max(0, ...Array.from(airborne.waiting, ({ deadlineAt }) => deadlineAt)),
+      onAbandoned(listener) {
+        airborne.listeners.add(listener)
+        return () => void airborne.listeners.delete(listener)
+      },
+      report: (progress) => void (airborne.progress = progress),
+    }
+    try {
+      const landing = await fly(flight)
+      end(key, airborne, ({ land }) => land(landing))
+    } catch (error) {
+      // Nobody is left to be told of a bug, so the log is.
+      if (airborne.waiting.size === 0 && !(error instanceof ProxyError)) emit({ kind: 'broke', where: 'flight', error })
+      end(key, airborne, ({ fail }) => fail(error))
+    }
+  }
+
+  function end(key: string | null, airborne: Airborne, tell: (waiting: Waiting) => void): void {
+    aloft.delete(airborne)
+    if (key !== null) joinable.delete(key)
+    airborne.listeners.clear()
+    for (const waiting of airborne.waiting) tell(waiting)
+  }
+
+  return {
+    join,
+    get size() {
+      return aloft.size
+    },
+  }
+}
