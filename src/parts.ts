@@ -111,7 +111,7 @@ export interface Turn {
   readonly number: number
   readonly waitedMs: number
   readonly bypassCache: boolean
-  /** Until when somebody waits. */
+  /** How much longer somebody waits, now: askers come and go, so it is read anew each time. */
   readonly leftMs: number
   /** Names of keys that this flight must not use again. */
   readonly spentKeys: ReadonlySet<string>
@@ -153,8 +153,11 @@ export interface KeyLease {
 }
 
 export interface Keys {
-  /** The heaviest ready key that is not in `spent`. Throws NO_KEY_AVAILABLE with the earliest return. */
-  lease(call: Call, spent: ReadonlySet<string>): KeyLease
+  /**
+   * A ready key that this flight has not used up, heavier ones more often; a limited key that returns within moments is
+   * waited for. Rejects with NO_KEY_AVAILABLE and the earliest return.
+   */
+  lease(call: Call, turn: Turn): Promise<KeyLease>
   hasOther(spent: ReadonlySet<string>): boolean
   states(): readonly KeyStatus[]
 }

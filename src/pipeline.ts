@@ -138,7 +138,7 @@ export function createPipeline(parts: Parts): Handle {
   async function attempt(request: ProxyRequest, client: Client, call: Call, turn: Turn): Promise<Attempted> {
     const place = bulkhead.enter(call.scraper)
     try {
-      const lease = keys.lease(call, turn.spentKeys)
+      const lease = await keys.lease(call, turn)
       const startedAt = clock.now()
       emit({ kind: 'attempt-started', scraper: call.scraper })
       const result = await transport.forward(profile.sign(call, turn, lease, request))
