@@ -1,0 +1,46 @@
+/**
+ * How often a client may ask: GCRA, which is an exact token bucket in a single number, the time at which the bucket will
+ * be full again. Counted in whole microseconds, so that nothing is lost to rounding over the years.
+ */
+import { ProxyError } from '../errors.ts'
+import type { Client, LimitState, RatePolicy } from '../model.ts'
+import type { Clock } from '../ports.ts'
+
+export interface RateLimits {
+  /** Throws RATE_LIMITED with the time to wait. Null = this client has no limit. */
+  admit(client: Client): LimitState | null
+}
+
+export function createRateLimits({ clock }: { readonly clock: Clock }): RateLimits {
+  /** Per client: when its bucket is full again (the "theoretical arrival time"). */
+  const fullAt = new Map<string, number>()
+
+  function admit({ name, rate }: Client): LimitState | null {
+    if (!rate) return null
+    const nowUs = Math.floor(clock.now() * 1_000)
+    // Rounded up: never more than the limit, by less than a microsecond per request.
+    const perRequestUs = Math.ceil((rate.per * 1_000) / rate.limit)
+    const toleranceUs = perRequestUs * (rate.burst - 1)
+
+    const aheadUs = Math.max(0, (fullAt.get(name) ?? nowUs) - nowUs)
+    if (aheadUs > toleranceUs) {
+      throw new ProxyError('RATE_LIMITED', 'This client asks more often than it may.', {
+        retryAfterMs: Math.ceil((aheadUs - toleranceUs) / 1_000),
+      })
+    }
+    const nextUs = aheadUs + perRequestUs
+    fullAt.set(name, nowUs + nextUs)
+    return {
+      policy: policyOf(rate),
+      remaining: Math.floor((toleranceUs - nextUs) / perRequestUs) + 1,
+      resetMs: Math.ceil(nextUs / 1_000),
+    }
+  }
+
+  return { admit }
+}
+
+/** As a `RateLimit-Policy` item; its window is in whole seconds. */
+function policyOf({ limit, per }: RatePolicy): string {
+  return `"requests";q=${limit};w=${Math.max(1, Math.round(per / 1_000))}`
+}
