@@ -50,10 +50,33 @@ function list<T extends z.ZodType>(item: T) {
   return z.array(item, { error }).min(1, { error })
 }
 
-function text(what: string, pattern = /^.{1,2000}$/) {
-  return z
-    .string({ error: `expected ${what}, found {found}` })
-    .regex(pattern, { error: `expected ${what}, found {found}` })
+function text(what: string) {
+  const error = `expected ${what}, found {found}`
+  return z.string({ error }).min(1, { error }).max(2000, { error })
+}
+
+function name(what: string) {
+  const error = `{found} cannot be ${what}; ${nameRule}`
+  return z.string({ error: `expected ${what}, found {found}` }).regex(namePattern, { error })
+}
+
+/** Scheme, host and port; never shown in messages, because it may carry credentials. */
+function origin() {
+  const example = 'expected a URL such as https://api.example.com'
+  return z.string({ error: example }).transform((written, context) => {
+    const url = URL.parse(written)
+    if (url === null || !/^https?:$/.test(url.protocol) || url.hostname === '') return refuse(context, example)
+    const surplus = surplusOf(url)
+    if (surplus === null) return url.origin
+    return refuse(context, `takes scheme, host and port only; take ${surplus} out of it`)
+  })
+}
+
+function surplusOf(url: URL): string | null {
+  if (url.username !== '' || url.password !== '') return 'the user name and password'
+  if (url.pathname !== '/') return 'the path'
+  if (url.search !== '' || url.href.includes('?')) return 'the query'
+  return url.hash !== '' || url.href.includes('#') ? 'the fragment' : null
 }
 
 function flag() {
@@ -150,13 +173,13 @@ const admin = map({
 })
 
 const key = map({
-  name: live(text('a name', namePattern), 'Name of the key in metrics and logs.'),
+  name: live(name("a key's name"), 'Name of the key in metrics and logs.'),
   secret: live(secret(1), 'The key itself: `${NAME}` from the environment or `file:/path`.'),
   weight: live(count(1, 1000).prefault(1), 'Share of the calls that this key gets, relative to the others.'),
 })
 
 const upstream = map({
-  url: live(text('a URL').prefault('https://api.scrapellm.com'), 'Where upstream is: scheme, host and port only.'),
+  url: live(origin().prefault('https://api.scrapellm.com'), 'Where upstream is: scheme, host and port only.'),
   allowInsecure: live(
     flag().prefault(false),
     'Lets `url` be plain http beyond loopback, where anyone on the way can read keys and prompts.',
@@ -168,7 +191,7 @@ const upstream = map({
   maxConcurrent: live(count(1, 100_000).prefault(200), 'Upstream calls under way at the same time, over all scrapers.'),
   perScraper: live(
     z
-      .union([count(1, 100_000), z.record(text('a name', namePattern), count(1, 100_000))], {
+      .union([count(1, 100_000), z.record(name("a scraper's name"), count(1, 100_000))], {
         error: 'expected a whole number, or a map of scraper names to whole numbers, found {found}',
       })
       .optional(),
@@ -376,7 +399,7 @@ export const schema = map({
   upstream: live(upstream.prefault({}), 'The paid API behind the proxy.'),
   clients: live(
     z
-      .record(z.string().regex(namePattern, { error: `cannot be a client's name; ${nameRule}` }), client, {
+      .record(name("a client's name"), client, {
         error: 'expected a map of client names, found {found}',
       })
       .prefault({ anonymous: {} }),

@@ -1,0 +1,203 @@
+/**
+ * What the proxy refuses to start with although every single setting is right: settings that together let strangers in,
+ * give keys away, or contradict each other. Each refusal says what to do.
+ */
+import { hash } from 'node:crypto'
+import { BlockList, isIP, isIPv4 } from 'node:net'
+import type { Config } from './schema.ts'
+import type { Path } from './tree.ts'
+import { formatDuration } from './units.ts'
+
+export interface Danger {
+  readonly path: Path
+  readonly text: string
+}
+
+type Client = Config['clients'][string]
+
+export function dangers(config: Config, environment: Readonly<Record<string, string | undefined>>): Danger[] {
+  return [
+    ...tlsDangers(environment),
+    ...listenDangers(config),
+    ...adminDangers(config),
+    ...upstreamDangers(config.upstream),
+    ...keyDangers(config.upstream.keys),
+    ...clientDangers(config.clients),
+    ...sharedTokens(config.clients),
+    ...contradictions(config),
+  ]
+}
+
+export function warnings(config: Config): string[] {
+  const { ttl, staleIfError } = config.cache
+  if (ttl + staleIfError <= 86_400_000) return []
+  const sum = formatDuration(ttl + staleIfError)
+  return [
+    `cache.ttl and cache.staleIfError together are ${sum}; links in answers, such as markdown_url, are dead after 24h`,
+  ]
+}
+
+function tlsDangers(environment: Readonly<Record<string, string | undefined>>): Danger[] {
+  if (environment['NODE_TLS_REJECT_UNAUTHORIZED'] !== '0') return []
+  const text =
+    'it switches off the check of upstream certificates; unset it, and use NODE_EXTRA_CA_CERTS for your own CA'
+  return [{ path: ['NODE_TLS_REJECT_UNAUTHORIZED'], text }]
+}
+
+function listenDangers({ listen, clients }: Config): Danger[] {
+  const anonymous = clients['anonymous']
+  if (anonymous === undefined || anonymous.allowAnonymousOnNetwork === true || isLoopback(listen.host)) return []
+  const text = `${listen.host} can be reached from the network while callers without a token are let in; give clients tokens and leave anonymous out, or set clients.anonymous.allowAnonymousOnNetwork: true`
+  return [{ path: ['listen', 'host'], text }]
+}
+
+function adminDangers({ admin, listen }: Config): Danger[] {
+  const found: Danger[] = []
+  if (!isLoopback(admin.host) && admin.token === undefined) {
+    const text = `${admin.host} can be reached from the network and nothing protects the admin port; set admin.token, or use 127.0.0.1`
+    found.push({ path: ['admin', 'host'], text })
+  }
+  if (admin.port !== 0 && admin.port === listen.port && overlap(admin.host, listen.host)) {
+    found.push({ path: ['admin', 'port'], text: `is the same as listen.port (${listen.port}); choose another one` })
+  }
+  return found
+}
+
+function overlap(one: string, other: string): boolean {
+  const everywhere = ['0.0.0.0', '::']
+  return one === other || everywhere.includes(one) || everywhere.includes(other)
+}
+
+function upstreamDangers({ url, allowInsecure }: Config['upstream']): Danger[] {
+  const { hostname, protocol } = new URL(url)
+  const host = hostname.replace(/^\[|\]$/g, '')
+  const path = ['upstream', 'url']
+  if (isMetadata(host))
+    return [{ path, text: "is a link-local or metadata address, where no upstream can be; write the API's own URL" }]
+  if (protocol === 'https:' || allowInsecure || isLoopback(host)) return []
+  return [
+    {
+      path,
+      text: 'is plain http, so that keys and prompts can be read on the way; write https, or set upstream.allowInsecure: true',
+    },
+  ]
+}
+
+function keyDangers(keys: Config['upstream']['keys']): Danger[] {
+  return keys.flatMap((key, index) => {
+    const earlier = keys.slice(0, index)
+    const path = ['upstream', 'keys', String(index)]
+    if (earlier.some((one) => one.name === key.name))
+      return [{ path: [...path, 'name'], text: `there is another key named ${key.name}; names must differ` }]
+    const twin = earlier.find((one) => one.secret.reveal() === key.secret.reveal())
+    return twin === undefined
+      ? []
+      : [{ path: [...path, 'secret'], text: `is the same key as ${twin.name}; list each key once` }]
+  })
+}
+
+function clientDangers(clients: Config['clients']): Danger[] {
+  if (Object.keys(clients).length === 0) {
+    return [
+      {
+        path: ['clients'],
+        text: 'is empty, so nobody could ask; add a client, or leave it out to let callers on loopback in',
+      },
+    ]
+  }
+  return Object.entries(clients).flatMap(([name, client]) =>
+    name === 'anonymous' ? anonymousDangers(client) : namedDangers(name, client),
+  )
+}
+
+function anonymousDangers(client: Client): Danger[] {
+  if (tokensOf(client).length === 0) return []
+  return [
+    {
+      path: ['clients', 'anonymous'],
+      text: 'stands for callers without a token and cannot have one; give the client another name',
+    },
+  ]
+}
+
+function namedDangers(name: string, client: Client): Danger[] {
+  const found: Danger[] = []
+  if (tokensOf(client).length === 0) {
+    found.push({
+      path: ['clients', name],
+      text: `has neither token nor tokenSha256; make one with "scrapellm-proxy token ${name}"`,
+    })
+  }
+  if (client.allowAnonymousOnNetwork !== undefined) {
+    found.push({
+      path: ['clients', name, 'allowAnonymousOnNetwork'],
+      text: 'is only for clients.anonymous; take it out',
+    })
+  }
+  return found
+}
+
+function sharedTokens(clients: Config['clients']): Danger[] {
+  const owners = new Map<string, string>()
+  return Object.entries(clients).flatMap(([name, client]) => {
+    const other = tokensOf(client)
+      .map((token) => owners.get(token))
+      .find((owner) => owner !== undefined)
+    for (const token of tokensOf(client)) owners.set(token, name)
+    return other === undefined
+      ? []
+      : [{ path: ['clients', name], text: `has the same token as ${other}; each client needs its own` }]
+  })
+}
+
+function tokensOf(client: Client): string[] {
+  return [...client.token.map((token) => hash('sha256', token.reveal())), ...client.tokenSha256]
+}
+
+function contradictions({ breaker, retry }: Config): Danger[] {
+  const found: Danger[] = []
+  if (breaker.minimum > breaker.window) {
+    found.push({
+      path: ['breaker', 'minimum'],
+      text: `${breaker.minimum} outcomes never fit into a window of ${breaker.window}; lower it, or raise breaker.window`,
+    })
+  }
+  if (breaker.openFor > breaker.openForMax) {
+    found.push({
+      path: ['breaker', 'openFor'],
+      text: `is longer than openForMax (${formatDuration(breaker.openForMax)}); lower it, or raise breaker.openForMax`,
+    })
+  }
+  if (retry.backoff.base > retry.backoff.max) {
+    found.push({
+      path: ['retry', 'backoff', 'base'],
+      text: `is longer than max (${formatDuration(retry.backoff.max)}); lower it, or raise retry.backoff.max`,
+    })
+  }
+  return found
+}
+
+// Addresses
+
+const loopback = new BlockList()
+loopback.addSubnet('127.0.0.0', 8, 'ipv4')
+loopback.addAddress('::1', 'ipv6')
+
+/** Where clouds keep the credentials of a machine. */
+const metadata = new BlockList()
+metadata.addSubnet('169.254.0.0', 16, 'ipv4')
+metadata.addAddress('100.100.100.200', 'ipv4')
+metadata.addSubnet('fe80::', 10, 'ipv6')
+metadata.addAddress('fd00:ec2::254', 'ipv6')
+
+function isLoopback(host: string): boolean {
+  return host.toLowerCase() === 'localhost' || isIn(loopback, host)
+}
+
+function isMetadata(host: string): boolean {
+  return /^metadata(\.google\.internal)?\.?$/i.test(host) || isIn(metadata, host)
+}
+
+function isIn(block: BlockList, host: string): boolean {
+  return isIP(host) !== 0 && block.check(host, isIPv4(host) ? 'ipv4' : 'ipv6')
+}

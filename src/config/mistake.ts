@@ -1,0 +1,120 @@
+/**
+ * Mistakes in words: one line each, with the path, what was found, what was expected, and where it is written.
+ * What a secret field holds, or what came from the environment or a mounted file, is never repeated.
+ */
+import { fieldAt } from './describe.ts'
+import { nearest } from './nearest.ts'
+import type { schema } from './schema.ts'
+import { find, placeOf, type Path, type Place, type ScalarTree, type Tree } from './tree.ts'
+
+export interface Mistake {
+  readonly path: Path
+  readonly text: string
+  readonly place: Place | null
+}
+
+type Validated = ReturnType<typeof schema.safeParse>
+export type Issue = NonNullable<Validated['error']>['issues'][number]
+
+/** The issues that the schema raised about the plain values of this tree. */
+export function explain(issues: readonly Issue[], tree: Tree): Mistake[] {
+  return issues.flatMap((issue) => explainOne(issue, [], tree))
+}
+
+function explainOne(issue: Issue, parents: Path, tree: Tree): Mistake[] {
+  const path = [...parents, ...issue.path.map(String)]
+  if (issue.code === 'unrecognized_keys') return issue.keys.map((key) => unknownKey([...path, key], tree))
+  if (issue.code === 'invalid_key')
+    return issue.issues.map((inner) =>
+      about(path, inner.message.replace('{found}', quoted(path.at(-1) ?? '')), tree, 'key'),
+    )
+  if (issue.code === 'invalid_union') {
+    const branch = likeliest(issue.errors)
+    return branch === null
+      ? [about(path, fill(issue.message, path, tree), tree)]
+      : branch.flatMap((inner) => explainOne(inner, path, tree))
+  }
+  return [about(path, fill(issue.message, path, tree), tree)]
+}
+
+/** Of the things a value may be, the one that was meant: whose outer form is right. Null when none is. */
+function likeliest(branches: readonly (readonly Issue[])[]): readonly Issue[] | null {
+  const isInside = (issue: Issue) => issue.path.length > 0 || issue.code !== 'invalid_type'
+  return (
+    branches.find((branch) => branch.every(isInside)) ??
+    (branches.length > 0 && isSecretBranch(branches) ? (branches[0] ?? null) : null)
+  )
+}
+
+/** A union without a message of its own: its first branch says what is usually written. */
+function isSecretBranch(branches: readonly (readonly Issue[])[]): boolean {
+  return branches[0]?.[0]?.message.includes('{found}') === false
+}
+
+function unknownKey(path: Path, tree: Tree): Mistake {
+  const key = path.at(-1) ?? ''
+  const known = fieldAt(path.slice(0, -1))?.names ?? []
+  const near = nearest(key, known)
+  const advice = near === null ? `known here: ${known.join(', ')}` : `did you mean ${quoted(near)}?`
+  return about(path, `unknown key; ${advice}`, tree, 'key')
+}
+
+export function about(path: Path, text: string, tree: Tree, wanted: 'key' | 'value' = 'value'): Mistake {
+  return { path, text, place: placeOf(tree, path, wanted) }
+}
+
+function fill(message: string, path: Path, tree: Tree): string {
+  const node = find(tree, path)
+  if (node === undefined) return `missing; ${message.replace(', found {found}', '')}`
+  if (node.kind !== 'scalar') return message.replace('{found}', node.kind === 'map' ? 'a map' : 'a list')
+  if (node.references.length > 0) {
+    // The hint may repeat digits of the value.
+    return message
+      .replace(/\{found\} is not a (duration|size); .*/, '{found} is not a $1')
+      .replace('{found}', `the value of ${node.references.join(' and ')}`)
+  }
+  const isContainer = /^expected a (map|list)/.test(message)
+  return message.replace('{found}', () => (isContainer ? kindOf(node.value) : printed(node.value)))
+}
+
+/** A list of keys that is written as one text holds a key: say what it is, not what it says. */
+function kindOf(value: ScalarTree['value']): string {
+  if (typeof value === 'string') return 'text'
+  return value === null ? 'nothing' : `a ${typeof value}`
+}
+
+function printed(value: ScalarTree['value']): string {
+  if (value === null) return 'nothing'
+  return typeof value === 'string' ? quoted(value.length > 40 ? `${value.slice(0, 40)}…` : value) : String(value)
+}
+
+function quoted(text: string): string {
+  return JSON.stringify(text)
+}
+
+/** One line each, in the order of the files. */
+export function render(mistakes: readonly Mistake[]): string[] {
+  const sorted = mistakes.toSorted((a, b) => rank(a) - rank(b) || line(a) - line(b) || column(a) - column(b))
+  return [...new Set(sorted.map((one) => `${prefix(one)}${one.text}${suffix(one.place)}`))]
+}
+
+function prefix(mistake: Mistake): string {
+  return mistake.path.length === 0 ? '' : `${mistake.path.join('.')}: `
+}
+
+function suffix(place: Place | null): string {
+  if (place === null || place.source === '') return ''
+  return place.line === null ? ` (${place.source})` : ` (${place.source}:${place.line}:${place.column})`
+}
+
+function rank(mistake: Mistake): number {
+  return mistake.place?.order ?? -1
+}
+
+function line(mistake: Mistake): number {
+  return mistake.place?.line ?? 0
+}
+
+function column(mistake: Mistake): number {
+  return mistake.place?.column ?? 0
+}
