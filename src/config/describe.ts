@@ -78,8 +78,9 @@ function wrapped(type: z.core.$ZodType): z.core.$ZodType | null {
 export function jsonSchema(): Record<string, unknown> {
   const reference = {
     type: 'string',
-    pattern: String.raw`\$\{`,
-    description: 'Comes from the environment: ${NAME} or ${NAME:-default}.',
+    pattern: String.raw`\$\{|^file:`,
+    description:
+      'From the environment, ${NAME} or ${NAME:-default}; or, where a secret belongs, from a file: file:/path.',
   }
   const described = z.toJSONSchema(schema, {
     io: 'input',
@@ -90,6 +91,7 @@ export function jsonSchema(): Record<string, unknown> {
 
 /** Where not any text will do, `${NAME}` is right all the same. */
 function allowReference(type: z.core.$ZodType, described: z.core.JSONSchema.BaseSchema): void {
+  if (flow(described.default) === '{}') delete described.default
   const isPicky =
     type instanceof z.ZodNumber ||
     type instanceof z.ZodBoolean ||
@@ -196,6 +198,7 @@ export function effective(config: Config): unknown {
 }
 
 function shown(type: z.core.$ZodType, value: unknown): unknown {
+  if (isAbsent(value)) return null
   const { type: bare, kind } = peel(type)
   if (typeof value === 'number' && kind === 'duration') return formatDuration(value)
   if (typeof value === 'number' && kind === 'size') return formatSize(value)

@@ -18,7 +18,19 @@ export type Issue = NonNullable<Validated['error']>['issues'][number]
 
 /** The issues that the schema raised about the plain values of this tree. */
 export function explain(issues: readonly Issue[], tree: Tree): Mistake[] {
-  return issues.flatMap((issue) => explainOne(issue, [], tree))
+  const mistakes = issues.flatMap((issue) => explainOne(issue, [], tree))
+  const meant = issues.flatMap((issue) =>
+    issue.code === 'unrecognized_keys' ? issue.keys.map((key) => meantBy([...issue.path.map(String), key])) : [],
+  )
+  // `limt` for `limit` is one mistake, not a key too many and a key too few.
+  return mistakes.filter((one) => !(one.text.startsWith('missing;') && meant.includes(one.path.join('.'))))
+}
+
+/** The path that a misspelt one was probably meant to be. */
+function meantBy(path: Path): string | null {
+  const parent = path.slice(0, -1)
+  const near = nearest(path.at(-1) ?? '', fieldAt(parent)?.names ?? [])
+  return near === null ? null : [...parent, near].join('.')
 }
 
 function explainOne(issue: Issue, parents: Path, tree: Tree): Mistake[] {

@@ -25,7 +25,7 @@ export const nature = z.registry<{ kind: 'duration' | 'size' | 'secret' | 'diges
 /** What `upstream.keys` is when no file says anything: the one setting that has no default of its own. */
 export const defaultKeys = [{ name: 'main', secret: '${SCRAPELLM_API_KEY}' }]
 
-const namePattern = /^[a-z0-9][a-z0-9_-]{0,62}$/i
+const namePattern = /^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$/
 const nameRule = 'use letters, digits, "-" and "_", at most 63 in all, the first a letter or digit'
 const day = 86_400_000
 /** Node's timers end at 2^31 ms. */
@@ -137,7 +137,7 @@ function digest() {
   const error = 'expected 64 hexadecimal digits, as "scrapellm-proxy token NAME" prints them'
   const schema = z
     .string({ error })
-    .regex(/^[0-9a-f]{64}$/i, { error })
+    .regex(/^[0-9a-fA-F]{64}$/, { error })
     .transform((written) => written.toLowerCase())
   return schema.register(nature, { kind: 'digest' })
 }
