@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto'
 export interface Chance {
   /** A number in [0, 1) for this purpose and subject. */
   readonly number: (...about: readonly (string | number)[]) => number
+  /** 16 hexadecimal digits. */
   readonly hex: (...about: readonly (string | number)[]) => string
   readonly uuid: (...about: readonly (string | number)[]) => string
 }
@@ -38,7 +39,7 @@ export function createChance(seed: number): Chance {
 
   return {
     number: (...about) => hash(about) / 2 ** 32,
-    hex: (...about) => hash(about).toString(16).padStart(8, '0'),
+    hex: (...about) => [about, [...about, 'more']].map((part) => hash(part).toString(16).padStart(8, '0')).join(''),
     uuid: (...about) => uuid(about),
   }
 }

@@ -38,7 +38,7 @@ export function createStage(recorder: Recorder, vendor: Vendor, timers: Timers, 
   function act(scene: Scene, step: StepDetail): void {
     if (step.kind === 'hold' || step.kind === 'hang') {
       scene.phase = step.kind === 'hang' ? 'hanging' : 'working'
-      return hold(scene, () => act(scene, detailOf(step.then ?? '200')))
+      return hold(scene, () => act(scene, detailOf(step.next ?? '200')))
     }
     scene.phase = 'working'
     scene.cancel = timers.after(vendor.delayMs(scene.work, step), () => conclude(scene, step))

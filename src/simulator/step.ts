@@ -67,7 +67,7 @@ type Special = 'answer' | 'hold' | 'hang' | 'huge' | 'drip' | 'redirect' | 'echo
 export type StepDetail = StepDelivery &
   (
     | { readonly kind: 'answer'; readonly status: number }
-    | { readonly kind: 'hold' | 'hang'; readonly then?: Step }
+    | { readonly kind: 'hold' | 'hang'; readonly next?: Step }
     | { readonly kind: 'huge'; readonly bytes?: number }
     | { readonly kind: 'drip'; readonly everyMs?: number }
     | { readonly kind: 'redirect'; readonly status?: number; readonly location?: string }
@@ -83,8 +83,8 @@ const DELIVERY = ['kind', 'times', 'delayMs', 'headers', 'retryAfter', 'body', '
 
 const OWN_FIELDS: Partial<Record<StepKind, readonly string[]>> = {
   answer: ['status'],
-  hold: ['then'],
-  hang: ['then'],
+  hold: ['next'],
+  hang: ['next'],
   huge: ['bytes'],
   drip: ['everyMs'],
   redirect: ['status', 'location'],
@@ -136,7 +136,7 @@ export function readStep(value: unknown): StepDetail {
   checkStatus(kind, fields['status'])
   const outcome = fields['outcome']
   check(outcome === undefined || outcome === 'done' || outcome === 'failed', 'outcome must be done or failed')
-  if (fields['then'] !== undefined) readStep(fields['then'])
+  if (fields['next'] !== undefined) readStep(fields['next'])
   return fields as unknown as StepDetail
 }
 
