@@ -11,7 +11,8 @@ const batchChars = 16_384
 const batchMs = 100
 
 export interface Access {
-  readonly id: string
+  /** Null = refused so early that it got none. */
+  readonly id: string | null
   readonly client: string
   /** Null = the request was refused before it was read. */
   readonly call: Call | null

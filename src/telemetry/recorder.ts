@@ -5,8 +5,8 @@
  * A request costs its caller the credits of its own flight; what a hit, a joined call or a stale answer would have cost
  * instead is counted as saved.
  */
-import { refusals, type Code } from '../errors.ts'
-import type { Attempt, CacheLabel, Call, Exchange, Landing, Outcome, Tier } from '../model.ts'
+import { refusals, type Code, type ProxyError } from '../errors.ts'
+import type { Attempt, CacheLabel, Call, Entry, Exchange, Landing, Outcome, Tier } from '../model.ts'
 import type { Recorder } from '../parts.ts'
 import type { Clock, Emit } from '../ports.ts'
 import type { AccessLog } from './access-log.ts'
@@ -20,14 +20,18 @@ export interface RecorderPorts {
   readonly access: AccessLog
   readonly log: Log
   readonly clock: Clock
+  /** Does the caller's `If-None-Match` name this answer? */
+  readonly matches: (ifNoneMatch: string, etag: string) => boolean
 }
 
 export interface Telemetry extends Recorder {
   readonly emit: Emit
+  /** A refusal before there was an exchange that could be recorded. */
+  refused(error: ProxyError, id?: string): void
 }
 
-export function createRecorder({ metrics, access, log, clock }: RecorderPorts): Telemetry {
-  return { begin, record, emit }
+export function createRecorder({ metrics, access, log, clock, matches }: RecorderPorts): Telemetry {
+  return { begin, record, refused, emit }
 
   function begin(): void {
     metrics.inFlightRequests.add(1)
@@ -42,7 +46,7 @@ export function createRecorder({ metrics, access, log, clock }: RecorderPorts): 
     const landing = landingOf(outcome)
     const cache = cacheLabelOf(outcome, call)
     const code = codeOf(outcome)
-    const status = statusOf(exchange, outcome, code)
+    const status = isNotModified(exchange, outcome) ? 304 : statusOf(outcome, code)
 
     metrics.inFlightRequests.add(-1)
     metrics.requests.add(1, client, scraper, status, cache)
@@ -71,6 +75,20 @@ export function createRecorder({ metrics, access, log, clock }: RecorderPorts): 
     })
   }
 
+  function refused(error: ProxyError, id: string | null = null): void {
+    metrics.requests.add(1, 'unknown', 'none', error.status, 'none')
+    metrics.refusals.add(1, 'unknown', error.code)
+    const { status, code } = error
+    const nothing = { call: null, tier: null, attempts: 0, credits: 0, durationMs: 0 }
+    access.write({ ...nothing, id, client: 'unknown', status, cache: 'none', code })
+  }
+
+  function isNotModified({ request }: Exchange, outcome: Outcome): boolean {
+    if (request.ifNoneMatch === null) return false
+    const entry = entryOf(outcome)
+    return entry?.status === 200 && matches(request.ifNoneMatch, entry.etag)
+  }
+
   function emit(event: TelemetryEvent): void {
     switch (event.kind) {
       case 'attempt-started':
@@ -92,6 +110,10 @@ export function createRecorder({ metrics, access, log, clock }: RecorderPorts): 
         return metrics.cacheLookups.add(1, event.tier, event.result)
       case 'cache-evicted':
         return metrics.cacheEvictions.add(1, event.tier)
+      case 'disk-changed':
+        return event.to === 'up'
+          ? log.info('disk cache is back')
+          : log.warn('disk cache lost', { because: event.because })
       case 'flight-orphaned':
         return metrics.orphanedFlights.add(1, event.scraper)
       case 'broke':
@@ -156,17 +178,16 @@ function codeOf(outcome: Outcome): Code | null {
   return verdict.refusal ?? 'UPSTREAM_UNREACHABLE'
 }
 
-function statusOf({ request }: Exchange, outcome: Outcome, code: Code | null): number | 'gone' {
+function statusOf(outcome: Outcome, code: Code | null): number | 'gone' {
   if (outcome.kind === 'gone') return 'gone'
   if (outcome.kind === 'refused') return outcome.error.status
-  const entry = outcome.kind === 'fetched' ? outcome.landing.entry : outcome.entry
-  if (entry && request.ifNoneMatch !== null && matches(request.ifNoneMatch, entry.etag)) return 304
   if (outcome.kind !== 'fetched') return outcome.entry.status
   return outcome.landing.verdict.reply?.status ?? refusals[code ?? 'INTERNAL'].statuses[0]
 }
 
-function matches(ifNoneMatch: string, etag: string): boolean {
-  return ifNoneMatch.split(',').some((part) => part.trim() === '*' || part.trim().replace(/^W\//, '') === etag)
+function entryOf(outcome: Outcome): Entry | null {
+  if ('entry' in outcome) return outcome.entry
+  return landingOf(outcome)?.entry ?? null
 }
 
 /** Not where a caller may have waited for a flight whose attempts the outcome does not tell. */
