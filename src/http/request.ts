@@ -1,0 +1,198 @@
+/**
+ * Raw request → ProxyRequest (pure). Refuses every request whose framing, host or identity could be read in two ways,
+ * and takes from the headers only what this closed list names: nothing else of a caller's headers gets any further.
+ */
+import { ProxyError } from '../errors.ts'
+import type { ProxyRequest, Target } from '../model.ts'
+import type { Random } from '../ports.ts'
+import { readRespondAsync, readWishes } from './wishes.ts'
+
+const maxHeaders = 100
+
+type Field =
+  | 'host'
+  | 'authorization'
+  | 'apiKey'
+  | 'contentLength'
+  | 'transferEncoding'
+  | 'cacheControl'
+  | 'pragma'
+  | 'ifNoneMatch'
+  | 'prefer'
+  | 'requestId'
+  | 'requestTimeout'
+  | 'idempotencyKey'
+  | 'traceparent'
+
+/** Header names we look at. `headersDistinct` of Node is never touched: `__proto__` crashes it (CVE-2026-21710). */
+const names: ReadonlyMap<string, Field> = new Map([
+  ['host', 'host'],
+  ['authorization', 'authorization'],
+  ['x-api-key', 'apiKey'],
+  ['content-length', 'contentLength'],
+  ['transfer-encoding', 'transferEncoding'],
+  // Some servers read an underscore as a hyphen: framing that one hop sees and the next does not.
+  ['transfer_encoding', 'transferEncoding'],
+  ['content_length', 'contentLength'],
+  ['cache-control', 'cacheControl'],
+  ['pragma', 'pragma'],
+  ['if-none-match', 'ifNoneMatch'],
+  ['prefer', 'prefer'],
+  ['x-request-id', 'requestId'],
+  ['x-request-timeout', 'requestTimeout'],
+  ['idempotency-key', 'idempotencyKey'],
+  ['traceparent', 'traceparent'],
+])
+
+/** The headers of interest; those that came several times are joined with `, `. */
+export interface Fields extends Record<Field, string | null> {
+  count: number
+  repeated: Set<Field> | null
+}
+
+/** What of `IncomingMessage` is read. */
+export interface RawRequest {
+  readonly method?: string | undefined
+  readonly url?: string | undefined
+  readonly httpVersion: string
+}
+
+export interface Arrival {
+  readonly id: string
+  readonly arrivedAt: number
+  readonly onGone: ProxyRequest['onGone']
+  readonly target: (raw: string) => Target
+}
+
+/** Throws REQUEST_INVALID. */
+export function readRequest(raw: RawRequest, fields: Fields, arrival: Arrival): ProxyRequest {
+  mustBeFramed(raw.httpVersion, fields)
+  mustNameOneHost(fields.host)
+  const target = arrival.target(raw.url ?? '')
+  return {
+    id: arrival.id,
+    method: raw.method ?? '',
+    target,
+    token: readToken(fields, target.token),
+    wishes: readWishes(fields.cacheControl, fields.pragma),
+    ifNoneMatch: fields.ifNoneMatch,
+    patienceMs: readPatience(fields.requestTimeout),
+    idempotencyKey: readIdempotencyKey(fields),
+    respondAsyncAfterMs: readRespondAsync(fields.prefer),
+    traceparent: readTraceparent(fields.traceparent),
+    arrivedAt: arrival.arrivedAt,
+    onGone: arrival.onGone,
+  }
+}
+
+/** Never throws. `rawHeaders` is Node's flat list of names and values. */
+export function readFields(rawHeaders: readonly string[]): Fields {
+  const fields: Fields = {
+    count: rawHeaders.length / 2,
+    repeated: null,
+    host: null,
+    authorization: null,
+    apiKey: null,
+    contentLength: null,
+    transferEncoding: null,
+    cacheControl: null,
+    pragma: null,
+    ifNoneMatch: null,
+    prefer: null,
+    requestId: null,
+    requestTimeout: null,
+    idempotencyKey: null,
+    traceparent: null,
+  }
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    const field = names.get((rawHeaders[i] ?? '').toLowerCase())
+    if (field === undefined) continue
+    const value = rawHeaders[i + 1] ?? ''
+    const before = fields[field]
+    if (before !== null) (fields.repeated ??= new Set()).add(field)
+    fields[field] = before === null ? value : `${before}, ${value}`
+  }
+  return fields
+}
+
+const saneId = /^[\x21-\x7e]{1,128}$/
+
+/** The caller's own id if it is one, else a new one. */
+export function readId(fields: Fields, random: Random): string {
+  return fields.requestId !== null && saneId.test(fields.requestId) ? fields.requestId : random.id()
+}
+
+function mustBeFramed(httpVersion: string, fields: Fields): void {
+  if (fields.count > maxHeaders) throw untrusted(`More than ${maxHeaders} headers.`, 431)
+  // llhttp lets `GET /x` without a version through as HTTP/0.9: https://github.com/nodejs/llhttp/issues/877
+  if (httpVersion !== '1.1' && httpVersion !== '1.0') throw untrusted('Only HTTP/1.0 and HTTP/1.1 are understood.')
+  if (fields.transferEncoding !== null)
+    throw untrusted('Requests carry no body here: Transfer-Encoding is not allowed.')
+  if (fields.contentLength !== null && fields.contentLength !== '0')
+    throw untrusted('Requests carry no body here: Content-Length must be absent or 0.')
+}
+
+const oneHost = /^(?:[\w.~-]+|\[[\da-f:.]+\])(?::\d{1,5})?$/i
+
+function mustNameOneHost(host: string | null): void {
+  if (host === null || !oneHost.test(host)) throw untrusted('Exactly one Host header with one host name is needed.')
+}
+
+/** Visible ASCII without commas: `Bearer a, Bearer b` is not one token. */
+const bearer = /^bearer +([\x21-\x2b\x2d-\x7e]+)$/i
+
+function readToken(fields: Fields, fromQuery: string | null): string | null {
+  if (fields.repeated?.has('authorization')) throw untrusted('The header Authorization is given twice.')
+  if (fields.repeated?.has('apiKey')) throw untrusted('The header X-API-Key is given twice.')
+  let token = fromQuery
+  for (const other of [fields.apiKey, readBearer(fields.authorization)]) {
+    if (other === null || other === '') continue
+    if (token !== null && token !== other) throw untrusted('Two different tokens are given.')
+    token = other
+  }
+  return token
+}
+
+/** Other schemes are not ours to judge: they carry no token. */
+function readBearer(authorization: string | null): string | null {
+  if (authorization === null || !/^bearer\b/i.test(authorization)) return null
+  const token = bearer.exec(authorization)?.[1]
+  if (token === undefined) throw untrusted('The header Authorization must hold one token after "Bearer".')
+  return token
+}
+
+function readPatience(seconds: string | null): number | null {
+  if (seconds === null) return null
+  const patience = /^\d{1,9}(?:\.\d{1,9})?$/.test(seconds) ? Number(seconds) * 1000 : 0
+  if (patience <= 0) throw invalid('The header X-Request-Timeout must be a positive number of seconds.')
+  return patience
+}
+
+const quoted = /^"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"$/
+const unquoted = /^[\x21\x23-\x7e][\x20-\x7e]*$/
+
+/** The draft's quoted string, or the bare text that most clients send. */
+function readIdempotencyKey(fields: Fields): string | null {
+  const text = fields.idempotencyKey
+  if (text === null) return null
+  const inside = quoted.exec(text)?.[1]?.replaceAll(/\\(["\\])/g, '$1')
+  const key = inside ?? (unquoted.test(text) ? text : '')
+  if (key === '' || key.length > 255 || fields.repeated?.has('idempotencyKey'))
+    throw invalid('The header Idempotency-Key must hold one key of 1 to 255 visible ASCII characters.')
+  return key
+}
+
+const w3cTraceparent = /^(?!ff)[\da-f]{2}-(?!0{32})[\da-f]{32}-(?!0{16})[\da-f]{16}-[\da-f]{2}$/
+
+function readTraceparent(text: string | null): string | null {
+  return text !== null && w3cTraceparent.test(text) ? text : null
+}
+
+function invalid(detail: string): ProxyError {
+  return new ProxyError('REQUEST_INVALID', detail)
+}
+
+/** Nothing that follows on this connection can be trusted to be a request. */
+function untrusted(detail: string, status = 400): ProxyError {
+  return new ProxyError('REQUEST_INVALID', detail, { status, close: true })
+}

@@ -1,0 +1,65 @@
+/**
+ * What callers may wish for in list-shaped headers (pure): `Cache-Control` of a request (RFC 9111 section 5.2.1) and
+ * `Prefer` (RFC 7240). Wishes are never errors: what cannot be understood is ignored.
+ */
+import type { Wishes } from '../model.ts'
+
+const none: Wishes = {
+  noCache: false,
+  noStore: false,
+  onlyIfCached: false,
+  maxAgeMs: null,
+  maxStaleMs: null,
+  minFreshMs: null,
+}
+const noCacheOnly: Wishes = { ...none, noCache: true }
+
+const seconds = /^\d{1,15}$/
+
+/** `Pragma` counts only where there is no `Cache-Control`. */
+export function readWishes(cacheControl: string | null, pragma: string | null): Wishes {
+  if (cacheControl === null) {
+    if (pragma === null) return none
+    return readList(pragma).has('no-cache') ? noCacheOnly : none
+  }
+  const directives = readList(cacheControl)
+  return {
+    noCache: directives.has('no-cache'),
+    noStore: directives.has('no-store'),
+    onlyIfCached: directives.has('only-if-cached'),
+    maxAgeMs: readMs(directives.get('max-age')),
+    maxStaleMs: directives.get('max-stale') === null ? Number.POSITIVE_INFINITY : readMs(directives.get('max-stale')),
+    minFreshMs: readMs(directives.get('min-fresh')),
+  }
+}
+
+/** How long the caller waits before a 202 will do; null = it wants the answer itself. */
+export function readRespondAsync(prefer: string | null): number | null {
+  if (prefer === null) return null
+  const preferences = readList(prefer)
+  return preferences.has('respond-async') ? (readMs(preferences.get('wait')) ?? 0) : null
+}
+
+/**
+ * `name`, `name=token`, `name="quoted"`; parameters after `;` are not ours. The first occurrence of a name counts, one
+ * without a value has null. No pattern here: two runs of spaces side by side make a regular expression quadratic.
+ */
+function readList(text: string): Map<string, string | null> {
+  const list = new Map<string, string | null>()
+  for (const piece of text.split(',')) {
+    const semicolon = piece.indexOf(';')
+    const member = semicolon === -1 ? piece : piece.slice(0, semicolon)
+    const equals = member.indexOf('=')
+    const name = (equals === -1 ? member : member.slice(0, equals)).trim().toLowerCase()
+    if (!list.has(name)) list.set(name, equals === -1 ? null : unquote(member.slice(equals + 1).trim()))
+  }
+  return list
+}
+
+function unquote(value: string): string {
+  return value.length > 1 && value.startsWith('"') && value.endsWith('"') ? value.slice(1, -1) : value
+}
+
+function readMs(value: string | null | undefined): number | null {
+  return value !== null && value !== undefined && seconds.test(value) ? Number(value) * 1000 : null
+}
