@@ -1,0 +1,233 @@
+/**
+ * Outcome → status, headers and body (pure): the one place that renders `Cache-Status`, `Age`, `ETag`, `Retry-After`, the
+ * `RateLimit` headers and problem documents. Bodies are handed on as they are, never copied. Knows no socket.
+ */
+import { ProxyError } from '../errors.ts'
+import type { Client, Entry, Exchange, Landing, LimitState, Outcome, Reply } from '../model.ts'
+
+export interface Response {
+  readonly status: number
+  /** Name, value, name, value … as `writeHead` takes them. */
+  readonly headers: string[]
+  readonly body: Buffer | null
+  /** The connection ends with this answer. */
+  readonly close: boolean
+}
+
+/** Null = nobody is there to be answered. `wallAt` is the time of the wall: entries are dated by it. */
+export type Respond = (exchange: Exchange, outcome: Outcome, wallAt: number) => Response | null
+
+export interface ResponderOptions {
+  readonly markReplays: boolean
+  /** The body as those get it who did not pay for it. */
+  readonly replay: (body: Buffer) => Buffer
+}
+
+type Kind<K extends Outcome['kind']> = Extract<Outcome, { readonly kind: K }>
+
+const cacheName = 'scrapellm-proxy'
+
+export function createResponder({ markReplays, replay }: ResponderOptions): Respond {
+  /** However many joined a flight, its answer is rewritten once. */
+  const replays = new WeakMap<Buffer, Buffer>()
+
+  return function respond(exchange, outcome, wallAt) {
+    switch (outcome.kind) {
+      case 'hit':
+        return hit(exchange, outcome, wallAt)
+      case 'stale':
+        return stale(exchange, outcome, wallAt)
+      case 'fetched':
+        return fetched(exchange, outcome)
+      case 'refused':
+        return refused(exchange, outcome.error, outcome.landing)
+      default:
+        return (outcome satisfies { kind: 'gone' }) && null
+    }
+  }
+
+  function fetched(exchange: Exchange, outcome: Kind<'fetched'>): Response {
+    const { landing, role, forwardedBecause } = outcome
+    const { verdict, entry } = landing
+    if (verdict.kind === 'failed' && verdict.reply === null)
+      return unanswered(exchange, landing, forwardedBecause, verdict.refusal ?? 'UPSTREAM_UNREACHABLE', role)
+
+    const reply = verdict.reply as Reply
+    const cacheStatus =
+      role === 'joined'
+        ? `${cacheName}; fwd=${forwardedBecause}; collapsed`
+        : `${cacheName}; fwd=${forwardedBecause}; fwd-status=${reply.status}${entry ? '; stored' : ''}`
+    const headers = start(exchange, cacheStatus, landing.attempts.length, creditsOf(landing, role))
+    const body = role === 'joined' ? sharedBody(landing, reply) : reply.body
+    if (reply.retryAfter !== null) headers.push('Retry-After', reply.retryAfter)
+    if (entry) {
+      const left = toSeconds(entry.freshUntil - entry.storedAt)
+      return known(exchange, entry, headers, 0, left, body, reply.contentType)
+    }
+    headers.push('Cache-Control', 'no-store')
+    return content(reply.status, headers, reply.contentType, body)
+  }
+
+  function sharedBody(landing: Landing, reply: Reply): Buffer {
+    if (landing.entry) return landing.entry.body
+    if (!markReplays || landing.verdict.kind === 'failed') return reply.body
+    let body = replays.get(reply.body)
+    if (!body) replays.set(reply.body, (body = replay(reply.body)))
+    return body
+  }
+}
+
+/** A refusal before there was a request that could be called one. */
+export function refuse(id: string, error: ProxyError): Response {
+  return problem(id, error, begin(id, `${cacheName}; detail=${error.code}`, 0, 0))
+}
+
+/** The refusal as a body alone; its `detail` member is what the vendor's clients read as well. */
+export function problemOf(id: string, error: ProxyError): Buffer {
+  const { code, title, status, message: detail } = error
+  const type = `urn:scrapellm-proxy:error:${code}`
+  return Buffer.from(JSON.stringify({ type, title, status, detail, code, request_id: id }))
+}
+
+/** RFC 9110 section 13.1.2: `*` or a list, compared weakly. */
+export function matches(condition: string, etag: string): boolean {
+  if (condition.trim() === '*') return true
+  const opaque = opaqueOf(etag)
+  for (const [tag] of condition.matchAll(/(?:W\/)?"[\x21\x23-\x7e\x80-\xff]*"/g)) {
+    if (opaqueOf(tag) === opaque) return true
+  }
+  return false
+}
+
+function opaqueOf(etag: string): string {
+  return etag.startsWith('W/') ? etag.slice(2) : etag
+}
+
+function hit(exchange: Exchange, { entry, tier }: Kind<'hit'>, wallAt: number): Response {
+  const left = Math.max(0, toSeconds(entry.freshUntil - wallAt))
+  const headers = start(exchange, `${cacheName}; hit; ttl=${left}; detail=${tier}`, 0, 0)
+  return known(exchange, entry, headers, toSeconds(wallAt - entry.storedAt), left, entry.body, entry.contentType)
+}
+
+function stale(exchange: Exchange, { entry, landing }: Kind<'stale'>, wallAt: number): Response {
+  const left = Math.min(-1, toSeconds(entry.freshUntil - wallAt))
+  const cacheStatus = `${cacheName}; hit; ttl=${left}; detail=stale-if-error`
+  const headers = start(exchange, cacheStatus, landing?.attempts.length ?? 0, landing?.chargedCredits ?? 0)
+  return known(exchange, entry, headers, toSeconds(wallAt - entry.storedAt), 0, entry.body, entry.contentType)
+}
+
+/** An answer that is kept: its caller may keep it too, for as long as it is fresh. */
+function known(
+  exchange: Exchange,
+  entry: Entry,
+  headers: string[],
+  ageSeconds: number,
+  leftSeconds: number,
+  body: Buffer,
+  contentType: string | null,
+): Response {
+  const { ifNoneMatch } = exchange.request
+  const age = String(Math.max(0, ageSeconds))
+  headers.push('Age', age, 'ETag', entry.etag, 'Cache-Control', `private, max-age=${leftSeconds}`)
+  if (ifNoneMatch !== null && entry.status === 200 && matches(ifNoneMatch, entry.etag))
+    return { status: 304, headers, body: null, close: false }
+  return content(entry.status, headers, contentType, body)
+}
+
+function content(status: number, headers: string[], contentType: string | null, body: Buffer): Response {
+  if (contentType !== null) headers.push('Content-Type', contentType)
+  headers.push('Content-Length', String(body.length))
+  return { status, headers, body, close: false }
+}
+
+function refused(exchange: Exchange, error: ProxyError, landing: Landing | null): Response {
+  const attempts = landing?.attempts.length ?? 0
+  const forwarded = attempts > 0 ? `; fwd=${forwardedBecause(exchange)}` : ''
+  const cacheStatus = `${cacheName}${forwarded}; detail=${error.code}`
+  const limits = exchange.limits ?? spent(exchange.client, error)
+  return problem(
+    exchange.request.id,
+    error,
+    start({ ...exchange, limits }, cacheStatus, attempts, landing?.chargedCredits ?? 0),
+  )
+}
+
+const unansweredBecause = {
+  UPSTREAM_UNREACHABLE: 'No answer of upstream arrived.',
+  UPSTREAM_INVALID: 'What upstream answered was cut off, not JSON, or too big.',
+}
+
+/** A flight that brought home no answer at all. */
+function unanswered(
+  exchange: Exchange,
+  landing: Landing,
+  because: string,
+  code: keyof typeof unansweredBecause,
+  role: 'leader' | 'joined',
+): Response {
+  const collapsed = role === 'joined' ? '; collapsed' : ''
+  const cacheStatus = `${cacheName}; fwd=${because}${collapsed}; detail=${code}`
+  const headers = start(exchange, cacheStatus, landing.attempts.length, creditsOf(landing, role))
+  return problem(exchange.request.id, new ProxyError(code, unansweredBecause[code]), headers)
+}
+
+function problem(id: string, error: ProxyError, headers: string[]): Response {
+  headers.push('X-Proxy-Code', error.code, 'Cache-Control', 'no-store')
+  if (error.retryAfterMs !== null || error.status === 429 || error.status === 503)
+    headers.push('Retry-After', String(Math.max(1, Math.ceil((error.retryAfterMs ?? 0) / 1000))))
+  if (error.allow !== null) headers.push('Allow', error.allow)
+  if (error.status === 401) headers.push('WWW-Authenticate', 'Bearer')
+  const { status, body } = content(error.status, headers, 'application/problem+json', problemOf(id, error))
+  return { status, headers, body, close: error.close }
+}
+
+/** What every answer carries. */
+function start(exchange: Exchange, cacheStatus: string, attempts: number, credits: number): string[] {
+  const headers = begin(exchange.request.id, cacheStatus, attempts, credits)
+  if (exchange.limits) {
+    const { policy, remaining, resetMs } = exchange.limits
+    const name = policy.slice(0, policy.indexOf(';'))
+    headers.push('RateLimit-Policy', policy, 'RateLimit', `${name};r=${remaining};t=${Math.ceil(resetMs / 1000)}`)
+  }
+  return headers
+}
+
+function begin(id: string, cacheStatus: string, attempts: number, credits: number): string[] {
+  return [
+    'X-Request-Id',
+    id,
+    'Cache-Status',
+    cacheStatus,
+    'X-Proxy-Attempts',
+    String(attempts),
+    'X-Proxy-Credits',
+    String(credits),
+    'X-Content-Type-Options',
+    'nosniff',
+  ]
+}
+
+/** Who asked too often was refused before its limits were noted: nothing is left until it may ask again. */
+function spent(client: Client | null, error: ProxyError): LimitState | null {
+  if (error.code !== 'RATE_LIMITED' || !client?.rate) return null
+  const { limit, per } = client.rate
+  return {
+    policy: `"requests";q=${limit};w=${Math.ceil(per / 1000)}`,
+    remaining: 0,
+    resetMs: Math.max(1000, error.retryAfterMs ?? 0),
+  }
+}
+
+/** A flight is paid for once, by the one who started it. */
+function creditsOf(landing: Landing, role: 'leader' | 'joined'): number {
+  return role === 'joined' ? 0 : landing.chargedCredits
+}
+
+function forwardedBecause({ call }: Exchange): string {
+  if (call?.endpoint === 'submit') return 'method'
+  return call?.bypass || call?.endpoint === 'status' ? 'bypass' : 'miss'
+}
+
+function toSeconds(ms: number): number {
+  return Math.floor(ms / 1000)
+}
