@@ -1,0 +1,212 @@
+/**
+ * The admin port: for operators, probes and Prometheus, never for callers of the proxy. A table of routes; whoever starts
+ * it adds more rows. Promises that no answer is cached, and that a web page opened on the operator's machine gets none.
+ */
+import { hash, timingSafeEqual } from 'node:crypto'
+import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { ProxyError } from '../errors.ts'
+import type { Emit, Random } from '../ports.ts'
+import { problemOf } from './respond.ts'
+
+export interface AdminOptions {
+  readonly host: string
+  /** 0 = any free port. */
+  readonly port: number
+  /** Required as a bearer token of everything but the probes; null = not. */
+  readonly token: string | null
+}
+
+export interface AdminParts {
+  readonly random: Random
+  readonly emit: Emit
+  readonly ready: () => boolean
+  readonly metrics: () => Promise<{ readonly contentType: string; readonly body: string }>
+  /** Goes out as JSON: no secret in it. */
+  readonly status: () => object
+  readonly routes?: readonly AdminRoute[]
+}
+
+export interface AdminRoute {
+  readonly method: 'GET' | 'POST'
+  /** A last segment `{…}` takes any one segment, which is handed to `run`. */
+  readonly path: string
+  /** Needs no token. */
+  readonly open?: boolean
+  /** May throw a ProxyError. */
+  run(asked: AdminRequest): AdminAnswer | Promise<AdminAnswer>
+}
+
+export interface AdminRequest {
+  /** What stood in the place of `{…}`, decoded. */
+  readonly segment: string
+  readonly params: URLSearchParams
+  /** Of a POST; empty when none came. */
+  readonly body: string
+}
+
+export interface AdminAnswer {
+  readonly status: number
+  readonly contentType: string
+  readonly body: string | Buffer
+  /** More headers: name, value, name, value … */
+  readonly headers?: readonly string[]
+}
+
+export interface Admin {
+  /** Rejects when the port cannot be had. */
+  listen(): Promise<void>
+  readonly port: number
+  /** Cuts what is open: nothing here is worth waiting for. */
+  close(): Promise<void>
+}
+
+const maxBodyBytes = 64 * 1024
+
+export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
+  const routes = [...builtIn(parts), ...(parts.routes ?? [])]
+  const tokenDigest = options.token === null ? null : hash('sha256', options.token, 'buffer')
+  const onlyLoopback = loopback.test(options.host)
+
+  const server = createHttpServer({ headersTimeout: 10_000, requestTimeout: 30_000 }, (incoming, outgoing) => {
+    void answer(incoming)
+      .catch((error: unknown) => {
+        if (!(error instanceof ProxyError)) parts.emit({ kind: 'broke', where: 'admin', error })
+        return refusal(ProxyError.from(error))
+      })
+      .then((answer) => write(incoming, outgoing, answer))
+  })
+
+  async function answer(incoming: IncomingMessage): Promise<AdminAnswer> {
+    mustBeMeant(incoming)
+    const { pathname, searchParams } = readUrl(incoming.url ?? '')
+    const found = routes.filter((route) => segmentOf(route.path, pathname) !== null)
+    const route = found.find(({ method }) => method === (incoming.method === 'HEAD' ? 'GET' : incoming.method))
+    if (!route?.open) mustKnowToken(incoming)
+    if (found.length === 0) throw new ProxyError('ENDPOINT_UNKNOWN', 'The admin port has no such page.')
+    if (!route) throw new ProxyError('METHOD_NOT_ALLOWED', 'Not with this method.', { allow: allowed(found) })
+    const body = route.method === 'POST' ? await readBody(incoming) : ''
+    return route.run({ segment: segmentOf(route.path, pathname) ?? '', params: searchParams, body })
+  }
+
+  /** A page in the operator's browser can reach loopback: by a name of its own (DNS rebinding) or by a form (CSRF). */
+  function mustBeMeant({ headers }: IncomingMessage): void {
+    const host = headers.host ?? ''
+    if (onlyLoopback && !loopback.test(host.replace(/:\d+$/, '')))
+      throw new ProxyError('REQUEST_INVALID', 'The admin port answers to the names of loopback only.', { status: 421 })
+    if (headers.origin !== undefined && headers.origin !== `http://${host}` && headers.origin !== `https://${host}`)
+      throw new ProxyError('REQUEST_INVALID', 'The admin port does not answer to pages of other origins.', {
+        status: 403,
+      })
+  }
+
+  function mustKnowToken({ headers }: IncomingMessage): void {
+    if (!tokenDigest) return
+    const token = /^bearer +(\S+)$/i.exec(headers.authorization ?? '')?.[1]
+    if (token === undefined || !timingSafeEqual(hash('sha256', token, 'buffer'), tokenDigest))
+      throw new ProxyError('CLIENT_UNKNOWN', 'The admin token is needed.')
+  }
+
+  function refusal(error: ProxyError): AdminAnswer {
+    const headers = error.allow === null ? [] : ['Allow', error.allow]
+    if (error.status === 401) headers.push('WWW-Authenticate', 'Bearer')
+    if (error.close) headers.push('Connection', 'close')
+    const body = problemOf(parts.random.id(), error)
+    return { status: error.status, contentType: 'application/problem+json', headers, body }
+  }
+
+  return {
+    listen: () =>
+      new Promise((resolve, reject) => {
+        server.once('error', reject)
+        server.listen({ host: options.host, port: options.port }, () => {
+          server.off('error', reject)
+          resolve()
+        })
+      }),
+    get port() {
+      const address = server.address()
+      return typeof address === 'object' && address ? address.port : options.port
+    },
+    close: () =>
+      new Promise((resolve) => {
+        server.close(() => resolve())
+        server.closeAllConnections()
+      }),
+  }
+}
+
+export function json(value: object, status = 200): AdminAnswer {
+  return { status, contentType: 'application/json', body: JSON.stringify(value) }
+}
+
+function builtIn({ ready, metrics, status }: AdminParts): AdminRoute[] {
+  return [
+    { method: 'GET', path: '/healthz', open: true, run: () => json({ status: 'ok' }) },
+    {
+      method: 'GET',
+      path: '/readyz',
+      open: true,
+      run: () => (ready() ? json({ status: 'ready' }) : json({ status: 'not ready' }, 503)),
+    },
+    { method: 'GET', path: '/metrics', run: async () => ({ status: 200, ...(await metrics()) }) },
+    { method: 'GET', path: '/status', run: () => json(status()) },
+  ]
+}
+
+const loopback = /^(?:localhost|127(?:\.\d{1,3}){3}|\[?::1\]?)$/i
+
+/** Null = another path. */
+function segmentOf(pattern: string, path: string): string | null {
+  if (!pattern.endsWith('}')) return path === pattern ? '' : null
+  const prefix = pattern.slice(0, pattern.lastIndexOf('/') + 1)
+  const rest = path.startsWith(prefix) ? path.slice(prefix.length) : ''
+  if (rest === '' || rest.includes('/')) return null
+  try {
+    return decodeURIComponent(rest)
+  } catch {
+    return null
+  }
+}
+
+function readUrl(url: string): URL {
+  const read = url.startsWith('/') && !url.startsWith('//') ? URL.parse(url, 'http://admin') : null
+  if (!read) throw new ProxyError('REQUEST_INVALID', 'The request target must be a path.')
+  return read
+}
+
+async function readBody(incoming: IncomingMessage): Promise<string> {
+  const chunks: Buffer[] = []
+  let size = 0
+  // The default would destroy the socket together with the answer.
+  for await (const chunk of incoming.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
+    size += chunk.length
+    if (size > maxBodyBytes)
+      throw new ProxyError('REQUEST_INVALID', 'The body is larger than 64 KiB.', { status: 413, close: true })
+    chunks.push(chunk)
+  }
+  return Buffer.concat(chunks).toString()
+}
+
+function allowed(routes: readonly AdminRoute[]): string {
+  return routes.map(({ method }) => (method === 'GET' ? 'GET, HEAD' : method)).join(', ')
+}
+
+function write(
+  incoming: IncomingMessage,
+  outgoing: ServerResponse,
+  { status, contentType, body, headers = [] }: AdminAnswer,
+): void {
+  const bytes = typeof body === 'string' ? Buffer.from(body) : body
+  outgoing.writeHead(status, [
+    'Content-Type',
+    contentType,
+    'Content-Length',
+    String(bytes.length),
+    'Cache-Control',
+    'no-store',
+    'X-Content-Type-Options',
+    'nosniff',
+    ...headers,
+  ])
+  outgoing.end(incoming.method === 'HEAD' ? null : bytes)
+}

@@ -1,0 +1,225 @@
+/**
+ * The proxy port: sockets on one side, exchanges on the other. Promises that every request gets exactly one answer, that
+ * nothing behind a refused request on the same connection is ever executed, and that a drain loses nobody.
+ * Knows neither routes nor why an answer is what it is.
+ */
+import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
+import { ProxyError } from '../errors.ts'
+import type { Exchange, ProxyRequest } from '../model.ts'
+import type { Handle } from '../pipeline.ts'
+import type { Clock, Emit, Random } from '../ports.ts'
+import { type ConnectionState, createBadRequests, linger } from './bad-request.ts'
+import { createDrainer, type Drained, type DrainTimes } from './drain.ts'
+import { readFields, readId, readRequest } from './request.ts'
+import { refuse, type Respond, type Response } from './respond.ts'
+import { createTargets } from './target.ts'
+
+export interface ServerOptions {
+  readonly host: string
+  /** 0 = any free port. */
+  readonly port: number
+  readonly timeouts?: Partial<Timeouts>
+}
+
+export interface Timeouts {
+  /** From the first byte of a request to the end of its headers. */
+  readonly headersMs: number
+  /** From the first byte of a request to its end. */
+  readonly requestMs: number
+  /** Above what load balancers keep idle connections for. */
+  readonly keepAliveMs: number
+  /** How often the two first ones are looked at. */
+  readonly checkMs: number
+  /** A reader that takes no byte of its answer for so long is cut. */
+  readonly slowReaderMs: number
+}
+
+/** The settings of the day; taken once per request, so a reload changes nothing for requests under way. */
+export interface Serving {
+  readonly handle: Handle
+  readonly respond: Respond
+}
+
+export interface ServerParts {
+  readonly clock: Clock
+  readonly random: Random
+  readonly emit: Emit
+  readonly serving: () => Serving
+  /** Told of every refusal that no exchange exists for, and that therefore nobody records. */
+  readonly refused: (error: ProxyError) => void
+}
+
+export interface Server {
+  /** Rejects when the port cannot be had. */
+  listen(): Promise<void>
+  readonly port: number
+  /** Requests that have not been answered. */
+  readonly openRequests: number
+  /** True from the first call of `drain` on: not ready any more. */
+  readonly draining: boolean
+  /** Resolves when the last connection is gone; `forced` = the grace ended before. Another call sets the times anew. */
+  drain(times: DrainTimes): Promise<Drained>
+}
+
+interface Connection extends ConnectionState {
+  /** The answer that is the last in line. */
+  last: ServerResponse | null
+}
+
+const defaults: Timeouts = {
+  headersMs: 10_000,
+  requestMs: 30_000,
+  keepAliveMs: 75_000,
+  checkMs: 2_000,
+  slowReaderMs: 60_000,
+}
+
+/** A target of 64 KiB must get through to us to be answered properly. */
+const maxHeaderSize = 72 * 1024
+
+export function createServer({ host, port, timeouts }: ServerOptions, parts: ServerParts): Server {
+  const { clock, random, emit, serving } = parts
+  const { headersMs, requestMs, keepAliveMs, checkMs, slowReaderMs } = { ...defaults, ...timeouts }
+  const target = createTargets()
+  const connections = new Map<Socket, Connection>()
+  let openRequests = 0
+
+  const server = createHttpServer({
+    maxHeaderSize,
+    headersTimeout: headersMs,
+    requestTimeout: requestMs,
+    keepAliveTimeout: keepAliveMs,
+    connectionsCheckingInterval: checkMs,
+    noDelay: true,
+    keepAlive: true,
+    keepAliveInitialDelay: 30_000,
+    // Ours is stricter and answers with a problem document: see request.ts.
+    requireHostHeader: false,
+  })
+  // Node hides headers beyond its limit from us but frames by them (CVE-2026-58044): let all be seen, and count.
+  server.maxHeadersCount = 0
+  server.timeout = 0
+
+  const drainer = createDrainer({ server, sockets: () => connections.keys(), openRequests: () => openRequests }, clock)
+  const badRequests = createBadRequests(parts)
+  server.on('connection', (socket) => {
+    connections.set(socket, { open: 0, last: null, closing: false, broken: false })
+    socket.once('close', () => connections.delete(socket))
+  })
+  server.on('request', receive)
+  server.on('checkContinue', receive)
+  server.on('checkExpectation', (incoming, outgoing) => {
+    receive(
+      incoming,
+      outgoing,
+      new ProxyError('REQUEST_INVALID', 'Only Expect: 100-continue is understood.', { status: 417, close: true }),
+    )
+  })
+  server.on('connect', badRequests.connect)
+  server.on('clientError', (error, socket) => {
+    const connection = connections.get(socket as Socket)
+    if (connection) badRequests.unreadable(error, socket, connection)
+    else socket.destroy()
+  })
+
+  function receive(incoming: IncomingMessage, outgoing: ServerResponse, refusal: ProxyError | null = null): void {
+    const connection = connections.get(incoming.socket)
+    if (!connection || connection.closing) return
+    connection.open++
+    connection.last = outgoing
+    openRequests++
+    void serve(incoming, outgoing, connection, refusal).finally(() => {
+      connection.open--
+      openRequests--
+    })
+  }
+
+  /** Runs without a pause until the request is understood: a refusal closes the connection before the next one is read. */
+  async function serve(
+    incoming: IncomingMessage,
+    outgoing: ServerResponse,
+    connection: Connection,
+    refusal: ProxyError | null,
+  ): Promise<void> {
+    const fields = readFields(incoming.rawHeaders)
+    const id = readId(fields, random)
+    let exchange: Exchange | null = null
+    let response: Response | null
+    try {
+      if (refusal) throw refusal
+      if (drainer.stopped) throw new ProxyError('SHUTTING_DOWN', 'This proxy is shutting down.', { close: true })
+      const { handle, respond } = serving()
+      const onGone = watch(outgoing)
+      const request = readRequest(incoming, fields, { id, arrivedAt: clock.now(), onGone, target })
+      exchange = { request, client: null, call: null, limits: null }
+      const outcome = await handle(exchange)
+      response = respond(exchange, outcome, clock.wall())
+    } catch (error) {
+      if (!(error instanceof ProxyError)) emit({ kind: 'broke', where: 'http', error })
+      const refusal = ProxyError.from(error)
+      if (!exchange) parts.refused(refusal)
+      response = refuse(id, refusal)
+    }
+    if (response) answer(incoming, outgoing, connection, response)
+    else outgoing.destroy()
+  }
+
+  function answer(
+    incoming: IncomingMessage,
+    outgoing: ServerResponse,
+    connection: Connection,
+    { status, headers, body, close }: Response,
+  ): void {
+    if (close) {
+      connection.closing = true
+      // What the caller is still sending would turn a plain close into a reset that swallows the answer.
+      incoming.socket.destroySoon = () => linger(incoming.socket, clock)
+    }
+    if (close || ((drainer.stopped || connection.broken) && connection.last === outgoing))
+      headers.push('Connection', 'close')
+    outgoing.writeHead(status, headers)
+    outgoing.end(incoming.method === 'HEAD' ? null : body)
+    if (outgoing.socket && outgoing.socket.writableLength > 0) outgoing.socket.setTimeout(slowReaderMs)
+  }
+
+  return {
+    listen: () =>
+      new Promise((resolve, reject) => {
+        server.once('error', reject)
+        server.listen({ host, port }, () => {
+          server.off('error', reject)
+          resolve()
+        })
+      }),
+    get port() {
+      const address = server.address()
+      return typeof address === 'object' && address ? address.port : port
+    },
+    get openRequests() {
+      return openRequests
+    },
+    get draining() {
+      return drainer.draining
+    },
+    drain: (times) => drainer.drain(times),
+  }
+}
+
+/** The way to hear of a caller who hangs up: costs nothing until somebody listens. */
+function watch(outgoing: ServerResponse): ProxyRequest['onGone'] {
+  return (listener) => {
+    let listening = true
+    const closed = (): void => {
+      if (!listening || outgoing.writableEnded) return
+      listening = false
+      listener()
+    }
+    if (outgoing.closed) queueMicrotask(closed)
+    else outgoing.once('close', closed)
+    return () => {
+      listening = false
+      outgoing.off('close', closed)
+    }
+  }
+}
