@@ -153,7 +153,7 @@ export function createSimulator(options: SimulatorOptions = {}): Simulator {
   async function close(): Promise<void> {
     const closing = server
     server = null
-    timers.clear()
+    stage.abandon()
     if (closing === null) return
     await new Promise<void>((resolve) => {
       closing.close(() => resolve())

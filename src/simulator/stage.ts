@@ -13,6 +13,8 @@ import { send } from './wire.ts'
 export interface Stage {
   readonly play: (work: Work, req: IncomingMessage, res: ServerResponse) => void
   readonly release: (match: Match) => number
+  /** The vendor dies: work that was held or under way is lost, and nothing of it is charged. */
+  readonly abandon: () => void
 }
 
 interface Scene {
@@ -94,5 +96,11 @@ export function createStage(recorder: Recorder, vendor: Vendor, timers: Timers, 
     return chosen.length
   }
 
-  return { play, release }
+  function abandon(): void {
+    timers.clear()
+    held.clear()
+    for (const request of recorder.open) recorder.finish(request)
+  }
+
+  return { play, release, abandon }
 }

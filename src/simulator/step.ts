@@ -1,6 +1,7 @@
 // The steps a script can play: one closed union, readable from code, from JSON and from a prompt.
 // Says which steps exist, what they may carry, and whether they are paid for; how they look on the wire is in replies.ts and wire.ts.
 
+import { validateHeaderName, validateHeaderValue } from 'node:http'
 import { check, checkOptional, readFields, SimulatorInputError } from './input.ts'
 
 export const stepKinds = [
@@ -152,8 +153,8 @@ export function stepsInPrompt(prompt: string): readonly StepDetail[] | null {
   try {
     return names.split(',').map(readStep)
   } catch (error) {
-    if (error instanceof SimulatorInputError) return null
-    throw error
+    if (!(error instanceof SimulatorInputError)) throw error
+    return null
   }
 }
 
@@ -173,6 +174,17 @@ function checkDelivery(retryAfter: unknown, body: unknown, headers: unknown): vo
   check(['undefined', 'number', 'string'].includes(typeof retryAfter), 'retryAfter must be seconds or an HTTP date')
   check(['undefined', 'string', 'object'].includes(typeof body), 'body must be a text or an object')
   check(headers === undefined || (typeof headers === 'object' && headers !== null), 'headers must be an object')
+  for (const [name, value] of Object.entries({ ...headers, 'Retry-After': retryAfter ?? '' })) checkHeader(name, value)
+}
+
+// Node would throw only when the answer is written, which would end the simulator instead of the curl that was wrong.
+function checkHeader(name: string, value: unknown): void {
+  try {
+    validateHeaderName(name)
+    for (const part of Array.isArray(value) ? value : [value]) validateHeaderValue(name, String(part))
+  } catch {
+    throw new SimulatorInputError(`header ${JSON.stringify(name)} or its value cannot be sent`)
+  }
 }
 
 function checkStatus(kind: StepKind, status: unknown): void {

@@ -15,6 +15,8 @@ void t.test(
     const calls = [begin('/scrapers/grok?prompt=x'), begin('/scrapers/grok?prompt=x')]
     await sim.received(3)
     await sim.close()
+    await sim.idle()
+    t.equal(sim.release(), 0, 'what was under way is lost')
     for (const call of calls) t.equal((await call.answer).broken, 'ECONNRESET')
     t.equal((await ask('/scrapers/grok?prompt=x')).broken, 'ECONNREFUSED')
     await sim.close()

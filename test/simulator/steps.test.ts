@@ -255,6 +255,8 @@ void t.test('mistakes in steps are refused with a sentence', async (t) => {
     [{ kind: '503', retryAfter: true }, /retryAfter must be/],
     [{ kind: '503', body: 3 }, /body must be/],
     [{ kind: '503', headers: 'a: b' }, /headers must be/],
+    [{ kind: '503', headers: { 'a b': 'c' } }, /header "a b"/],
+    [{ kind: '503', retryAfter: 'a\nb' }, /header "Retry-After"/],
     [{ kind: '503', delayMs: -1 }, /delayMs must not be negative/],
     [{ kind: '503', delayMs: '1' }, /delayMs must be a number/],
     [{ kind: 'pending', outcome: 'lost' }, /outcome must be/],
