@@ -24,7 +24,7 @@ export interface FakeWorld {
   readonly emit: Emit
   readonly events: readonly TelemetryEvent[]
   /** The events of one kind, in order. */
-  told<K extends TelemetryEvent['kind']>(kind: K): Extract<TelemetryEvent, { kind: K }>[]
+  readonly told: <K extends TelemetryEvent['kind']>(kind: K) => Extract<TelemetryEvent, { kind: K }>[]
 }
 
 export const epoch = Date.UTC(2026, 0, 15, 12)
@@ -80,11 +80,11 @@ export function fakeClock(startAt = epoch): FakeClock {
   }
 
   async function finish<T>(work: Promise<T>): Promise<T> {
-    let isSettled = false
-    const done = (): void => void (isSettled = true)
+    const progress = { isSettled: false }
+    const done = (): void => void (progress.isSettled = true)
     work.then(done, done)
     await settle()
-    while (!isSettled) {
+    while (!progress.isSettled) {
       const timer = next()
       if (!timer) throw new Error('No timer is armed, and the work has not settled: it hangs.')
       await fire(timer)
@@ -106,9 +106,8 @@ export function fakeClock(startAt = epoch): FakeClock {
   }
 }
 
-/** Twice round the event loop: all promise reactions have run, and those of the immediates they set, too. */
+/** Once round the event loop: by then all promise reactions have run, and those that they brought about. */
 async function settle(): Promise<void> {
-  await new Promise(setImmediate)
   await new Promise(setImmediate)
 }
 

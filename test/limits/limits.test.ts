@@ -1,0 +1,148 @@
+import fc from 'fast-check'
+import t from 'tap'
+import { ProxyError } from '../../src/errors.ts'
+import { createAdmission } from '../../src/limits/admission.ts'
+import { epoch, fakeClock, fakeWorld } from '../support/world.ts'
+import { aClient } from '../support/verdicts.ts'
+
+const perMinute = { limit: 60, per: 60_000, burst: 20 }
+
+/** What is thrown, as a refusal. */
+function refusalOf(work: () => unknown): ProxyError {
+  try {
+    work()
+  } catch (error) {
+    if (error instanceof ProxyError) return error
+    throw error
+  }
+  throw new Error('Nothing was refused.')
+}
+
+void t.test('A client without limits is never refused, and told nothing', async (t) => {
+  const admission = createAdmission({ clock: fakeClock() })
+  for (let i = 0; i < 1_000; i += 1) {
+    t.equal(admission.admit(aClient()), null)
+    admission.enter(aClient())
+  }
+  t.equal(admission.open('team'), 1_000, 'but it is counted')
+})
+
+void t.test('A burst is let in at once, and then one request per interval', async (t) => {
+  const { clock } = fakeWorld()
+  const admission = createAdmission({ clock })
+  const client = aClient({ rate: perMinute })
+
+  const states = Array.from({ length: 20 }, () => admission.admit(client))
+  t.strictSame(states[0], { policy: '"requests";q=60;w=60', remaining: 19, resetMs: 1_000 })
+  t.strictSame(states[19], { policy: '"requests";q=60;w=60', remaining: 0, resetMs: 20_000 })
+
+  const refusal = refusalOf(() => admission.admit(client))
+  t.match(refusal, { code: 'RATE_LIMITED', status: 429, retryAfterMs: 1_000 })
+
+  await clock.advance(999)
+  t.equal(refusalOf(() => admission.admit(client)).retryAfterMs, 1, 'what was refused costs no time')
+  await clock.advance(1)
+  t.match(admission.admit(client), { remaining: 0 })
+  t.equal(refusalOf(() => admission.admit(client)).code, 'RATE_LIMITED')
+})
+
+void t.test('After an idle time the burst is back, and no more than the burst', async (t) => {
+  const { clock } = fakeWorld()
+  const admission = createAdmission({ clock })
+  const client = aClient({ rate: perMinute })
+  for (let i = 0; i < 20; i += 1) admission.admit(client)
+  await clock.advance(24 * 3_600_000)
+  for (let i = 0; i < 20; i += 1) admission.admit(client)
+  t.equal(refusalOf(() => admission.admit(client)).code, 'RATE_LIMITED')
+})
+
+void t.test('Every client has limits of its own', async (t) => {
+  const admission = createAdmission({ clock: fakeClock() })
+  const rate = { limit: 1, per: 500, burst: 1 }
+  t.strictSame(admission.admit(aClient({ name: 'one', rate })), {
+    policy: '"requests";q=1;w=1',
+    remaining: 0,
+    resetMs: 500,
+  })
+  t.equal(refusalOf(() => admission.admit(aClient({ name: 'one', rate }))).retryAfterMs, 500)
+  t.match(admission.admit(aClient({ name: 'two', rate })), { remaining: 0 })
+})
+
+void t.test('L4: in any window there are at most burst + window / interval requests, for any schedule', async (t) => {
+  const schedule = fc.record({
+    limit: fc.integer({ min: 1, max: 50 }),
+    per: fc.integer({ min: 100, max: 60_000 }),
+    burst: fc.integer({ min: 1, max: 30 }),
+    gaps: fc.array(fc.oneof(fc.constant(0), fc.integer({ min: 0, max: 50 }), fc.integer({ min: 0, max: 20_000 })), {
+      maxLength: 80,
+    }),
+  })
+  t.doesNotThrow(() =>
+    fc.assert(
+      fc.property(schedule, ({ gaps, ...rate }) => {
+        let now = epoch
+        const admission = createAdmission({ clock: { ...fakeClock(), now: () => now } })
+        const client = aClient({ rate })
+        const grants: number[] = []
+        for (const gap of gaps) {
+          now += gap
+          try {
+            admission.admit(client)
+            grants.push(now)
+          } catch (error) {
+            if (!(error instanceof ProxyError)) throw error
+          }
+        }
+        const interval = rate.per / rate.limit
+        return grants.every((from, i) =>
+          grants.slice(i).every((to, j) => j + 1 <= rate.burst + (to - from) / interval + 1e-9),
+        )
+      }),
+      { numRuns: 2_000, seed: 4 },
+    ),
+  )
+})
+
+void t.test('L4: who waits as long as they are told is let in, and not a millisecond earlier', async (t) => {
+  const rates = fc.record({
+    limit: fc.integer({ min: 1, max: 5_000 }),
+    per: fc.integer({ min: 1, max: 86_400_000 }),
+    burst: fc.integer({ min: 1, max: 10 }),
+  })
+  t.doesNotThrow(() =>
+    fc.assert(
+      fc.property(rates, (rate) => {
+        let now = epoch
+        const admission = createAdmission({ clock: { ...fakeClock(), now: () => now } })
+        const client = aClient({ rate })
+        for (let i = 0; i < rate.burst; i += 1) admission.admit(client)
+        const waitMs = refusalOf(() => admission.admit(client)).retryAfterMs ?? 0
+        now += waitMs - 1
+        const early = refusalOf(() => admission.admit(client)).retryAfterMs
+        now += 1
+        return early === 1 && admission.admit(client) !== null
+      }),
+      { numRuns: 500, seed: 4 },
+    ),
+  )
+})
+
+void t.test('A client has so many open questions, and a place counts until it is left, once', async (t) => {
+  const admission = createAdmission({ clock: fakeClock() })
+  const client = aClient({ concurrency: 2 })
+  const first = admission.enter(client)
+  admission.enter(client)
+  t.match(
+    refusalOf(() => admission.enter(client)),
+    { code: 'CONCURRENCY_LIMITED', status: 429, retryAfterMs: 1_000 },
+  )
+  admission.enter(aClient({ name: 'other', concurrency: 1 }))
+  t.equal(admission.open('other'), 1, 'others are not affected')
+
+  first.leave()
+  first.leave()
+  t.equal(admission.open('team'), 1, 'leaving twice frees one place')
+  admission.enter(client)
+  t.equal(refusalOf(() => admission.enter(client)).code, 'CONCURRENCY_LIMITED')
+  t.equal(admission.open('nobody'), 0)
+})

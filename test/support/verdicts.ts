@@ -1,0 +1,159 @@
+/** Values for tests below the pipeline: verdicts of every class as upstream's errors become them, and the default policies. */
+import type {
+  Attempt,
+  Call,
+  Client,
+  FailureClass,
+  Health,
+  Reply,
+  RetryPolicy,
+  Verdict,
+  VerdictClass,
+} from '../../src/model.ts'
+import type { Fault } from '../../src/errors.ts'
+import type { Attempted } from '../../src/parts.ts'
+
+type Failed = Extract<Verdict, { kind: 'failed' }>
+type Answered = Extract<Verdict, { kind: 'answered' }>
+
+const traits: Record<VerdictClass, readonly [status: number | null, fault: Fault, health: Health]> = {
+  timeout: [408, 'upstream', 'slow'],
+  rateLimited: [429, 'key', 'neutral'],
+  queueFull: [429, 'upstream', 'neutral'],
+  creditsExhausted: [429, 'key', 'neutral'],
+  unauthorized: [401, 'key', 'neutral'],
+  emptyResult: [500, 'upstream', 'neutral'],
+  serverError: [500, 'upstream', 'down'],
+  warmingUp: [503, 'upstream', 'down'],
+  gatewayTimeout: [504, 'upstream', 'down'],
+  rejected: [400, 'client', 'neutral'],
+  unreachable: [null, 'upstream', 'down'],
+  ambiguous: [null, 'upstream', 'down'],
+}
+
+export const failureClasses: readonly FailureClass[] = [
+  'timeout',
+  'rateLimited',
+  'queueFull',
+  'creditsExhausted',
+  'unauthorized',
+  'emptyResult',
+  'serverError',
+  'warmingUp',
+  'gatewayTimeout',
+  'unreachable',
+  'ambiguous',
+]
+
+export function reply(status: number, body = '{}'): Reply {
+  return { status, contentType: 'application/json', retryAfter: null, location: null, body: Buffer.from(body) }
+}
+
+export function answered(changes: Partial<Answered> = {}): Answered {
+  return {
+    kind: 'answered',
+    reply: reply(200),
+    charge: { state: 'charged', credits: 3 },
+    health: 'up',
+    keepable: true,
+    ...changes,
+  }
+}
+
+export function failed(verdictClass: VerdictClass, changes: Partial<Failed> = {}): Failed {
+  const [status, fault, health] = traits[verdictClass]
+  return {
+    kind: 'failed',
+    class: verdictClass,
+    fault,
+    reply: status === null ? null : reply(status, JSON.stringify({ detail: verdictClass })),
+    refusal: status === null ? 'UPSTREAM_UNREACHABLE' : null,
+    charge: verdictClass === 'ambiguous' ? { state: 'unknown', credits: 3 } : { state: 'free', credits: 0 },
+    health,
+    retryAfterMs: null,
+    ...changes,
+  }
+}
+
+/** An attempt that took no time. */
+export function attempted(verdict: Verdict, changes: Partial<Attempt> & { otherKeyReady?: boolean } = {}): Attempted {
+  const { otherKeyReady = false, ...rest } = changes
+  return {
+    verdict,
+    otherKeyReady,
+    attempt: {
+      number: 1,
+      startedAt: 0,
+      durationMs: 0,
+      waitedMs: 0,
+      keyName: 'main',
+      status: verdict.reply?.status ?? null,
+      class: verdict.kind === 'answered' ? 'ok' : verdict.class,
+      charge: verdict.charge,
+      ...rest,
+    },
+  }
+}
+
+const usual = { attempts: 4, backoff: { base: 500, max: 30_000 }, bypassCache: false, keyRest: null }
+const gentle = { ...usual, backoff: { base: 1_000, max: 30_000 } }
+
+/** The defaults of the contract, section 2. */
+export const retryDefaults: RetryPolicy = {
+  attempts: 4,
+  deadline: 600_000,
+  classes: {
+    timeout: { ...usual, attempts: 2, bypassCache: true },
+    rateLimited: gentle,
+    queueFull: gentle,
+    creditsExhausted: { ...usual, attempts: 1, keyRest: 15 * 60_000 },
+    unauthorized: { ...usual, attempts: 1, keyRest: 5 * 60_000 },
+    emptyResult: { ...usual, attempts: 2 },
+    serverError: usual,
+    warmingUp: gentle,
+    gatewayTimeout: usual,
+    unreachable: usual,
+    ambiguous: { ...usual, attempts: 2 },
+  },
+}
+
+export const budgetDefaults = { capacity: 100, cost: 5, costSlow: 10, refill: 12_000 }
+
+export const keyRestDefaults = { creditsExhausted: 15 * 60_000, unauthorized: 5 * 60_000 }
+
+export const breakerDefaults = {
+  consecutive: 5,
+  failureRate: 0.5,
+  window: 20,
+  minimum: 10,
+  openFor: 30_000,
+  openForMax: 300_000,
+}
+
+export function aCall(changes: Partial<Call> = {}): Call {
+  return {
+    endpoint: 'answer',
+    method: 'GET',
+    scraper: 'alpha',
+    path: '/scrapers/alpha',
+    params: [],
+    country: null,
+    key: 'question',
+    bypass: false,
+    timeoutMs: null,
+    priceCredits: 3,
+    promptHash: null,
+    ...changes,
+  }
+}
+
+export function aClient(changes: Partial<Client> = {}): Client {
+  return {
+    name: 'team',
+    rate: null,
+    concurrency: null,
+    retry: retryDefaults,
+    cache: { ttl: 60_000, staleIfError: 0, staleWhileRevalidate: 0, emptyResultTtl: 0, scope: 'shared' },
+    ...changes,
+  }
+}
