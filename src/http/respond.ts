@@ -41,8 +41,10 @@ export function createResponder({ markReplays, replay }: ResponderOptions): Resp
         return fetched(exchange, outcome)
       case 'refused':
         return refused(exchange, outcome.error, outcome.landing)
+      case 'gone':
+        return null
       default:
-        return (outcome satisfies { kind: 'gone' }) && null
+        return outcome satisfies never
     }
   }
 
