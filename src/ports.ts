@@ -2,7 +2,7 @@
  * The outside world as interfaces. The real ones live in `world/`; tests hand in their own. Nothing below `compose.ts`
  * may reach for time, chance, the network or the disk in any other way.
  */
-import type { UpstreamRequest, WireResult } from './model.ts'
+import type { Entry, UpstreamRequest, WireResult } from './model.ts'
 import type { TelemetryEvent } from './telemetry/events.ts'
 
 export interface Timer {
@@ -35,7 +35,60 @@ export interface Transport {
 /** Tells telemetry that something happened beside an outcome. Never throws. */
 export type Emit = (event: TelemetryEvent) => void
 
+/** Where upstream is, and how patient and greedy a connection to it may be. */
+export interface UpstreamOptions {
+  /** Scheme, host and port; whatever path it has is not used. */
+  readonly url: string
+  readonly connectTimeoutMs: number
+  readonly maxResponseBytes: number
+}
+
+export interface Output {
+  write(text: string): void
+  /** Writes what waits, as far as the reader takes it now: for the end of the process. */
+  flush(): void
+}
+
+/** All effects that parts may have: made once per process. Tests make their own. */
 export interface World {
   readonly clock: Clock
   readonly random: Random
+  readonly output: Output
+  readonly connect: (options: UpstreamOptions) => Transport
+}
+
+/** A small JSON value under a name; null deletes. */
+export interface DiskRecord {
+  readonly space: string
+  readonly key: string
+  readonly value: unknown
+  readonly expiresAt: number | null
+}
+
+/** All that is given must match; nothing given is everything. `storedBefore` is exclusive. */
+export interface PurgeFilter {
+  readonly scraper?: string | undefined
+  readonly promptHash?: string | undefined
+  readonly country?: string | undefined
+  readonly storedBefore?: number | undefined
+}
+
+/** What survives a restart, for one process on one machine. Never throws for trouble with the file: then it is `down` and forgets at exit. */
+export interface Disk {
+  /** Null when it is not kept, no good even instead of an error, damaged, or the disk is down. */
+  readEntry(key: string): Entry | null
+  /** Queued: readable at once, on the disk a moment later. One that is far too big is not kept. */
+  writeEntry(key: string, entry: Entry): void
+  deleteEntry(key: string): void
+  /** Returns how many; what cannot be reached now is purged when the disk returns. */
+  purge(filter: PurgeFilter): number
+  /** All or nothing. What is acknowledged while `up` survives a kill. */
+  put(records: readonly DiskRecord[]): void
+  get(space: string, key: string): unknown
+  list(space: string): Iterable<readonly [key: string, value: unknown]>
+  readonly state: 'up' | 'down'
+  readonly entries: number
+  readonly bytes: number
+  flush(): void
+  close(): void
 }

@@ -7,8 +7,8 @@ import type { Bulkhead, Place } from '../parts.ts'
 
 export interface BulkheadPolicy {
   readonly maxConcurrent: number
-  /** Null = only the limit over all holds. */
-  readonly perScraper: number | null
+  /** A limit for each, or for those that are named; null, or not named = only the limit over all holds. */
+  readonly perScraper: number | Readonly<Record<string, number>> | null
 }
 
 export interface BulkheadGauges {
@@ -25,7 +25,7 @@ export function createBulkhead(policy: BulkheadPolicy): Bulkhead & BulkheadGauge
 
   function enter(scraper: string): Place {
     const ofScraper = taken.get(scraper) ?? 0
-    if (inAll >= maxConcurrent || (perScraper !== null && ofScraper >= perScraper))
+    if (inAll >= maxConcurrent || ofScraper >= limitOf(scraper))
       throw new ProxyError('OVERLOADED', 'Too many upstream calls are under way.', { retryAfterMs })
     taken.set(scraper, ofScraper + 1)
     inAll += 1
@@ -39,6 +39,11 @@ export function createBulkhead(policy: BulkheadPolicy): Bulkhead & BulkheadGauge
         taken.set(scraper, inFlight(scraper) - 1)
       },
     }
+  }
+
+  function limitOf(scraper: string): number {
+    const limit = typeof perScraper === 'number' ? perScraper : perScraper?.[scraper]
+    return limit ?? maxConcurrent
   }
 
   function inFlight(scraper?: string): number {

@@ -14,14 +14,7 @@ import type { Socket } from 'node:net'
 import { Stream } from 'node:stream'
 import { createProxyServer } from 'http-proxy-3'
 import type { Reply, UpstreamRequest, WireResult } from '../model.ts'
-import type { Clock, Transport } from '../ports.ts'
-
-export interface TransportOptions {
-  /** Scheme, host and port; whatever path it has is not used. */
-  readonly url: string
-  readonly connectTimeoutMs: number
-  readonly maxResponseBytes: number
-}
+import type { Clock, Transport, UpstreamOptions } from '../ports.ts'
 
 /** Idle connections are closed before a usual server would: a reused socket that upstream just closed may have cost money. */
 const IDLE_SOCKET_MS = 4_000
@@ -30,7 +23,7 @@ const MAX_IDLE_SOCKETS = 64
 
 type BrokenReason = Extract<WireResult, { kind: 'broken' }>['reason']
 
-export function createTransport(options: TransportOptions, clock: Clock): Transport {
+export function createTransport(options: UpstreamOptions, clock: Clock): Transport {
   const target = new URL(options.url)
   const secure = target.protocol === 'https:'
   const agent = new (secure ? https : http).Agent({

@@ -1,0 +1,103 @@
+/**
+ * `demo`: the same proxy as `serve`, in front of the simulator. No key, no money. Prints what it started and lines to try, and
+ * drives a little traffic of its own so that metrics have something to show.
+ */
+import { loadConfig } from '../config/load.ts'
+import type { World } from '../ports.ts'
+import { createSimulator, type Simulator } from '../simulator/simulator.ts'
+import type { Io } from './io.ts'
+import { serve, type Signals } from './serve.ts'
+import { readSettings, type Wanted } from './settings.ts'
+
+export interface DemoOptions extends Wanted {
+  readonly quiet: boolean
+  readonly port: number | null
+}
+
+/** Answers come after this long, instead of 5 to 30 s. */
+const LATENCY = { minMs: 250, maxMs: 1_500 }
+const TRAFFIC_EVERY_MS = 2_000
+const FLAKY_PROMPT = 'fails-twice'
+const HUNGRY_PROMPT = 'no-such-product'
+
+/** Resolves to the exit code. */
+export async function runDemo(
+  options: DemoOptions,
+  io: Io,
+  world: World,
+  version: string,
+  signals: Signals,
+): Promise<number> {
+  const simulator = createSimulator({ latency: LATENCY })
+  const { url: upstream } = await simulator.start()
+  const sets = [
+    'log.level=warn',
+    `upstream.url=${upstream}`,
+    ...(options.port === null ? [] : [`listen.port=${options.port}`]),
+    ...options.sets,
+  ]
+  const environment = { SCRAPELLM_API_KEY: 'demo-key', ...io.environment }
+  const { port, adminPort, ended } = await serve(
+    settings({ ...options, sets }, { ...io, environment }),
+    world,
+    version,
+    signals,
+  )
+  const url = `http://127.0.0.1:${port}`
+  simulator.script({ prompt: FLAKY_PROMPT }, ['503', '500', '200'])
+  io.stdout(greeting(url, `http://127.0.0.1:${adminPort}`, upstream, options.quiet))
+
+  const traffic = options.quiet ? null : drive(url, simulator, world)
+  const code = await ended
+  traffic?.stop()
+  await simulator.close()
+  return code
+}
+
+function settings(wanted: Wanted, io: Io): ReturnType<typeof loadConfig> {
+  return wanted.configs.length > 0 ? readSettings(wanted, io) : loadConfig([], wanted.sets, io.environment, io.readFile)
+}
+
+function greeting(url: string, admin: string, upstream: string, quiet: boolean): string {
+  return [
+    'scrapellm-proxy demo: everything below is simulated, nothing costs anything.',
+    '',
+    `  proxy      ${url}`,
+    `  admin      ${admin}/metrics   ${admin}/status`,
+    `  simulator  ${upstream}/__sim/ledger   (what ScrapeLLM would have charged)`,
+    '',
+    'Try, in another terminal:',
+    '',
+    '  # a miss: 3 credits; once more: a hit, 0 credits',
+    `  curl -i '${url}/scrapers/chatgpt?prompt=Which+note+apps+do+students+like%3F'`,
+    '  # upstream answers 503, then 500, then 200: you see one 200, X-Proxy-Attempts: 3',
+    `  curl -i '${url}/scrapers/perplexity?prompt=${FLAKY_PROMPT}'`,
+    '  # twenty at once, one bill',
+    `  seq 20 | xargs -P 20 -I{} curl -s -o /dev/null -w '%header{x-proxy-credits} ' '${url}/scrapers/grok?prompt=all+at+once'`,
+    '',
+    quiet ? 'No traffic of its own (--quiet).' : 'It asks a few questions of its own meanwhile; --quiet for none.',
+    'Ctrl-C stops it.',
+    '',
+  ].join('\n')
+}
+
+/** A question every now and then, some of them twice, some of them failing. */
+function drive(url: string, simulator: Simulator, world: World): { stop(): void } {
+  const scrapers = ['chatgpt', 'perplexity', 'gemini', 'copilot', 'grok']
+  let turn = 0
+  let timer = world.clock.after(0, ask)
+
+  function ask(): void {
+    turn += 1
+    const scraper = scrapers[turn % scrapers.length] ?? 'chatgpt'
+    const prompt = turn % 7 === 0 ? HUNGRY_PROMPT : `demo question ${turn % 12}`
+    if (prompt === HUNGRY_PROMPT) simulator.script({ prompt, scraper }, ['500-empty', '500-empty'])
+    else if (turn % 5 === 0) simulator.script({ prompt, scraper }, ['503'])
+    void fetch(`${url}/scrapers/${scraper}?${new URLSearchParams({ prompt })}`)
+      .then((answer) => answer.arrayBuffer())
+      .catch(() => undefined)
+    timer = world.clock.after(TRAFFIC_EVERY_MS, ask)
+  }
+
+  return { stop: () => timer.cancel() }
+}

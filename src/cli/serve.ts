@@ -1,0 +1,69 @@
+/** Runs the proxy until it is told to stop: listens, drains on the first signal, ends the drain on the second. */
+import { compose, type App } from '../compose.ts'
+import type { Config } from '../config/schema.ts'
+import type { World } from '../ports.ts'
+
+/** `process`, as far as this needs it. */
+export interface Signals {
+  on(signal: 'SIGTERM' | 'SIGINT', listener: () => void): unknown
+  on(event: 'uncaughtException', listener: (error: unknown) => void): unknown
+}
+
+export interface Served {
+  readonly app: App
+  readonly port: number
+  readonly adminPort: number
+  /** The exit code, once everything has ended. */
+  readonly ended: Promise<number>
+}
+
+export async function serve(
+  { config, warnings }: { readonly config: Config; readonly warnings: readonly string[] },
+  world: World,
+  version: string,
+  signals: Signals,
+): Promise<Served> {
+  const app = compose(config, world, version)
+  for (const warning of warnings) app.log.warn('settings', { warning })
+  const { port, adminPort } = await app.listen()
+  const url = `http://${inUrl(config.listen.host)}:${port}`
+  const adminUrl = `http://${inUrl(config.admin.host)}:${adminPort}`
+  app.log.info('listening', {
+    host: config.listen.host,
+    port,
+    url,
+    admin_host: config.admin.host,
+    admin_port: adminPort,
+    admin_url: adminUrl,
+    version,
+  })
+
+  const ended = new Promise<number>((resolve) => {
+    let code: number | null = null
+    const stop = (reason: string, exitCode: number): void => {
+      if (code !== null) {
+        app.log.warn('ending the drain', { reason })
+        app.hurry()
+        return
+      }
+      code = exitCode
+      app.log.info('draining', { reason })
+      void app.drain().then(async (how) => {
+        app.log.info('stopped', { how })
+        await app.close()
+        resolve(exitCode)
+      })
+    }
+    signals.on('SIGTERM', () => stop('SIGTERM', 0))
+    signals.on('SIGINT', () => stop('SIGINT', 0))
+    signals.on('uncaughtException', (error) => {
+      app.log.error('uncaught', { error })
+      stop('uncaught', 1)
+    })
+  })
+  return { app, port, adminPort, ended }
+}
+
+function inUrl(host: string): string {
+  return host.includes(':') ? `[${host}]` : host
+}

@@ -1,0 +1,88 @@
+/** The way in: reads the command line, runs one command, and ends with its exit code. Everything else is elsewhere. */
+import { readFileSync } from 'node:fs'
+import { randomBytes } from 'node:crypto'
+import { helpText, parseCommandLine, type Invocation } from './cli/args.ts'
+import { runCheck } from './cli/check.ts'
+import { runDemo } from './cli/demo.ts'
+import type { Io } from './cli/io.ts'
+import { runSchema } from './cli/schema.ts'
+import { serve } from './cli/serve.ts'
+import { readSettings } from './cli/settings.ts'
+import { runSimulator } from './cli/simulator.ts'
+import { runToken } from './cli/token.ts'
+import { ConfigError } from './errors.ts'
+import { realWorld } from './world/real.ts'
+
+const EXIT_FAILURE = 1
+/** EX_CONFIG of sysexits.h: a supervisor need not try again. */
+const EXIT_CONFIG = 78
+
+const io: Io = {
+  stdout: (text) => void process.stdout.write(text),
+  stderr: (text) => void process.stderr.write(text),
+  environment: process.env,
+  readFile: (path) => readFileSync(path, 'utf8'),
+  cwd: process.cwd(),
+  randomBytes: (count) => randomBytes(count),
+}
+
+const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string }
+
+async function main(words: readonly string[]): Promise<number> {
+  const parsed = parseCommandLine(words)
+  switch (parsed.kind) {
+    case 'help':
+      io.stdout(helpText())
+      return 0
+    case 'version':
+      io.stdout(`${version}\n`)
+      return 0
+    case 'wrong':
+      io.stderr(`${parsed.message}\nscrapellm-proxy --help lists the commands and options.\n`)
+      return EXIT_FAILURE
+    case 'run':
+      return run(parsed)
+    default:
+      return parsed satisfies never
+  }
+}
+
+async function run(invocation: Invocation): Promise<number> {
+  switch (invocation.command) {
+    case 'serve':
+      return (await serve(readSettings(invocation, io), realWorld(), version, process)).ended
+    case 'demo':
+      return runDemo(invocation, io, realWorld(), version, process)
+    case 'simulator':
+      return runSimulator(invocation, io, process)
+    case 'check':
+      return runCheck(invocation, io)
+    case 'schema':
+      return runSchema(invocation, io)
+    case 'token':
+      return runToken({ name: invocation.operand ?? '' }, io)
+    default:
+      return invocation.command satisfies never
+  }
+}
+
+/** What went wrong, in words for the person at the terminal. */
+function explain(error: unknown): number {
+  if (error instanceof ConfigError) {
+    for (const mistake of error.mistakes) io.stderr(`${mistake}\n`)
+    return EXIT_CONFIG
+  }
+  const { code, port, address } = error as { code?: string; port?: number; address?: string }
+  if (code === 'EADDRINUSE')
+    io.stderr(
+      `Port ${port} on ${address} is in use: stop what listens there, or set another one with --set listen.port=N (admin.port=N).\n`,
+    )
+  else if (code === 'EACCES' || code === 'EADDRNOTAVAIL')
+    io.stderr(`Cannot listen on ${address}:${port} (${code}): choose another address or port.\n`)
+  else io.stderr(`${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`)
+  return EXIT_FAILURE
+}
+
+process.exitCode = await main(process.argv.slice(2)).catch(explain)
+// What is still open by now (a connection nobody drained) must not keep a stopped process alive.
+process.exit()
