@@ -26,9 +26,9 @@ export interface Access {
 }
 
 export interface AccessLog {
-  write(access: Access): void
+  readonly write: (access: Access) => void
   /** Hands everything on at once: before the process ends, too. */
-  flush(): void
+  readonly flush: () => void
 }
 
 export interface AccessLogOptions {

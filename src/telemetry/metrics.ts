@@ -205,9 +205,7 @@ export function createMetrics(options: MetricsOptions) {
     ...counters(levelRows, 'gauge'),
     ...histograms(),
     /** The Prometheus text of everything. */
-    async text(): Promise<{ readonly contentType: string; readonly body: string }> {
-      return { contentType: registry.contentType, body: await registry.metrics() }
-    },
+    text: async () => ({ contentType: registry.contentType as string, body: await registry.metrics() }),
   }
   for (const reading of readingRows) {
     expose(describe('gauge', reading), () =>

@@ -27,7 +27,7 @@ export interface RecorderPorts {
 export interface Telemetry extends Recorder {
   readonly emit: Emit
   /** A refusal before there was an exchange that could be recorded. */
-  refused(error: ProxyError, id?: string): void
+  readonly refused: (error: ProxyError, id?: string) => void
 }
 
 export function createRecorder({ metrics, access, log, clock, matches }: RecorderPorts): Telemetry {

@@ -8,9 +8,9 @@ const waitingBytesLimit = 8 * 1024 * 1024
 const retryMs = 20
 
 export interface Output {
-  write(text: string): void
+  readonly write: (text: string) => void
   /** Writes what waits, as far as the reader takes it now: for the end of the process. */
-  flush(): void
+  readonly flush: () => void
 }
 
 export interface OutputPorts {
