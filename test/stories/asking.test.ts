@@ -1,0 +1,292 @@
+/** What a service sees that asks: the first time, again, together with others, with wishes, and after hanging up. */
+import t from 'tap'
+import { aProxy, UPSTREAM_KEY, type Answer } from '../support/proxy.ts'
+
+const CLIENTS = `
+clients:
+  anonymous: {}
+  alice: { token: alice-token-0123456789 }
+  bob: { token: bob-token-0123456789, rate: { limit: 2, per: 1m }, concurrency: 1 }
+`
+
+function facts(answer: Answer) {
+  const { status, headers } = answer
+  return {
+    status,
+    cache: String(headers['cache-status'])
+      .replace('scrapellm-proxy; ', '')
+      .replace(/ttl=\d+/, 'ttl=N'),
+    attempts: headers['x-proxy-attempts'],
+    credits: headers['x-proxy-credits'],
+  }
+}
+
+void t.test('the first time you ask, it is asked upstream with the key of the proxy, and kept', async (t) => {
+  const { ask, sim } = await aProxy(t)
+  const answer = await ask('hello', { headers: { 'x-request-id': 'my-id' } })
+  t.same(facts(answer), { status: 200, cache: 'fwd=miss; fwd-status=200; stored', attempts: '1', credits: '3' })
+  t.match(answer.json, { prompt: 'hello', credits_used: 3, cached: false })
+  t.equal(answer.headers['x-request-id'], 'my-id')
+  t.equal(answer.headers['age'], '0')
+  t.equal(answer.headers['cache-control'], 'private, max-age=43200')
+  const [asked] = sim.requests
+  t.equal(asked?.target, '/scrapers/chatgpt?prompt=hello')
+  t.same(Object.keys(asked?.headers ?? {}).toSorted(), [
+    'accept',
+    'accept-encoding',
+    'connection',
+    'host',
+    'user-agent',
+    'x-api-key',
+    'x-request-id',
+  ])
+  t.equal(asked?.key, UPSTREAM_KEY)
+})
+
+void t.test('the second time you ask, it is free', async (t) => {
+  const { ask, sim } = await aProxy(t)
+  const first = await ask('hello')
+  const second = await ask('hello')
+  t.same(facts(second), { status: 200, cache: 'hit; ttl=N; detail=memory', attempts: '0', credits: '0' })
+  t.match(second.json, { result: first.json['result'], credits_used: 0, cached: true })
+  t.equal(second.headers['etag'], first.headers['etag'])
+  t.equal(sim.requests.length, 1)
+  t.equal(sim.ledger.total(), 3)
+})
+
+void t.test('the same question in other words of the URL is the same question', async (t) => {
+  const { ask, sim } = await aProxy(t)
+  await ask('/scrapers/chatgpt?prompt=a+b&country=us')
+  for (const other of ['?country=US&prompt=a%20b', '?prompt=%61%20b', '?prompt=a+b&timeout=60&bypass_cache=false']) {
+    t.match((await ask(`/scrapers/chatgpt${other}`)).headers['cache-status'], 'hit', other)
+  }
+  for (const different of [
+    '?prompt=a%2Bb',
+    '?prompt=A+b',
+    '?prompt=a+b&country=DE',
+    '?prompt=a+b&markdown_json=true',
+  ]) {
+    t.match((await ask(`/scrapers/chatgpt${different}`)).headers['cache-status'], 'fwd=miss', different)
+  }
+  t.equal(sim.requests.length, 5)
+})
+
+void t.test('fifty people ask the same question at once: one call, one bill', async (t) => {
+  const { ask, sim } = await aProxy(t)
+  sim.script({ prompt: 'popular' }, ['hold'])
+  const first = ask('popular')
+  await sim.received(1)
+  const others = Array.from({ length: 49 }, () => ask('popular'))
+  // A question that is answered at once is proof that those before it have been taken in.
+  await ask('/scrapers/grok?prompt=barrier')
+  sim.release()
+  const leader = await first
+  const joined = await Promise.all(others)
+  t.same(facts(leader), { status: 200, cache: 'fwd=miss; fwd-status=200; stored', attempts: '1', credits: '3' })
+  for (const answer of joined) {
+    t.ok(['fwd=miss; collapsed', 'hit; ttl=N; detail=memory'].includes(facts(answer).cache))
+    t.match(answer.json, { credits_used: 0, cached: true, result: leader.json['result'] })
+  }
+  t.equal(sim.requests.filter(({ prompt }) => prompt === 'popular').length, 1)
+  t.equal(sim.ledger.total(), 6)
+})
+
+void t.test('you hang up: the call is finished and kept, and asking again is free', async (t) => {
+  const { ask, sim, metric } = await aProxy(t)
+  sim.script({ prompt: 'slow' }, ['hold'])
+  const hangUp = new AbortController()
+  const lost = ask('slow', { signal: hangUp.signal })
+  await sim.received(1)
+  hangUp.abort()
+  await t.rejects(lost)
+  await ask('/scrapers/grok?prompt=barrier')
+  t.equal(sim.requests[0]?.closedEarly, false)
+  sim.release()
+  await sim.idle()
+  t.match((await ask('slow')).headers['cache-status'], 'hit')
+  t.equal(sim.ledger.total(), 6)
+  t.match(await metric('requests_total'), { 'client="anonymous",scraper="chatgpt",status="gone",cache="none"': 1 })
+})
+
+void t.test('you hang up: the others still get their answer', async (t) => {
+  const { ask, sim } = await aProxy(t)
+  sim.script({ prompt: 'shared' }, ['hold'])
+  const hangUp = new AbortController()
+  const leader = ask('shared', { signal: hangUp.signal })
+  await sim.received(1)
+  const other = ask('shared')
+  await ask('/scrapers/grok?prompt=barrier')
+  hangUp.abort()
+  await t.rejects(leader)
+  sim.release()
+  t.equal((await other).status, 200)
+  t.equal(sim.requests.filter(({ prompt }) => prompt === 'shared').length, 1)
+})
+
+void t.test(
+  'bypass_cache=true wants a fresh answer: not from the cache, not from a call in flight, kept for the others',
+  async (t) => {
+    const { ask, sim } = await aProxy(t)
+    const old = await ask('news')
+    const fresh = await ask('/scrapers/chatgpt?prompt=news&bypass_cache=true')
+    t.same(facts(fresh), { status: 200, cache: 'fwd=bypass; fwd-status=200; stored', attempts: '1', credits: '3' })
+    t.not(fresh.json['result'], old.json['result'])
+    t.same(sim.requests[1]?.params, [
+      ['prompt', 'news'],
+      ['bypass_cache', 'true'],
+    ])
+    t.equal((await ask('news')).json['result'], fresh.json['result'])
+
+    sim.script({ prompt: 'live' }, ['hold', 'hold'])
+    const one = ask('live')
+    await sim.received(1, { prompt: 'live' })
+    const two = ask('/scrapers/chatgpt?prompt=live&bypass_cache=true')
+    await sim.received(2, { prompt: 'live' })
+    sim.release()
+    await Promise.all([one, two])
+  },
+)
+
+void t.test('request Cache-Control is honoured', async (t) => {
+  const { ask, sim, clock } = await aProxy(t)
+  const with_ = (value: string) => ({ headers: { 'cache-control': value } })
+  t.match(await ask('q', with_('only-if-cached')), { status: 504, headers: { 'x-proxy-code': 'CACHE_MISS' } })
+  t.equal(sim.requests.length, 0)
+  await ask('q', with_('no-store'))
+  t.match(facts(await ask('q')), { cache: 'fwd=miss; fwd-status=200; stored' }, 'no-store kept nothing')
+  t.match(facts(await ask('q', with_('only-if-cached'))), { status: 200 })
+  t.match(facts(await ask('q', with_('no-cache'))), { cache: 'fwd=request; fwd-status=200; stored' })
+  clock.skip(100_000)
+  t.match(facts(await ask('q', with_('max-age=100'))), { cache: /^fwd=/ })
+  clock.skip(12 * 3_600_000)
+  t.match(facts(await ask('q', with_('max-stale, only-if-cached'))), { status: 200 })
+  t.match(facts(await ask('q', with_('only-if-cached'))), { status: 504 })
+})
+
+void t.test('If-None-Match saves the body', async (t) => {
+  const { ask } = await aProxy(t)
+  const { headers } = await ask('q')
+  const again = await ask('q', { headers: { 'if-none-match': String(headers['etag']) } })
+  t.match(again, { status: 304, text: '', headers: { etag: headers['etag'] } })
+  t.equal((await ask('q', { headers: { 'if-none-match': '"other"' } })).status, 200)
+})
+
+void t.test('HEAD is answered from the cache, never with a paid call', async (t) => {
+  const { ask, sim } = await aProxy(t)
+  t.match(await ask('q', { method: 'HEAD' }), { status: 405, headers: { allow: 'GET' } })
+  const { text } = await ask('q')
+  const head = await ask('q', { method: 'HEAD' })
+  t.match(head, { status: 200, text: '' })
+  t.ok(Math.abs(Number(head.headers['content-length']) - text.length) < 4)
+  t.equal(sim.requests.length, 1)
+})
+
+void t.test('4,000 CJK characters pass, a target over 64 KiB is 414', async (t) => {
+  const { ask, sim } = await aProxy(t)
+  const prompt = '漢'.repeat(4_000)
+  t.equal((await ask(prompt)).status, 200)
+  t.equal(sim.requests[0]?.prompt, prompt)
+  t.match(await ask(`/scrapers/chatgpt?prompt=${'x'.repeat(65_600)}`), {
+    status: 414,
+    headers: { 'x-proxy-code': 'REQUEST_INVALID' },
+  })
+})
+
+void t.test('a token says who you are and goes no further', async (t) => {
+  const { ask, sim, output, metric } = await aProxy(t, CLIENTS)
+  const ways = [
+    ask('1', { headers: { 'x-api-key': 'alice-token-0123456789' } }),
+    ask('2', { headers: { authorization: 'Bearer alice-token-0123456789' } }),
+    ask('/scrapers/chatgpt?prompt=3&api_key=alice-token-0123456789'),
+  ]
+  for (const answer of await Promise.all(ways)) t.equal(answer.status, 200)
+  t.equal((await ask('4', { headers: { 'x-api-key': 'old-vendor-key-of-the-service' } })).status, 200)
+  t.same(
+    sim.requests.map(({ key, params }) => [key, params.length]),
+    Array.from({ length: 4 }, () => [UPSTREAM_KEY, 1]),
+  )
+  t.match(await metric('requests_total'), {
+    'client="alice",scraper="chatgpt",status="200",cache="miss"': 3,
+    'client="anonymous",scraper="chatgpt",status="200",cache="miss"': 1,
+  })
+  t.notMatch(JSON.stringify(sim.requests), 'alice-token')
+  t.notMatch(output(), 'alice-token')
+})
+
+void t.test('who is nobody gets 401, who is two gets 400', async (t) => {
+  const { ask, sim } = await aProxy(t, 'clients: { alice: { token: alice-token-0123456789 } }')
+  t.match(await ask('q'), { status: 401, headers: { 'x-proxy-code': 'CLIENT_UNKNOWN' }, json: { detail: String } })
+  t.equal((await ask('q', { headers: { 'x-api-key': 'wrong-token-0123456789' } })).status, 401)
+  const two = { 'x-api-key': 'alice-token-0123456789', authorization: 'Bearer another-token-0123456789' }
+  t.match(await ask('q', { headers: two }), { status: 400, headers: { 'x-proxy-code': 'REQUEST_INVALID' } })
+  t.equal(sim.requests.length, 0)
+})
+
+void t.test('who asks too often, or too much at once, is told when to come back', async (t) => {
+  const { ask, sim, clock } = await aProxy(t, CLIENTS)
+  const bob = { headers: { 'x-api-key': 'bob-token-0123456789' } }
+  sim.script({ prompt: 'long' }, ['hold'])
+  const open = ask('long', bob)
+  await sim.received(1)
+  t.match(await ask('another', bob), {
+    status: 429,
+    headers: { 'x-proxy-code': 'CONCURRENCY_LIMITED', 'retry-after': /^\d+$/ },
+  })
+  sim.release()
+  const first = await open
+  t.equal(first.headers['ratelimit-policy'], '"requests";q=2;w=60')
+  const third = await ask('long', bob)
+  t.match(third, { status: 429, headers: { 'x-proxy-code': 'RATE_LIMITED', 'retry-after': '30' } })
+  clock.skip(30_000)
+  t.equal((await ask('long', bob)).status, 200, 'known answers still come')
+})
+
+void t.test('no answer crosses from one client to another when the scope is the client', async (t) => {
+  const { ask, sim } = await aProxy(t, `${CLIENTS}\ncache: { scope: client }`)
+  await ask('q')
+  await ask('q', { headers: { 'x-api-key': 'alice-token-0123456789' } })
+  await ask('q')
+  t.equal(sim.requests.length, 2)
+})
+
+void t.test('jobs pass through: the key on submit only', async (t) => {
+  const { ask, sim } = await aProxy(t)
+  const submitted = await ask('/scrapers/gemini/jobs?prompt=later', { method: 'POST' })
+  t.same(facts(submitted), { status: 202, cache: 'fwd=method; fwd-status=202', attempts: '1', credits: '3' })
+  const id = String(submitted.json['job_id'])
+  const polled = await ask(`/jobs/${id}`, { headers: { 'x-api-key': 'whatever-it-is-0123' } })
+  t.match(polled, { status: 200, json: { job_id: id }, headers: { 'x-proxy-credits': '0' } })
+  t.same(
+    sim.requests.map(({ method, key }) => [method, key]),
+    [
+      ['POST', UPSTREAM_KEY],
+      ['GET', null],
+    ],
+  )
+  t.match(await ask('/jobs/5c0d9c1e-8d57-4b6e-9a55-0f3a6f1f2b10'), { status: 404, json: { detail: /Job not found/ } })
+})
+
+void t.test('what is not there is said to be not there, and asks nothing upstream', async (t) => {
+  const { ask, sim } = await aProxy(t)
+  for (const path of [
+    '/',
+    '/scrapers',
+    '/scrapers/ChatGPT?prompt=x',
+    '/scrapers/chatgpt/?prompt=x',
+    '/metrics',
+    '/status',
+    '/healthz',
+  ]) {
+    t.match(
+      await ask(path),
+      { status: 404, headers: { 'x-proxy-code': 'ENDPOINT_UNKNOWN', 'content-type': 'application/problem+json' } },
+      path,
+    )
+  }
+  t.match(await ask('q', { method: 'DELETE' }), { status: 405, headers: { allow: 'GET, HEAD' } })
+  t.match(await ask('/scrapers/chatgpt?prompt=a&prompt=b'), {
+    status: 400,
+    json: { code: 'REQUEST_INVALID', detail: /prompt/ },
+  })
+  t.equal(sim.requests.length, 0)
+})

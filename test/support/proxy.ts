@@ -1,0 +1,187 @@
+/**
+ * The whole proxy on real sockets in front of the simulator, in this process. Time is real but can be skipped; pauses between
+ * attempts are a millisecond, because how long they are is tested elsewhere.
+ */
+import http from 'node:http'
+import type { Test } from 'tap'
+import { compose, type App } from '../../src/compose.ts'
+import { loadConfig } from '../../src/config/load.ts'
+import type { Clock, Timer, World } from '../../src/ports.ts'
+import { createSimulator, instant, type Simulator, type SimulatorOptions } from '../../src/simulator/simulator.ts'
+import { createClock } from '../../src/world/clock.ts'
+import { createTransport } from '../../src/world/transport.ts'
+import { seededRandom } from './world.ts'
+
+export interface ElasticClock extends Clock {
+  /** So much time has passed, all at once: what is due fires, in order. */
+  skip(ms: number): void
+}
+
+export interface Answer {
+  readonly status: number
+  readonly headers: http.IncomingHttpHeaders
+  readonly text: string
+  /** The body as JSON. */
+  readonly json: Record<string, unknown>
+}
+
+export interface Asking {
+  readonly method?: string
+  readonly headers?: Record<string, string>
+  /** Hang up when this is aborted. */
+  readonly signal?: AbortSignal
+}
+
+export interface Proxy {
+  readonly url: string
+  readonly adminUrl: string
+  readonly sim: Simulator
+  readonly clock: ElasticClock
+  readonly app: App
+  /** `question` is a path, or a prompt for chatgpt. */
+  ask(question: string, asking?: Asking): Promise<Answer>
+  admin(path: string, asking?: Asking): Promise<Answer>
+  /** Everything that was written to standard output. */
+  output(): string
+  lines(): Record<string, unknown>[]
+  /** The samples of a metric: label text → value. */
+  metric(name: string): Promise<Record<string, number>>
+}
+
+export interface ProxyOptions {
+  readonly simulator?: SimulatorOptions
+  readonly environment?: Record<string, string>
+}
+
+export const UPSTREAM_KEY = 'upstream-key-of-the-proxy'
+
+const quickPauses = `
+retry:
+  backoff: { base: 1ms, max: 1ms }
+  classes: { rateLimited: { backoff: { base: 1ms } }, queueFull: { backoff: { base: 1ms } }, warmingUp: { backoff: { base: 1ms } } }
+`
+
+export function elasticClock(): ElasticClock {
+  const real = createClock()
+  const armed = new Set<{ readonly dueAt: number; readonly fire: () => void }>()
+  let skippedMs = 0
+  const now = (): number => real.now() + skippedMs
+
+  function after(ms: number, job: () => void): Timer {
+    const timer = { dueAt: now() + ms, fire: () => cancel() && job() }
+    const waiting = real.after(ms, timer.fire)
+    const cancel = (): boolean => {
+      waiting.cancel()
+      return armed.delete(timer)
+    }
+    armed.add(timer)
+    return { cancel: () => void cancel() }
+  }
+
+  function skip(ms: number): void {
+    skippedMs += ms
+    const due = [...armed].filter((timer) => timer.dueAt <= now()).toSorted((a, b) => a.dueAt - b.dueAt)
+    for (const timer of due) timer.fire()
+  }
+
+  return { now, wall: () => real.wall() + skippedMs, after, skip }
+}
+
+/** `settings` is YAML over: free ports, the simulator as upstream, one key, quick pauses. */
+export async function aProxy(t: Test, settings = '', options: ProxyOptions = {}): Promise<Proxy> {
+  const sim = createSimulator({ latency: instant, ...options.simulator })
+  const { url: upstream } = await sim.start()
+  const base = `
+listen: { port: 0 }
+admin: { port: 0 }
+upstream: { url: "${upstream}", keys: [{ name: main, secret: ${UPSTREAM_KEY} }] }
+`
+  const sources = [base, quickPauses, settings].filter((text) => text.trim() !== '')
+  const { config } = loadConfig(
+    sources.map((text, index) => ({ name: `settings ${index}`, text })),
+    [],
+    options.environment ?? {},
+    () => {
+      throw new Error('no file is read here')
+    },
+  )
+  const clock = elasticClock()
+  let written = ''
+  const world: World = {
+    clock,
+    random: seededRandom(7),
+    output: { write: (text) => void (written += text), flush: () => undefined },
+    connect: (upstreamOptions) => createTransport(upstreamOptions, clock),
+  }
+  const app = compose(config, world, '0.0.0-test')
+  const { port, adminPort } = await app.listen()
+  const agent = new http.Agent({ keepAlive: true, maxSockets: Number.POSITIVE_INFINITY })
+  t.teardown(async () => {
+    app.hurry()
+    await sim.close()
+    await app.close()
+    agent.destroy()
+  })
+  const url = `http://127.0.0.1:${port}`
+  const adminUrl = `http://127.0.0.1:${adminPort}`
+  const ask = (path: string, asking: Asking = {}) => request(agent, url + targetOf(path), asking)
+  const admin = (path: string, asking: Asking = {}) => request(agent, adminUrl + path, asking)
+
+  return {
+    url,
+    adminUrl,
+    sim,
+    clock,
+    app,
+    ask,
+    admin,
+    output: () => written,
+    lines: () =>
+      written
+        .split('\n')
+        .filter(Boolean)
+        .map((line) => JSON.parse(line) as Record<string, unknown>),
+    metric: async (name) => samplesOf((await admin('/metrics')).text, `scrapellm_proxy_${name}`),
+  }
+}
+
+function targetOf(question: string): string {
+  return question.startsWith('/') ? question : `/scrapers/chatgpt?${new URLSearchParams({ prompt: question })}`
+}
+
+export function request(
+  agent: http.Agent | undefined,
+  url: string,
+  { method = 'GET', headers = {}, signal }: Asking = {},
+): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const options = { method, headers, ...(agent ? { agent } : {}), ...(signal ? { signal } : {}) }
+    const outgoing = http.request(url, options, (incoming) => {
+      const chunks: Buffer[] = []
+      incoming.on('data', (chunk: Buffer) => chunks.push(chunk))
+      incoming.on('error', reject)
+      incoming.on('end', () => {
+        const text = Buffer.concat(chunks).toString()
+        resolve({
+          status: incoming.statusCode ?? 0,
+          headers: incoming.headers,
+          text,
+          get json() {
+            return JSON.parse(text) as Record<string, unknown>
+          },
+        })
+      })
+    })
+    outgoing.on('error', reject)
+    outgoing.end()
+  })
+}
+
+function samplesOf(text: string, name: string): Record<string, number> {
+  const samples: Record<string, number> = {}
+  for (const line of text.split('\n')) {
+    const match = /^(\w+)(?:\{(.*)\})? (\S+)/.exec(line)
+    if (match?.[1] === name) samples[match[2] ?? ''] = Number(match[3])
+  }
+  return samples
+}
