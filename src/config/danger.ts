@@ -11,6 +11,8 @@ import { formatDuration } from './units.ts'
 export interface Danger {
   readonly path: Path
   readonly text: string
+  /** Other settings that it follows from. */
+  readonly because?: readonly Path[]
 }
 
 type Client = Config['clients'][string]
@@ -28,13 +30,22 @@ export function dangers(config: Config, environment: Readonly<Record<string, str
   ]
 }
 
-export function warnings(config: Config): string[] {
-  const { ttl, staleIfError } = config.cache
-  if (ttl + staleIfError <= 86_400_000) return []
-  const sum = formatDuration(ttl + staleIfError)
-  return [
-    `cache.ttl and cache.staleIfError together are ${sum}; links in answers, such as markdown_url, are dead after 24h`,
-  ]
+/** What is allowed, but most likely not meant. */
+export function warnings({ cache, retry }: Config): string[] {
+  const found: string[] = []
+  const kept = cache.ttl + cache.staleIfError
+  if (kept > 86_400_000) {
+    found.push(
+      `cache.ttl and cache.staleIfError together are ${formatDuration(kept)}; links in answers, such as markdown_url, are dead after 24h`,
+    )
+  }
+  for (const [name, { attempts }] of Object.entries(retry.classes)) {
+    if (attempts === undefined || attempts <= retry.attempts) continue
+    found.push(
+      `retry.classes.${name}.attempts is ${attempts}, but retry.attempts ends every request after ${retry.attempts}; raise retry.attempts`,
+    )
+  }
+  return found
 }
 
 function tlsDangers(environment: Readonly<Record<string, string | undefined>>): Danger[] {
@@ -48,17 +59,21 @@ function listenDangers({ listen, clients }: Config): Danger[] {
   const anonymous = clients['anonymous']
   if (anonymous === undefined || anonymous.allowAnonymousOnNetwork === true || isLoopback(listen.host)) return []
   const text = `${listen.host} can be reached from the network while callers without a token are let in; give clients tokens and leave anonymous out, or set clients.anonymous.allowAnonymousOnNetwork: true`
-  return [{ path: ['listen', 'host'], text }]
+  return [{ path: ['listen', 'host'], text, because: [['clients', 'anonymous', 'allowAnonymousOnNetwork']] }]
 }
 
 function adminDangers({ admin, listen }: Config): Danger[] {
   const found: Danger[] = []
   if (!isLoopback(admin.host) && admin.token === undefined) {
     const text = `${admin.host} can be reached from the network and nothing protects the admin port; set admin.token, or use 127.0.0.1`
-    found.push({ path: ['admin', 'host'], text })
+    found.push({ path: ['admin', 'host'], text, because: [['admin', 'token']] })
   }
   if (admin.port !== 0 && admin.port === listen.port && overlap(admin.host, listen.host)) {
-    found.push({ path: ['admin', 'port'], text: `is the same as listen.port (${listen.port}); choose another one` })
+    found.push({
+      path: ['admin', 'port'],
+      text: `is the same as listen.port (${listen.port}); choose another one`,
+      because: [['listen', 'port']],
+    })
   }
   return found
 }
@@ -79,6 +94,7 @@ function upstreamDangers({ url, allowInsecure }: Config['upstream']): Danger[] {
     {
       path,
       text: 'is plain http, so that keys and prompts can be read on the way; write https, or set upstream.allowInsecure: true',
+      because: [['upstream', 'allowInsecure']],
     },
   ]
 }
@@ -160,18 +176,21 @@ function contradictions({ breaker, retry }: Config): Danger[] {
     found.push({
       path: ['breaker', 'minimum'],
       text: `${breaker.minimum} outcomes never fit into a window of ${breaker.window}; lower it, or raise breaker.window`,
+      because: [['breaker', 'window']],
     })
   }
   if (breaker.openFor > breaker.openForMax) {
     found.push({
       path: ['breaker', 'openFor'],
       text: `is longer than openForMax (${formatDuration(breaker.openForMax)}); lower it, or raise breaker.openForMax`,
+      because: [['breaker', 'openForMax']],
     })
   }
   if (retry.backoff.base > retry.backoff.max) {
     found.push({
       path: ['retry', 'backoff', 'base'],
       text: `is longer than max (${formatDuration(retry.backoff.max)}); lower it, or raise retry.backoff.max`,
+      because: [['retry', 'backoff', 'max']],
     })
   }
   return found

@@ -6,12 +6,12 @@
 import { isAlias, isMap, isScalar, isSeq, LineCounter, parseDocument, stringify, type Document } from 'yaml'
 import { ConfigError } from '../errors.ts'
 import { Secret } from '../keys/secret.ts'
-import { dangers, warnings } from './danger.ts'
+import { dangers, warnings, type Danger } from './danger.ts'
 import { fieldAt } from './describe.ts'
 import { about, explain, render, type Issue, type Mistake } from './mistake.ts'
 import { resolve, type Surroundings } from './reference.ts'
 import { defaultKeys, schema, type Config } from './schema.ts'
-import { assign, isEmpty, merge, type Path, type Place, type Tree } from './tree.ts'
+import { assign, find, isEmpty, isOutside, merge, type Path, type Place, type Tree } from './tree.ts'
 
 export interface Source {
   /** As it is named in messages. */
@@ -45,7 +45,7 @@ export function loadConfig(
   const { config, issues } = validate(plain(tree, []))
   mistakes.push(...explain(issues, tree).filter((one) => !unresolved.includes(one.path.join('.'))))
   const wrong = mistakes.map((one) => one.path.join('.'))
-  const found = config === null ? [] : dangers(config, environment).filter((one) => !touches(one.path.join('.'), wrong))
+  const found = config === null ? [] : dangers(config, environment).filter((one) => !isDoubtful(one, wrong))
   mistakes.push(...found.map((one) => about(one.path, one.text, tree)))
   if (mistakes.length > 0 || config === null) throw new ConfigError(render(mistakes))
   return { config: freeze(config), warnings: warnings(config) }
@@ -56,8 +56,16 @@ export function toYaml(value: unknown): string {
   return stringify(value, { lineWidth: 0 })
 }
 
-function touches(path: string, wrong: readonly string[]): boolean {
-  return wrong.some((one) => one === path || one.startsWith(`${path}.`) || path.startsWith(`${one}.`))
+/** Not worth saying while what it is about, or depends on, is wrong itself. */
+function isDoubtful({ path, because = [] }: Danger, wrong: readonly string[]): boolean {
+  const name = path.join('.')
+  const sources = because.map((one) => one.join('.'))
+  return wrong.some(
+    (one) =>
+      name.startsWith(`${one}.`) ||
+      `${one}.`.startsWith(`${name}.`) ||
+      sources.some((source) => `${source}.`.startsWith(`${one}.`)),
+  )
 }
 
 // Reading
@@ -91,6 +99,12 @@ function applySet(below: Tree, set: string, order: number, mistakes: Mistake[]):
     mistakes.push({ path: [], text: 'expected path=value, such as log.level=debug', place })
     return below
   }
+  const crossed = path.findIndex((step, at) => isOutside(find(below, path.slice(0, at)), step))
+  if (crossed >= 0) {
+    const text = `there is no item ${path[crossed]} in ${path.slice(0, crossed).join('.')}`
+    mistakes.push({ path: [], text, place })
+    return below
+  }
   const value = readText(text, () => place, mistakes)
   return value === null ? below : assign(below, path, value)
 }
@@ -115,7 +129,7 @@ function readText(text: string, locate: Locate, mistakes: Mistake[]): Tree | nul
       lineCounter: counter,
       prettyErrors: false,
       schema: 'core',
-      logLevel: 'silent',
+      logLevel: 'error',
     })
     for (const error of [...document.errors, ...document.warnings]) complain(inWords(error, text), error.pos[0])
     let left = mostValues
@@ -149,7 +163,11 @@ type Visit = (complaint: string | null, offset?: number) => void
 
 function toTree(document: Document, node: unknown, at: (offset: number | undefined) => Place, visit: Visit): Tree {
   visit(null)
-  if (isAlias(node)) return toTree(document, node.resolve(document), at, visit)
+  if (isAlias(node)) {
+    const target = node.resolve(document)
+    if (target === undefined) visit(`nothing before it is marked &${node.source}`, node.range?.[0])
+    return toTree(document, target, at, visit)
+  }
   if (isMap(node)) {
     const entries = node.items.map(({ key, value }) => {
       const offset = isScalar(key) ? key.range?.[0] : node.range?.[0]

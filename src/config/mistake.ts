@@ -72,13 +72,15 @@ function unknownKey(path: Path, tree: Tree): Mistake {
 }
 
 export function about(path: Path, text: string, tree: Tree, wanted: 'key' | 'value' = 'value'): Mistake {
-  return { path, text, place: placeOf(tree, path, wanted) }
+  const node = find(tree, path)
+  const isWritten = find(tree, path.slice(0, 1)) !== undefined
+  return { path, text, place: isWritten ? placeOf(tree, path, node?.kind === 'map' ? 'key' : wanted) : null }
 }
 
 function fill(message: string, path: Path, tree: Tree): string {
   const node = find(tree, path)
   if (node === undefined) return `missing; ${message.replace(', found {found}', '')}`
-  if (node.kind !== 'scalar') return message.replace('{found}', node.kind === 'map' ? 'a map' : 'a list')
+  if (node.kind !== 'scalar') return message.replace('{found}', kindOfTree(node))
   if (node.references.length > 0) {
     // The hint may repeat digits of the value.
     return message
@@ -87,6 +89,11 @@ function fill(message: string, path: Path, tree: Tree): string {
   }
   const isContainer = /^expected a (map|list)/.test(message)
   return message.replace('{found}', () => (isContainer ? kindOf(node.value) : printed(node.value)))
+}
+
+function kindOfTree(node: Tree): string {
+  if (node.kind === 'list') return node.items.length === 0 ? 'an empty list' : 'a list'
+  return 'a map'
 }
 
 /** A list of keys that is written as one text holds a key: say what it is, not what it says. */
@@ -107,16 +114,17 @@ function quoted(text: string): string {
 /** One line each, in the order of the files. */
 export function render(mistakes: readonly Mistake[]): string[] {
   const sorted = mistakes.toSorted((a, b) => rank(a) - rank(b) || line(a) - line(b) || column(a) - column(b))
-  return [...new Set(sorted.map((one) => `${prefix(one)}${one.text}${suffix(one.place)}`))]
+  return [...new Set(sorted.map(inFull))]
 }
 
-function prefix(mistake: Mistake): string {
-  return mistake.path.length === 0 ? '' : `${mistake.path.join('.')}: `
-}
-
-function suffix(place: Place | null): string {
-  if (place === null || place.source === '') return ''
-  return place.line === null ? ` (${place.source})` : ` (${place.source}:${place.line}:${place.column})`
+/** What has no path, because the file could not be read so far, begins with its place; what has one ends with it. */
+function inFull({ path, text, place }: Mistake): string {
+  const where =
+    place === null || place.source === ''
+      ? null
+      : [place.source, place.line, place.column].filter((part) => part !== null).join(':')
+  if (path.length === 0) return where === null ? text : `${where}: ${text}`
+  return where === null ? `${path.join('.')}: ${text}` : `${path.join('.')}: ${text} (${where})`
 }
 
 function rank(mistake: Mistake): number {

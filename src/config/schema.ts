@@ -31,6 +31,12 @@ const day = 86_400_000
 /** Node's timers end at 2^31 ms. */
 const longestTimer = 24 * day
 
+/** Null when a client may be called so; `anonymous` has no token. */
+export function wrongClientName(written: string): string | null {
+  if (!namePattern.test(written)) return `${JSON.stringify(written)} cannot be a client's name; ${nameRule}`
+  return written === 'anonymous' ? '"anonymous" stands for callers without a token; choose another name' : null
+}
+
 // Kinds of values
 
 function live<T extends z.ZodType>(schema: T, description: string): T {
@@ -124,7 +130,7 @@ const visible = /^[\x21-\x7e]+$/
 
 function secret(minLength: number) {
   const schema = z
-    .string({ error: 'expected text' })
+    .string({ error: 'expected text, such as "${NAME}" or file:/path' })
     .regex(visible, {
       error: 'is empty or has spaces, line ends or characters beyond ASCII; check for a stray newline',
     })

@@ -56,7 +56,7 @@ export function merge(below: Tree | undefined, above: Tree): Tree {
 export function assign(tree: Tree | undefined, path: Path, value: Tree): Tree {
   const [step, ...rest] = path
   if (step === undefined) return merge(tree, value)
-  if (tree?.kind === 'list' && /^\d+$/.test(step) && Number(step) <= tree.items.length) {
+  if (tree?.kind === 'list' && !isOutside(tree, step)) {
     const items = [...tree.items]
     items[Number(step)] = assign(items[Number(step)], rest, value)
     return { ...tree, items }
@@ -64,6 +64,11 @@ export function assign(tree: Tree | undefined, path: Path, value: Tree): Tree {
   const entries = new Map(tree?.kind === 'map' ? tree.entries : [])
   entries.set(step, { keyPlace: value.place, tree: assign(entries.get(step)?.tree, rest, value) })
   return { kind: 'map', entries, place: value.place }
+}
+
+/** A list has no such item, and it cannot be added at its end either. */
+export function isOutside(tree: Tree | undefined, step: string): boolean {
+  return tree?.kind === 'list' && !(/^\d{1,4}$/.test(step) && Number(step) <= tree.items.length)
 }
 
 export function isEmpty(tree: Tree): boolean {
