@@ -164,7 +164,8 @@ function createCircuit(scraper: string, { policy, clock, random, emit }: Breaker
   function open(): void {
     const now = clock.now()
     if (state.kind === 'closed') doublings = Math.max(0, doublings - Math.floor((now - state.since) / forgiveMs))
-    const openForMs = Math.min(policy.openFor * 2 ** doublings, policy.openForMax) * (0.8 + 0.4 * random.next())
+    const fullMs = Math.min(policy.openFor * 2 ** doublings, policy.openForMax)
+    const openForMs = Math.round(fullMs * (0.8 + 0.4 * random.next()))
     doublings += 1
     gate.shut()
     enter({ kind: 'open', until: now + openForMs }, openForMs)
