@@ -92,7 +92,7 @@ function* topMembers(body: Buffer): Generator<Member> {
     const here = body[at]
     if (here === byte.quote) {
       const end = endOfString(body, at)
-      if (depth === 1 && name === null) name = String(JSON.parse(utf8.decode(body.subarray(at, end))))
+      if (name === null) name = String(JSON.parse(utf8.decode(body.subarray(at, end))))
       at = end - 1
     } else if (here === byte.open[0] || here === byte.open[1]) {
       depth += 1

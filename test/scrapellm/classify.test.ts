@@ -1,0 +1,390 @@
+/** Every documented reply of the vendor, with its source, and everything that none of the rules foresees. */
+import fc from 'fast-check'
+import t from 'tap'
+import type { Call, Charge, FailureClass, Reply, Verdict, WireResult } from '../../src/model.ts'
+import type { KeyLease } from '../../src/parts.ts'
+import { createProfile } from '../../src/scrapellm/profile.ts'
+
+const NOW = Date.UTC(2026, 4, 11, 12, 0, 0)
+const SECRET = 'sk-live/"4f9a'
+const KEY: KeyLease = { name: 'main', secret: SECRET, report: () => {} }
+const profile = createProfile({ markReplays: true, version: '1.2.3' }, { wall: () => NOW })
+
+const FREE: Charge = { state: 'free', credits: 0 }
+const PAID: Charge = { state: 'charged', credits: 3 }
+const UNKNOWN: Charge = { state: 'unknown', credits: 3 }
+
+function call(endpoint: Call['endpoint'], scraper = 'chatgpt'): Call {
+  const path = { answer: `/scrapers/${scraper}`, submit: `/scrapers/${scraper}/jobs`, status: '/jobs/job_1' }[endpoint]
+  const target = { path, params: [['prompt', 'Hi']], token: null }
+  return profile.read({ target, method: endpoint === 'submit' ? 'POST' : 'GET' } as unknown as Parameters<
+    typeof profile.read
+  >[0])
+}
+
+const ANSWER = call('answer')
+const SUBMIT = call('submit')
+const STATUS = call('status')
+
+function reply(status: number, body: unknown, more: Partial<Reply> = {}): Reply {
+  const bytes = Buffer.isBuffer(body) ? body : Buffer.from(typeof body === 'string' ? body : JSON.stringify(body))
+  return { status, contentType: 'application/json', retryAfter: null, location: null, body: bytes, ...more }
+}
+
+function judge(call: Call, reply: Reply, key = KEY): Verdict {
+  return profile.classify(call, { kind: 'reply', reply }, key)
+}
+
+type Reason = Extract<WireResult, { kind: 'broken' }>['reason']
+
+function judgeBroken(call: Call, sent: boolean, reason: Reason): Verdict {
+  return profile.classify(call, { kind: 'broken', sent, reason }, KEY)
+}
+
+const error = (detail: unknown): unknown => ({ detail })
+const HTML = '<html><body>Rate limit exceeded: credit limit reached, empty result</body></html>'
+
+// source, status, body, class, fault, health
+type ErrorRow = readonly [string, number, unknown, string, string, string]
+const errors: readonly ErrorRow[] = [
+  ['[error-handling] 400, text undocumented', 400, error('prompt is too long'), 'rejected', 'client', 'neutral'],
+  [
+    '[inferred] 422 with a list',
+    422,
+    error([{ loc: ['query'], msg: 'empty result' }]),
+    'rejected',
+    'client',
+    'neutral',
+  ],
+  [
+    '[error-handling] 401 missing key',
+    401,
+    error('Missing API key. Pass your key in the X-API-Key header or as ?api_key= in the URL.'),
+    'unauthorized',
+    'key',
+    'neutral',
+  ],
+  ['[error-handling] 401 without credits', 401, error('No credits left.'), 'unauthorized', 'key', 'neutral'],
+  ['[error-handling] 401, none matched', 401, HTML, 'unauthorized', 'key', 'neutral'],
+  [
+    '[error-handling] 404 job',
+    404,
+    error('Job not found. It may have expired (jobs are retained for 24 hours) or the ID is invalid.'),
+    'rejected',
+    'client',
+    'neutral',
+  ],
+  ['[error-handling] 408, text undocumented', 408, error('Timed out.'), 'timeout', 'upstream', 'slow'],
+  ['[inferred] 408 of a gateway', 408, HTML, 'timeout', 'upstream', 'slow'],
+  [
+    '[error-handling] 429 credits',
+    429,
+    error('Credit limit reached. Upgrade your plan or wait for your billing cycle to reset.'),
+    'creditsExhausted',
+    'key',
+    'neutral',
+  ],
+  ['429 credits in another case', 429, error('CREDIT LIMIT REACHED'), 'creditsExhausted', 'key', 'neutral'],
+  ['429 credits in a list', 429, error([{ msg: 'Credit limit reached.' }]), 'creditsExhausted', 'key', 'neutral'],
+  ['429 credits in an object', 429, error({ message: 'Credit limit reached.' }), 'creditsExhausted', 'key', 'neutral'],
+  [
+    '[credits-and-limits] 429 rate',
+    429,
+    error('Rate limit exceeded. Retry after a moment.'),
+    'rateLimited',
+    'key',
+    'neutral',
+  ],
+  ['429 rate in a list of strings', 429, error(['RATE LIMIT exceeded']), 'rateLimited', 'key', 'neutral'],
+  ['[credits-and-limits] 429 queue', 429, error('The scraper queue is full.'), 'queueFull', 'upstream', 'neutral'],
+  ['[inferred] 429 of a gateway, HTML', 429, HTML, 'queueFull', 'upstream', 'neutral'],
+  ['429, words outside of detail', 429, { error: 'Credit limit reached.' }, 'queueFull', 'upstream', 'neutral'],
+  ['429, detail three levels down', 429, error([[['credit']]]), 'queueFull', 'upstream', 'neutral'],
+  ['429, detail a number', 429, error(7), 'queueFull', 'upstream', 'neutral'],
+  ['429, detail null', 429, error(null), 'queueFull', 'upstream', 'neutral'],
+  ['429, a bare JSON string', 429, '"Credit limit reached."', 'queueFull', 'upstream', 'neutral'],
+  ['429, detail of a prototype', 429, '{"__proto__":{"detail":"credit"}}', 'queueFull', 'upstream', 'neutral'],
+  ['429, empty', 429, '', 'queueFull', 'upstream', 'neutral'],
+  ['[error-handling] 500 rufus', 500, error('Scraper returned an empty result.'), 'emptyResult', 'upstream', 'neutral'],
+  ['[error-handling] 500, text undocumented', 500, error('Unexpected error'), 'serverError', 'upstream', 'down'],
+  ['500, none matched', 500, HTML, 'serverError', 'upstream', 'down'],
+  ['[error-handling] 503', 503, error('Scraper pool is warming up.'), 'warmingUp', 'upstream', 'down'],
+  ['503 of a gateway', 503, HTML, 'warmingUp', 'upstream', 'down'],
+  ['[error-handling] 504', 504, error('Gateway timeout'), 'gatewayTimeout', 'upstream', 'down'],
+  ['504 of a gateway', 504, HTML, 'gatewayTimeout', 'upstream', 'down'],
+  ...[501, 502, 520, 524, 527, 599].map((status): ErrorRow => [
+    `5xx of a gateway: ${status}`,
+    status,
+    HTML,
+    'gatewayTimeout',
+    'upstream',
+    'down',
+  ]),
+  ...[402, 403, 405, 410, 413, 414, 418, 499].map((status): ErrorRow => [
+    `4xx not in the vendor's list: ${status}`,
+    status,
+    error('credit, rate limit, empty result'),
+    'rejected',
+    'client',
+    'neutral',
+  ]),
+]
+
+void t.test('errors keep their words, are free, and are told apart', async (t) => {
+  for (const [source, status, body, verdictClass, fault, health] of errors) {
+    for (const asked of [ANSWER, SUBMIT, STATUS]) {
+      const sent = reply(status, body)
+      t.strictSame(
+        judge(asked, sent),
+        {
+          kind: 'failed',
+          class: verdictClass,
+          fault,
+          reply: sent,
+          refusal: null,
+          charge: FREE,
+          health,
+          retryAfterMs: null,
+        },
+        `${source} (${asked.endpoint})`,
+      )
+    }
+  }
+})
+
+const done = (more: object): object => ({ status: 'done', job_id: 'job_1', credits_used: 3, cached: false, ...more })
+const RUFUS = { products: [{ asin: 'B000000001', title: 'Dishwasher A' }], related_questions: [] }
+
+void t.test('a complete answer is paid for and may be kept', async (t) => {
+  const rows: readonly (readonly [string, string, object, Charge])[] = [
+    ['[README-chatgpt]', 'chatgpt', done({ result: 'a', result_markdown: '**a**', links: [] }), PAID],
+    ['[monitor-perplexity]', 'perplexity', done({ result: 'A [1]', sources: [{ url: 'https://example.com' }] }), PAID],
+    ['[monitor-gemini]', 'gemini', done({ result: 'a', citations: [{ favicon: null }] }), PAID],
+    ['[client-B] copilot', 'copilot', done({ result: 'a', links: ['https://example.com/b'] }), PAID],
+    ['[client-B] grok', 'grok', done({ result: 'a', x_results: [] }), PAID],
+    ['[client-B] google_ai_mode', 'google_ai_mode', done({ result: 'a', search_results: [] }), PAID],
+    ['[client-A] rufus has no text', 'amazon_rufus', done(RUFUS), PAID],
+    ['rufus with a text', 'amazon_rufus', done({ result: 'a' }), PAID],
+    ['markdown alone', 'chatgpt', done({ result: '', result_markdown: 'a' }), PAID],
+    ['unknown fields', 'chatgpt', done({ result: 'a', url: 'https://example.com', new_field: {} }), PAID],
+    ["the vendor's cache, charged", 'chatgpt', done({ result: 'a', cached: true }), PAID],
+    ["the vendor's cache, free", 'chatgpt', done({ result: 'a', cached: true, credits_used: 0 }), FREE],
+    ['1 credit', 'chatgpt', done({ result: 'a', credits_used: 1 }), { state: 'charged', credits: 1 }],
+    ...[undefined, null, -1, 2.5, '1', 1e300].map(
+      (credits_used) =>
+        [`credits_used ${credits_used}: the price`, 'chatgpt', done({ result: 'a', credits_used }), PAID] as const,
+    ),
+  ]
+  for (const [source, scraper, body, charge] of rows) {
+    const sent = reply(200, body)
+    const verdict = judge(call('answer', scraper), sent)
+    t.strictSame(verdict, { kind: 'answered', reply: sent, charge, health: 'up', keepable: true }, source)
+  }
+})
+
+void t.test('a job that was accepted is paid for, and is not kept', async (t) => {
+  const job_id = '5c0d9c1e-8d57-4b6e-9a55-0f3a6f1f2b10'
+  for (const status of [202, 200]) {
+    const sent = reply(status, { job_id })
+    t.strictSame(judge(SUBMIT, sent), { kind: 'answered', reply: sent, charge: PAID, health: 'up', keepable: false })
+  }
+})
+
+void t.test('a poll is free, and a failed job is an answer', async (t) => {
+  for (const status of ['pending', 'done', 'failed', 'something new']) {
+    const sent = reply(200, { job_id: 'job_1', status, result: { credits_used: 3 }, credits_used: 3 })
+    t.strictSame(judge(STATUS, sent), { kind: 'answered', reply: sent, charge: FREE, health: 'up', keepable: false })
+  }
+})
+
+void t.test('what is neither an error nor an answer is shown to nobody', async (t) => {
+  const cut = JSON.stringify(done({ result: 'a long text' })).slice(0, -9)
+  const rows: readonly (readonly [string, Call, Reply, Charge])[] = [
+    ['empty', ANSWER, reply(200, ''), UNKNOWN],
+    ['HTML with a 200', ANSWER, reply(200, HTML, { contentType: 'text/html' }), UNKNOWN],
+    ['cut off', ANSWER, reply(200, cut), UNKNOWN],
+    ['an array', ANSWER, reply(200, '[{"status":"done","result":"a"}]'), UNKNOWN],
+    ['null', ANSWER, reply(200, 'null'), UNKNOWN],
+    ['not UTF-8', ANSWER, reply(200, Buffer.from('{"status":"done","result":"\xff"}', 'latin1')), UNKNOWN],
+    ['a byte order mark', ANSWER, reply(200, '\ufeff{"status":"done","result":"a"}'), UNKNOWN],
+    ['deep beyond reason', ANSWER, reply(200, '['.repeat(100_000)), UNKNOWN],
+    ['failed', ANSWER, reply(200, { status: 'failed', error: 'execution failed' }), UNKNOWN],
+    ['failed, and says it was free', ANSWER, reply(200, { status: 'failed', credits_used: 0 }), FREE],
+    ['failed, and says it was not', ANSWER, reply(200, { status: 'failed', credits_used: 3 }), PAID],
+    ['pending', ANSWER, reply(200, { status: 'pending', result: 'a' }), UNKNOWN],
+    ['no status', ANSWER, reply(200, { result: 'a' }), UNKNOWN],
+    ['no text', ANSWER, reply(200, done({})), PAID],
+    ['empty text', ANSWER, reply(200, done({ result: '', result_markdown: '' })), PAID],
+    ['text that is none', ANSWER, reply(200, done({ result: { text: 'a' }, result_markdown: 7 })), PAID],
+    ['products of another scraper', ANSWER, reply(200, done(RUFUS)), PAID],
+    ['no products', call('answer', 'amazon_rufus'), reply(200, done({ products: [] })), PAID],
+    ['products that are none', call('answer', 'amazon_rufus'), reply(200, done({ products: 'many' })), PAID],
+    ['answer of a prototype', ANSWER, reply(200, '{"__proto__":{"status":"done","result":"a"}}'), UNKNOWN],
+    ['201', ANSWER, reply(201, { status: 'done', result: 'a' }), UNKNOWN],
+    ['202 for an answer', ANSWER, reply(202, { job_id: 'job_1' }), UNKNOWN],
+    ['204', ANSWER, reply(204, ''), UNKNOWN],
+    ['206', ANSWER, reply(206, done({ result: 'a' })), PAID],
+    ['302', ANSWER, reply(302, '', { location: 'https://evil.example/' }), FREE],
+    ['304 that claims a charge', ANSWER, reply(304, done({ result: 'a' })), FREE],
+    ['a status beyond all', ANSWER, reply(999, done({ result: 'a' })), FREE],
+    ['202 without an id', SUBMIT, reply(202, { status: 'pending' }), UNKNOWN],
+    ['202 with an empty id', SUBMIT, reply(202, { job_id: '' }), UNKNOWN],
+    ['202 with a number', SUBMIT, reply(202, { job_id: 7 }), UNKNOWN],
+    ['202 cut off', SUBMIT, reply(202, '{"job_id":"job_1'), UNKNOWN],
+    ['201 with an id', SUBMIT, reply(201, { job_id: 'job_1' }), UNKNOWN],
+    ['307 for a job', SUBMIT, reply(307, { job_id: 'job_1' }), FREE],
+    ['a poll in HTML', STATUS, reply(200, HTML), FREE],
+    ['a poll with 202', STATUS, reply(202, { status: 'pending' }), FREE],
+    ['a poll with 302', STATUS, reply(302, '{}'), FREE],
+  ]
+  for (const [what, asked, sent, charge] of rows) {
+    t.strictSame(
+      judge(asked, sent),
+      {
+        kind: 'failed',
+        class: 'ambiguous',
+        fault: 'upstream',
+        reply: null,
+        refusal: 'UPSTREAM_INVALID',
+        charge,
+        health: 'down',
+        retryAfterMs: null,
+      },
+      what,
+    )
+  }
+})
+
+void t.test('a wire that broke: nothing was sent, or nobody knows', async (t) => {
+  const base = { kind: 'failed', fault: 'upstream', reply: null, retryAfterMs: null }
+  const unsent = { ...base, class: 'unreachable', refusal: 'UPSTREAM_UNREACHABLE', charge: FREE, health: 'down' }
+  for (const reason of ['refused', 'name', 'tls', 'connect-timeout', 'reset', 'timeout'] as const) {
+    for (const asked of [ANSWER, SUBMIT, STATUS]) t.strictSame(judgeBroken(asked, false, reason), unsent, reason)
+  }
+  const sent = { ...base, class: 'ambiguous', health: 'down' }
+  const rows = [
+    ['reset', 'UPSTREAM_UNREACHABLE'],
+    ['timeout', 'UPSTREAM_UNREACHABLE'],
+    ['truncated', 'UPSTREAM_INVALID'],
+    ['too-big', 'UPSTREAM_INVALID'],
+  ] as const
+  for (const [reason, refusal] of rows) {
+    t.strictSame(judgeBroken(ANSWER, true, reason), { ...sent, refusal, charge: UNKNOWN }, reason)
+    t.strictSame(judgeBroken(SUBMIT, true, reason), { ...sent, refusal, charge: UNKNOWN }, reason)
+    t.strictSame(judgeBroken(STATUS, true, reason), { ...sent, refusal, charge: FREE }, `${reason} of a poll`)
+  }
+  t.match(judgeBroken(ANSWER, true, 'aborted'), { class: 'ambiguous', charge: UNKNOWN, health: 'neutral' })
+  t.match(judgeBroken(ANSWER, false, 'aborted'), { class: 'unreachable', charge: FREE, health: 'neutral' })
+})
+
+void t.test('every class that the retry policy knows can be reached', async (t) => {
+  const all: Record<FailureClass, true> = {
+    timeout: true,
+    rateLimited: true,
+    queueFull: true,
+    creditsExhausted: true,
+    unauthorized: true,
+    emptyResult: true,
+    serverError: true,
+    warmingUp: true,
+    gatewayTimeout: true,
+    unreachable: true,
+    ambiguous: true,
+  }
+  const verdicts = [
+    ...errors.map(([, status, body]) => judge(ANSWER, reply(status, body))),
+    judge(ANSWER, reply(200, '')),
+    judgeBroken(ANSWER, false, 'refused'),
+  ]
+  const reached = new Set(verdicts.map((verdict) => (verdict.kind === 'failed' ? verdict.class : 'ok')))
+  t.strictSame([...reached].toSorted(), [...Object.keys(all), 'rejected'].toSorted())
+})
+
+void t.test('Retry-After in all its forms, up to an hour', async (t) => {
+  const rows: readonly (readonly [string | null, number | null])[] = [
+    ['0', 0],
+    ['7', 7000],
+    [' 7 ', 7000],
+    ['3600', 3_600_000],
+    ['3601', 3_600_000],
+    ['9'.repeat(400), 3_600_000],
+    ['Mon, 11 May 2026 12:00:30 GMT', 30_000],
+    ['Monday, 11-May-26 12:00:30 GMT', 30_000],
+    ['Mon May 11 12:00:30 2026', 30_000],
+    ['Mon, 11 May 2026 11:00:00 GMT', 0],
+    ['Mon, 11 May 2099 12:00:00 GMT', 3_600_000],
+    ['-5', null],
+    ['1.5', null],
+    ['0x10', null],
+    ['soon', null],
+    ['Mon, some day', null],
+    ['2026-05-11T12:00:30Z', null],
+    ['', null],
+    [null, null],
+  ]
+  for (const [retryAfter, expected] of rows) {
+    const verdict = judge(ANSWER, reply(429, '', { retryAfter }))
+    t.equal(verdict.kind === 'failed' && verdict.retryAfterMs, expected, String(retryAfter))
+  }
+  t.match(judge(ANSWER, reply(302, '', { retryAfter: '7' })), { class: 'ambiguous', retryAfterMs: 7000 })
+})
+
+void t.test('a key that upstream echoes is blotted out before anyone sees it', async (t) => {
+  const spellings = [SECRET, JSON.stringify(SECRET).slice(1, -1), encodeURIComponent(SECRET)]
+  for (const spelling of spellings) {
+    const raw = Buffer.concat([Buffer.from([0xff, 0xfe]), Buffer.from(`${spelling} and ${spelling}`)])
+    const verdict = judge(
+      ANSWER,
+      reply(403, raw, {
+        contentType: `text/${spelling}`,
+        location: `/${spelling}`,
+        retryAfter: spelling,
+      }),
+    )
+    const clean = Buffer.concat([Buffer.from([0xff, 0xfe]), Buffer.from('[redacted] and [redacted]')])
+    t.strictSame(
+      verdict.kind === 'failed' && verdict.reply,
+      reply(403, clean, { contentType: 'text/[redacted]', location: '/[redacted]', retryAfter: '[redacted]' }),
+    )
+  }
+
+  const good = judge(ANSWER, reply(200, done({ result: `Your key is ${SECRET}, é` })))
+  t.equal(good.kind, 'answered', 'and what is left is still JSON')
+  t.match(good.reply && JSON.parse(good.reply.body.toString()), { result: 'Your key is [redacted], é' })
+
+  const marked = judge(ANSWER, reply(429, error('The key credit-7 is slow')), { ...KEY, secret: 'credit-7' })
+  t.match(marked, { class: 'queueFull' }, 'nor does the key speak for upstream')
+
+  const odd = { ...KEY, secret: 'ключ\ud800' }
+  t.equal(judge(ANSWER, reply(500, 'ok'), odd).kind, 'failed', 'whatever the key is made of')
+  for (const secret of [null, '']) {
+    const sent = reply(500, 'as it is')
+    t.match(judge(STATUS, sent, { ...KEY, secret }), { reply: { body: sent.body } })
+  }
+})
+
+void t.test('whatever arrives gets a verdict, and prototypes stay as they are', async (t) => {
+  const before = Object.getOwnPropertyNames(Object.prototype)
+  const body = fc.oneof(
+    fc.json().map((text) => Buffer.from(text)),
+    fc.uint8Array().map((bytes) => Buffer.from(bytes)),
+    fc.jsonValue().map((detail) => Buffer.from(JSON.stringify({ detail, status: 'done', ['__proto__']: detail }))),
+  )
+  fc.assert(
+    fc.property(
+      fc.constantFrom(ANSWER, SUBMIT, STATUS),
+      fc.integer({ min: 100, max: 999 }),
+      body,
+      fc.option(fc.string()),
+      (asked, status, body, retryAfter) => {
+        const verdict = judge(asked, reply(status, body, { retryAfter }))
+        if (verdict.kind === 'answered') return status === 200 || status === 202
+        const hasOne = (verdict.reply === null) !== (verdict.refusal === null)
+        return hasOne && (verdict.retryAfterMs === null || verdict.retryAfterMs >= 0)
+      },
+    ),
+    { numRuns: 2000 },
+  )
+  t.strictSame(Object.getOwnPropertyNames(Object.prototype), before)
+  t.equal(Reflect.get({}, 'detail'), undefined)
+})
