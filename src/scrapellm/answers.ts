@@ -43,8 +43,8 @@ const marks: ReadonlyMap<string, string> = new Map([
 ])
 
 /**
- * The body with its marks set, or as it was when it is not a JSON object. Only the bytes of the two values change: numbers
- * beyond a double, the order of members and repeated ones stay as upstream wrote them.
+ * The body with its marks set, or as it was when it is not a JSON object. Only the two values change, and the white space
+ * around them: numbers beyond a double, the order of members and repeated ones stay as upstream wrote them.
  */
 export function replay(body: Buffer): Buffer {
   if (!parseObject(body)) return body
