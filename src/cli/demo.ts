@@ -93,7 +93,7 @@ function drive(url: string, simulator: Simulator, world: World): { stop(): void 
     const prompt = turn % 7 === 0 ? HUNGRY_PROMPT : `demo question ${turn % 12}`
     if (prompt === HUNGRY_PROMPT) simulator.script({ prompt, scraper }, ['500-empty', '500-empty'])
     else if (turn % 5 === 0) simulator.script({ prompt, scraper }, ['503'])
-    void fetch(`${url}/scrapers/${scraper}?${new URLSearchParams({ prompt })}`)
+    void fetch(`${url}/scrapers/${scraper}?${new URLSearchParams({ prompt }).toString()}`)
       .then((answer) => answer.arrayBuffer())
       .catch(() => undefined)
     timer = world.clock.after(TRAFFIC_EVERY_MS, ask)

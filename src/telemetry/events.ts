@@ -4,6 +4,8 @@ import type { Attempt, FailureClass, Refused, Tier, VerdictClass } from '../mode
 export type BreakerState = 'closed' | 'half-open' | 'open'
 export type KeyState = 'ready' | 'resting' | 'spent'
 
+export type DiskTrouble = 'corrupt' | 'locked' | 'read-only' | 'full' | 'io' | 'format'
+
 export type TelemetryEvent =
   | { readonly kind: 'attempt-started'; readonly scraper: string }
   /** One attempt has ended; `payer` is the client that is charged for it. */
@@ -25,6 +27,8 @@ export type TelemetryEvent =
     }
   | { readonly kind: 'cache-looked-up'; readonly tier: Tier; readonly result: 'hit' | 'stale' | 'miss' }
   | { readonly kind: 'cache-evicted'; readonly tier: Tier }
+  /** The store on the disk was lost or is back; `because` is why it was lost. */
+  | { readonly kind: 'disk-changed'; readonly to: 'up' | 'down'; readonly because: DiskTrouble }
   /** The last asker left; the call is finished and kept all the same. */
   | { readonly kind: 'flight-orphaned'; readonly scraper: string }
   /** A bug: shown to nobody but the log. */

@@ -39,13 +39,13 @@ export interface Proxy {
   readonly clock: ElasticClock
   readonly app: App
   /** `question` is a path, or a prompt for chatgpt. */
-  ask(question: string, asking?: Asking): Promise<Answer>
-  admin(path: string, asking?: Asking): Promise<Answer>
+  readonly ask: (question: string, asking?: Asking) => Promise<Answer>
+  readonly admin: (path: string, asking?: Asking) => Promise<Answer>
   /** Everything that was written to standard output. */
-  output(): string
-  lines(): Record<string, unknown>[]
+  readonly output: () => string
+  readonly lines: () => Record<string, unknown>[]
   /** The samples of a metric: label text → value. */
-  metric(name: string): Promise<Record<string, number>>
+  readonly metric: (name: string) => Promise<Record<string, number>>
 }
 
 export interface ProxyOptions {
@@ -146,7 +146,7 @@ upstream: { url: "${upstream}", keys: [{ name: main, secret: ${UPSTREAM_KEY} }] 
 }
 
 function targetOf(question: string): string {
-  return question.startsWith('/') ? question : `/scrapers/chatgpt?${new URLSearchParams({ prompt: question })}`
+  return question.startsWith('/') ? question : `/scrapers/chatgpt?${new URLSearchParams({ prompt: question }).toString()}`
 }
 
 export function request(
