@@ -29,6 +29,7 @@ function aFlight() {
 function anAsker(deadlineAt: number): Asker & { hangUp: () => void; readonly listeners: number } {
   const listeners = new Set<() => void>()
   return {
+    scraper: 'alpha',
     deadlineAt,
     onGone(listener) {
       listeners.add(listener)
@@ -60,6 +61,7 @@ void t.test('Fifty ask the same at once: one flight, one landing for all', async
     joined.map(({ role }) => role),
     ['leader', ...Array.from({ length: 49 }, () => 'joined')],
   )
+  flown.flight?.onAbandoned(() => t.fail('nobody has left'))
   flown.land(landed)
   for (const { landing } of joined) t.equal(await landing, landed)
   t.equal(flights.size, 0)
@@ -198,6 +200,7 @@ void t.test('Who is gone before they board gets nothing and holds nothing', asyn
   const { flights, flown, clock } = setUp()
   let stopped = 0
   const gone: Asker = {
+    scraper: 'alpha',
     deadlineAt: clock.now() + hour,
     onGone(listener) {
       listener()
