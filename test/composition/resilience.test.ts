@@ -1,6 +1,6 @@
 /**
  * The real parts in the real order of the pipeline, in front of an upstream that says what a test tells it to: retry ×
- * breaker × keys × joining × places, under a clock that the tests move.
+ * breaker × keys × joining × places, under a clock that the tests move. Long, because all share one setting.
  */
 import t from 'tap'
 import { createKeys } from '../../src/keys/pool.ts'
@@ -102,6 +102,8 @@ function setUp(setting: Setting) {
         stored.push(verdict)
         return null
       },
+      claim() {},
+      purge: () => 0,
     },
     transport: {
       async forward({ headers }) {

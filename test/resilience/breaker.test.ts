@@ -1,3 +1,4 @@
+/** The circuit breaker: its rules, and the invariants C1 and C3 to C9. Long, because each rule is one sentence here. */
 import fc from 'fast-check'
 import t from 'tap'
 import { ProxyError } from '../../src/errors.ts'

@@ -1,3 +1,4 @@
+/** Retry, backoff and retry budget: the class table and the invariants R1 to R8, R11, R12. Long, because each invariant is one sentence here. */
 import fc from 'fast-check'
 import t from 'tap'
 import { ProxyError, type Code } from '../../src/errors.ts'
