@@ -178,7 +178,7 @@ function clientsOf(config: Config): readonly KnownClient[] {
   const { ttl, staleIfError, emptyResultTtl, scope } = config.cache
   const cache = { ttl, staleIfError, staleWhileRevalidate: 0, emptyResultTtl, scope }
   return Object.entries(config.clients).map(([name, { rate = null, concurrency = null, tokenSha256, token }]) => ({
-    client: { name, rate, concurrency, retry, cache },
+    client: { name, rate, concurrency, retry, cache, credits: { perDay: null, perMonth: null }, scrapers: null },
     tokenHashes: [...tokenSha256, ...token.map((secret) => createHash('sha256').update(secret.reveal()).digest('hex'))],
   }))
 }

@@ -104,6 +104,10 @@ export interface Client {
   readonly concurrency: number | null
   readonly retry: RetryPolicy
   readonly cache: CachePolicy
+  /** Credits per UTC day and month; null = no limit. */
+  readonly credits: { readonly perDay: number | null; readonly perMonth: number | null }
+  /** The scrapers it may ask; null = all. */
+  readonly scrapers: ReadonlySet<string> | null
 }
 
 // What is asked
@@ -239,13 +243,16 @@ export interface Entry {
   readonly country: string | null
   /** What asking upstream again would cost. */
   readonly priceCredits: number
+  /** All askers had left when it was stored: the first one to get it is spared a second payment. */
+  readonly unclaimed: boolean
 }
 
 export type Tier = 'memory' | 'disk' | 'redis'
 
 export type Lookup =
   | { readonly kind: 'fresh'; readonly entry: Entry; readonly tier: Tier }
-  | { readonly kind: 'stale'; readonly entry: Entry; readonly tier: Tier }
+  /** `refresh`: within `staleWhileRevalidate`, so good enough at once while a fresh one is asked for. */
+  | { readonly kind: 'stale'; readonly entry: Entry; readonly tier: Tier; readonly refresh: boolean }
   /** `unwanted`: there is one, but the caller's wishes forbid its use. */
   | { readonly kind: 'missing'; readonly unwanted: boolean }
 
@@ -255,7 +262,14 @@ export type CacheLabel = 'hit' | 'stale' | 'miss' | 'joined' | 'bypass' | 'none'
 
 export type Outcome =
   | { readonly kind: 'hit'; readonly entry: Entry; readonly tier: Tier }
-  | { readonly kind: 'stale'; readonly entry: Entry; readonly tier: Tier; readonly landing: Landing | null }
+  | {
+      readonly kind: 'stale'
+      readonly entry: Entry
+      readonly tier: Tier
+      /** Null = upstream was not asked, or by somebody else. */
+      readonly landing: Landing | null
+      readonly because: 'error' | 'revalidating'
+    }
   | {
       readonly kind: 'fetched'
       readonly landing: Landing
@@ -263,6 +277,8 @@ export type Outcome =
       readonly forwardedBecause: 'miss' | 'stale' | 'request' | 'bypass' | 'method'
     }
   | { readonly kind: 'refused'; readonly error: ProxyError; readonly landing: Landing | null }
+  /** Answered from what is known about jobs: a replayed submission, a remembered state, or the promise of an answer (202). */
+  | { readonly kind: 'job'; readonly reply: Reply; readonly idempotentReplay: boolean }
   /** The caller hung up; nobody is there to be answered. */
   | { readonly kind: 'gone' }
 

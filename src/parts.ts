@@ -6,6 +6,7 @@ import type {
   Attempt,
   CachePolicy,
   Call,
+  Charge,
   Client,
   Entry,
   Exchange,
@@ -48,8 +49,8 @@ export interface RequestIdentity {
 }
 
 export interface Admission {
-  /** Throws RATE_LIMITED with the time to wait. Null = this client has no limit. */
-  admit(client: Client): LimitState | null
+  /** Throws RATE_LIMITED with the time to wait, or ENDPOINT_UNKNOWN for a scraper that is not this client's. Null = this client has no limit. */
+  admit(client: Client, call: Call): LimitState | null
   /** A place among the client's open questions. Throws CONCURRENCY_LIMITED. */
   enter(client: Client): Place
 }
@@ -66,17 +67,111 @@ export interface Bulkhead {
   enter(scraper: string): Place
 }
 
+/** Credits of a client per UTC day and month. Credits are integers; no interleaving ever spends more than the limit. */
+export interface Budget {
+  /** Sets aside what one attempt at this call may cost. Rejects with BUDGET_EXHAUSTED and the time to the reset. */
+  hold(client: Client, call: Call): Promise<Hold>
+  /** For those who ride along on what somebody else pays. */
+  readonly none: Hold
+  /** Takes up a hold that an earlier process has left behind, by its id; null when it is not known. */
+  adopt(holdId: string): Hold | null
+  /** At least a fifth of the client's budget is left. */
+  hasRoom(client: Client): boolean
+  /** Where the client stands, for the `RateLimit` headers; empty without limits. */
+  limits(client: Client): readonly LimitState[]
+  states(): readonly BudgetStatus[]
+}
+
+export interface BudgetStatus {
+  readonly client: string
+  readonly period: 'day' | 'month'
+  readonly limitCredits: number
+  /** left + held + spent = limit, at every moment. */
+  readonly leftCredits: number
+  readonly heldCredits: number
+  readonly spentCredits: number
+  readonly resetAt: number
+}
+
+/** Credits set aside for one flight. What its attempts cost is taken from it, the rest goes back. */
+export interface Hold {
+  readonly id: string
+  /**
+   * Before each attempt: as much as it may cost is set aside, and written down so that even after a crash it counts as spent.
+   * Rejects with BUDGET_EXHAUSTED when earlier attempts of this flight have used up what was set aside and no more is left.
+   */
+  secure(credits: number): Promise<void>
+  /** After each attempt. What may have been charged counts as charged. */
+  spend(charge: Charge): void
+  /** Gives back what was not spent. Never throws; only the first call counts. */
+  settle(): void
+}
+
+/** One attempt at upstream: as a plain call, or backed by a job. */
+export interface Upstream {
+  /** Never rejects: failures are verdicts. */
+  ask(question: Question): Promise<Asked>
+}
+
+export interface Question {
+  readonly call: Call
+  readonly turn: Turn
+  readonly key: KeyLease
+  readonly identity: RequestIdentity
+  readonly client: Client
+  readonly hold: Hold
+  /** Where the answer will be kept; null = nowhere. */
+  readonly cacheKey: string | null
+}
+
+export interface Asked {
+  readonly verdict: Verdict
+  /** What upstream answered with; null = no complete answer. */
+  readonly status: number | null
+}
+
+/** What is known about jobs: who owns them, what they were submitted for, how they ended. */
+export interface Jobs {
+  /**
+   * The way of a submission or a poll: a known answer is given (`job`), else `forward` is asked, and what it says is
+   * remembered. Polls of one job that come together are one (`joinKey`). Throws IDEMPOTENCY_CONFLICT.
+   */
+  follow(
+    request: ProxyRequest,
+    client: Client,
+    call: Call,
+    forward: (joinKey: string | null) => Promise<Outcome>,
+  ): Promise<Outcome>
+  /** Answers a question later: 202 with the id of a job, under which `landing` can be polled. */
+  promise(client: Client, call: Call, landing: Promise<Landing | null>): Outcome
+}
+
 export interface Cache {
   /** Where this client's answer to this call is kept; null = nowhere. */
   keyOf(call: Call, client: Client): string | null
   /** Never throws: a sick tier is a miss. */
-  lookup(key: string | null, call: Call, wishes: Wishes): Lookup
-  /** Never throws. Null = not to be kept. */
-  store(key: string | null, call: Call, verdict: Verdict, policy: CachePolicy): Entry | null
+  lookup(key: string | null, call: Call, wishes: Wishes, policy: CachePolicy): Lookup
+  /** Never throws. Null = not to be kept. `unclaimed`: nobody waits for it any more. */
+  store(key: string | null, call: Call, verdict: Verdict, policy: CachePolicy, unclaimed: boolean): Entry | null
+  /** Somebody has got this entry now. */
+  claim(key: string, entry: Entry): void
+  /** Drops what matches from all tiers; says how many entries that were. */
+  purge(filter: PurgeFilter): number
+}
+
+/** Everything that is given must match; `{}` is all. */
+export interface PurgeFilter {
+  readonly scraper?: string
+  readonly promptHash?: string
+  readonly country?: string
+  /** Stored at or before this point in time. */
+  readonly storedBefore?: number
 }
 
 /** Somebody who waits for a flight, with their own deadline. */
 export interface Asker {
+  /** For the status page. */
+  readonly scraper: string
   readonly deadlineAt: number
   readonly onGone: ProxyRequest['onGone']
 }
@@ -103,7 +198,17 @@ export interface Flights {
    * between "is someone flying?" and "then I fly". A flight that all have left is finished all the same.
    */
   join(key: string | null, asker: Asker, fly: (flight: Flight) => Promise<Landing>): Joined
+  /** Somebody could join a flight for `key` right now. */
+  has(key: string | null): boolean
   readonly size: number
+  /** For the status page: every flight with its age. */
+  list(): readonly FlightStatus[]
+}
+
+export interface FlightStatus {
+  readonly scraper: string
+  readonly askers: number
+  readonly startedAt: number
 }
 
 /** What one attempt may know about the attempts before it. */
@@ -167,6 +272,9 @@ export interface KeyStatus {
   readonly state: KeyState
   readonly untilAt: number | null
 }
+
+/** Answers one request. Never rejects. */
+export type Handle = (exchange: Exchange) => Promise<Outcome>
 
 export interface Recorder {
   begin(exchange: Exchange): void

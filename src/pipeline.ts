@@ -21,6 +21,7 @@ import type {
   Clients,
   Flight,
   Flights,
+  Handle,
   Keys,
   Profile,
   Recorder,
@@ -44,9 +45,6 @@ export interface Parts {
   readonly transport: Transport
   readonly recorder: Recorder
 }
-
-/** Answers one request. Never rejects. */
-export type Handle = (exchange: Exchange) => Promise<Outcome>
 
 export function createPipeline(parts: Parts): Handle {
   const {
@@ -77,10 +75,10 @@ export function createPipeline(parts: Parts): Handle {
     const { request } = exchange
     const client = (exchange.client = clients.identify(request))
     const call = (exchange.call = profile.read(request))
-    exchange.limits = admission.admit(client)
+    exchange.limits = admission.admit(client, call)
 
     const key = cache.keyOf(call, client)
-    const known = cache.lookup(key, call, request.wishes)
+    const known = cache.lookup(key, call, request.wishes, client.cache)
     if (known.kind === 'fresh') return { kind: 'hit', entry: known.entry, tier: known.tier }
     mayForward(request)
 
@@ -104,7 +102,7 @@ export function createPipeline(parts: Parts): Handle {
     const place = admission.enter(client)
     try {
       const patience = Math.min(client.retry.deadline, request.patienceMs ?? Number.POSITIVE_INFINITY)
-      const asker = { deadlineAt: request.arrivedAt + patience, onGone: request.onGone }
+      const asker = { deadlineAt: request.arrivedAt + patience, onGone: request.onGone, scraper: call.scraper }
       const flight = flights.join(mayJoin(call, request) ? key : null, asker, (flight) =>
         fly(request, client, call, key, flight),
       )
@@ -131,7 +129,8 @@ export function createPipeline(parts: Parts): Handle {
         (tried) => tried.verdict.health,
       ),
     )
-    const entry = request.wishes.noStore ? null : cache.store(key, call, landing.verdict, client.cache)
+    const isUnclaimed = flight.patienceUntil() === 0
+    const entry = request.wishes.noStore ? null : cache.store(key, call, landing.verdict, client.cache, isUnclaimed)
     return { ...landing, entry }
   }
 
@@ -195,7 +194,8 @@ function staleInstead(known: Lookup, instead: Outcome): Outcome | null {
     kind: 'stale',
     entry: known.entry,
     tier: known.tier,
-    landing: instead.kind === 'fetched' ? instead.landing : null,
+    landing: instead.kind === 'fetched' && instead.role === 'leader' ? instead.landing : null,
+    because: 'error',
   }
 }
 

@@ -79,9 +79,9 @@ const doors: Readonly<Record<string, readonly string[]>> = {
 
 /** Parts of Node that have a door, too; their types may be named by the neighbours of the door. */
 const nodeDoors: Readonly<Record<string, readonly string[]>> = {
-  'node:http': ['http/server.ts', 'http/admin.ts', 'world/transport.ts', 'simulator/'],
+  'node:http': ['http/server.ts', 'http/admin.ts', 'http/bad-request.ts', 'world/transport.ts', 'simulator/'],
   'node:https': ['world/transport.ts'],
-  'node:sqlite': ['world/disk.ts'],
+  'node:sqlite': ['world/disk-file.ts'],
 }
 
 const edge = ['world/', 'main.ts', 'cli/', 'simulator/', 'config/reload.ts']

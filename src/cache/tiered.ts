@@ -2,8 +2,8 @@
  * Keeping answers: what may be kept, for how long, and for whom. Knows nothing of HTTP; a sick tier is a miss.
  */
 import { createHash } from 'node:crypto'
-import type { CachePolicy, Call, Client, Entry, Lookup, Verdict, Wishes } from '../model.ts'
-import type { Cache } from '../parts.ts'
+import type { CachePolicy, Call, Client, Entry, Lookup, Reply, Verdict, Wishes } from '../model.ts'
+import type { Cache, PurgeFilter } from '../parts.ts'
 import type { Clock, Emit } from '../ports.ts'
 import { isFreshEnough, isGone, mayReplaceError } from './entry.ts'
 import type { LocalTier } from './local-tier.ts'
@@ -17,18 +17,18 @@ const NOTHING: Lookup = { kind: 'missing', unwanted: false }
 const UNWANTED: Lookup = { kind: 'missing', unwanted: true }
 
 export function createCache(options: CacheOptions, local: LocalTier, clock: Clock, emit: Emit): Cache {
-  return { keyOf, lookup, store }
+  return { keyOf, lookup, store, claim, purge }
 
   function keyOf(call: Call, client: Client): string | null {
     if (call.key === null) return null
     return client.cache.scope === 'shared' ? call.key : `${client.name}/${call.key}`
   }
 
-  function lookup(key: string | null, call: Call, wishes: Wishes): Lookup {
+  function lookup(key: string | null, call: Call, wishes: Wishes, policy: CachePolicy): Lookup {
     if (key === null) return NOTHING
     if (call.bypass) return UNWANTED
     const entry = local.get(key)
-    const found = judge(entry, wishes)
+    const found = judge(entry, wishes, policy)
     if (entry && isGone(entry, clock.wall())) local.delete(key)
     emit({
       kind: 'cache-looked-up',
@@ -38,17 +38,24 @@ export function createCache(options: CacheOptions, local: LocalTier, clock: Cloc
     return found
   }
 
-  function judge(entry: Entry | undefined, wishes: Wishes): Lookup {
+  function judge(entry: Entry | undefined, wishes: Wishes, policy: CachePolicy): Lookup {
     const wallMs = clock.wall()
     if (!entry || isGone(entry, wallMs)) return NOTHING
     if (isFreshEnough(entry, wishes, wallMs)) return { kind: 'fresh', entry, tier: 'memory' }
-    if (mayReplaceError(entry, wishes, wallMs)) return { kind: 'stale', entry, tier: 'memory' }
+    const refresh = wallMs < entry.freshUntil + policy.staleWhileRevalidate
+    if (mayReplaceError(entry, wishes, wallMs)) return { kind: 'stale', entry, tier: 'memory', refresh }
     return UNWANTED
   }
 
-  function store(key: string | null, call: Call, verdict: Verdict, policy: CachePolicy): Entry | null {
+  function store(
+    key: string | null,
+    call: Call,
+    verdict: Verdict,
+    policy: CachePolicy,
+    unclaimed: boolean,
+  ): Entry | null {
     if (key === null) return null
-    const entry = toEntry(call, verdict, policy)
+    const entry = toEntry(call, verdict, policy, unclaimed)
     if (!entry || (entry.status !== 200 && hidesAnAnswer(key))) return null
     local.set(key, entry)
     return entry
@@ -60,35 +67,23 @@ export function createCache(options: CacheOptions, local: LocalTier, clock: Cloc
     return known !== undefined && known.status === 200 && !isGone(known, clock.wall())
   }
 
-  function toEntry(call: Call, verdict: Verdict, policy: CachePolicy): Entry | null {
+  function toEntry(call: Call, verdict: Verdict, policy: CachePolicy, unclaimed: boolean): Entry | null {
+    const { reply } = verdict
     if (verdict.kind === 'answered') {
-      if (!verdict.keepable || policy.ttl + policy.staleIfError <= 0) return null
-      return entryOf(
-        call,
-        verdict.reply.status,
-        verdict.reply,
-        options.replay(verdict.reply.body),
-        policy.ttl,
-        policy.staleIfError,
-      )
+      const keptMs = Math.max(policy.staleIfError, policy.staleWhileRevalidate)
+      if (!verdict.keepable || policy.ttl + keptMs <= 0) return null
+      return { ...entryOf(call, verdict.reply, options.replay(verdict.reply.body), policy.ttl, keptMs), unclaimed }
     }
-    if (verdict.class !== 'emptyResult' || !verdict.reply || policy.emptyResultTtl <= 0) return null
-    return entryOf(call, verdict.reply.status, verdict.reply, verdict.reply.body, policy.emptyResultTtl, 0)
+    if (verdict.class !== 'emptyResult' || !reply || policy.emptyResultTtl <= 0) return null
+    return { ...entryOf(call, reply, reply.body, policy.emptyResultTtl, 0), priceCredits: 0 }
   }
 
-  function entryOf(
-    call: Call,
-    status: number,
-    reply: { readonly contentType: string | null; readonly body: Buffer },
-    body: Buffer,
-    ttlMs: number,
-    staleMs: number,
-  ): Entry {
+  function entryOf(call: Call, reply: Reply, body: Buffer, ttlMs: number, staleMs: number): Entry {
     const storedAt = clock.wall()
     // The answer and its replay are the same answer told twice: one validator for both, hence weak where they differ.
     const weak = body === reply.body ? '' : 'W/'
     return {
-      status,
+      status: reply.status,
       contentType: reply.contentType ?? 'application/json',
       body: unpooled(body),
       etag: `${weak}"${createHash('sha256').update(reply.body).digest('base64url').slice(0, 27)}"`,
@@ -98,9 +93,27 @@ export function createCache(options: CacheOptions, local: LocalTier, clock: Cloc
       scraper: call.scraper,
       promptHash: call.promptHash,
       country: call.country,
-      priceCredits: status === 200 ? call.priceCredits : 0,
+      priceCredits: call.priceCredits,
+      unclaimed: false,
     }
   }
+
+  function claim(key: string, entry: Entry): void {
+    local.set(key, { ...entry, unclaimed: false })
+  }
+
+  function purge(filter: PurgeFilter): number {
+    const doomed = Array.from(local.entries()).filter(([, entry]) => matches(entry, filter))
+    for (const [key] of doomed) local.delete(key)
+    return doomed.length
+  }
+}
+
+function matches(entry: Entry, { scraper, promptHash, country, storedBefore }: PurgeFilter): boolean {
+  if (scraper !== undefined && entry.scraper !== scraper) return false
+  if (promptHash !== undefined && entry.promptHash !== promptHash) return false
+  if (country !== undefined && entry.country !== country) return false
+  return storedBefore === undefined || entry.storedAt <= storedBefore
 }
 
 /** A small buffer may be a window into a shared 8 KiB pool, which it would keep alive as long as it is cached. */

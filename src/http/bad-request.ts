@@ -2,7 +2,7 @@
  * What Node could not read as a request: each gets one problem document and a closed connection, never a reset and never
  * a word of what was sent. Here the answer is written to the socket itself, since no response object exists.
  */
-import { type IncomingMessage, STATUS_CODES } from 'node:http'
+import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { ProxyError } from '../errors.ts'
 import type { Clock, Random, Timer } from '../ports.ts'
@@ -15,6 +15,8 @@ export interface BadRequestParts {
   readonly clock: Clock
   readonly random: Random
   readonly refused: (error: ProxyError) => void
+  /** Status to reason phrase. */
+  readonly reasons: Readonly<Record<number, string | undefined>>
 }
 
 /** What is known about a connection. */
@@ -39,7 +41,7 @@ export interface Unreadable extends Error {
   readonly rawPacket?: Buffer
 }
 
-export function createBadRequests({ clock, random, refused }: BadRequestParts): BadRequests {
+export function createBadRequests({ clock, random, refused, reasons }: BadRequestParts): BadRequests {
   const overflows = new Map<Duplex, { tail: string; readonly timer: Timer }>()
 
   return {
@@ -102,7 +104,7 @@ export function createBadRequests({ clock, random, refused }: BadRequestParts): 
     refused(refusal)
     if (!socket.writable) return
     const { status, headers, body } = refuse(random.id(), refusal)
-    const lines = [`HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}`, `Date: ${new Date(clock.wall()).toUTCString()}`]
+    const lines = [`HTTP/1.1 ${status} ${reasons[status] ?? ''}`, `Date: ${new Date(clock.wall()).toUTCString()}`]
     for (let i = 0; i < headers.length; i += 2) lines.push(`${headers[i]}: ${headers[i + 1]}`)
     lines.push('Connection: close', '', '')
     socket.write(Buffer.concat([Buffer.from(lines.join('\r\n'), 'latin1'), body ?? Buffer.alloc(0)]))

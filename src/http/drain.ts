@@ -1,9 +1,10 @@
 /**
  * How a port is given up: first only said (readiness), then no new connections and every answer closes its own, then, when
- * the grace ends, the rest is cut. Node ends idle connections but once, at the beginning; here they are swept.
+ * the grace ends, the rest is cut. Node's own `close` takes answers for finished that are still being written, and cuts
+ * them; so which connections are idle is decided here.
  */
 import type { Server as HttpServer } from 'node:http'
-import type { Socket } from 'node:net'
+import { Server as NetServer, type Socket } from 'node:net'
 import type { Clock, Timer } from '../ports.ts'
 
 export interface DrainTimes {
@@ -23,15 +24,17 @@ export interface Drainer {
   drain(times: DrainTimes): Promise<Drained>
 }
 
-export interface Drainable {
-  readonly server: HttpServer
-  readonly sockets: () => Iterable<Socket>
-  readonly openRequests: () => number
+/** What of a connection decides whether it is idle. */
+export interface Activity {
+  /** Requests that have not been answered. */
+  readonly open: number
+  /** How much the connection had brought when its last request was complete: more than that is the next one's beginning. */
+  readonly seenBytes: number
 }
 
 const sweepMs = 250
 
-export function createDrainer({ server, sockets, openRequests }: Drainable, clock: Clock): Drainer {
+export function createDrainer(server: HttpServer, connections: ReadonlyMap<Socket, Activity>, clock: Clock): Drainer {
   const { promise, resolve } = Promise.withResolvers<Drained>()
   let draining = false
   let stopped = false
@@ -68,7 +71,9 @@ export function createDrainer({ server, sockets, openRequests }: Drainable, cloc
   function stop(): void {
     if (stopped) return
     stopped = true
-    server.close(() => {
+    NetServer.prototype.close.call(server, () => {
+      // Nothing is left to close but Node's interval that looks for slow requests.
+      server.close(() => {})
       cancel()
       sweeping?.cancel()
       resolve(result)
@@ -76,16 +81,19 @@ export function createDrainer({ server, sockets, openRequests }: Drainable, cloc
     sweep()
   }
 
-  /** Connections on which an answer without `Connection: close` was still being written, and those that never spoke. */
+  /** Again and again: an answer without `Connection: close` may still be on its way when the drain begins. */
   function sweep(): void {
-    server.closeIdleConnections()
-    for (const socket of sockets()) if (socket.bytesRead === 0) socket.destroy()
+    for (const [socket, { open, seenBytes }] of connections) {
+      if (open === 0 && socket.writableLength === 0 && socket.bytesRead === seenBytes) socket.destroy()
+    }
     sweeping = clock.after(sweepMs, sweep)
   }
 
   function force(): void {
     stop()
-    if (openRequests() > 0) result = 'forced'
-    for (const socket of sockets()) socket.destroy()
+    for (const [socket, { open }] of connections) {
+      if (open > 0) result = 'forced'
+      socket.destroy()
+    }
   }
 }

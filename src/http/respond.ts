@@ -41,6 +41,8 @@ export function createResponder({ markReplays, replay }: ResponderOptions): Resp
         return fetched(exchange, outcome)
       case 'refused':
         return refused(exchange, outcome.error, outcome.landing)
+      case 'job':
+        return job(exchange, outcome)
       case 'gone':
         return null
       default:
@@ -111,11 +113,21 @@ function hit(exchange: Exchange, { entry, tier }: Kind<'hit'>, wallAt: number): 
   return known(exchange, entry, headers, toSeconds(wallAt - entry.storedAt), left, entry.body, entry.contentType)
 }
 
-function stale(exchange: Exchange, { entry, landing }: Kind<'stale'>, wallAt: number): Response {
+function stale(exchange: Exchange, { entry, landing, because }: Kind<'stale'>, wallAt: number): Response {
   const left = Math.min(-1, toSeconds(entry.freshUntil - wallAt))
-  const cacheStatus = `${cacheName}; hit; ttl=${left}; detail=stale-if-error`
+  const detail = because === 'error' ? 'stale-if-error' : 'stale-while-revalidate'
+  const cacheStatus = `${cacheName}; hit; ttl=${left}; detail=${detail}`
   const headers = start(exchange, cacheStatus, landing?.attempts.length ?? 0, landing?.chargedCredits ?? 0)
   return known(exchange, entry, headers, toSeconds(wallAt - entry.storedAt), 0, entry.body, entry.contentType)
+}
+
+/** What is known about a job; only our own `Location` goes out, and only with a promise. */
+function job(exchange: Exchange, { reply, idempotentReplay }: Kind<'job'>): Response {
+  const headers = start(exchange, `${cacheName}; hit; detail=jobs`, 0, 0)
+  if (idempotentReplay) headers.push('Idempotent-Replayed', 'true')
+  if (reply.location !== null) headers.push('Location', reply.location)
+  headers.push('Cache-Control', 'no-store')
+  return content(reply.status, headers, reply.contentType, reply.body)
 }
 
 /** An answer that is kept: its caller may keep it too, for as long as it is fresh. */

@@ -3,11 +3,11 @@
  * nothing behind a refused request on the same connection is ever executed, and that a drain loses nobody.
  * Knows neither routes nor why an answer is what it is.
  */
-import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { createServer as createHttpServer, type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
 import { ProxyError } from '../errors.ts'
 import type { Exchange, ProxyRequest } from '../model.ts'
-import type { Handle } from '../pipeline.ts'
+import type { Handle } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
 import { type ConnectionState, createBadRequests, linger } from './bad-request.ts'
 import { createDrainer, type Drained, type DrainTimes } from './drain.ts'
@@ -65,6 +65,7 @@ export interface Server {
 interface Connection extends ConnectionState {
   /** The answer that is the last in line. */
   last: ServerResponse | null
+  seenBytes: number
 }
 
 const defaults: Timeouts = {
@@ -101,10 +102,10 @@ export function createServer({ host, port, timeouts }: ServerOptions, parts: Ser
   server.maxHeadersCount = 0
   server.timeout = 0
 
-  const drainer = createDrainer({ server, sockets: () => connections.keys(), openRequests: () => openRequests }, clock)
-  const badRequests = createBadRequests(parts)
+  const drainer = createDrainer(server, connections, clock)
+  const badRequests = createBadRequests({ ...parts, reasons: STATUS_CODES })
   server.on('connection', (socket) => {
-    connections.set(socket, { open: 0, last: null, closing: false, broken: false })
+    connections.set(socket, { open: 0, seenBytes: 0, last: null, closing: false, broken: false })
     socket.once('close', () => connections.delete(socket))
   })
   server.on('request', receive)
@@ -128,6 +129,7 @@ export function createServer({ host, port, timeouts }: ServerOptions, parts: Ser
     if (!connection || connection.closing) return
     connection.open++
     connection.last = outgoing
+    connection.seenBytes = incoming.socket.bytesRead
     openRequests++
     void serve(incoming, outgoing, connection, refusal).finally(() => {
       connection.open--

@@ -1,4 +1,6 @@
 /** Whether a client may ask now: not too often, and not too much at a time. Its limits come with the client. */
+import { ProxyError } from '../errors.ts'
+import type { Call, Client } from '../model.ts'
 import type { Admission } from '../parts.ts'
 import type { Clock } from '../ports.ts'
 import { createConcurrencyLimits } from './concurrency.ts'
@@ -13,8 +15,16 @@ export function createAdmission({ clock }: { readonly clock: Clock }): Admission
   const rates = createRateLimits({ clock })
   const concurrency = createConcurrencyLimits()
   return {
-    admit: (client) => rates.admit(client),
+    admit(client, call) {
+      mayAsk(client, call)
+      return rates.admit(client)
+    },
     enter: (client) => concurrency.enter(client),
     open: (clientName) => concurrency.open(clientName),
   }
+}
+
+function mayAsk({ scrapers }: Client, { scraper, endpoint }: Call): void {
+  if (scrapers === null || endpoint === 'status' || scrapers.has(scraper)) return
+  throw new ProxyError('ENDPOINT_UNKNOWN', 'This scraper is not among those that this client may ask.')
 }

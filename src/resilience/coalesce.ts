@@ -8,7 +8,7 @@
  */
 import { ProxyError } from '../errors.ts'
 import type { Landing } from '../model.ts'
-import type { Asker, Flight, Flights, Joined } from '../parts.ts'
+import type { Asker, Flight, Flights, FlightStatus, Joined } from '../parts.ts'
 import type { Clock, Emit } from '../ports.ts'
 
 interface FlightsPorts {
@@ -28,6 +28,8 @@ interface Waiting {
 
 /** A flight under way, with those who wait for it. */
 interface Airborne {
+  readonly scraper: string
+  readonly startedAt: number
   readonly waiting: Set<Waiting>
   readonly listeners: Set<() => void>
   progress: Landing | null
@@ -41,7 +43,14 @@ export function createFlights({ clock, emit, maxAskers = 10_000 }: FlightsPorts)
     const known = key === null ? undefined : joinable.get(key)
     if (known) return { role: 'joined', landing: board(known, asker) }
 
-    const airborne: Airborne = { waiting: new Set(), listeners: new Set(), progress: null }
+    const { scraper } = asker
+    const airborne: Airborne = {
+      scraper,
+      startedAt: clock.wall(),
+      waiting: new Set(),
+      listeners: new Set(),
+      progress: null,
+    }
     aloft.add(airborne)
     if (key !== null) joinable.set(key, airborne)
     // The leader boards before the take-off, so that there is patience from the first moment.
@@ -111,8 +120,14 @@ export function createFlights({ clock, emit, maxAskers = 10_000 }: FlightsPorts)
     for (const waiting of airborne.waiting) tell(waiting)
   }
 
+  function list(): FlightStatus[] {
+    return Array.from(aloft, ({ scraper, startedAt, waiting }) => ({ scraper, startedAt, askers: waiting.size }))
+  }
+
   return {
     join,
+    has: (key) => key !== null && joinable.has(key),
+    list,
     get size() {
       return aloft.size
     },

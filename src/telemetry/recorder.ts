@@ -181,6 +181,7 @@ function codeOf(outcome: Outcome): Code | null {
 function statusOf(outcome: Outcome, code: Code | null): number | 'gone' {
   if (outcome.kind === 'gone') return 'gone'
   if (outcome.kind === 'refused') return outcome.error.status
+  if (outcome.kind === 'job') return outcome.reply.status
   if (outcome.kind !== 'fetched') return outcome.entry.status
   return outcome.landing.verdict.reply?.status ?? refusals[code ?? 'INTERNAL'].statuses[0]
 }

@@ -70,11 +70,11 @@ function client(name: string, scope: 'shared' | 'client'): Client {
 
 void t.test('an answer is fresh for its ttl, then good only instead of an error, then gone', async (t) => {
   const { cache, local, time } = aCache()
-  cache.store('k1', CALL, answered('{"a":1}'), POLICY)
+  cache.store('k1', CALL, answered('{"a":1}'), POLICY, false)
   const seen: [number, string][] = []
   for (const at of [0, HOUR - 1, HOUR, 2 * HOUR - 1, 2 * HOUR]) {
     time.at = 1_700_000_000_000 + at
-    seen.push([at, cache.lookup('k1', CALL, NO_WISHES).kind])
+    seen.push([at, cache.lookup('k1', CALL, NO_WISHES, POLICY).kind])
   }
   t.same(seen, [
     [0, 'fresh'],
@@ -88,7 +88,7 @@ void t.test('an answer is fresh for its ttl, then good only instead of an error,
 
 void t.test('what is kept is the replay, under one weak validator of the original', async (t) => {
   const { cache } = aCache()
-  const entry = cache.store('k1', CALL, answered('{"a":1}'), POLICY)
+  const entry = cache.store('k1', CALL, answered('{"a":1}'), POLICY, false)
   t.equal(entry?.body.toString(), '{"a":1}*')
   t.match(entry?.etag, /^W\/"[\w-]{27}"$/)
   t.equal(entry?.priceCredits, 3)
@@ -105,25 +105,25 @@ void t.test('one client never sees the answer of another when the scope is the c
 void t.test('what may not be kept is not kept', async (t) => {
   const { cache, local } = aCache()
   const serverError: Verdict = { ...EMPTY, class: 'serverError' }
-  t.equal(cache.store(null, CALL, answered('{}'), POLICY), null, 'no key')
-  t.equal(cache.store('k1', CALL, answered('{}', false), POLICY), null, 'not keepable')
-  t.equal(cache.store('k1', CALL, serverError, POLICY), null, 'an error')
-  t.equal(cache.store('k1', CALL, answered('{}'), { ...POLICY, ttl: 0, staleIfError: 0 }), null, 'no ttl')
-  t.equal(cache.store('k1', CALL, EMPTY, { ...POLICY, emptyResultTtl: 0 }), null, 'no memory for empty results')
+  t.equal(cache.store(null, CALL, answered('{}'), POLICY, false), null, 'no key')
+  t.equal(cache.store('k1', CALL, answered('{}', false), POLICY, false), null, 'not keepable')
+  t.equal(cache.store('k1', CALL, serverError, POLICY, false), null, 'an error')
+  t.equal(cache.store('k1', CALL, answered('{}'), { ...POLICY, ttl: 0, staleIfError: 0 }, false), null, 'no ttl')
+  t.equal(cache.store('k1', CALL, EMPTY, { ...POLICY, emptyResultTtl: 0 }, false), null, 'no memory for empty results')
   t.equal(local.count, 0)
 })
 
 void t.test('"empty result" is remembered briefly, and never hides a real answer', async (t) => {
   const { cache, time } = aCache()
-  const entry = cache.store('k1', CALL, EMPTY, POLICY)
+  const entry = cache.store('k1', CALL, EMPTY, POLICY, false)
   t.match(entry, { status: 500, priceCredits: 0 })
-  t.equal(cache.lookup('k1', CALL, NO_WISHES).kind, 'fresh')
+  t.equal(cache.lookup('k1', CALL, NO_WISHES, POLICY).kind, 'fresh')
   time.at += 60_000
-  t.equal(cache.lookup('k1', CALL, NO_WISHES).kind, 'missing')
-  cache.store('k1', CALL, answered('{"a":1}'), POLICY)
+  t.equal(cache.lookup('k1', CALL, NO_WISHES, POLICY).kind, 'missing')
+  cache.store('k1', CALL, answered('{"a":1}'), POLICY, false)
   time.at += HOUR
-  t.equal(cache.store('k1', CALL, EMPTY, POLICY), null)
-  t.match(cache.lookup('k1', CALL, NO_WISHES), { kind: 'stale', entry: { status: 200 } })
+  t.equal(cache.store('k1', CALL, EMPTY, POLICY, false), null)
+  t.match(cache.lookup('k1', CALL, NO_WISHES, POLICY), { kind: 'stale', entry: { status: 200 } })
 })
 
 void t.test('request Cache-Control decides whether what is kept will do', async (t) => {
@@ -142,28 +142,28 @@ void t.test('request Cache-Control decides whether what is kept will do', async 
   ]
   for (const [name, wish, age, expected] of table) {
     const { cache, time } = aCache()
-    cache.store('k1', CALL, answered('{}'), POLICY)
+    cache.store('k1', CALL, answered('{}'), POLICY, false)
     time.at += age
-    t.equal(cache.lookup('k1', CALL, { ...NO_WISHES, ...wish }).kind, expected, name)
+    t.equal(cache.lookup('k1', CALL, { ...NO_WISHES, ...wish }, POLICY).kind, expected, name)
   }
 })
 
 void t.test('bypass_cache reads nothing and says that something was there to be unwanted', async (t) => {
   const { cache } = aCache()
-  cache.store('k1', CALL, answered('{}'), POLICY)
-  t.same(cache.lookup('k1', { ...CALL, bypass: true }, NO_WISHES), { kind: 'missing', unwanted: true })
-  t.same(cache.lookup(null, CALL, NO_WISHES), { kind: 'missing', unwanted: false })
+  cache.store('k1', CALL, answered('{}'), POLICY, false)
+  t.same(cache.lookup('k1', { ...CALL, bypass: true }, NO_WISHES, POLICY), { kind: 'missing', unwanted: true })
+  t.same(cache.lookup(null, CALL, NO_WISHES, POLICY), { kind: 'missing', unwanted: false })
 })
 
 void t.test('the memory tier is bounded by bytes, evicts the least recently used, and says so', async (t) => {
   const { cache, local, events } = aCache(3_000)
   const body = 'x'.repeat(400)
-  for (const key of ['a', 'b', 'c']) cache.store(key, CALL, answered(body), POLICY)
-  cache.lookup('a', CALL, NO_WISHES)
-  cache.store('d', CALL, answered(body), POLICY)
+  for (const key of ['a', 'b', 'c']) cache.store(key, CALL, answered(body), POLICY, false)
+  cache.lookup('a', CALL, NO_WISHES, POLICY)
+  cache.store('d', CALL, answered(body), POLICY, false)
   t.ok(local.bytes <= 3_000)
-  t.equal(cache.lookup('a', CALL, NO_WISHES).kind, 'fresh', 'used just now')
-  t.equal(cache.lookup('b', CALL, NO_WISHES).kind, 'missing')
+  t.equal(cache.lookup('a', CALL, NO_WISHES, POLICY).kind, 'fresh', 'used just now')
+  t.equal(cache.lookup('b', CALL, NO_WISHES, POLICY).kind, 'missing')
   t.equal(events.filter((event) => event.kind === 'cache-evicted').length, 1)
   t.same([...local.entries()].map(([key]) => key).toSorted(), ['a', 'c', 'd'])
   local.delete('a')

@@ -34,6 +34,7 @@ const entry: Entry = {
   promptHash: null,
   country: null,
   priceCredits: 2,
+  unclaimed: false,
 }
 
 function failed(status: number | null, refusal: 'UPSTREAM_UNREACHABLE' | 'UPSTREAM_INVALID' | null = null): Verdict {
@@ -105,7 +106,11 @@ void t.test('a hit: nothing was asked, nothing was paid', async (t) => {
 void t.test('a stale answer says so, and what was tried before', async (t) => {
   const late = epoch + 411_500
   const tried = headersOf(
-    respond({ kind: 'stale', entry, tier: 'memory', landing: landing(failed(500)) }, exchange(), late),
+    respond(
+      { kind: 'stale', entry, tier: 'memory', landing: landing(failed(500)), because: 'error' },
+      exchange(),
+      late,
+    ),
   )
   t.has(tried, {
     'cache-status': 'scrapellm-proxy; hit; ttl=-12; detail=stale-if-error',
@@ -114,7 +119,7 @@ void t.test('a stale answer says so, and what was tried before', async (t) => {
     'x-proxy-attempts': '2',
   })
   const untried = headersOf(
-    respond({ kind: 'stale', entry, tier: 'memory', landing: null }, exchange(), epoch + 400_000),
+    respond({ kind: 'stale', entry, tier: 'memory', landing: null, because: 'error' }, exchange(), epoch + 400_000),
   )
   t.match(untried, { 'cache-status': /ttl=-1;/, 'x-proxy-attempts': '0', 'x-proxy-credits': '0' })
 })

@@ -3,7 +3,7 @@ import t from 'tap'
 import { ProxyError } from '../../src/errors.ts'
 import { createAdmission } from '../../src/limits/admission.ts'
 import { epoch, fakeClock, fakeWorld } from '../support/world.ts'
-import { aClient } from '../support/verdicts.ts'
+import { aCall, aClient } from '../support/verdicts.ts'
 
 const perMinute = { limit: 60, per: 60_000, burst: 20 }
 
@@ -21,7 +21,7 @@ function refusalOf(work: () => unknown): ProxyError {
 void t.test('A client without limits is never refused, and told nothing', async (t) => {
   const admission = createAdmission({ clock: fakeClock() })
   for (let i = 0; i < 1_000; i += 1) {
-    t.equal(admission.admit(aClient()), null)
+    t.equal(admission.admit(aClient(), aCall()), null)
     admission.enter(aClient())
   }
   t.equal(admission.open('team'), 1_000, 'but it is counted')
@@ -32,40 +32,40 @@ void t.test('A burst is let in at once, and then one request per interval', asyn
   const admission = createAdmission({ clock })
   const client = aClient({ rate: perMinute })
 
-  const states = Array.from({ length: 20 }, () => admission.admit(client))
+  const states = Array.from({ length: 20 }, () => admission.admit(client, aCall()))
   t.strictSame(states[0], { policy: '"requests";q=60;w=60', remaining: 19, resetMs: 1_000 })
   t.strictSame(states[19], { policy: '"requests";q=60;w=60', remaining: 0, resetMs: 20_000 })
 
-  const refusal = refusalOf(() => admission.admit(client))
+  const refusal = refusalOf(() => admission.admit(client, aCall()))
   t.match(refusal, { code: 'RATE_LIMITED', status: 429, retryAfterMs: 1_000 })
 
   await clock.advance(999)
-  t.equal(refusalOf(() => admission.admit(client)).retryAfterMs, 1, 'what was refused costs no time')
+  t.equal(refusalOf(() => admission.admit(client, aCall())).retryAfterMs, 1, 'what was refused costs no time')
   await clock.advance(1)
-  t.match(admission.admit(client), { remaining: 0 })
-  t.equal(refusalOf(() => admission.admit(client)).code, 'RATE_LIMITED')
+  t.match(admission.admit(client, aCall()), { remaining: 0 })
+  t.equal(refusalOf(() => admission.admit(client, aCall())).code, 'RATE_LIMITED')
 })
 
 void t.test('After an idle time the burst is back, and no more than the burst', async (t) => {
   const { clock } = fakeWorld()
   const admission = createAdmission({ clock })
   const client = aClient({ rate: perMinute })
-  for (let i = 0; i < 20; i += 1) admission.admit(client)
+  for (let i = 0; i < 20; i += 1) admission.admit(client, aCall())
   await clock.advance(24 * 3_600_000)
-  for (let i = 0; i < 20; i += 1) admission.admit(client)
-  t.equal(refusalOf(() => admission.admit(client)).code, 'RATE_LIMITED')
+  for (let i = 0; i < 20; i += 1) admission.admit(client, aCall())
+  t.equal(refusalOf(() => admission.admit(client, aCall())).code, 'RATE_LIMITED')
 })
 
 void t.test('Every client has limits of its own', async (t) => {
   const admission = createAdmission({ clock: fakeClock() })
   const rate = { limit: 1, per: 500, burst: 1 }
-  t.strictSame(admission.admit(aClient({ name: 'one', rate })), {
+  t.strictSame(admission.admit(aClient({ name: 'one', rate }), aCall()), {
     policy: '"requests";q=1;w=1',
     remaining: 0,
     resetMs: 500,
   })
-  t.equal(refusalOf(() => admission.admit(aClient({ name: 'one', rate }))).retryAfterMs, 500)
-  t.match(admission.admit(aClient({ name: 'two', rate })), { remaining: 0 })
+  t.equal(refusalOf(() => admission.admit(aClient({ name: 'one', rate }), aCall())).retryAfterMs, 500)
+  t.match(admission.admit(aClient({ name: 'two', rate }), aCall()), { remaining: 0 })
 })
 
 void t.test('L4: in any window there are at most burst + window / interval requests, for any schedule', async (t) => {
@@ -87,7 +87,7 @@ void t.test('L4: in any window there are at most burst + window / interval reque
         for (const gap of gaps) {
           now += gap
           try {
-            admission.admit(client)
+            admission.admit(client, aCall())
             grants.push(now)
           } catch (error) {
             if (!(error instanceof ProxyError)) throw error
@@ -115,12 +115,12 @@ void t.test('L4: who waits as long as they are told is let in, and not a millise
         let now = epoch
         const admission = createAdmission({ clock: { ...fakeClock(), now: () => now } })
         const client = aClient({ rate })
-        for (let i = 0; i < rate.burst; i += 1) admission.admit(client)
-        const waitMs = refusalOf(() => admission.admit(client)).retryAfterMs ?? 0
+        for (let i = 0; i < rate.burst; i += 1) admission.admit(client, aCall())
+        const waitMs = refusalOf(() => admission.admit(client, aCall())).retryAfterMs ?? 0
         now += waitMs - 1
-        const early = refusalOf(() => admission.admit(client)).retryAfterMs
+        const early = refusalOf(() => admission.admit(client, aCall())).retryAfterMs
         now += 1
-        return early === 1 && admission.admit(client) !== null
+        return early === 1 && admission.admit(client, aCall()) !== null
       }),
       { numRuns: 500, seed: 4 },
     ),

@@ -149,18 +149,18 @@ void t.test(
 
 void t.test('request Cache-Control is honoured', async (t) => {
   const { ask, sim, clock } = await aProxy(t)
-  const with_ = (value: string) => ({ headers: { 'cache-control': value } })
-  t.match(await ask('q', with_('only-if-cached')), { status: 504, headers: { 'x-proxy-code': 'CACHE_MISS' } })
+  const wishing = (value: string) => ({ headers: { 'cache-control': value } })
+  t.match(await ask('q', wishing('only-if-cached')), { status: 504, headers: { 'x-proxy-code': 'CACHE_MISS' } })
   t.equal(sim.requests.length, 0)
-  await ask('q', with_('no-store'))
+  await ask('q', wishing('no-store'))
   t.match(facts(await ask('q')), { cache: 'fwd=miss; fwd-status=200; stored' }, 'no-store kept nothing')
-  t.match(facts(await ask('q', with_('only-if-cached'))), { status: 200 })
-  t.match(facts(await ask('q', with_('no-cache'))), { cache: 'fwd=request; fwd-status=200; stored' })
+  t.match(facts(await ask('q', wishing('only-if-cached'))), { status: 200 })
+  t.match(facts(await ask('q', wishing('no-cache'))), { cache: 'fwd=request; fwd-status=200; stored' })
   clock.skip(100_000)
-  t.match(facts(await ask('q', with_('max-age=100'))), { cache: /^fwd=/ })
+  t.match(facts(await ask('q', wishing('max-age=100'))), { cache: /^fwd=/ })
   clock.skip(12 * 3_600_000)
-  t.match(facts(await ask('q', with_('max-stale, only-if-cached'))), { status: 200 })
-  t.match(facts(await ask('q', with_('only-if-cached'))), { status: 504 })
+  t.match(facts(await ask('q', wishing('max-stale, only-if-cached'))), { status: 200 })
+  t.match(facts(await ask('q', wishing('only-if-cached'))), { status: 504 })
 })
 
 void t.test('If-None-Match saves the body', async (t) => {

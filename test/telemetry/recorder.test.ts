@@ -137,6 +137,8 @@ function clientNamed(name: string): Client {
     concurrency: null,
     retry: { attempts: 4, deadline: 600_000, classes: {} as Client['retry']['classes'] },
     cache: { ttl: 1, staleIfError: 1, staleWhileRevalidate: 0, emptyResultTtl: 1, scope: 'shared' },
+    credits: { perDay: null, perMonth: null },
+    scrapers: null,
   }
 }
 
@@ -152,6 +154,7 @@ const entry: Entry = {
   promptHash: 'abc123',
   country: 'US',
   priceCredits: 3,
+  unclaimed: false,
 }
 
 const hit: Outcome = { kind: 'hit', entry, tier: 'memory' }
@@ -309,7 +312,13 @@ void t.test('what joined calls and stale answers save is counted apart, and cost
   scene.end(scene.exchange({ client: 'batch' }), fetched(failed, { role: 'joined' }))
   const free: Verdict = { ...answered, charge: { state: 'free', credits: 0 } }
   scene.end(scene.exchange({ client: 'batch' }), fetched(free, { role: 'joined' }))
-  scene.end(scene.exchange({ client: 'batch' }), { kind: 'stale', entry, tier: 'memory', landing: landing(failed) })
+  scene.end(scene.exchange({ client: 'batch' }), {
+    kind: 'stale',
+    entry,
+    tier: 'memory',
+    landing: landing(failed),
+    because: 'error',
+  })
 
   const value = await scene.scrape()
   t.equal(value('credits_saved_total{client="batch",scraper="chatgpt",how="joined"}'), 3)
