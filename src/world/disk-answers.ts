@@ -9,7 +9,7 @@ import { crc32 } from 'node:zlib'
 import type { Entry } from '../model.ts'
 import type { PurgeFilter } from '../ports.ts'
 import { PAGE_BYTES } from './disk-file.ts'
-import { ROW_BYTES } from './disk-queue.ts'
+import { goneAt, ROW_BYTES } from './disk-queue.ts'
 
 /** `staleUseId` is the row when it has not been noted for long that it is used. `damaged`: there is one, but it is not what was written. */
 export type Found =
@@ -99,7 +99,7 @@ export function createAnswers(db: DatabaseSync, limitPages: number, onEvicted: (
     const bonus = bonusOf(entry)
     const { lastInsertRowid } = insert.run(
       key,
-      Math.max(entry.freshUntil, entry.staleUntil),
+      goneAt(entry),
       wallMs + bonus,
       bonus,
       entry.status,

@@ -5,6 +5,7 @@
  * here throws for trouble with the file: the store goes down with one event, serves records from memory and answers from its
  * queue, tries again now and then, and brings the file up to date before it is up again. Must not know what the records mean.
  */
+import { DatabaseSync } from 'node:sqlite'
 import type { Entry } from '../model.ts'
 import type { Clock, Disk, DiskRecord, Emit, PurgeFilter, Timer } from '../ports.ts'
 import type { DiskTrouble } from '../telemetry/events.ts'
@@ -21,7 +22,7 @@ import {
   troubleOf,
 } from './disk-file.ts'
 import { boundsOf } from './disk-bounds.ts'
-import { createDiskQueue, type Waiting, weightOf } from './disk-queue.ts'
+import { createDiskQueue, goneAt, type Waiting, weightOf } from './disk-queue.ts'
 import { createRecords } from './disk-records.ts'
 
 export interface DiskOptions {
@@ -233,10 +234,13 @@ export function createDisk(options: DiskOptions, clock: Clock, emit: Emit): Disk
     try {
       // A volume that is smaller than the limit would be full again and again.
       bounds = boundsOf(Math.min(options.maxBytes, roomFor(path)))
-      file = openFile(path, bounds.walPages)
+      file = openFile(path, bounds.walPages, connect)
       records.load(file.db, clock.wall())
       if (file.outdated) {
-        file = startAnew(file)
+        // Answers of an earlier format are not worth a migration; records are carried over in memory.
+        file.db.close()
+        removeFile(path)
+        file = openFile(path, bounds.walPages, connect)
         records.load(file.db, clock.wall())
       }
       records.attach(file.db)
@@ -251,13 +255,6 @@ export function createDisk(options: DiskOptions, clock: Clock, emit: Emit): Disk
       closeQuietly(file)
       return troubleOf(error)
     }
-  }
-
-  /** Answers of an earlier format are not worth a migration; records are carried over in memory. */
-  function startAnew(file: OpenFile): OpenFile {
-    file.db.close()
-    removeFile(path)
-    return openFile(path, bounds.walPages)
   }
 
   function catchUp(now: Open): void {
@@ -295,6 +292,7 @@ export function createDisk(options: DiskOptions, clock: Clock, emit: Emit): Disk
   }
 }
 
-function goneAt(entry: Entry): number {
-  return Math.max(entry.freshUntil, entry.staleUntil)
+/** Nothing ever waits for a lock: the event loop would. */
+function connect(path: string): DatabaseSync {
+  return new DatabaseSync(path, { timeout: 0 })
 }
