@@ -152,8 +152,6 @@ export function aClient(changes: Partial<Client> = {}): Client {
     name: 'team',
     rate: null,
     concurrency: null,
-    credits: { perDay: null, perMonth: null },
-    scrapers: null,
     retry: retryDefaults,
     cache: { ttl: 60_000, staleIfError: 0, staleWhileRevalidate: 0, emptyResultTtl: 0, scope: 'shared' },
     credits: { perDay: null, perMonth: null },
