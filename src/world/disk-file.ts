@@ -1,6 +1,6 @@
 /**
  * The file under the disk store: opening it as its only owner, its layout and format version, putting a sick one aside,
- * and what an error of the library or the file system means.
+ * and what an error of the library or the file system means. The one place that makes a connection.
  *
  * The owner is found out by an exclusive lock that is held as long as the connection lives; nothing ever waits for it.
  * No other descriptor of the file may be opened and closed meanwhile: that would silently give the lock away.
@@ -17,7 +17,7 @@ import {
   statSync,
 } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
-import type { DatabaseSync } from 'node:sqlite'
+import { DatabaseSync } from 'node:sqlite'
 import type { DiskTrouble } from '../telemetry/events.ts'
 
 export const PAGE_BYTES = 4096
@@ -59,9 +59,9 @@ export interface OpenFile {
 }
 
 /** Throws; `troubleOf` says what it means. */
-export function openFile(path: string, walPages: number, connect: (path: string) => DatabaseSync): OpenFile {
+export function openFile(path: string, walPages: number): OpenFile {
   create(path)
-  const db = connect(path)
+  const db = new DatabaseSync(path, { timeout: 0 })
   try {
     const outdated = prepare(db, walPages)
     return { db, outdated, check: checkOf(path) }

@@ -5,7 +5,6 @@
  * here throws for trouble with the file: the store goes down with one event, serves records from memory and answers from its
  * queue, tries again now and then, and brings the file up to date before it is up again. Must not know what the records mean.
  */
-import { DatabaseSync } from 'node:sqlite'
 import type { Entry } from '../model.ts'
 import type { Clock, Disk, DiskRecord, Emit, PurgeFilter, Timer } from '../ports.ts'
 import type { DiskTrouble } from '../telemetry/events.ts'
@@ -234,13 +233,13 @@ export function createDisk(options: DiskOptions, clock: Clock, emit: Emit): Disk
     try {
       // A volume that is smaller than the limit would be full again and again.
       bounds = boundsOf(Math.min(options.maxBytes, roomFor(path)))
-      file = openFile(path, bounds.walPages, connect)
+      file = openFile(path, bounds.walPages)
       records.load(file.db, clock.wall())
       if (file.outdated) {
         // Answers of an earlier format are not worth a migration; records are carried over in memory.
         file.db.close()
         removeFile(path)
-        file = openFile(path, bounds.walPages, connect)
+        file = openFile(path, bounds.walPages)
         records.load(file.db, clock.wall())
       }
       records.attach(file.db)
@@ -290,9 +289,4 @@ export function createDisk(options: DiskOptions, clock: Clock, emit: Emit): Disk
     if (!outage) emit({ kind: 'disk-changed', to: 'down', because })
     outage ??= because
   }
-}
-
-/** Nothing ever waits for a lock: the event loop would. */
-function connect(path: string): DatabaseSync {
-  return new DatabaseSync(path, { timeout: 0 })
 }
