@@ -4,6 +4,7 @@
  */
 import { hash, timingSafeEqual } from 'node:crypto'
 import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { ProxyError } from '../errors.ts'
 import type { Emit, Random } from '../ports.ts'
 import { problemOf } from './respond.ts'
@@ -65,6 +66,7 @@ const maxBodyBytes = 64 * 1024
 export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
   const routes = [...builtIn(parts), ...(parts.routes ?? [])]
   const tokenDigest = options.token === null ? null : hash('sha256', options.token, 'buffer')
+  let chosenPort = options.port
   const onlyLoopback = loopback.test(options.host)
 
   const server = createHttpServer({ headersTimeout: 10_000, requestTimeout: 30_000 }, (incoming, outgoing) => {
@@ -120,12 +122,12 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
         server.once('error', reject)
         server.listen({ host: options.host, port: options.port }, () => {
           server.off('error', reject)
+          chosenPort = (server.address() as AddressInfo).port
           resolve()
         })
       }),
     get port() {
-      const address = server.address()
-      return typeof address === 'object' && address ? address.port : options.port
+      return chosenPort
     },
     close: () =>
       new Promise((resolve) => {

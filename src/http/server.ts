@@ -4,7 +4,7 @@
  * Knows neither routes nor why an answer is what it is.
  */
 import { createServer as createHttpServer, type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
-import type { Socket } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
 import { ProxyError } from '../errors.ts'
 import type { Exchange, ProxyRequest } from '../model.ts'
 import type { Handle } from '../parts.ts'
@@ -85,6 +85,7 @@ export function createServer({ host, port, timeouts }: ServerOptions, parts: Ser
   const target = createTargets()
   const connections = new Map<Socket, Connection>()
   let openRequests = 0
+  let chosenPort = port
 
   const server = createHttpServer({
     maxHeaderSize,
@@ -191,12 +192,12 @@ export function createServer({ host, port, timeouts }: ServerOptions, parts: Ser
         server.once('error', reject)
         server.listen({ host, port }, () => {
           server.off('error', reject)
+          chosenPort = (server.address() as AddressInfo).port
           resolve()
         })
       }),
     get port() {
-      const address = server.address()
-      return typeof address === 'object' && address ? address.port : port
+      return chosenPort
     },
     get openRequests() {
       return openRequests
