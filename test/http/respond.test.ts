@@ -346,3 +346,22 @@ void t.test('304 has no body, but says all about the one that the caller has', a
 void t.test('nobody is answered who has gone', async (t) => {
   t.equal(marking(exchange(), { kind: 'gone' }, epoch), null)
 })
+
+void t.test('what is known about a job is answered without asking, a replayed submission says so', async (t) => {
+  const known = { ...reply, status: 202, location: '/jobs/1' }
+  const replayed = headersOf(respond({ kind: 'job', reply: known, idempotentReplay: true }))
+  t.has(replayed, { 'idempotent-replayed': 'true', location: '/jobs/1', 'cache-control': 'no-store' })
+  t.has(replayed, { 'x-proxy-attempts': '0', 'x-proxy-credits': '0' })
+  const state = respond({ kind: 'job', reply, idempotentReplay: false })
+  t.has(state, { status: 200, body })
+  t.notOk('idempotent-replayed' in headersOf(state))
+  t.notOk('location' in headersOf(state))
+})
+
+void t.test('a stale answer that is being refreshed says so', async (t) => {
+  const outcome = { kind: 'stale', entry, tier: 'memory', landing: null, because: 'revalidating' } as const
+  t.equal(
+    headersOf(respond(outcome, exchange(), epoch + 401_000))['cache-status'],
+    'scrapellm-proxy; hit; ttl=-1; detail=stale-while-revalidate',
+  )
+})

@@ -497,7 +497,7 @@ void t.test('a drain finishes what is open, says so on the connection, and takes
   await world.clock.advance(5000)
   await silent.closed
   t.equal(silent.answers(), 0)
-  const late = connect(server.port || 1, '127.0.0.1')
+  const late = connect(server.port, '127.0.0.1')
   t.match(await new Promise((resolve) => late.once('error', resolve)), { code: 'ECONNREFUSED' })
 
   go.resolve()

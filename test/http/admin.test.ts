@@ -1,0 +1,183 @@
+/** The admin port: probes, metrics, status, who may see them, and rows added by others. */
+import { request } from 'node:http'
+import t, { type Test } from 'tap'
+import { ProxyError } from '../../src/errors.ts'
+import { type Admin, type AdminOptions, type AdminParts, createAdmin, json } from '../../src/http/admin.ts'
+import { type FakeWorld, fakeWorld } from '../support/world.ts'
+
+interface Answer {
+  readonly status: number
+  readonly headers: NodeJS.Dict<string | string[]>
+  readonly body: string
+}
+
+interface Asked {
+  readonly method?: string
+  readonly headers?: Record<string, string>
+  readonly body?: string
+}
+
+interface Stage {
+  readonly admin: Admin
+  readonly world: FakeWorld
+  readonly ask: (path: string, asked?: Asked) => Promise<Answer>
+}
+
+async function stage(t: Test, options: Partial<AdminOptions> = {}, parts: Partial<AdminParts> = {}): Promise<Stage> {
+  const world = fakeWorld()
+  const admin = createAdmin(
+    { host: '127.0.0.1', port: 0, token: null, ...options },
+    {
+      ...world,
+      ready: () => true,
+      metrics: async () => ({ contentType: 'text/plain; version=0.0.4', body: 'up 1\n' }),
+      status: () => ({ version: '1' }),
+      ...parts,
+    },
+  )
+  await admin.listen()
+  t.teardown(() => admin.close())
+
+  const ask = (path: string, { method = 'GET', headers = {}, body }: Asked = {}): Promise<Answer> =>
+    new Promise((resolve, reject) => {
+      const outgoing = request({ host: '127.0.0.1', port: admin.port, path, method, headers, agent: false })
+      outgoing.on('error', reject)
+      outgoing.on('response', (incoming) => {
+        let text = ''
+        incoming.setEncoding('utf8')
+        incoming.on('data', (chunk: string) => (text += chunk))
+        incoming.on('end', () => resolve({ status: incoming.statusCode ?? 0, headers: incoming.headers, body: text }))
+      })
+      outgoing.end(body)
+    })
+
+  return { admin, world, ask }
+}
+
+void t.test('probes, metrics and status', async (t) => {
+  let isReady = true
+  const { ask } = await stage(t, {}, { ready: () => isReady })
+  t.has(await ask('/healthz'), { status: 200, body: '{"status":"ok"}' })
+  t.has(await ask('/readyz'), { status: 200, body: '{"status":"ready"}' })
+  isReady = false
+  t.has(await ask('/readyz'), { status: 503, body: '{"status":"not ready"}' })
+  t.has(await ask('/healthz'), { status: 200 }, 'alive all the same')
+  const metrics = await ask('/metrics?name=x')
+  t.has(metrics, { status: 200, body: 'up 1\n' })
+  t.has(metrics.headers, {
+    'content-type': 'text/plain; version=0.0.4',
+    'cache-control': 'no-store',
+    'x-content-type-options': 'nosniff',
+  })
+  t.has(await ask('/status'), { status: 200, body: '{"version":"1"}' })
+  const head = await ask('/status', { method: 'HEAD' })
+  t.has(head, { status: 200, body: '' })
+  t.equal(head.headers['content-length'], '15')
+})
+
+void t.test('everything else is a problem document', async (t) => {
+  const { ask } = await stage(t)
+  for (const path of ['/nothing', '/metrics/', '/Metrics', '/scrapers/x']) {
+    const answer = await ask(path)
+    t.equal(answer.status, 404, path)
+    t.has(answer.headers, { 'content-type': 'application/problem+json', 'cache-control': 'no-store' })
+    t.has(JSON.parse(answer.body), { code: 'ENDPOINT_UNKNOWN', status: 404 })
+  }
+  const posted = await ask('/metrics', { method: 'POST' })
+  t.equal(posted.status, 405)
+  t.equal(posted.headers['allow'], 'GET, HEAD')
+  t.equal((await ask('//evil/metrics')).status, 400)
+})
+
+void t.test('with a token set, only the probes do without', async (t) => {
+  const { ask } = await stage(t, { token: 'secret' })
+  for (const path of ['/healthz', '/readyz']) t.equal((await ask(path)).status, 200, path)
+  for (const authorization of ['', 'Bearer', 'Bearer wrong', 'Basic secret', 'secret', 'Bearer secre']) {
+    for (const path of ['/metrics', '/status', '/nothing']) {
+      const answer = await ask(path, { headers: { authorization } })
+      t.equal(answer.status, 401, `${path} ${authorization}`)
+      t.equal(answer.headers['www-authenticate'], 'Bearer')
+      t.notMatch(answer.body, /secre/)
+    }
+  }
+  t.equal((await ask('/metrics', { headers: { authorization: 'Bearer secret' } })).status, 200)
+  t.equal((await ask('/nothing', { headers: { authorization: 'bearer  secret' } })).status, 404)
+})
+
+void t.test("a web page on the operator's machine gets nothing", async (t) => {
+  const { ask, admin } = await stage(t)
+  for (const host of ['evil.example', `evil.example:${admin.port}`, '127.0.0.1.evil.example', 'localhost.evil'])
+    t.equal((await ask('/status', { headers: { host } })).status, 421, host)
+  for (const host of ['localhost', 'LOCALHOST:1', '127.0.0.1', '127.1.2.3:9464', '[::1]', '[::1]:9464'])
+    t.equal((await ask('/status', { headers: { host } })).status, 200, host)
+  const own = `127.0.0.1:${admin.port}`
+  t.equal((await ask('/status', { headers: { origin: 'http://evil.example' } })).status, 403)
+  t.equal((await ask('/status', { headers: { origin: 'null' } })).status, 403)
+  t.equal((await ask('/status', { headers: { host: own, origin: `http://${own}` } })).status, 200)
+
+  const open = await stage(t, { host: '0.0.0.0' })
+  t.equal(
+    (await open.ask('/status', { headers: { host: 'proxy.internal' } })).status,
+    200,
+    'off loopback names are free',
+  )
+})
+
+void t.test('more rows: a segment of the path, parameters, a body', async (t) => {
+  const { ask, world } = await stage(
+    t,
+    { token: null },
+    {
+      routes: [
+        { method: 'GET', path: '/requests/{id}', run: ({ segment, params }) => json({ segment, x: params.get('x') }) },
+        { method: 'POST', path: '/cache/purge', run: async ({ body }) => json({ body }, 202) },
+        {
+          method: 'GET',
+          path: '/',
+          run: () => ({ status: 200, contentType: 'text/html', body: Buffer.from('<p>'), headers: ['X-A', 'b'] }),
+        },
+        {
+          method: 'POST',
+          path: '/reload',
+          run: () => {
+            throw new ProxyError('OVERLOADED', 'Not now.', { status: 409 })
+          },
+        },
+        {
+          method: 'GET',
+          path: '/bug',
+          run: () => {
+            throw new Error('canary')
+          },
+        },
+      ],
+    },
+  )
+  t.has(await ask('/requests/a%20b?x=1'), { status: 200, body: '{"segment":"a b","x":"1"}' })
+  for (const path of ['/requests/', '/requests', '/requests/a/b', '/requests/%zz'])
+    t.equal((await ask(path)).status, 404)
+  t.has(await ask('/cache/purge', { method: 'POST', body: '{"a":1}' }), { status: 202, body: '{"body":"{\\"a\\":1}"}' })
+  t.has(await ask('/cache/purge', { method: 'POST' }), { status: 202, body: '{"body":""}' })
+  t.equal((await ask('/cache/purge')).headers['allow'], 'POST')
+  t.equal((await ask('/cache/purge', { method: 'POST', body: 'x'.repeat(65_537) })).status, 413)
+  const page = await ask('/')
+  t.has(page, { status: 200, body: '<p>' })
+  t.equal(page.headers['x-a'], 'b')
+  t.equal((await ask('/reload', { method: 'POST' })).status, 409)
+  const bug = await ask('/bug')
+  t.equal(bug.status, 500)
+  t.notMatch(bug.body, /canary/)
+  t.match(world.told('broke'), [{ where: 'admin', error: { message: 'canary' } }])
+})
+
+void t.test('a port that is taken is told', async (t) => {
+  const { admin } = await stage(t)
+  const parts = {
+    ...fakeWorld(),
+    ready: () => true,
+    metrics: async () => ({ contentType: '', body: '' }),
+    status: () => ({}),
+  }
+  const second = createAdmin({ host: '127.0.0.1', port: admin.port, token: null }, parts)
+  await t.rejects(second.listen(), { code: 'EADDRINUSE' })
+})
