@@ -59,7 +59,7 @@ export function compose(config: Config, world: World, version: string): App {
     maxBytes: config.cache.memory.maxSize,
     onEvicted: () => emit({ kind: 'cache-evicted', tier: 'memory' }),
   })
-  const cache = createCache({ replay: profile.replay }, local, clock, emit)
+  const cache = createCache({ replay: profile.replay }, local, null, clock, emit)
   const flights = createFlights({ clock, emit })
   const retryBudget = createRetryBudget({ ...config.retry.budget, clock })
   const retry = createRetry({ clock, random, emit, budget: retryBudget })

@@ -256,6 +256,15 @@ export type Lookup =
   /** `unwanted`: there is one, but the caller's wishes forbid its use. */
   | { readonly kind: 'missing'; readonly unwanted: boolean }
 
+/** All that is given must match; nothing given is everything. */
+export interface PurgeFilter {
+  readonly scraper?: string | undefined
+  readonly promptHash?: string | undefined
+  readonly country?: string | undefined
+  /** Epoch milliseconds; exclusive. */
+  readonly storedBefore?: number | undefined
+}
+
 // How it ended
 
 export type CacheLabel = 'hit' | 'stale' | 'miss' | 'joined' | 'bypass' | 'none'

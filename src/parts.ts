@@ -16,6 +16,7 @@ import type {
   Lookup,
   Outcome,
   ProxyRequest,
+  PurgeFilter,
   RetryPolicy,
   UpstreamRequest,
   Verdict,
@@ -159,15 +160,6 @@ export interface Cache {
   purge(filter: PurgeFilter): number
 }
 
-/** Everything that is given must match; `{}` is all. */
-export interface PurgeFilter {
-  readonly scraper?: string
-  readonly promptHash?: string
-  readonly country?: string
-  /** Stored at or before this point in time. */
-  readonly storedBefore?: number
-}
-
 /** Somebody who waits for a flight, with their own deadline. */
 export interface Asker {
   /** For the status page. */
@@ -240,6 +232,7 @@ export interface Retry {
 export interface Breakers {
   /** Throws CIRCUIT_OPEN with the time left. What `work` returns is counted when it is known; what it throws is not. */
   run<T>(scraper: string, work: () => Promise<T>, health: (result: T) => Health): Promise<T>
+  isOpen(scraper: string): boolean
   states(): readonly BreakerStatus[]
 }
 

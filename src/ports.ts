@@ -2,7 +2,7 @@
  * The outside world as interfaces. The real ones live in `world/`; tests hand in their own. Nothing below `compose.ts`
  * may reach for time, chance, the network or the disk in any other way.
  */
-import type { Entry, UpstreamRequest, WireResult } from './model.ts'
+import type { Entry, PurgeFilter, UpstreamRequest, WireResult } from './model.ts'
 import type { TelemetryEvent } from './telemetry/events.ts'
 
 export interface Timer {
@@ -63,14 +63,6 @@ export interface DiskRecord {
   readonly key: string
   readonly value: unknown
   readonly expiresAt: number | null
-}
-
-/** All that is given must match; nothing given is everything. `storedBefore` is exclusive. */
-export interface PurgeFilter {
-  readonly scraper?: string | undefined
-  readonly promptHash?: string | undefined
-  readonly country?: string | undefined
-  readonly storedBefore?: number | undefined
 }
 
 /** What survives a restart, for one process on one machine. Never throws for trouble with the file: then it is `down` and forgets at exit. */

@@ -1,10 +1,11 @@
 /**
- * Keeping answers: what may be kept, for how long, and for whom. Knows nothing of HTTP; a sick tier is a miss.
+ * Keeping answers: what may be kept, for how long, for whom, and in which tiers. Memory is asked first, the disk after it; what
+ * is found there moves up. Knows nothing of HTTP; a sick tier is a miss.
  */
 import { createHash } from 'node:crypto'
-import type { CachePolicy, Call, Client, Entry, Lookup, Reply, Verdict, Wishes } from '../model.ts'
-import type { Cache, PurgeFilter } from '../parts.ts'
-import type { Clock, Emit } from '../ports.ts'
+import type { CachePolicy, Call, Client, Entry, Lookup, PurgeFilter, Reply, Tier, Verdict, Wishes } from '../model.ts'
+import type { Cache } from '../parts.ts'
+import type { Clock, Disk, Emit } from '../ports.ts'
 import { isFreshEnough, isGone, mayReplaceError } from './entry.ts'
 import type { LocalTier } from './local-tier.ts'
 
@@ -16,7 +17,16 @@ export interface CacheOptions {
 const NOTHING: Lookup = { kind: 'missing', unwanted: false }
 const UNWANTED: Lookup = { kind: 'missing', unwanted: true }
 
-export function createCache(options: CacheOptions, local: LocalTier, clock: Clock, emit: Emit): Cache {
+/** A slower tier that outlives the process. Never throws. */
+export type DurableTier = Pick<Disk, 'readEntry' | 'writeEntry' | 'deleteEntry' | 'purge'>
+
+export function createCache(
+  options: CacheOptions,
+  local: LocalTier,
+  durable: DurableTier | null,
+  clock: Clock,
+  emit: Emit,
+): Cache {
   return { keyOf, lookup, store, claim, purge }
 
   function keyOf(call: Call, client: Client): string | null {
@@ -27,23 +37,33 @@ export function createCache(options: CacheOptions, local: LocalTier, clock: Cloc
   function lookup(key: string | null, call: Call, wishes: Wishes, policy: CachePolicy): Lookup {
     if (key === null) return NOTHING
     if (call.bypass) return UNWANTED
-    const entry = local.get(key)
-    const found = judge(entry, wishes, policy)
-    if (entry && isGone(entry, clock.wall())) local.delete(key)
-    emit({
-      kind: 'cache-looked-up',
-      tier: 'memory',
-      result: found.kind === 'fresh' ? 'hit' : found.kind === 'stale' ? 'stale' : 'miss',
-    })
-    return found
+    const near = lookIn('memory', inMemory(key))
+    if (near.kind !== 'missing' || near.unwanted || !durable) return near
+    const far = lookIn('disk', durable.readEntry(key) ?? undefined)
+    if (far.kind !== 'missing') local.set(key, far.entry)
+    return far
+
+    function lookIn(tier: Tier, entry: Entry | undefined): Lookup {
+      const found = judge(entry, tier, wishes, policy)
+      const result = found.kind === 'fresh' ? 'hit' : found.kind === 'stale' ? 'stale' : 'miss'
+      emit({ kind: 'cache-looked-up', tier, result })
+      return found
+    }
   }
 
-  function judge(entry: Entry | undefined, wishes: Wishes, policy: CachePolicy): Lookup {
+  function inMemory(key: string): Entry | undefined {
+    const entry = local.get(key)
+    if (!entry || !isGone(entry, clock.wall())) return entry
+    local.delete(key)
+    return undefined
+  }
+
+  function judge(entry: Entry | undefined, tier: Tier, wishes: Wishes, policy: CachePolicy): Lookup {
     const wallMs = clock.wall()
     if (!entry || isGone(entry, wallMs)) return NOTHING
-    if (isFreshEnough(entry, wishes, wallMs)) return { kind: 'fresh', entry, tier: 'memory' }
+    if (isFreshEnough(entry, wishes, wallMs)) return { kind: 'fresh', entry, tier }
     const refresh = wallMs < entry.freshUntil + policy.staleWhileRevalidate
-    if (mayReplaceError(entry, wishes, wallMs)) return { kind: 'stale', entry, tier: 'memory', refresh }
+    if (mayReplaceError(entry, wishes, wallMs)) return { kind: 'stale', entry, tier, refresh }
     return UNWANTED
   }
 
@@ -57,14 +77,19 @@ export function createCache(options: CacheOptions, local: LocalTier, clock: Cloc
     if (key === null) return null
     const entry = toEntry(call, verdict, policy, unclaimed)
     if (!entry || (entry.status !== 200 && hidesAnAnswer(key))) return null
-    local.set(key, entry)
+    keep(key, entry)
     return entry
+  }
+
+  function keep(key: string, entry: Entry): void {
+    local.set(key, entry)
+    durable?.writeEntry(key, entry)
   }
 
   /** "Empty result" is remembered only where no real answer is kept: an expired answer still beats an error. */
   function hidesAnAnswer(key: string): boolean {
-    const known = local.get(key)
-    return known !== undefined && known.status === 200 && !isGone(known, clock.wall())
+    const known = local.get(key) ?? durable?.readEntry(key)
+    return known?.status === 200 && !isGone(known, clock.wall())
   }
 
   function toEntry(call: Call, verdict: Verdict, policy: CachePolicy, unclaimed: boolean): Entry | null {
@@ -99,13 +124,14 @@ export function createCache(options: CacheOptions, local: LocalTier, clock: Cloc
   }
 
   function claim(key: string, entry: Entry): void {
-    local.set(key, { ...entry, unclaimed: false })
+    keep(key, { ...entry, unclaimed: false })
   }
 
   function purge(filter: PurgeFilter): number {
     const doomed = Array.from(local.entries()).filter(([, entry]) => matches(entry, filter))
     for (const [key] of doomed) local.delete(key)
-    return doomed.length
+    // What is in memory is on the disk as well, where there is one.
+    return Math.max(doomed.length, durable?.purge(filter) ?? 0)
   }
 }
 
@@ -113,7 +139,7 @@ function matches(entry: Entry, { scraper, promptHash, country, storedBefore }: P
   if (scraper !== undefined && entry.scraper !== scraper) return false
   if (promptHash !== undefined && entry.promptHash !== promptHash) return false
   if (country !== undefined && entry.country !== country) return false
-  return storedBefore === undefined || entry.storedAt <= storedBefore
+  return storedBefore === undefined || entry.storedAt < storedBefore
 }
 
 /** A small buffer may be a window into a shared 8 KiB pool, which it would keep alive as long as it is cached. */

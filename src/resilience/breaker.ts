@@ -81,6 +81,7 @@ export function createBreakers(ports: BreakersPorts): Breakers & { close(): void
       const circuit = circuits.get(scraper)
       return circuit ? circuit.run(work, health) : work()
     },
+    isOpen: (scraper) => circuits.get(scraper)?.status().state === 'open',
     states: () => Array.from(circuits.values(), (circuit) => circuit.status()),
     close() {
       for (const circuit of circuits.values()) circuit.close()

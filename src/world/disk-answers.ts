@@ -6,8 +6,7 @@
  */
 import type { DatabaseSync, SQLOutputValue } from 'node:sqlite'
 import { crc32 } from 'node:zlib'
-import type { Entry } from '../model.ts'
-import type { PurgeFilter } from '../ports.ts'
+import type { Entry, PurgeFilter } from '../model.ts'
 import { PAGE_BYTES } from './disk-file.ts'
 import { goneAt, ROW_BYTES } from './disk-queue.ts'
 

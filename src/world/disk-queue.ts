@@ -1,6 +1,6 @@
 /** What waits to be written to the disk: the last word on each key, in the order of arrival, and how much that is. */
 import type { Entry } from '../model.ts'
-import type { PurgeFilter } from '../ports.ts'
+import type { PurgeFilter } from '../model.ts'
 
 /** Null = to be deleted. */
 export type Waiting = Entry | null

@@ -5,8 +5,8 @@
  * here throws for trouble with the file: the store goes down with one event, serves records from memory and answers from its
  * queue, tries again now and then, and brings the file up to date before it is up again. Must not know what the records mean.
  */
-import type { Entry } from '../model.ts'
-import type { Clock, Disk, DiskRecord, Emit, PurgeFilter, Timer } from '../ports.ts'
+import type { Entry, PurgeFilter } from '../model.ts'
+import type { Clock, Disk, DiskRecord, Emit, Timer } from '../ports.ts'
 import type { DiskTrouble } from '../telemetry/events.ts'
 import { type Answers, createAnswers } from './disk-answers.ts'
 import {

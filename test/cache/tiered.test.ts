@@ -60,7 +60,7 @@ function aCache(maxBytes = 1_000_000) {
   const emit = (event: TelemetryEvent) => void events.push(event)
   const local = createLocalTier({ maxBytes, onEvicted: () => emit({ kind: 'cache-evicted', tier: 'memory' }) })
   const clock = { now: () => time.at, wall: () => time.at, after: () => ({ cancel: () => undefined }) }
-  const cache = createCache({ replay: (body) => Buffer.concat([body, Buffer.from('*')]) }, local, clock, emit)
+  const cache = createCache({ replay: (body) => Buffer.concat([body, Buffer.from('*')]) }, local, null, clock, emit)
   return { cache, local, time, events }
 }
 
