@@ -64,7 +64,7 @@ function greeting(url: string, admin: string, upstream: string, quiet: boolean):
     '',
     `  proxy      ${url}`,
     `  admin      ${admin}/metrics   ${admin}/status`,
-    `  simulator  ${upstream}/__sim/ledger   (what ScrapeLLM would have charged)`,
+    `  simulator  ${upstream}/__sim/ledger   (what upstream would have charged)`,
     '',
     'Try, in another terminal:',
     '',

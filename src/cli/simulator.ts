@@ -15,7 +15,7 @@ export async function runSimulator(
   const { url } = await simulator.start()
   io.stdout(
     [
-      `The simulated ScrapeLLM listens on ${url}. Any key will do, nothing costs anything, answers come 20 times faster.`,
+      `The simulated upstream listens on ${url}. Any key will do, nothing costs anything, answers come 20 times faster.`,
       '',
       `  curl '${url}/scrapers/chatgpt?prompt=hello' -H 'X-API-Key: any'`,
       `  curl '${url}/__sim/ledger'`,
