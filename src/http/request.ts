@@ -105,14 +105,26 @@ export function readFields(rawHeaders: readonly string[]): Fields {
     traceparent: null,
   }
   for (let i = 0; i < rawHeaders.length; i += 2) {
-    const field = names.get((rawHeaders[i] ?? '').toLowerCase())
-    if (field === undefined) continue
+    const field = fieldOf(rawHeaders[i] ?? '')
+    if (field === null) continue
     const value = rawHeaders[i + 1] ?? ''
     const before = fields[field]
     if (before !== null) (fields.repeated ??= new Set()).add(field)
     fields[field] = before === null ? value : `${before}, ${value}`
   }
   return fields
+}
+
+/** Spellings that came lately, so that the usual ones are not folded each time. */
+const spellings = new Map<string, Field | null>()
+const maxSpellings = 512
+
+function fieldOf(name: string): Field | null {
+  const known = spellings.get(name)
+  if (known !== undefined) return known
+  const field = names.get(name.toLowerCase()) ?? null
+  if (spellings.size < maxSpellings && name.length < 32) spellings.set(name, field)
+  return field
 }
 
 const saneId = /^[\x21-\x7e]{1,128}$/

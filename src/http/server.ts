@@ -125,6 +125,7 @@ export function createServer({ host, port, timeouts }: ServerOptions, parts: Ser
     else socket.destroy()
   })
 
+  /** Runs without a pause until the request is understood: a refusal closes the connection before the next one is read. */
   function receive(incoming: IncomingMessage, outgoing: ServerResponse, refusal: ProxyError | null = null): void {
     const connection = connections.get(incoming.socket)
     if (!connection || connection.closing) return
@@ -132,40 +133,60 @@ export function createServer({ host, port, timeouts }: ServerOptions, parts: Ser
     connection.last = outgoing
     connection.seenBytes = incoming.socket.bytesRead
     openRequests++
-    void serve(incoming, outgoing, connection, refusal).finally(() => {
-      connection.open--
-      openRequests--
-    })
-  }
-
-  /** Runs without a pause until the request is understood: a refusal closes the connection before the next one is read. */
-  async function serve(
-    incoming: IncomingMessage,
-    outgoing: ServerResponse,
-    connection: Connection,
-    refusal: ProxyError | null,
-  ): Promise<void> {
     const fields = readFields(incoming.rawHeaders)
     const id = readId(fields, random)
-    let exchange: Exchange | null = null
-    let response: Response | null
     try {
       if (refusal) throw refusal
       if (drainer.stopped) throw new ProxyError('SHUTTING_DOWN', 'This proxy is shutting down.', { close: true })
-      const { handle, respond } = serving()
       const onGone = watch(outgoing)
       const request = readRequest(incoming, fields, { id, arrivedAt: clock.now(), onGone, target })
-      exchange = { request, client: null, call: null, limits: null }
-      const outcome = await handle(exchange)
-      response = respond(exchange, outcome, clock.wall())
+      serve({ request, client: null, call: null, limits: null }, incoming, outgoing, connection)
     } catch (error) {
-      if (!(error instanceof ProxyError)) emit({ kind: 'broke', where: 'http', error })
       const refusal = ProxyError.from(error)
-      if (!exchange) parts.refused(refusal)
-      response = refuse(id, refusal)
+      parts.refused(refusal)
+      settle(incoming, outgoing, connection, refuse(id, refusal))
     }
-    if (response) answer(incoming, outgoing, connection, response)
-    else outgoing.destroy()
+  }
+
+  function serve(
+    exchange: Exchange,
+    incoming: IncomingMessage,
+    outgoing: ServerResponse,
+    connection: Connection,
+  ): void {
+    const { handle, respond } = serving()
+    const fail = (error: unknown): void => {
+      emit({ kind: 'broke', where: 'http', error })
+      settle(incoming, outgoing, connection, refuse(exchange.request.id, ProxyError.from(error)))
+    }
+    void handle(exchange).then((outcome) => {
+      let response: Response | null
+      try {
+        response = respond(exchange, outcome, clock.wall())
+      } catch (error) {
+        return fail(error)
+      }
+      settle(incoming, outgoing, connection, response)
+    }, fail)
+  }
+
+  /** Never throws. */
+  function settle(
+    incoming: IncomingMessage,
+    outgoing: ServerResponse,
+    connection: Connection,
+    response: Response | null,
+  ): void {
+    connection.open--
+    openRequests--
+    try {
+      if (response) answer(incoming, outgoing, connection, response)
+      else outgoing.destroy()
+    } catch (error) {
+      // Node refuses to send a header that upstream, or a caller, has managed to spoil.
+      emit({ kind: 'broke', where: 'http', error })
+      outgoing.destroy()
+    }
   }
 
   function answer(

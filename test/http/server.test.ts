@@ -359,6 +359,22 @@ void t.test('a bug is an INTERNAL refusal, told to the log and not to the caller
   t.equal(refusals.length, 0, 'this exchange existed, and is recorded elsewhere')
 })
 
+void t.test('an answer that cannot be rendered or sent costs one connection, not the process', async (t) => {
+  const spoilt = await stage(t, () => ({ ...hit, entry: { ...entry, contentType: 'a\r\nb: c' } }))
+  const unsent = await spoilt.send(plain)
+  t.equal(unsent.text(), '')
+  t.equal(spoilt.world.told('broke').length, 1)
+  t.equal(spoilt.server.openRequests, 0)
+
+  const unknown = await stage(t, () => ({ kind: 'hit' }) as Outcome)
+  const peer = await unknown.open()
+  peer.socket.write(plain)
+  await peer.until(() => peer.answers() === 1)
+  t.match(peer.text(), /^HTTP\/1\.1 500 /)
+  t.equal(unknown.world.told('broke').length, 1)
+  peer.socket.destroy()
+})
+
 void t.test('the settings are taken once per request', async (t) => {
   const world = fakeWorld()
   let taken = 0
