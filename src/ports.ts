@@ -84,3 +84,51 @@ export interface Disk {
   flush(): void
   close(): void
 }
+
+/**
+ * What the shared store said. `away`: it could not answer in time; unless `sent` is false, it may have done what was asked
+ * all the same.
+ */
+export type Shared<T> =
+  | { readonly kind: 'known'; readonly value: T }
+  | { readonly kind: 'away'; readonly sent: boolean }
+
+/** One atomic step in the store, in Lua: it may touch no keys but its own, all of which share a hash tag (`{…}`). */
+export interface SharedScript {
+  readonly name: string
+  readonly lua: string
+  readonly numberOfKeys: number
+  /** Texts in the reply come as `bytes` (Buffer) or as `text` (string). Numbers are numbers, nil and false are null. */
+  readonly replies: 'text' | 'bytes'
+}
+
+export interface SharedListener {
+  /** A hint and no more: anybody may have sent it, it may come twice, late or never. */
+  onMessage(message: string): void
+  /** The subscription stands, at first and again after each outage: what was published before may have been missed. */
+  onSubscribed(): void
+}
+
+/**
+ * A store that all replicas share. Nothing here throws, rejects or takes longer than the time limit of the store; while it is
+ * down, calls are answered `away` at once. Keys and channels are given without the prefix of the installation.
+ */
+export interface SharedStore {
+  get(key: string): Promise<Shared<Buffer | null>>
+  set(key: string, value: Buffer | string, ttlMs: number): Promise<Shared<null>>
+  /** Says how many there were. The keys may lie in different slots. */
+  delete(keys: readonly string[]): Promise<Shared<number>>
+  run(
+    script: SharedScript,
+    keys: readonly string[],
+    args: readonly (string | number | Buffer)[],
+  ): Promise<Shared<unknown>>
+  publish(channel: string, message: string): Promise<Shared<null>>
+  /** Survives outages. Several listeners of one channel are one subscription. */
+  subscribe(channel: string, listener: SharedListener): { close(): void }
+  /** `down` until the first connection stands. */
+  readonly state: 'up' | 'down'
+  /** Calls back at each change. Returns the way to stop listening. */
+  onState(listener: (state: 'up' | 'down') => void): () => void
+  close(): void
+}

@@ -1,10 +1,17 @@
 /** Everything that can happen beside an outcome, as one union: parts emit it, the recorder turns it into metrics and log lines. */
-import type { Attempt, FailureClass, Refused, Tier, VerdictClass } from '../model.ts'
+import type { Attempt, FailureClass, Landing, Refused, Tier, VerdictClass } from '../model.ts'
 
 export type BreakerState = 'closed' | 'half-open' | 'open'
 export type KeyState = 'ready' | 'resting' | 'spent'
 
 export type DiskTrouble = 'corrupt' | 'locked' | 'read-only' | 'full' | 'io' | 'format'
+
+export type RedisOperation = 'connect' | 'probe' | 'get' | 'set' | 'delete' | 'script' | 'publish' | 'subscribe'
+/** `unreachable`: refused, reset, no such name. `timeout`: connected, and does not answer. */
+export type RedisTrouble = 'unreachable' | 'timeout' | 'auth' | 'loading' | 'busy' | 'read-only' | 'cluster' | 'error'
+
+/** Why bytes of a shared tier were not taken for an entry. */
+export type CacheFlaw = 'signature' | 'version' | 'damaged' | 'too-big'
 
 export type TelemetryEvent =
   | { readonly kind: 'attempt-started'; readonly scraper: string }
@@ -29,6 +36,30 @@ export type TelemetryEvent =
   | { readonly kind: 'cache-evicted'; readonly tier: Tier }
   /** The store on the disk was lost or is back; `because` is why it was lost. */
   | { readonly kind: 'disk-changed'; readonly to: 'up' | 'down'; readonly because: DiskTrouble }
+  /** A flight has ended, and `payer` was charged for it; `claimed`: it was still there to get the answer. */
+  | {
+      readonly kind: 'flight-landed'
+      readonly payer: string
+      readonly scraper: string
+      readonly landing: Landing
+      readonly claimed: boolean
+    }
+  /** Four fifths of a client's credits for the period are spent. */
+  | {
+      readonly kind: 'budget-near'
+      readonly client: string
+      readonly period: 'day' | 'month'
+      readonly spentCredits: number
+      readonly limitCredits: number
+    }
+  /** Credits set aside by an earlier process count as spent now: its calls may have been charged. */
+  | { readonly kind: 'holds-swept'; readonly holds: number; readonly credits: number }
+  /** Bytes that are not an entry of ours: poisoned, foreign, of another version, cut off. */
+  | { readonly kind: 'cache-rejected'; readonly tier: Tier; readonly because: CacheFlaw }
+  /** Redis was lost or is back, or is there for the first time (`because` is null then); `because` is why it was lost. */
+  | { readonly kind: 'redis-changed'; readonly to: 'up' | 'down'; readonly because: RedisTrouble | null }
+  /** One operation that was sent to Redis, or would have been but for too many under way. */
+  | { readonly kind: 'redis-failed'; readonly operation: RedisOperation }
   /** The last asker left; the call is finished and kept all the same. */
   | { readonly kind: 'flight-orphaned'; readonly scraper: string }
   /** A bug: shown to nobody but the log. */

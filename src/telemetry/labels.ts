@@ -4,7 +4,7 @@
  */
 import { codes, type Code } from '../errors.ts'
 import type { CacheLabel, Refused, Tier, VerdictClass } from '../model.ts'
-import type { BreakerState } from './events.ts'
+import type { BreakerState, CacheFlaw, RedisOperation } from './events.ts'
 import type { ClosedList, LabelValue } from './series.ts'
 
 /** `gone`: the caller hung up. `none`: no complete answer came over the wire. */
@@ -26,6 +26,8 @@ export interface LabelTypes {
   code: Code
   how: SavedHow
   outcome: JobOutcome
+  operation: RedisOperation
+  flaw: CacheFlaw
   version: string
   node: string
 }
@@ -71,6 +73,17 @@ export const labelLists = {
   code: codes,
   how: listOf<SavedHow>({ hit: 0, joined: 0, stale: 0, rescued: 0 }),
   outcome: listOf<JobOutcome>({ submitted: 0, polled: 0, rejected: 0, failed: 0, refused: 0, gone: 0 }),
+  operation: listOf<RedisOperation>({
+    connect: 0,
+    probe: 0,
+    get: 0,
+    set: 0,
+    delete: 0,
+    script: 0,
+    publish: 0,
+    subscribe: 0,
+  }),
+  flaw: listOf<CacheFlaw>({ signature: 0, version: 0, damaged: 0, 'too-big': 0 }),
 } as const satisfies Partial<Record<LabelName, readonly LabelValue[]>>
 
 /** The lists that the settings and the profile give. */
@@ -98,6 +111,8 @@ export function closedLists({ clients, scrapers, keys, tiers, version }: ListOpt
     code: list(codes, 'INTERNAL'),
     how: list(labelLists.how, 'hit'),
     outcome: list(labelLists.outcome, 'failed'),
+    operation: list(labelLists.operation, 'get'),
+    flaw: list(labelLists.flaw, 'damaged'),
     version: list([version], version),
     node: list([process.versions.node], process.versions.node),
   } satisfies Record<LabelName, ClosedList & { readonly values: readonly LabelValue[] }>

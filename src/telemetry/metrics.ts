@@ -57,6 +57,12 @@ const counterRows = {
   ),
   cacheLookups: row(['tier', 'result'], 'cache_lookups_total', 'Cache look-ups, by tier and result.'),
   cacheEvictions: row(['tier'], 'cache_evictions_total', 'Answers thrown out of a full cache before their time.'),
+  cacheRejections: row(
+    ['tier', 'flaw'],
+    'cache_rejections_total',
+    'Stored bytes that were not taken for an answer: poisoned, foreign, of another version or cut off.',
+  ),
+  redisErrors: row(['operation'], 'redis_errors_total', 'Operations on Redis that failed or took too long.'),
   joinedRequests: row(
     ['scraper'],
     'joined_requests_total',
@@ -157,6 +163,10 @@ const readingRows: readonly Reading[] = [
     read: ({ gauges }) => gauges.cache().map(({ tier, bytes }) => [bytes, tier]),
   },
   {
+    ...row([], 'redis_up', 'Redis answers: 1, or 0 while the proxy does without it. Absent where none is set.'),
+    read: ({ gauges }) => (gauges.redis ? [[gauges.redis() === 'up' ? 1 : 0]] : []),
+  },
+  {
     ...row([], 'config_generation', 'Number of the settings in force: 1 at start, one more with each reload.'),
     read: ({ gauges }) => [[gauges.configGeneration()]],
   },
@@ -187,6 +197,8 @@ export interface Gauges {
   readonly retryTokens: (scraper: string) => number
   readonly cache: () => readonly { readonly tier: Tier; readonly entries: number; readonly bytes: number }[]
   readonly configGeneration: () => number
+  /** Left out where there is no Redis. */
+  readonly redis?: (() => 'up' | 'down') | undefined
 }
 
 export interface MetricsOptions extends ListOptions {

@@ -114,6 +114,12 @@ export function createRecorder({ metrics, access, log, clock, matches }: Recorde
         return event.to === 'up'
           ? log.info('disk cache is back')
           : log.warn('disk cache lost', { because: event.because })
+      case 'cache-rejected':
+        return metrics.cacheRejections.add(1, event.tier, event.because)
+      case 'redis-changed':
+        return event.to === 'up' ? log.info('redis is up') : log.warn('redis lost', { because: event.because })
+      case 'redis-failed':
+        return metrics.redisErrors.add(1, event.operation)
       case 'flight-orphaned':
         return metrics.orphanedFlights.add(1, event.scraper)
       case 'broke':
