@@ -12,6 +12,7 @@ interface Need {
 
 const NEEDS: readonly Need[] = [
   { package: 'python3-requests', probe: ['/usr/bin/python3', '-c', 'import requests'] },
+  { package: 'redis-server', probe: ['redis-server', '--version'] },
   { package: 'curl', probe: ['curl', '--version'] },
 ]
 
@@ -35,7 +36,9 @@ if (names.length > 0) {
   }
   const still = missing.filter((need) => !isThere(need)).map((need) => need.package)
   if (still.length > 0) {
-    console.error(`The tests need Debian packages that are missing: ${still.join(', ')} (apt-get install ${still.join(' ')})`)
+    console.error(
+      `The tests need Debian packages that are missing: ${still.join(', ')} (apt-get install ${still.join(' ')})`,
+    )
     process.exit(1)
   }
 }
