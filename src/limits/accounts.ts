@@ -1,0 +1,151 @@
+/**
+ * What clients have used of their periods: held for flights under way, and spent. Whether there is enough and that it is taken
+ * are one synchronous step. Spent credits are in the store when their hold is settled, and read from it when a client is first
+ * met in a period. Knows holds only by their sums.
+ */
+import { ProxyError } from '../errors.ts'
+import type { Client } from '../model.ts'
+import type { Clock, Disk, DiskRecord, Emit } from '../ports.ts'
+import type { Period } from './period.ts'
+
+const DAY_MS = 86_400_000
+/** By then every period is over that was not when its account was last touched, however the wall clock was stepped. */
+const FORGET_AFTER_MS = 32 * DAY_MS
+
+export type Limits = Client['credits']
+
+/** Durable records; null = what was spent is forgotten when the process ends. */
+export type BudgetStore = Pick<Disk, 'put' | 'get' | 'list'> | null
+
+/** What a client has used of a period. Changed by the functions of this file only. */
+export interface Account {
+  readonly client: string
+  readonly period: Period
+  heldCredits: number
+  spentCredits: number
+  /** The part of `spentCredits` whose holds are settled: what the store knows. */
+  settledCredits: number
+  touchedAt: number
+}
+
+export interface Accounts {
+  of(client: string, period: Period): Account
+  /** All or nothing. Throws BUDGET_EXHAUSTED with the time to the reset of the last account that refuses. */
+  reserve(own: readonly Account[], limits: Limits, credits: number): void
+  /** Takes over an earlier process's hold, as it was written down. */
+  resume(own: readonly Account[], heldCredits: number, spentCredits: number): void
+  /** Held credits are free again. */
+  release(own: readonly Account[], credits: number): void
+  spend(own: readonly Account[], limits: Limits, credits: number): void
+  /** Writes down what a settled hold has spent, in one transaction with `others`: a crash in between would count twice or not at all. */
+  book(own: readonly Account[], credits: number, others: readonly DiskRecord[]): void
+  heldBy(client: string): number
+}
+
+export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Accounts {
+  const accounts = new Map<string, Account>()
+
+  return { of, reserve, resume, release, spend, book, heldBy }
+
+  function of(client: string, period: Period): Account {
+    const key = keyOf(client, period)
+    const known = accounts.get(key)
+    if (known) return known
+    forgetOld()
+    const stored = store?.get('spent', key)
+    const spentCredits = isCredits(stored) ? stored : 0
+    const made = { client, period, heldCredits: 0, spentCredits, settledCredits: spentCredits, touchedAt: clock.now() }
+    accounts.set(key, made)
+    return made
+  }
+
+  function forgetOld(): void {
+    const before = clock.now() - FORGET_AFTER_MS
+    for (const [key, { heldCredits, touchedAt }] of accounts) {
+      if (heldCredits === 0 && touchedAt < before) accounts.delete(key)
+    }
+  }
+
+  function reserve(own: readonly Account[], limits: Limits, credits: number): void {
+    const refusing = own
+      .filter((account) => {
+        const limitCredits = limitOf(limits, account.period)
+        return limitCredits !== null && leftOf(account, limitCredits) < credits
+      })
+      .toSorted((a, b) => b.period.resetAt - a.period.resetAt)[0]
+    if (refusing) throw exhausted(refusing.period, clock.wall())
+    for (const account of own) {
+      account.heldCredits += credits
+      account.touchedAt = clock.now()
+    }
+  }
+
+  function resume(own: readonly Account[], heldCredits: number, spentCredits: number): void {
+    for (const account of own) {
+      account.heldCredits += heldCredits
+      account.spentCredits += spentCredits
+    }
+  }
+
+  function release(own: readonly Account[], credits: number): void {
+    for (const account of own) account.heldCredits -= credits
+  }
+
+  function spend(own: readonly Account[], limits: Limits, credits: number): void {
+    for (const account of own) {
+      const before = account.spentCredits
+      account.spentCredits += credits
+      account.touchedAt = clock.now()
+      warnWhenNear(account, before, limitOf(limits, account.period))
+    }
+  }
+
+  /** Once: what is spent only grows, so it gets past four fifths of a limit a single time. */
+  function warnWhenNear({ client, period, spentCredits }: Account, before: number, limitCredits: number | null): void {
+    if (limitCredits === null || before * 5 >= limitCredits * 4 || spentCredits * 5 < limitCredits * 4) return
+    emit({ kind: 'budget-near', client, period: period.kind, spentCredits, limitCredits })
+  }
+
+  function book(own: readonly Account[], credits: number, others: readonly DiskRecord[]): void {
+    for (const account of own) account.settledCredits += credits
+    const spent = own.map(({ client, period, settledCredits }) => {
+      return { space: 'spent', key: keyOf(client, period), value: settledCredits, expiresAt: period.resetAt + DAY_MS }
+    })
+    const records = credits > 0 ? [...spent, ...others] : others
+    if (records.length > 0) store?.put(records)
+  }
+
+  /** Each hold is in the account of one day, today's or one before. */
+  function heldBy(client: string): number {
+    let credits = 0
+    for (const account of accounts.values()) {
+      if (account.client === client && account.period.kind === 'day') credits += account.heldCredits
+    }
+    return credits
+  }
+}
+
+export function limitOf(limits: Limits, period: Period): number | null {
+  return period.kind === 'day' ? limits.perDay : limits.perMonth
+}
+
+export function leftOf({ heldCredits, spentCredits }: Account, limitCredits: number): number {
+  return limitCredits - heldCredits - spentCredits
+}
+
+export function isCredits(value: unknown): value is number {
+  return Number.isSafeInteger(value) && Number(value) >= 0
+}
+
+function keyOf(client: string, period: Period): string {
+  return `${period.id}/${client}`
+}
+
+function exhausted({ kind, resetAt }: Period, wallMs: number): ProxyError {
+  const reset = new Date(resetAt).toISOString().replace('.000Z', 'Z')
+  return new ProxyError(
+    'BUDGET_EXHAUSTED',
+    `What this client has left of its credits for the ${kind} does not pay for this question; the ${kind} ends at ${reset} (UTC).`,
+    { retryAfterMs: Math.max(0, resetAt - wallMs) },
+  )
+}

@@ -1,0 +1,227 @@
+/**
+ * Credits of a client per UTC day and month, for one process: set aside before the flight, settled after it.
+ *
+ * left + held + spent = limit, at every moment. Only `credits_used` above the price, or a limit lowered meanwhile, can push
+ * what is left below 0, and it is shown so; nothing is granted then. A hold belongs to the periods it was made in. Before an
+ * attempt the hold is in the store; what an earlier process left there counts as held until it is adopted or swept.
+ */
+import type { Call, Charge, Client, LimitState } from '../model.ts'
+import type { Budget, BudgetStatus, Hold } from '../parts.ts'
+import type { Clock, Emit, Random } from '../ports.ts'
+import { type Account, type BudgetStore, createAccounts, isCredits, leftOf, limitOf, type Limits } from './accounts.ts'
+import { dayOf, monthOf, type Period, periodNamed } from './period.ts'
+
+export interface BudgetPorts {
+  readonly clock: Clock
+  readonly emit: Emit
+  readonly random: Random
+  readonly store: BudgetStore
+  /** Those of the settings in force. */
+  readonly clients: () => readonly Client[]
+}
+
+export interface Budgets extends Budget {
+  /** Counts as spent what an earlier process left behind and nobody adopted: its calls may have been charged. */
+  sweep(): void
+  /** What every client spends now, those without limits too. */
+  spending(): readonly Spending[]
+}
+
+export interface Spending {
+  readonly client: string
+  readonly dayCredits: number
+  readonly monthCredits: number
+  readonly heldCredits: number
+}
+
+/** A hold as it is written down before an attempt. If nothing more is heard of it, `credits` counts as spent. */
+interface HoldRecord {
+  readonly client: string
+  readonly periods: readonly string[]
+  readonly credits: number
+  /** The part of `credits` that earlier attempts have used up. */
+  readonly spentCredits: number
+}
+
+interface OpenHold extends Hold {
+  readonly restCredits: number
+}
+
+const none: Hold = { id: 'none', secure: async () => {}, spend() {}, settle() {} }
+const unlimited: Limits = { perDay: null, perMonth: null }
+
+export function createBudget({ clock, emit, random, store, clients }: BudgetPorts): Budgets {
+  const accounts = createAccounts(clock, emit, store)
+  const leftBehind = new Map<string, OpenHold>()
+  let today: readonly [day: Period, month: Period] | null = null
+  findLeftBehind()
+
+  return { hold, none, adopt, hasRoom, limits, states, sweep, spending }
+
+  async function hold({ name, credits }: Client, { priceCredits }: Call): Promise<Hold> {
+    if (priceCredits === 0) return none
+    const own = periods().map((period) => accounts.of(name, period))
+    accounts.reserve(own, credits, priceCredits)
+    return openHold(random.id(), own, credits, priceCredits, null)
+  }
+
+  function adopt(holdId: string): Hold | null {
+    const found = leftBehind.get(holdId) ?? null
+    leftBehind.delete(holdId)
+    return found
+  }
+
+  function sweep(): void {
+    let credits = 0
+    for (const hold of leftBehind.values()) {
+      credits += hold.restCredits
+      hold.spend({ state: 'unknown', credits: hold.restCredits })
+      hold.settle()
+    }
+    if (leftBehind.size > 0) emit({ kind: 'holds-swept', holds: leftBehind.size, credits })
+    leftBehind.clear()
+  }
+
+  function findLeftBehind(): void {
+    for (const [id, value] of store?.list('hold') ?? []) {
+      const found = readHold(value)
+      if (!found) continue
+      const { client, credits, spentCredits } = found.record
+      const own = found.periods.map((period) => accounts.of(client, period))
+      const limits = clients().find(({ name }) => name === client)?.credits ?? unlimited
+      accounts.resume(own, credits - spentCredits, spentCredits)
+      leftBehind.set(id, openHold(id, own, limits, credits - spentCredits, found.record))
+    }
+  }
+
+  // How things stand
+
+  function hasRoom(client: Client): boolean {
+    return statesOf(client).every(({ leftCredits, limitCredits }) => leftCredits * 5 >= limitCredits)
+  }
+
+  function limits(client: Client): readonly LimitState[] {
+    const wallMs = clock.wall()
+    return limited(client).map(({ account, limitCredits }) => {
+      const { kind, startsAt, resetAt } = account.period
+      return {
+        policy: `"credits-${kind}";q=${limitCredits};w=${(resetAt - startsAt) / 1_000}`,
+        remaining: Math.max(0, leftOf(account, limitCredits)),
+        resetMs: resetAt - wallMs,
+      }
+    })
+  }
+
+  function states(): readonly BudgetStatus[] {
+    return clients().flatMap(statesOf)
+  }
+
+  function statesOf(client: Client): BudgetStatus[] {
+    return limited(client).map(({ account, limitCredits }) => ({
+      client: client.name,
+      period: account.period.kind,
+      limitCredits,
+      leftCredits: leftOf(account, limitCredits),
+      heldCredits: account.heldCredits,
+      spentCredits: account.spentCredits,
+      resetAt: account.period.resetAt,
+    }))
+  }
+
+  function limited({ name, credits }: Client): { readonly account: Account; readonly limitCredits: number }[] {
+    return periods().flatMap((period) => {
+      const limitCredits = limitOf(credits, period)
+      return limitCredits === null ? [] : [{ account: accounts.of(name, period), limitCredits }]
+    })
+  }
+
+  function spending(): readonly Spending[] {
+    const [day, month] = periods()
+    return clients().map(({ name }) => ({
+      client: name,
+      dayCredits: accounts.of(name, day).spentCredits,
+      monthCredits: accounts.of(name, month).spentCredits,
+      heldCredits: accounts.heldBy(name),
+    }))
+  }
+
+  function periods(): readonly [day: Period, month: Period] {
+    const wallMs = clock.wall()
+    if (!today || wallMs < today[0].startsAt || wallMs >= today[0].resetAt) today = [dayOf(wallMs), monthOf(wallMs)]
+    return today
+  }
+
+  // One hold
+
+  function openHold(
+    id: string,
+    own: readonly Account[],
+    limits: Limits,
+    heldCredits: number,
+    record: HoldRecord | null,
+  ): OpenHold {
+    let restCredits = heldCredits
+    let spentCredits = record?.spentCredits ?? 0
+    let written = record
+    let isSettled = false
+
+    return {
+      id,
+      secure,
+      spend,
+      settle,
+      get restCredits() {
+        return restCredits
+      },
+    }
+
+    async function secure(credits: number): Promise<void> {
+      // Nobody would ever give back what is set aside now.
+      if (isSettled) throw new Error('This hold is settled.')
+      if (restCredits < credits) {
+        accounts.reserve(own, limits, credits - restCredits)
+        restCredits = credits
+      }
+      writeDown()
+    }
+
+    function writeDown(): void {
+      const credits = spentCredits + restCredits
+      if (written?.credits === credits && written.spentCredits === spentCredits) return
+      written = { client: own[0]?.client ?? '', periods: own.map(({ period }) => period.id), credits, spentCredits }
+      store?.put([{ space: 'hold', key: id, value: written, expiresAt: null }])
+    }
+
+    function spend({ state, credits }: Charge): void {
+      if (state === 'free') return
+      const taken = Math.min(restCredits, credits)
+      restCredits -= taken
+      spentCredits += credits
+      accounts.release(own, taken)
+      accounts.spend(own, limits, credits)
+      if (isSettled) return accounts.book(own, credits, [])
+      // It cost more than was set aside for it: a crash must not forget that.
+      if (written && taken < credits) writeDown()
+    }
+
+    function settle(): void {
+      if (isSettled) return
+      isSettled = true
+      accounts.release(own, restCredits)
+      restCredits = 0
+      accounts.book(own, spentCredits, written ? [{ space: 'hold', key: id, value: null, expiresAt: null }] : [])
+    }
+  }
+}
+
+/** Null = not of this format. */
+function readHold(value: unknown): { readonly record: HoldRecord; readonly periods: readonly Period[] } | null {
+  if (typeof value !== 'object' || value === null) return null
+  const { client, periods: names, credits, spentCredits } = value as Partial<Record<keyof HoldRecord, unknown>>
+  if (typeof client !== 'string' || !isCredits(credits) || !isCredits(spentCredits) || spentCredits > credits)
+    return null
+  if (!Array.isArray(names)) return null
+  const periods = names.map((name) => periodNamed(String(name))).filter((period) => period !== null)
+  if (periods.length !== names.length || periods.length === 0) return null
+  return { record: { client, periods: periods.map(({ id }) => id), credits, spentCredits }, periods }
+}
