@@ -33,7 +33,7 @@ export interface App {
   listen(): Promise<Ports>
   /** Contract section 7: not ready at once, no new connections after `readinessDelay`, open requests finish or the grace ends. */
   drain(): Promise<Drained>
-  /** Cuts short a drain under way. */
+  /** Cuts a drain short. */
   hurry(): void
   /** Ends everything that `drain` left: upstream calls, the admin port, timers. */
   close(): Promise<void>
@@ -153,11 +153,27 @@ export function compose(config: Config, world: World, version: string): App {
     return { port: server.port, adminPort: admin.port }
   }
 
+  const hurried = Promise.withResolvers<void>()
+
+  /** First the requests, then the flights that nobody waits for any more: they are probably paid for. */
+  async function drain(): Promise<Drained> {
+    const { readinessDelay, grace } = config.shutdown
+    clock.after(readinessDelay + grace, hurried.resolve)
+    const how = await server.drain({ readinessDelayMs: readinessDelay, graceMs: grace })
+    await Promise.race([flights.idle(), hurried.promise])
+    return flights.size === 0 ? how : 'forced'
+  }
+
+  function hurry(): void {
+    void server.drain({ readinessDelayMs: 0, graceMs: 0 })
+    hurried.resolve()
+  }
+
   return {
     log,
     listen,
-    drain: () => server.drain({ readinessDelayMs: config.shutdown.readinessDelay, graceMs: config.shutdown.grace }),
-    hurry: () => void server.drain({ readinessDelayMs: 0, graceMs: 0 }),
+    drain,
+    hurry,
     async close() {
       await admin.close()
       transport.close()

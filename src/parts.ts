@@ -193,6 +193,8 @@ export interface Flights {
   /** Somebody could join a flight for `key` right now. */
   has(key: string | null): boolean
   readonly size: number
+  /** Resolves when no flight is in the air any more, those that nobody waits for included. */
+  idle(): Promise<void>
   /** For the status page: every flight with its age. */
   list(): readonly FlightStatus[]
 }

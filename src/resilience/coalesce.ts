@@ -38,6 +38,7 @@ interface Airborne {
 export function createFlights({ clock, emit, maxAskers = 10_000 }: FlightsPorts): Flights {
   const joinable = new Map<string, Airborne>()
   const aloft = new Set<Airborne>()
+  let whenIdle: (() => void)[] = []
 
   function join(key: string | null, asker: Asker, fly: Fly): Joined {
     const known = key === null ? undefined : joinable.get(key)
@@ -118,6 +119,9 @@ export function createFlights({ clock, emit, maxAskers = 10_000 }: FlightsPorts)
     if (key !== null) joinable.delete(key)
     airborne.listeners.clear()
     for (const waiting of airborne.waiting) tell(waiting)
+    if (aloft.size > 0) return
+    for (const resolve of whenIdle) resolve()
+    whenIdle = []
   }
 
   function list(): FlightStatus[] {
@@ -128,6 +132,7 @@ export function createFlights({ clock, emit, maxAskers = 10_000 }: FlightsPorts)
     join,
     has: (key) => key !== null && joinable.has(key),
     list,
+    idle: () => (aloft.size === 0 ? Promise.resolve() : new Promise((resolve) => whenIdle.push(resolve))),
     get size() {
       return aloft.size
     },
