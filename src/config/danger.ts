@@ -4,6 +4,7 @@
  */
 import { hash } from 'node:crypto'
 import { BlockList, isIP, isIPv4 } from 'node:net'
+import { nearest } from './nearest.ts'
 import type { Config } from './schema.ts'
 import type { Path } from './tree.ts'
 import { formatDuration } from './units.ts'
@@ -27,25 +28,24 @@ export function dangers(config: Config, environment: Readonly<Record<string, str
     ...clientDangers(config.clients),
     ...sharedTokens(config.clients),
     ...contradictions(config),
+    ...clientPauses(config),
+    ...jobDangers(config),
   ]
 }
 
-/** What is allowed, but most likely not meant. */
-export function warnings({ cache, retry }: Config): string[] {
-  const found: string[] = []
-  const kept = cache.ttl + cache.staleIfError
-  if (kept > 86_400_000) {
-    found.push(
-      `cache.ttl and cache.staleIfError together are ${formatDuration(kept)}; links in answers, such as markdown_url, are dead after 24h`,
-    )
-  }
-  for (const [name, { attempts }] of Object.entries(retry.classes)) {
-    if (attempts === undefined || attempts <= retry.attempts) continue
-    found.push(
-      `retry.classes.${name}.attempts is ${attempts}, but retry.attempts ends every request after ${retry.attempts}; raise retry.attempts`,
-    )
-  }
-  return found
+/** Scrapers named in the settings that are not among those `known`: the settings cannot tell by themselves. */
+export function unknownScrapers({ clients, upstream }: Config, known: readonly string[]): Danger[] {
+  const named = Object.entries(clients).flatMap(([client, { scrapers = [] }]) =>
+    scrapers.map((name, index) => ({ name, path: ['clients', client, 'scrapers', String(index)] })),
+  )
+  const limited = typeof upstream.perScraper === 'object' ? Object.keys(upstream.perScraper) : []
+  return [...named, ...limited.map((name) => ({ name, path: ['upstream', 'perScraper', name] }))]
+    .filter(({ name }) => !known.includes(name))
+    .map(({ name, path }) => {
+      const near = nearest(name, known)
+      const advice = near === null ? `known are ${known.join(', ')}` : `did you mean "${near}"?`
+      return { path, text: `there is no scraper "${name}"; ${advice}` }
+    })
 }
 
 function tlsDangers(environment: Readonly<Record<string, string | undefined>>): Danger[] {
@@ -194,6 +194,31 @@ function contradictions({ breaker, retry }: Config): Danger[] {
     })
   }
   return found
+}
+
+/** The same of a client, whose pauses may be partly its own. */
+function clientPauses({ clients, retry }: Config): Danger[] {
+  return Object.entries(clients).flatMap(([name, client]) => {
+    const own = client.retry?.backoff
+    const base = own?.base ?? retry.backoff.base
+    const max = own?.max ?? retry.backoff.max
+    if (own === undefined || base <= max) return []
+    const path = ['clients', name, 'retry', 'backoff']
+    return own.base === undefined
+      ? [{ path: [...path, 'max'], text: `is shorter than base (${formatDuration(base)}); raise it, or set base here` }]
+      : [{ path: [...path, 'base'], text: `is longer than max (${formatDuration(max)}); lower it, or set max here` }]
+  })
+}
+
+function jobDangers({ cache, jobs }: Config): Danger[] {
+  if (jobs.execution !== 'durable' || cache.disk !== false) return []
+  return [
+    {
+      path: ['jobs', 'execution'],
+      text: 'durable needs cache.disk so that jobs survive; set cache.disk, or write sync',
+      because: [['cache', 'disk']],
+    },
+  ]
 }
 
 // Addresses

@@ -131,26 +131,31 @@ function rowsOf(type: z.core.$ZodType, name: string): Row[] {
     meaning: said?.description ?? '',
     reload: said?.['reload'] === 'restart' ? 'restart' : 'live',
   }
-  if (name === 'retry.classes') return [own, ...classRows(bare)]
+  if (name === 'retry.classes') return [own, ...classFields(bare, name), ...classRows(bare)]
+  if (name.endsWith('.retry.classes')) return [own, ...classFields(bare, name)]
+  const option = bare instanceof z.ZodUnion ? bare.options.find(isMap) : undefined
+  if (option !== undefined) return [own, ...rowsOf(option, name)]
   if (bare instanceof z.ZodRecord && !isLeaf(bare.valueType)) return [own, ...rowsOf(bare.valueType, `${name}.NAME`)]
   if (bare instanceof z.ZodArray && !isLeaf(bare.element)) return [own, ...rowsOf(bare.element, `${name}[]`)]
   if (!(bare instanceof z.ZodObject)) return [own]
   return Object.entries(bare.shape).flatMap(([key, child]) => rowsOf(child, name === '' ? key : `${name}.${key}`))
 }
 
-/** All classes have the same fields: each class is one row, and so is each field. */
+/** All classes have the same fields: each is one row. */
+function classFields(type: z.core.$ZodType, name: string): Row[] {
+  const sample = type instanceof z.ZodObject ? type.shape['serverError'] : undefined
+  return sample === undefined ? [] : rowsOf(sample, `${name}.CLASS`)
+}
+
+/** And so is each class, with what is its own. */
 function classRows(type: z.core.$ZodType): Row[] {
   if (!(type instanceof z.ZodObject)) return []
-  const classes = Object.entries(type.shape)
-  const [, sample] = classes.find(([name]) => name === 'serverError') ?? []
-  const fields = sample === undefined ? [] : rowsOf(sample, 'retry.classes.CLASS')
-  const defaults = classes.map(([name, one]) => ({
+  return Object.entries(type.shape).map(([name, one]) => ({
     name: `retry.classes.${name}`,
     fallback: code(flow(defaultsOf(one))),
     meaning: z.globalRegistry.get(one)?.description ?? '',
     reload: 'live',
   }))
-  return [...fields, ...defaults]
 }
 
 function defaultsOf(type: z.core.$ZodType): Record<string, unknown> {
@@ -166,7 +171,11 @@ function defaultsOf(type: z.core.$ZodType): Record<string, unknown> {
 }
 
 function isLeaf(type: z.core.$ZodType): boolean {
-  return !(peel(type).type instanceof z.ZodObject)
+  return !isMap(type)
+}
+
+function isMap(type: z.core.$ZodType): boolean {
+  return peel(type).type instanceof z.ZodObject
 }
 
 function shownDefault(value: unknown): string {
@@ -206,14 +215,21 @@ function shown(type: z.core.$ZodType, value: unknown): unknown {
   if (kind === 'digest') return `${String(value).slice(0, 8)}…`
   if (Array.isArray(value)) return value.map((item) => shown(itemOf(bare), item))
   if (typeof value !== 'object' || value === null) return value
-  const names = bare instanceof z.ZodObject ? Object.keys(bare.shape) : Object.keys(value)
-  const pairs = names.map((name) => [name, shown(childOf(bare, name) ?? bare, Reflect.get(value, name))] as const)
+  const map = mapOf(bare)
+  const names = map instanceof z.ZodObject ? Object.keys(map.shape) : Object.keys(value)
+  const pairs = names.map((name) => [name, shown(childOf(map, name) ?? map, Reflect.get(value, name))] as const)
   return Object.fromEntries(pairs.filter(([, one]) => !isAbsent(one)))
 }
 
 function itemOf(type: z.core.$ZodType): z.core.$ZodType {
   const list = type instanceof z.ZodUnion ? type.options.find((option) => option instanceof z.ZodArray) : type
   return list instanceof z.ZodArray ? list.element : type
+}
+
+/** What describes a value that is a map. */
+function mapOf(type: z.core.$ZodType): z.core.$ZodType {
+  const option = type instanceof z.ZodUnion ? type.options.find(isMap) : undefined
+  return option === undefined ? type : peel(option).type
 }
 
 function isAbsent(value: unknown): boolean {

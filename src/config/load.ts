@@ -6,12 +6,13 @@
 import { isAlias, isMap, isScalar, isSeq, LineCounter, parseDocument, stringify, type Document } from 'yaml'
 import { ConfigError } from '../errors.ts'
 import { Secret } from '../keys/secret.ts'
-import { dangers, warnings, type Danger } from './danger.ts'
+import { dangers, unknownScrapers, type Danger } from './danger.ts'
 import { fieldAt } from './describe.ts'
 import { about, explain, render, type Issue, type Mistake } from './mistake.ts'
-import { resolve, type Surroundings } from './reference.ts'
+import { filePrefix, resolve, type Surroundings } from './reference.ts'
 import { defaultKeys, schema, type Config } from './schema.ts'
 import { assign, find, isEmpty, isOutside, merge, type Path, type Place, type Tree } from './tree.ts'
+import { warnings } from './warning.ts'
 
 export interface Source {
   /** As it is named in messages. */
@@ -23,14 +24,30 @@ export interface Loaded {
   readonly config: Config
   /** For the log: nothing that stops the start. */
   readonly warnings: readonly string[]
+  /** Upstream keys whose secret is in a file, which may change while we run. */
+  readonly keyFiles: readonly KeyFile[]
 }
 
-/** Throws a ConfigError with every mistake. */
+export interface KeyFile {
+  /** Of the key. */
+  readonly name: string
+  readonly path: string
+}
+
+/** What upstream has and takes, which the settings cannot know by themselves. */
+export interface Known {
+  readonly scrapers: readonly string[]
+  /** Of the cheapest call. */
+  readonly priceCredits: number
+}
+
+/** Throws a ConfigError with every mistake. Without `known`, names of scrapers are taken as they are. */
 export function loadConfig(
   sources: readonly Source[],
   sets: readonly string[],
   environment: Surroundings['environment'],
   readFile: Surroundings['readFile'],
+  known: Known | null = null,
 ): Loaded {
   const mistakes: Mistake[] = []
   const written = combine(sources, sets, mistakes)
@@ -45,10 +62,24 @@ export function loadConfig(
   const { config, issues } = validate(plain(tree, []))
   mistakes.push(...explain(issues, tree).filter((one) => !unresolved.includes(one.path.join('.'))))
   const wrong = mistakes.map((one) => one.path.join('.'))
-  const found = config === null ? [] : dangers(config, environment).filter((one) => !isDoubtful(one, wrong))
+  const found = (
+    config === null ? [] : [...dangers(config, environment), ...(known ? unknownScrapers(config, known.scrapers) : [])]
+  ).filter((one) => !isDoubtful(one, wrong))
   mistakes.push(...found.map((one) => about(one.path, one.text, tree)))
   if (mistakes.length > 0 || config === null) throw new ConfigError(render(mistakes))
-  return { config: freeze(config), warnings: warnings(config) }
+  return {
+    config: freeze(config),
+    warnings: warnings(config, known?.priceCredits ?? null),
+    keyFiles: keyFilesOf(config, tree),
+  }
+}
+
+function keyFilesOf(config: Config, tree: Tree): KeyFile[] {
+  return config.upstream.keys.flatMap(({ name }, index) => {
+    const written = find(tree, ['upstream', 'keys', String(index), 'secret'])
+    const file = written?.kind === 'scalar' ? written.references.find((one) => one.startsWith(filePrefix)) : undefined
+    return file === undefined ? [] : [{ name, path: file.slice(filePrefix.length) }]
+  })
 }
 
 /** As YAML, for people. */

@@ -51,7 +51,8 @@ function explainOne(issue: Issue, parents: Path, tree: Tree): Mistake[] {
 
 /** Of the things a value may be, the one that was meant: whose outer form is right. Null when none is. */
 function likeliest(branches: readonly (readonly Issue[])[]): readonly Issue[] | null {
-  const isInside = (issue: Issue) => issue.path.length > 0 || issue.code !== 'invalid_type'
+  const isOuter = ({ code }: Issue) => code === 'invalid_type' || code === 'invalid_value'
+  const isInside = (issue: Issue) => issue.path.length > 0 || !isOuter(issue)
   return (
     branches.find((branch) => branch.every(isInside)) ??
     (branches.length > 0 && isSecretBranch(branches) ? (branches[0] ?? null) : null)

@@ -3,6 +3,7 @@
  * expected. What comes back is typed by the field it is for: `port: ${PORT}` is a number, a secret stays text.
  */
 import { fieldAt } from './describe.ts'
+import { withoutLineEnd } from '../keys/secret.ts'
 import type { Path, ScalarTree, Tree } from './tree.ts'
 
 export interface Surroundings {
@@ -10,6 +11,9 @@ export interface Surroundings {
   /** Throws when the file cannot be read. */
   readonly readFile: (path: string) => string
 }
+
+/** Begins the path of a file that holds a secret. */
+export const filePrefix = 'file:'
 
 export type Complain = (path: Path, text: string) => void
 
@@ -34,7 +38,7 @@ export function resolve(tree: Tree, surroundings: Surroundings, complain: Compla
     if (typeof node.value !== 'string')
       return field?.takes === 'text' && node.value !== null ? { ...node, value: node.written } : node
     const { text, references } = substitute(node.value, surroundings.environment, (message) => complain(path, message))
-    if (field?.kind === 'secret' && node.value.startsWith('file:')) return mounted(node, path, text)
+    if (field?.kind === 'secret' && node.value.startsWith(filePrefix)) return mounted(node, path, text)
     if (references.length === 0) return { ...node, value: text }
     if (text === '') return { ...node, value: null, references }
     return { ...node, value: field?.takes === 'text' ? text : typed(text), references }
@@ -43,7 +47,7 @@ export function resolve(tree: Tree, surroundings: Surroundings, complain: Compla
   function mounted(node: ScalarTree, path: Path, text: string): Tree {
     const references = [text]
     try {
-      const content = surroundings.readFile(text.slice('file:'.length)).replace(/\r?\n$/, '')
+      const content = withoutLineEnd(surroundings.readFile(text.slice(filePrefix.length)))
       return { ...node, value: content, references }
     } catch (error) {
       complain(path, `cannot read ${text} (${reason(error)})`)

@@ -7,7 +7,7 @@
  * Longer than other files because every setting has its row here.
  */
 import * as z from 'zod'
-import { Secret } from '../keys/secret.ts'
+import { Secret, sendable } from '../keys/secret.ts'
 import {
   durationHint,
   durationPattern,
@@ -125,13 +125,10 @@ function refuse(context: z.RefinementCtx, message: string): never {
   return z.NEVER
 }
 
-/** Anything else could not be sent in a header, or would arrive there changed. */
-const visible = /^[\x21-\x7e]+$/
-
 function secret(minLength: number) {
   const schema = z
     .string({ error: 'expected text, such as "${NAME}" or file:/path' })
-    .regex(visible, {
+    .regex(sendable, {
       error: 'is empty or has spaces, line ends or characters beyond ASCII; check for a stray newline',
     })
     .min(minLength, { error: `is shorter than ${minLength} characters; make one with "scrapellm-proxy token NAME"` })
@@ -219,35 +216,32 @@ const rate = map({
   ),
 }).transform((given) => ({ ...given, burst: given.burst ?? given.limit }))
 
-const client = map({
-  token: live(oneOrMore(secret(16)), 'Its token, at least 16 characters, or a list of tokens.'),
-  tokenSha256: live(
-    oneOrMore(digest()),
-    'SHA-256 of its token in hexadecimal, or a list: what `scrapellm-proxy token NAME` prints.',
-  ),
-  rate: live(rate.optional(), 'How often it may ask; without it, as often as it likes.'),
-  concurrency: live(
-    count(1, 100_000).optional(),
-    'Questions it may have open at the same time; without it, any number.',
-  ),
-  allowAnonymousOnNetwork: live(
-    flag().optional(),
-    'Only for `anonymous`: lets callers without a token in from the network, too.',
+function keeping() {
+  return duration(0, 365 * day)
+}
+
+function scope() {
+  return z.enum(['shared', 'client'], { error: 'expected shared or client, found {found}' })
+}
+
+const disk = map({
+  path: restart(text('the path of a file').prefault('data/cache.db'), 'The file; its folder is made when missing.'),
+  maxSize: restart(
+    size(1024 ** 2, 1024 ** 4).prefault('2GiB'),
+    'All that the file may take; the least valuable answers go first.',
   ),
 })
 
 const cache = map({
-  ttl: live(duration(0, 365 * day).prefault('12h'), 'How long an answer is fresh.'),
-  staleIfError: live(
-    duration(0, 365 * day).prefault('12h'),
-    'How long after that it may still be given instead of an error.',
+  ttl: live(keeping().prefault('12h'), 'How long an answer is fresh.'),
+  staleIfError: live(keeping().prefault('12h'), 'How long after that it may still be given instead of an error.'),
+  staleWhileRevalidate: live(
+    keeping().prefault('0s'),
+    'How long after that it is given at once, while one fresh answer is asked for in the background.',
   ),
-  emptyResultTtl: live(
-    duration(0, 365 * day).prefault('60s'),
-    'How long an "empty result" answer is remembered; 0s = never.',
-  ),
+  emptyResultTtl: live(keeping().prefault('60s'), 'How long an "empty result" answer is remembered; 0s = never.'),
   scope: live(
-    z.enum(['shared', 'client'], { error: 'expected shared or client, found {found}' }).prefault('shared'),
+    scope().prefault('shared'),
     '`shared`: all clients share answers; `client`: no answer crosses from one client to another.',
   ),
   markReplays: live(flag().prefault(true), 'A replayed body says `"cached": true` and `"credits_used": 0`.'),
@@ -260,7 +254,21 @@ const cache = map({
     }).prefault({}),
     'Answers kept in memory.',
   ),
+  disk: restart(
+    z
+      .union([disk, z.literal(false)], { error: 'expected false, or a map with path and maxSize, found {found}' })
+      .prefault({}),
+    'Answers, jobs and budgets that survive a restart; `false` = none of them does.',
+  ),
 })
+
+function attempts() {
+  return count(1, 20)
+}
+
+function deadline() {
+  return duration(1000, day)
+}
 
 const pause = () => duration(0, day)
 const baseMeaning = 'Upper limit of the first pause, doubled for each further one; the pause is random below it.'
@@ -300,6 +308,7 @@ const classDefaults = {
 } as const satisfies Record<string, ClassDefaults>
 
 export type FailureClassName = keyof typeof classDefaults
+const classNames = Object.keys(classDefaults) as FailureClassName[]
 
 function failureClass(name: FailureClassName, when: string) {
   const defaults: ClassDefaults = classDefaults[name]
@@ -308,7 +317,7 @@ function failureClass(name: FailureClassName, when: string) {
     map({
       // No prefault: a default above `retry.attempts` must not outlive someone's `retry.attempts: 1`.
       attempts: live(
-        count(1, 20).optional(),
+        attempts().optional(),
         'Attempts in all when this is what failed; `retry.attempts` when neither is set.',
       ).meta(defaults.attempts === undefined ? {} : { default: defaults.attempts }),
       backoff: live(
@@ -329,9 +338,9 @@ function failureClass(name: FailureClassName, when: string) {
 }
 
 const retry = map({
-  attempts: live(count(1, 20).prefault(4), 'Attempts for one request in all, the first included.'),
+  attempts: live(attempts().prefault(4), 'Attempts for one request in all, the first included.'),
   deadline: live(
-    duration(1000, day).prefault('600s'),
+    deadline().prefault('600s'),
     'Time for a whole request, all attempts and pauses; `X-Request-Timeout` shortens it.',
   ),
   backoff: live(backoff.prefault({}), 'Pauses between attempts: full jitter.'),
@@ -365,6 +374,68 @@ const retry = map({
   ),
 })
 
+const clientCache = map({
+  ttl: live(keeping().optional(), 'In place of `cache.ttl`.'),
+  staleIfError: live(keeping().optional(), 'In place of `cache.staleIfError`.'),
+  staleWhileRevalidate: live(keeping().optional(), 'In place of `cache.staleWhileRevalidate`.'),
+  emptyResultTtl: live(keeping().optional(), 'In place of `cache.emptyResultTtl`.'),
+  scope: live(scope().optional(), 'In place of `cache.scope`.'),
+})
+
+/** Without `keyRest`: keys are everybody's. */
+const clientRetry = map({
+  attempts: live(attempts().optional(), 'In place of `retry.attempts`.'),
+  deadline: live(deadline().optional(), 'In place of `retry.deadline`.'),
+  backoff: live(classBackoff(undefined).optional(), 'In place of `retry.backoff`.'),
+  classes: live(
+    map(
+      Object.fromEntries(
+        classNames.map((name) => [name, live(clientClass().optional(), `In place of \`retry.classes.${name}\`.`)]),
+      ) as Record<FailureClassName, z.ZodOptional<ReturnType<typeof clientClass>>>,
+    ).optional(),
+    'What differs for each class of failure; what is left out comes from `retry.classes`.',
+  ),
+})
+
+function clientClass() {
+  return map({
+    attempts: live(attempts().optional(), 'In place of `retry.classes.CLASS.attempts`.'),
+    backoff: live(classBackoff(undefined).optional(), 'In place of `retry.classes.CLASS.backoff`.'),
+    bypassCache: live(flag().optional(), 'In place of `retry.classes.CLASS.bypassCache`.'),
+  })
+}
+
+function credits() {
+  return count(0, 1_000_000_000)
+}
+
+const client = map({
+  token: live(oneOrMore(secret(16)), 'Its token, at least 16 characters, or a list of tokens.'),
+  tokenSha256: live(
+    oneOrMore(digest()),
+    'SHA-256 of its token in hexadecimal, or a list: what `scrapellm-proxy token NAME` prints.',
+  ),
+  rate: live(rate.optional(), 'How often it may ask; without it, as often as it likes.'),
+  concurrency: live(
+    count(1, 100_000).optional(),
+    'Questions it may have open at the same time; without it, any number.',
+  ),
+  credits: live(
+    map({
+      perDay: live(credits().optional(), 'Credits per UTC day; without it, any number.'),
+      perMonth: live(credits().optional(), 'Credits per UTC month; without it, any number.'),
+    }).optional(),
+    'What it may spend. When that is gone, known answers still come.',
+  ),
+  scrapers: live(list(name("a scraper's name")).optional(), 'The scrapers it may ask; without it, all.'),
+  retry: live(clientRetry.optional(), 'What differs from `retry` for its requests.'),
+  cache: live(clientCache.optional(), 'What differs from `cache` for its requests.'),
+  allowAnonymousOnNetwork: live(
+    flag().optional(),
+    'Only for `anonymous`: lets callers without a token in from the network, too.',
+  ),
+})
+
 const breaker = map({
   consecutive: live(count(1, 10_000).prefault(5), 'Failures in a row that open the circuit of a scraper.'),
   failureRate: live(
@@ -379,6 +450,13 @@ const breaker = map({
   minimum: live(count(1, 10_000).prefault(10), 'Outcomes needed before the share counts; at most `window`.'),
   openFor: live(duration(1, day).prefault('30s'), 'How long the circuit stays open before one probe is let through.'),
   openForMax: live(duration(1, day).prefault('5m'), 'The open time doubles with each failed probe, up to this.'),
+})
+
+const jobs = map({
+  execution: live(
+    z.enum(['sync', 'durable'], { error: 'expected sync or durable, found {found}' }).prefault('sync'),
+    '`durable`: a question is backed by a job upstream, which is taken up again after a restart.',
+  ),
 })
 
 const log = map({
@@ -414,6 +492,7 @@ export const schema = map({
   cache: live(cache.prefault({}), 'Answers kept so that they need not be paid for twice.'),
   retry: live(retry.prefault({}), 'When and how a failed call is repeated.'),
   breaker: live(breaker.prefault({}), 'The circuit breaker of each scraper.'),
+  jobs: live(jobs.prefault({}), 'How questions are carried out.'),
   log: live(log.prefault({}), 'What is written to standard output.'),
   shutdown: live(shutdown.prefault({}), 'What SIGTERM does.'),
 })
@@ -428,25 +507,44 @@ export type Config = Frozen<z.output<typeof schema>>
 
 // Projections
 
-/** Every class in full: what was said of it, else its own default, else what holds for all. `keyRest` null = none. */
-export function resolveRetry(settings: Config['retry']) {
-  const names = Object.keys(classDefaults) as FailureClassName[]
-  const classes = names.map((name) => [name, resolveClass(settings, name)] as const)
+type ClientRetry = NonNullable<Config['clients'][string]['retry']>
+
+/**
+ * Every class in full: what the client says of it, what was said of it for all, else its own default, else what holds for
+ * every class. `keyRest` null = none.
+ */
+export function resolveRetry(settings: Config['retry'], own: ClientRetry = {}) {
+  const general = {
+    attempts: own.attempts ?? settings.attempts,
+    deadline: own.deadline ?? settings.deadline,
+    backoff: {
+      base: own.backoff?.base ?? settings.backoff.base,
+      max: own.backoff?.max ?? settings.backoff.max,
+    },
+  }
+  const classes = classNames.map(
+    (name) => [name, resolveClass(general, name, settings.classes[name], own.classes?.[name])] as const,
+  )
   return {
-    attempts: settings.attempts,
-    deadline: settings.deadline,
+    attempts: general.attempts,
+    deadline: general.deadline,
     classes: Object.fromEntries(classes) as Record<FailureClassName, ReturnType<typeof resolveClass>>,
   }
 }
 
-function resolveClass(settings: Config['retry'], name: FailureClassName) {
-  const given = settings.classes[name]
+function resolveClass(
+  general: Pick<Config['retry'], 'attempts' | 'backoff'>,
+  name: FailureClassName,
+  given: Config['retry']['classes'][FailureClassName],
+  own: NonNullable<ClientRetry['classes']>[FailureClassName],
+) {
   const defaults: ClassDefaults = classDefaults[name]
-  const base = given.backoff.base ?? settings.backoff.base
+  const usual = Math.min(defaults.attempts ?? general.attempts, general.attempts)
+  const base = own?.backoff?.base ?? given.backoff.base ?? general.backoff.base
   return {
-    attempts: given.attempts ?? Math.min(defaults.attempts ?? settings.attempts, settings.attempts),
-    backoff: { base, max: Math.max(base, given.backoff.max ?? settings.backoff.max) },
-    bypassCache: given.bypassCache,
+    attempts: own?.attempts ?? given.attempts ?? usual,
+    backoff: { base, max: Math.max(base, own?.backoff?.max ?? given.backoff.max ?? general.backoff.max) },
+    bypassCache: own?.bypassCache ?? given.bypassCache,
     keyRest: given.keyRest === undefined || given.keyRest === 0 ? null : given.keyRest,
   }
 }

@@ -29,3 +29,17 @@ export class Secret {
     return `Secret(${this.toString()})`
   }
 }
+
+/** Anything else could not be sent in a header, or would arrive there changed. */
+export const sendable = /^[\x21-\x7e]+$/
+
+/** Editors and `echo` end a file with one. */
+export function withoutLineEnd(text: string): string {
+  return text.replace(/\r?\n$/, '')
+}
+
+/** What a file says, as a secret; null when that cannot be one. */
+export function secretOf(text: string): Secret | null {
+  const bare = withoutLineEnd(text)
+  return sendable.test(bare) ? new Secret(bare) : null
+}

@@ -93,6 +93,8 @@ void t.test('the table has a row for every setting', async (t) => {
   }
   t.match(table, '| `clients.NAME.rate.limit` |')
   t.match(table, '| `upstream.keys[].secret` |')
+  t.match(table, '| `clients.NAME.retry.classes.CLASS.bypassCache` |')
+  t.notMatch(table, 'clients.NAME.retry.classes.timeout', 'said once for all classes')
 })
 
 void t.test('the packaged settings are valid, and editors find their schema', async (t) => {
@@ -118,7 +120,7 @@ void t.test('the example shows every setting there is', async (t) => {
 void t.test('the example has the defaults, so that reading it is reading them', async (t) => {
   const example = effective(load('config/example.yaml').config) as Record<string, unknown>
   const defaults = effective(load('config/default.yaml').config) as Record<string, unknown>
-  for (const name of ['listen', 'cache', 'retry', 'breaker', 'log', 'shutdown'])
+  for (const name of ['listen', 'cache', 'retry', 'breaker', 'jobs', 'log', 'shutdown'])
     t.strictSame(example[name], defaults[name], name)
 })
 
@@ -126,13 +128,26 @@ void t.test('the settings in effect are printed in human units, without a secret
   const { config } = load('config/example.yaml')
   const printed = toYaml(effective(config))
   t.match(parse(printed), {
-    cache: { ttl: '12h', memory: { maxSize: '256MiB' } },
+    cache: { ttl: '12h', memory: { maxSize: '256MiB' }, disk: { path: 'data/cache.db', maxSize: '2GiB' } },
     upstream: { keys: [{ name: 'main', secret: '****0001' }, { secret: '****0002' }] },
     admin: { token: '****0006' },
     retry: { classes: { creditsExhausted: { attempts: 1, keyRest: '15m', backoff: { base: '500ms' } } } },
-    clients: { 'search-team': { tokenSha256: ['5dac79b3…'], rate: { per: '1m', burst: 20 } } },
+    clients: {
+      'search-team': {
+        tokenSha256: ['5dac79b3…'],
+        rate: { per: '1m', burst: 20 },
+        credits: { perDay: 3000, perMonth: 60_000 },
+        scrapers: ['chatgpt', 'perplexity', 'gemini'],
+      },
+      reports: {
+        cache: { ttl: '1h', staleIfError: '1h', scope: 'client' },
+        retry: { attempts: 2, deadline: '2m', classes: { emptyResult: { attempts: 1 } } },
+      },
+    },
   })
   for (const secret of Object.values(environment)) t.notMatch(printed, secret)
   t.equal(toYaml(effective(load('config/example.yaml').config)), printed, 'in the same order each time')
   t.notMatch(printed, /undefined|null/)
+  const off = loadConfig([{ name: 'off', text: 'cache: { disk: false }' }], [], environment, read)
+  t.match(effective(off.config), { cache: { disk: false } })
 })

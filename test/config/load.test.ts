@@ -32,12 +32,15 @@ function loadCase(name: string, text: string) {
     if (verb === 'set') sets.push(rest)
     if (verb === 'file') files.set(first, second)
   }
-  return loadConfig([{ name, text }], sets, environment, (path) => {
+  const readFile = (path: string) => {
     const content = files.get(path)
     if (content === undefined) throw Object.assign(new Error('gone'), { code: 'ENOENT' })
     return content
-  })
+  }
+  return loadConfig([{ name, text }], sets, environment, readFile, known)
 }
+
+const known = { scrapers: ['chatgpt', 'perplexity'], priceCredits: 3 }
 
 function mistakesOf(run: () => unknown): readonly string[] {
   try {
@@ -68,7 +71,8 @@ const environment = { SCRAPELLM_API_KEY: 'upstream-key-of-the-tests' }
 function load(text: string | readonly string[], sets: readonly string[] = [], more: Record<string, string> = {}) {
   const texts = typeof text === 'string' ? [text] : text
   const sources = texts.map((one, index) => ({ name: `${index}.yaml`, text: one }))
-  return loadConfig(sources, sets, { ...environment, ...more }, (path) => `content of ${path}\r\n`.replaceAll(' ', '-'))
+  const readFile = (path: string) => `content of ${path}\r\n`.replaceAll(' ', '-')
+  return loadConfig(sources, sets, { ...environment, ...more }, readFile, known)
 }
 
 void t.test('with nothing but the upstream key, everything has its default', async (t) => {
@@ -79,6 +83,9 @@ void t.test('with nothing but the upstream key, everything has its default', asy
   t.strictSame(Object.keys(config.clients), ['anonymous'], 'callers on loopback are let in')
   t.equal(config.cache.ttl, 12 * 3_600_000)
   t.equal(config.cache.memory.maxSize, 256 * 1024 ** 2)
+  t.equal(config.cache.staleWhileRevalidate, 0)
+  t.strictSame(config.cache.disk, { path: 'data/cache.db', maxSize: 2 * 1024 ** 3 }, 'paid answers survive a restart')
+  t.strictSame(config.jobs, { execution: 'sync' })
   t.strictSame(config.breaker, {
     consecutive: 5,
     failureRate: 0.5,
@@ -189,6 +196,43 @@ void t.test('a retry class in full: what was said, else its own default, else wh
   )
 })
 
+void t.test('the disk may be elsewhere, or not at all', async (t) => {
+  t.equal(load('cache: { disk: false }').config.cache.disk, false)
+  t.equal(load('cache: { disk: "${DISK:-false}" }').config.cache.disk, false)
+  t.strictSame(load('cache: { disk: { path: /var/kept.db } }', ['cache.disk.maxSize=64MiB']).config.cache.disk, {
+    path: '/var/kept.db',
+    maxSize: 64 * 1024 ** 2,
+  })
+  const { config } = load(['cache: { disk: false }', 'cache: { disk: { maxSize: 1GiB } }'])
+  t.strictSame(config.cache.disk, { path: 'data/cache.db', maxSize: 1024 ** 3 }, 'a later file switches it on again')
+  t.doesNotThrow(() => load('jobs: { execution: durable }'), 'the disk is there by default')
+})
+
+void t.test('it is known which upstream keys came from which file', async (t) => {
+  const { keyFiles } = load(
+    [
+      'upstream:',
+      '  keys:',
+      '    - { name: main, secret: "${SCRAPELLM_API_KEY}" }',
+      '    - { name: reserve, secret: file:/run/secrets/reserve }',
+      '    - { name: far, secret: "file:${FOLDER}/far" }',
+      'admin: { token: file:/run/secrets/admin-token }',
+    ].join('\n'),
+    [],
+    { FOLDER: 'mounted' },
+  )
+  t.strictSame(keyFiles, [
+    { name: 'reserve', path: '/run/secrets/reserve' },
+    { name: 'far', path: 'mounted/far' },
+  ])
+  t.strictSame(load('listen: {}').keyFiles, [])
+})
+
+void t.test('names of scrapers are taken as they are where nobody knows them', async (t) => {
+  const text = 'clients: { anonymous: { scrapers: [nonesuch] } }'
+  t.doesNotThrow(() => loadConfig([{ name: 'a', text }], [], environment, () => ''))
+})
+
 void t.test('one or more: a token or a list, a limit or a map', async (t) => {
   const { config } = load([
     'clients: { a: { token: [a-token-of-enough-letters, another-token-of-enough-letters] } }',
@@ -215,12 +259,39 @@ void t.test('what is allowed off loopback', async (t) => {
 })
 
 void t.test('settings that work but are hardly meant are warned about', async (t) => {
-  const { warnings } = load(
-    'cache: { ttl: 20h, staleIfError: 5h }\nretry: { classes: { serverError: { attempts: 6 } } }',
-  )
-  t.equal(warnings.length, 2)
-  t.match(warnings[0], /cache\.ttl and cache\.staleIfError together are 25h/)
-  t.match(warnings[1], /retry\.classes\.serverError\.attempts is 6, but retry\.attempts ends every request after 4/)
+  const rows: [string, RegExp][] = [
+    ['cache: { ttl: 20h, staleIfError: 5h }', /^cache\.ttl and cache\.staleIfError together are 25h; links/],
+    ['cache: { staleWhileRevalidate: 13h }', /^cache\.ttl and cache\.staleWhileRevalidate together are 25h; links/],
+    [
+      'retry: { classes: { serverError: { attempts: 6 } } }',
+      /^retry\.classes\.serverError\.attempts is 6, but retry\.attempts ends every request after 4/,
+    ],
+    [
+      'clients: { anonymous: { cache: { ttl: 24h, staleIfError: 1h } } }',
+      /^clients\.anonymous\.cache\.ttl and clients\.anonymous\.cache\.staleIfError together are 25h/,
+    ],
+    [
+      'clients: { anonymous: { retry: { attempts: 2, classes: { timeout: { attempts: 3 } } } } }',
+      /^clients\.anonymous\.retry\.classes\.timeout\.attempts is 3, but clients\.anonymous\.retry\.attempts ends .* after 2/,
+    ],
+    [
+      'clients: { anonymous: { credits: { perDay: 301, perMonth: 300 } } }',
+      /^clients\.anonymous\.credits\.perDay is 301, but .*perMonth ends the month after 300/,
+    ],
+    ['clients: { anonymous: { credits: { perDay: 2 } } }', /^clients\.anonymous\.credits\.perDay is 2, .* costs 3/],
+    ['clients: { anonymous: { credits: { perMonth: 0 } } }', /^clients\.anonymous\.credits\.perMonth is 0, .* costs 3/],
+  ]
+  for (const [text, expected] of rows) {
+    const { warnings } = load(text)
+    t.equal(warnings.length, 1, text)
+    t.match(warnings[0], expected)
+  }
+  const fine = [
+    'cache: { ttl: 12h, staleIfError: 12h, staleWhileRevalidate: 12h }',
+    'clients: { anonymous: { credits: { perDay: 3, perMonth: 3 } } }',
+    'clients: { anonymous: { retry: { attempts: 9, classes: { serverError: { attempts: 9 } } } } }',
+  ]
+  for (const text of fine) t.strictSame(load(text).warnings, [], text)
 })
 
 void t.test('mistakes in several files are told apart, in the order of the files', async (t) => {
