@@ -95,7 +95,6 @@ export type Shared<T> =
 
 /** One atomic step in the store, in Lua: it may touch no keys but its own, all of which share a hash tag (`{…}`). */
 export interface SharedScript {
-  readonly name: string
   readonly lua: string
   readonly numberOfKeys: number
   /** Texts in the reply come as `bytes` (Buffer) or as `text` (string). Numbers are numbers, nil and false are null. */
@@ -124,9 +123,11 @@ export interface SharedStore {
     args: readonly (string | number | Buffer)[],
   ): Promise<Shared<unknown>>
   publish(channel: string, message: string): Promise<Shared<null>>
+  /** A channel as a script that publishes has to call it. */
+  channelName(channel: string): string
   /** Survives outages. Several listeners of one channel are one subscription. */
   subscribe(channel: string, listener: SharedListener): { close(): void }
-  /** `down` until the first connection stands. */
+  /** `down` until the first connection stands, and while it, or a part of it, does not answer. */
   readonly state: 'up' | 'down'
   /** Calls back at each change. Returns the way to stop listening. */
   onState(listener: (state: 'up' | 'down') => void): () => void
