@@ -11,6 +11,9 @@ import type { ClosedList, LabelValue } from './series.ts'
 type Status = number | 'gone' | 'none'
 export type JobOutcome = 'submitted' | 'polled' | 'rejected' | 'failed' | 'refused' | 'gone'
 export type SavedHow = 'hit' | 'joined' | 'stale' | 'rescued'
+/** `invalid`: charged for an answer that was none. `uncertain`: may have been charged for nothing. */
+export type WastedWhy = 'invalid' | 'uncertain'
+export type BudgetPeriod = 'day' | 'month'
 
 export interface LabelTypes {
   client: string
@@ -25,6 +28,8 @@ export interface LabelTypes {
   result: 'hit' | 'stale' | 'miss'
   code: Code
   how: SavedHow
+  why: WastedWhy
+  period: BudgetPeriod
   outcome: JobOutcome
   operation: RedisOperation
   flaw: CacheFlaw
@@ -72,6 +77,8 @@ export const labelLists = {
   result: listOf<LabelTypes['result']>({ hit: 0, stale: 0, miss: 0 }),
   code: codes,
   how: listOf<SavedHow>({ hit: 0, joined: 0, stale: 0, rescued: 0 }),
+  why: listOf<WastedWhy>({ invalid: 0, uncertain: 0 }),
+  period: listOf<BudgetPeriod>({ day: 0, month: 0 }),
   outcome: listOf<JobOutcome>({ submitted: 0, polled: 0, rejected: 0, failed: 0, refused: 0, gone: 0 }),
   operation: listOf<RedisOperation>({
     connect: 0,
@@ -110,6 +117,8 @@ export function closedLists({ clients, scrapers, keys, tiers, version }: ListOpt
     result: list(labelLists.result, 'miss'),
     code: list(codes, 'INTERNAL'),
     how: list(labelLists.how, 'hit'),
+    why: list(labelLists.why, 'invalid'),
+    period: list(labelLists.period, 'day'),
     outcome: list(labelLists.outcome, 'failed'),
     operation: list(labelLists.operation, 'get'),
     flaw: list(labelLists.flaw, 'damaged'),

@@ -3,11 +3,12 @@
  *
  * Counts live in plain integers (`series.ts`) and become prom-client values only while somebody scrapes: no library call is
  * on the way of a request. A metric with few possible series shows them all from the start, as 0, so that a first event is
- * an increase and a dashboard has no gaps; the series of the others appear with their first count.
+ * an increase and a dashboard has no gaps; the series of the others appear with their first count. Longer than other files:
+ * the tables are meant to be read in one place.
  */
 import prom from 'prom-client'
 import type { Tier } from '../model.ts'
-import type { BreakerStatus, KeyStatus } from '../parts.ts'
+import type { BreakerStatus, BudgetStatus, KeyStatus } from '../parts.ts'
 import type { BreakerState, KeyState } from './events.ts'
 import { closedLists, type LabelName, type LabelTypes, type ListOptions } from './labels.ts'
 import {
@@ -88,6 +89,31 @@ const counterRows = {
     'credits_saved_total',
     'Credits that answers would have cost without the proxy, by what saved them.',
   ),
+  creditsUncertain: row(
+    ['client', 'scraper', 'key'],
+    'credits_uncertain_total',
+    'Credits that may have been charged: the attempt was sent and brought no complete answer. Not among those spent.',
+  ),
+  creditsWasted: row(
+    ['client', 'scraper', 'why'],
+    'credits_wasted_total',
+    'Credits without an answer: charged for an invalid one, or uncertain (may have been charged for nothing).',
+  ),
+  creditsDelivered: row(
+    ['client', 'scraper'],
+    'credits_delivered_total',
+    'Worth of the answers that clients got, paid for or saved. Spent + saved = delivered + wasted (invalid) + unclaimed + charges of calls under way.',
+  ),
+  creditsUnclaimed: row(
+    ['client', 'scraper'],
+    'credits_unclaimed_total',
+    'Credits charged for answers that arrived after the client who pays had left. They are kept for whoever asks next.',
+  ),
+  budgetNear: row(
+    ['client', 'period'],
+    'credits_budget_soft_limit_total',
+    "Times that a client's spent credits reached 80 % of its budget for the UTC day or month.",
+  ),
   jobs: row(
     ['scraper', 'outcome'],
     'jobs_total',
@@ -100,6 +126,11 @@ const counterRows = {
 const levelRows = {
   inFlightRequests: row([], 'in_flight_requests', 'Client requests that are open now.'),
   upstreamInFlight: row(['scraper'], 'upstream_in_flight', 'Upstream attempts that are open now.'),
+  ledgerImbalance: row(
+    [],
+    'ledger_imbalance_credits',
+    'Credits that are not where they should be: always 0, or the proxy has a bug.',
+  ),
 } as const
 
 const seconds = {
@@ -155,6 +186,22 @@ const readingRows: readonly Reading[] = [
     read: ({ gauges }) => gauges.keys().map(({ name, state }) => [keyLevels[state], name]),
   },
   {
+    ...row(
+      ['client', 'period'],
+      'credits_budget_remaining',
+      "Credits left of a client's budget for the UTC day or month, less those held for calls under way; below 0 when answers cost more than their price.",
+    ),
+    read: ({ gauges }) => budgetsOf(gauges, ({ leftCredits }) => leftCredits),
+  },
+  {
+    ...row(
+      ['client', 'period'],
+      'credits_budget_held',
+      "Credits of a client's budget that are held for calls under way.",
+    ),
+    read: ({ gauges }) => budgetsOf(gauges, ({ heldCredits }) => heldCredits),
+  },
+  {
     ...row(['tier'], 'cache_entries', 'Answers kept now.'),
     read: ({ gauges }) => gauges.cache().map(({ tier, entries }) => [entries, tier]),
   },
@@ -194,6 +241,8 @@ export const metricCatalogue: readonly MetricDescription[] = [
 export interface Gauges {
   readonly breakers: () => readonly BreakerStatus[]
   readonly keys: () => readonly KeyStatus[]
+  /** Left out where nothing is limited. */
+  readonly budgets?: () => readonly BudgetStatus[]
   readonly retryTokens: (scraper: string) => number
   readonly cache: () => readonly { readonly tier: Tier; readonly entries: number; readonly bytes: number }[]
   readonly configGeneration: () => number
@@ -277,6 +326,10 @@ interface Row {
 
 interface Reading extends Row {
   readonly read: (options: MetricsOptions) => readonly (readonly [value: number, ...labels: readonly LabelValue[]])[]
+}
+
+function budgetsOf({ budgets }: Gauges, valueOf: (budget: BudgetStatus) => number) {
+  return (budgets?.() ?? []).map((budget) => [valueOf(budget), budget.client, budget.period] as const)
 }
 
 type ValuesOf<Labels extends readonly LabelName[]> = { readonly [I in keyof Labels]: LabelTypes[Labels[I]] }

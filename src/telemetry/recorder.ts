@@ -1,9 +1,7 @@
 /**
  * What happened, as numbers and lines: each exchange ends as counts and one access line, each event as counts and, where an
  * operator must know, a line in the log. Never throws for what it is given, and decides nothing.
- *
- * A request costs its caller the credits of its own flight; what a hit, a joined call or a stale answer would have cost
- * instead is counted as saved.
+ * What became of credits is the ledger's to say.
  */
 import { refusals, type Code, type ProxyError } from '../errors.ts'
 import type { Attempt, CacheLabel, Call, Entry, Exchange, Landing, Outcome, Tier } from '../model.ts'
@@ -11,7 +9,8 @@ import type { Recorder } from '../parts.ts'
 import type { Clock, Emit } from '../ports.ts'
 import type { AccessLog } from './access-log.ts'
 import type { TelemetryEvent } from './events.ts'
-import type { JobOutcome, SavedHow } from './labels.ts'
+import type { JobOutcome } from './labels.ts'
+import { createLedger, type LedgerStatus } from './ledger.ts'
 import type { Log } from './log.ts'
 import type { Metrics } from './metrics.ts'
 
@@ -28,10 +27,14 @@ export interface Telemetry extends Recorder {
   readonly emit: Emit
   /** A refusal before there was an exchange that could be recorded. */
   readonly refused: (error: ProxyError, id?: string) => void
+  /** What became of every credit since the start. */
+  readonly credits: () => LedgerStatus
 }
 
 export function createRecorder({ metrics, access, log, clock, matches }: RecorderPorts): Telemetry {
-  return { begin, record, refused, emit }
+  const ledger = createLedger({ metrics, broke: (error) => logBug('ledger', error, null) })
+
+  return { begin, record, refused, emit, credits: ledger.status }
 
   function begin(): void {
     metrics.inFlightRequests.add(1)
@@ -56,8 +59,7 @@ export function createRecorder({ metrics, access, log, clock, matches }: Recorde
     }
     if (code) metrics.refusals.add(1, client, code)
     if (cache === 'joined') metrics.joinedRequests.add(1, scraper)
-    const saved = savedBy(outcome)
-    if (saved) metrics.creditsSaved.add(saved.credits, client, scraper, saved.how)
+    ledger.answered(client, scraper, outcome)
     if (call && call.endpoint !== 'answer') metrics.jobs.add(1, scraper, jobOutcomeOf(outcome, call))
     if (outcome.kind === 'refused' && code === 'INTERNAL') logBug('request', outcome.error.cause, request.id)
 
@@ -92,10 +94,24 @@ export function createRecorder({ metrics, access, log, clock, matches }: Recorde
   function emit(event: TelemetryEvent): void {
     switch (event.kind) {
       case 'attempt-started':
+        ledger.started()
         return metrics.upstreamInFlight.add(1, event.scraper)
       case 'attempt-ended':
         metrics.upstreamInFlight.add(-1, event.scraper)
-        return countAttempt(event.scraper, event.payer, event.attempt)
+        ledger.ended(event.payer, event.scraper, event.attempt)
+        return countAttempt(event.scraper, event.attempt)
+      case 'flight-landed':
+        return ledger.landed(event.payer, event.scraper, event.landing, event.claimed)
+      case 'budget-near':
+        metrics.budgetNear.add(1, event.client, event.period)
+        return log.warn('credit budget nearly spent', {
+          client: event.client,
+          period: event.period,
+          spent: event.spentCredits,
+          limit: event.limitCredits,
+        })
+      case 'holds-swept':
+        return log.warn('credits of an earlier run counted as spent', { holds: event.holds, credits: event.credits })
       case 'retried':
         return metrics.retries.add(1, event.scraper, event.class)
       case 'retry-refused':
@@ -127,14 +143,11 @@ export function createRecorder({ metrics, access, log, clock, matches }: Recorde
     }
   }
 
-  function countAttempt(scraper: string, payer: string, attempt: Attempt): void {
+  function countAttempt(scraper: string, attempt: Attempt): void {
     metrics.upstreamResponses.add(1, scraper, attempt.status ?? 'none')
     metrics.attemptDuration.observe(attempt.durationMs / 1000, scraper)
     if (attempt.class !== 'ok') metrics.upstreamFailures.add(1, scraper, attempt.class)
     if (attempt.charge.state === 'unknown') metrics.ambiguousAttempts.add(1, scraper)
-    if (attempt.charge.state === 'charged') {
-      metrics.creditsSpent.add(attempt.charge.credits, payer, scraper, attempt.keyName)
-    }
   }
 
   function logBreaker({ scraper, to, openForMs }: Extract<TelemetryEvent, { kind: 'breaker-changed' }>): void {
@@ -212,16 +225,6 @@ function overheadMs(arrivedAt: number, endedAt: number, attempts: readonly Attem
     ours -= Math.max(0, to - from)
   }
   return Math.max(0, ours)
-}
-
-function savedBy(outcome: Outcome): { readonly how: SavedHow; readonly credits: number } | null {
-  if (outcome.kind === 'hit' || outcome.kind === 'stale') {
-    return { how: outcome.kind, credits: outcome.entry.priceCredits }
-  }
-  if (outcome.kind !== 'fetched' || outcome.role !== 'joined') return null
-  const { verdict } = outcome.landing
-  if (verdict.kind !== 'answered' || verdict.charge.state !== 'charged') return null
-  return { how: 'joined', credits: verdict.charge.credits }
 }
 
 function jobOutcomeOf(outcome: Outcome, call: Call): JobOutcome {

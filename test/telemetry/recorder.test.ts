@@ -3,7 +3,7 @@ import t from 'tap'
 import { ProxyError, refusals } from '../../src/errors.ts'
 import { matches } from '../../src/http/respond.ts'
 import type { Attempt, Call, Client, Entry, Exchange, Landing, Outcome, Verdict } from '../../src/model.ts'
-import type { BreakerStatus, KeyStatus } from '../../src/parts.ts'
+import type { BreakerStatus, BudgetStatus, KeyStatus } from '../../src/parts.ts'
 import { createAccessLog } from '../../src/telemetry/access-log.ts'
 import { createLog } from '../../src/telemetry/log.ts'
 import { createMetrics, metricCatalogue } from '../../src/telemetry/metrics.ts'
@@ -31,6 +31,7 @@ function createScene(names: { clients?: string[]; scrapers?: string[] } = {}) {
     gauges: {
       breakers: () => live.breakers,
       keys: () => live.keys,
+      budgets: () => [budget],
       retryTokens: (scraper) => (scraper === 'chatgpt' ? 95 : 100),
       cache: () => [{ tier: 'memory', entries: 2, bytes: 8192 }],
       configGeneration: () => live.generation,
@@ -155,6 +156,16 @@ const entry: Entry = {
   country: 'US',
   priceCredits: 3,
   unclaimed: false,
+}
+
+const budget: BudgetStatus = {
+  client: 'search-team',
+  period: 'day',
+  limitCredits: 3000,
+  leftCredits: 591,
+  heldCredits: 9,
+  spentCredits: 2400,
+  resetAt: start + 1,
 }
 
 const hit: Outcome = { kind: 'hit', entry, tier: 'memory' }
@@ -481,6 +492,9 @@ void t.test('events beside the outcomes are counted, and those an operator must 
   scene.emit({ ...key, to: 'ready', because: null, untilAt: null })
   scene.emit({ kind: 'disk-changed', to: 'down', because: 'full' })
   scene.emit({ kind: 'disk-changed', to: 'up', because: 'full' })
+  const { client, period, spentCredits, limitCredits } = budget
+  scene.emit({ kind: 'budget-near', client, period, spentCredits, limitCredits })
+  scene.emit({ kind: 'holds-swept', holds: 2, credits: 6 })
   scene.emit({ kind: 'broke', where: 'flights', error: new TypeError('x of undefined') })
   scene.live.breakers = [{ scraper: 'gemini', state: 'half-open', openUntil: null }]
   scene.live.keys = [
@@ -500,6 +514,11 @@ void t.test('events beside the outcomes are counted, and those an operator must 
     'upstream_failures_total{scraper="chatgpt",class="rejected"}': 0,
     'ambiguous_attempts_total{scraper="gemini"}': 1,
     'credits_spent_total{client="batch",scraper="gemini",key="main"}': 0,
+    'credits_budget_soft_limit_total{client="search-team",period="day"}': 1,
+    'credits_budget_soft_limit_total{client="search-team",period="month"}': 0,
+    'credits_budget_remaining{client="search-team",period="day"}': 591,
+    'credits_budget_held{client="search-team",period="day"}': 9,
+    ledger_imbalance_credits: 0,
     'retries_total{scraper="gemini",class="warmingUp"}': 1,
     'retries_refused_total{reason="budget"}': 1,
     'retries_refused_total{reason="attempts"}': 0,
@@ -530,9 +549,11 @@ void t.test('events beside the outcomes are counted, and those an operator must 
     { level: 'info', msg: 'upstream key ready' },
     { level: 'warn', msg: 'disk cache lost', because: 'full' },
     { level: 'info', msg: 'disk cache is back' },
+    { level: 'warn', msg: 'credit budget nearly spent', client: 'search-team', spent: 2400, limit: 3000 },
+    { level: 'warn', msg: 'credits of an earlier run counted as spent', holds: 2, credits: 6 },
     { level: 'error', msg: 'bug', where: 'flights', error: { message: 'x of undefined', stack: /TypeError/ } },
   ])
-  t.equal(scene.lines().length, 9, 'nothing is logged for the rest')
+  t.equal(scene.lines().length, 11, 'nothing is logged for the rest')
 })
 
 void t.test('a bug behind a refusal is in the log with its stack, under the request id', async (t) => {

@@ -1,0 +1,206 @@
+/**
+ * Where every credit went: an attempt ends in one entry (charged, free, or perhaps charged), a flight's charge in one (given to
+ * its payer, unclaimed, or wasted), an answer in at most one. The contract's counters are these entries and nothing else.
+ *
+ * For each client: spent + saved = delivered + wasted + unclaimed + settling. What is spent and settling comes from attempts,
+ * what became of it from landings and outcomes, so that the sum can fail; where it does, that is a bug and told as one. What
+ * may have been charged is in no sum. Credits are integers.
+ */
+import type { Attempt, Landing, Outcome } from '../model.ts'
+import type { SavedHow } from './labels.ts'
+import type { Metrics } from './metrics.ts'
+
+export interface LedgerPorts {
+  readonly metrics: Pick<
+    Metrics,
+    | 'creditsSpent'
+    | 'creditsUncertain'
+    | 'creditsWasted'
+    | 'creditsSaved'
+    | 'creditsDelivered'
+    | 'creditsUnclaimed'
+    | 'ledgerImbalance'
+  >
+  readonly broke: (error: Error) => void
+}
+
+export interface Ledger {
+  started(): void
+  ended(payer: string, scraper: string, attempt: Attempt): void
+  /** `claimed`: the payer was there to get the answer. */
+  landed(payer: string, scraper: string, landing: Landing, claimed: boolean): void
+  answered(client: string, scraper: string, outcome: Outcome): void
+  status(): LedgerStatus
+}
+
+/** What became of a client's credits. */
+export interface Account {
+  readonly spent: number
+  readonly saved: Readonly<Record<SavedHow, number>>
+  /** The worth of the answers that it got, paid or saved. */
+  readonly delivered: number
+  /** Charged for an answer that was none. */
+  readonly wasted: number
+  /** Charged for an answer that the client did not wait for. */
+  readonly unclaimed: number
+  /** Charged in a flight that has not landed yet. */
+  readonly settling: number
+  /** May have been charged for nothing. */
+  readonly uncertain: number
+}
+
+export interface LedgerStatus {
+  readonly attempts: {
+    readonly started: number
+    readonly charged: number
+    readonly free: number
+    readonly uncertain: number
+    readonly underway: number
+  }
+  readonly total: Account
+  readonly clients: readonly (Account & { readonly client: string })[]
+  /** Credits that are not where they should be: 0, or there is a bug. */
+  readonly imbalance: number
+}
+
+type Saved = { -readonly [How in SavedHow]: number }
+type Tally = { -readonly [Field in Exclude<keyof Account, 'saved'>]: number } & {
+  readonly saved: Saved
+  /** As it was found last, so that each is told once. */
+  imbalance: number
+}
+
+export function createLedger({ metrics, broke }: LedgerPorts): Ledger {
+  const tallies = new Map<string, Tally>()
+  const ends = { charged: 0, free: 0, uncertain: 0 }
+  let startedCount = 0
+  /** Charged attempts whose flight is under way, and who pays. An attempt that is forgotten stays in its client's sum. */
+  const settling = new WeakMap<Attempt, string>()
+
+  return { started: () => void (startedCount += 1), ended, landed, answered, status }
+
+  function ended(payer: string, scraper: string, attempt: Attempt): void {
+    const { charge, keyName } = attempt
+    const tally = tallyOf(payer)
+    const isUseless = attempt.class !== 'ok'
+    if (charge.state === 'free') ends.free += 1
+    if (charge.state === 'unknown') {
+      ends.uncertain += 1
+      tally.uncertain += charge.credits
+      metrics.creditsUncertain.add(charge.credits, payer, scraper, keyName)
+      if (isUseless) metrics.creditsWasted.add(charge.credits, payer, scraper, 'uncertain')
+    }
+    if (charge.state === 'charged') {
+      ends.charged += 1
+      tally.spent += charge.credits
+      metrics.creditsSpent.add(charge.credits, payer, scraper, keyName)
+      if (isUseless) waste(payer, scraper, charge.credits)
+      else {
+        tally.settling += charge.credits
+        settling.set(attempt, payer)
+      }
+    }
+    check(payer)
+  }
+
+  function waste(payer: string, scraper: string, credits: number): void {
+    tallyOf(payer).wasted += credits
+    metrics.creditsWasted.add(credits, payer, scraper, 'invalid')
+  }
+
+  function landed(payer: string, scraper: string, { attempts, verdict }: Landing, claimed: boolean): void {
+    for (const attempt of attempts) {
+      const owner = settling.get(attempt)
+      if (owner === undefined) continue
+      settling.delete(attempt)
+      tallyOf(owner).settling -= attempt.charge.credits
+    }
+    if (verdict.kind === 'answered' && verdict.charge.state === 'charged') {
+      if (claimed) deliver(payer, scraper, verdict.charge.credits)
+      else {
+        tallyOf(payer).unclaimed += verdict.charge.credits
+        metrics.creditsUnclaimed.add(verdict.charge.credits, payer, scraper)
+      }
+    }
+    check(payer)
+  }
+
+  function answered(client: string, scraper: string, outcome: Outcome): void {
+    const saved = savedBy(outcome)
+    if (!saved) return
+    tallyOf(client).saved[saved.how] += saved.credits
+    metrics.creditsSaved.add(saved.credits, client, scraper, saved.how)
+    deliver(client, scraper, saved.credits)
+  }
+
+  function deliver(client: string, scraper: string, credits: number): void {
+    tallyOf(client).delivered += credits
+    metrics.creditsDelivered.add(credits, client, scraper)
+  }
+
+  function check(client: string): void {
+    const tally = tallyOf(client)
+    const imbalance = imbalanceOf(tally)
+    if (imbalance === tally.imbalance) return
+    metrics.ledgerImbalance.add(Math.abs(imbalance) - Math.abs(tally.imbalance))
+    tally.imbalance = imbalance
+    if (imbalance !== 0) broke(new Error(`${imbalance} credits of client ${client} are not accounted for`))
+  }
+
+  function status(): LedgerStatus {
+    const total = emptyTally()
+    const clients = Array.from(tallies, ([client, tally]) => {
+      add(total, tally)
+      return { client, ...accountOf(tally) }
+    })
+    const underway = startedCount - ends.charged - ends.free - ends.uncertain
+    return {
+      attempts: { started: startedCount, ...ends, underway },
+      total: accountOf(total),
+      clients,
+      imbalance: total.imbalance,
+    }
+  }
+
+  function tallyOf(client: string): Tally {
+    const known = tallies.get(client)
+    if (known) return known
+    const made = emptyTally()
+    tallies.set(client, made)
+    return made
+  }
+}
+
+function savedBy(outcome: Outcome): { readonly how: SavedHow; readonly credits: number } | null {
+  if (outcome.kind === 'hit') {
+    return { how: outcome.entry.unclaimed ? 'rescued' : 'hit', credits: outcome.entry.priceCredits }
+  }
+  if (outcome.kind === 'stale') return { how: 'stale', credits: outcome.entry.priceCredits }
+  if (outcome.kind !== 'fetched' || outcome.role !== 'joined') return null
+  const { verdict } = outcome.landing
+  if (verdict.kind !== 'answered' || verdict.charge.state !== 'charged') return null
+  return { how: 'joined', credits: verdict.charge.credits }
+}
+
+function imbalanceOf({ spent, saved, delivered, wasted, unclaimed, settling }: Account): number {
+  const savedCredits = saved.hit + saved.joined + saved.stale + saved.rescued
+  return spent + savedCredits - delivered - wasted - unclaimed - settling
+}
+
+function emptyTally(): Tally {
+  const saved = { hit: 0, joined: 0, stale: 0, rescued: 0 }
+  return { spent: 0, saved, delivered: 0, wasted: 0, unclaimed: 0, settling: 0, uncertain: 0, imbalance: 0 }
+}
+
+function add(total: Tally, tally: Tally): void {
+  for (const how of ['hit', 'joined', 'stale', 'rescued'] as const) total.saved[how] += tally.saved[how]
+  for (const field of ['spent', 'delivered', 'wasted', 'unclaimed', 'settling', 'uncertain'] as const) {
+    total[field] += tally[field]
+  }
+  total.imbalance += Math.abs(imbalanceOf(tally))
+}
+
+function accountOf(tally: Tally): Account {
+  const { spent, saved, delivered, wasted, unclaimed, settling, uncertain } = tally
+  return { spent, saved: { ...saved }, delivered, wasted, unclaimed, settling, uncertain }
+}
