@@ -1,0 +1,460 @@
+/** What an operator sees: starting, mistakes, ports, metrics, logs, stopping. The real program, real signals. */
+import { readFileSync } from 'node:fs'
+import http from 'node:http'
+import { createServer, type AddressInfo } from 'node:net'
+import t, { type Test } from 'tap'
+import { createSimulator, instant, type Simulator } from '../../src/simulator/simulator.ts'
+import { labelLists } from '../../src/telemetry/labels.ts'
+import { root, runProgram, shell, start, startDemo, startProgram, startProxy } from '../support/process.ts'
+import { request, type Answer } from '../support/proxy.ts'
+
+const PROMPT = 'canary-prompt-0123456789'
+const KEY = 'canary-key-0123456789'
+const TOKEN = 'canary-token-0123456789'
+const ADMIN_TOKEN = 'canary-admin-0123456789'
+const canary = /canary/
+
+const SEARCH_TEAM = ['clients={ anonymous: {}, search-team: { token: "${SEARCH_TEAM_TOKEN}" } }']
+const ENVIRONMENT = { SCRAPELLM_API_KEY: KEY, SEARCH_TEAM_TOKEN: TOKEN }
+const QUICK = ['retry.backoff={ base: 1ms, max: 1ms }', 'retry.classes.warmingUp.backoff={ base: 1ms, max: 1ms }']
+
+async function aSimulator(t: Test): Promise<Simulator & { readonly url: string }> {
+  const sim = createSimulator({ latency: instant })
+  const { url } = await sim.start()
+  t.teardown(() => sim.close())
+  return Object.assign(sim, { url })
+}
+
+function get(url: string, headers: Record<string, string> = {}, method = 'GET'): Promise<Answer> {
+  return request(undefined, url, { headers, method })
+}
+
+function question(prompt: string, scraper = 'chatgpt'): string {
+  return `/scrapers/${scraper}?${new URLSearchParams({ prompt }).toString()}`
+}
+
+// Starting
+
+void t.test('npm start without a key ends with 78 and one message that knows the way out', async (t) => {
+  // npm has a Node of its own, which coverage cannot be collected from.
+  const surroundings = { cwd: root, environment: { NODE_OPTIONS: '' } }
+  const { code, stderr } = await start(t, 'npm', ['start', '--silent'], surroundings).ended
+  t.equal(code, 78)
+  const [message = '', ...more] = stderr.split('\n').filter((line) => line !== '' && !line.startsWith('npm '))
+  t.strictSame(more, [])
+  for (const part of ['SCRAPELLM_API_KEY', 'export SCRAPELLM_API_KEY=', 'npm run demo']) t.match(message, part)
+})
+
+void t.test('wrong settings end with 78 and every mistake, each with its place', async (t) => {
+  const wrong = ['upstream.urll=https://x', 'cache.ttl=5', 'retry.atempts=3']
+  const { code, stdout, stderr } = await runProgram(
+    t,
+    wrong.flatMap((one) => ['--set', one]),
+  )
+  t.equal(code, 78)
+  t.equal(stdout, '')
+  t.match(stderr, /upstream\.urll: unknown key; did you mean "url"\?/)
+  t.match(stderr, /cache\.ttl: "5" is not a duration/)
+  t.match(stderr, /retry\.atempts: unknown key; did you mean "attempts"\?/)
+  t.match(stderr, /upstream\.keys\.0\.secret: the environment variable SCRAPELLM_API_KEY is not set/)
+  t.equal(stderr.trim().split('\n').length, 4)
+})
+
+void t.test('what is dangerous is not started', async (t) => {
+  const rows: readonly (readonly [setting: string, message: RegExp])[] = [
+    ['listen.host=0.0.0.0', /^listen\.host: .*allowAnonymousOnNetwork/],
+    ['admin.host=0.0.0.0', /^admin\.host: .*admin\.token/],
+    ['admin.token=short', /^admin\.token: .*16 characters/],
+    ['upstream.url=https://api.scrapellm.com/v1', /^upstream\.url: .*path/],
+    ['upstream.url=http://192.0.2.1', /^upstream\.url: .*plain http/],
+  ]
+  for (const [setting, message] of rows) {
+    const { code, stderr } = await runProgram(t, ['--set', setting], { environment: { SCRAPELLM_API_KEY: KEY } })
+    t.equal(code, 78, setting)
+    t.match(stderr, message)
+    t.notMatch(stderr, canary)
+  }
+})
+
+void t.test('check prints ok and the settings in effect, secrets masked', async (t) => {
+  const { code, stdout, stderr } = await runProgram(
+    t,
+    ['check', '--set', `admin.token=${ADMIN_TOKEN}`, '--set', 'cache.ttl=2h'],
+    { environment: ENVIRONMENT },
+  )
+  t.strictSame({ code, stderr }, { code: 0, stderr: '' })
+  t.match(stdout, /^ok\n/)
+  t.match(stdout, /ttl: 2h/)
+  t.match(stdout, /secret: "\*{4}\w{0,4}"\n/)
+  t.notMatch(stdout, canary)
+})
+
+void t.test('schema and token print what they promise', async (t) => {
+  const schema = await runProgram(t, ['schema'])
+  t.equal(schema.stdout, readFileSync(`${root}config/schema.json`, 'utf8'))
+  const token = await runProgram(t, ['token', 'my-service'])
+  t.match(token.stdout, /slp_[\w-]{32}\n[^]*my-service:\n +tokenSha256: "[\da-f]{64}"/)
+  t.equal((await runProgram(t, ['token', 'anonymous'])).code, 1)
+})
+
+void t.test('the command line helps, and says what else was meant', async (t) => {
+  const help = await runProgram(t, ['--help'])
+  t.equal(help.code, 0)
+  for (const word of ['serve', 'check', 'schema', 'token NAME', 'simulator', 'demo']) t.match(help.stdout, word)
+  const { version } = JSON.parse(readFileSync(`${root}package.json`, 'utf8')) as { version: string }
+  t.match(await runProgram(t, ['--version']), { code: 0, stdout: `${version}\n` })
+  const typo = await runProgram(t, ['chekc'])
+  t.match(typo, { code: 1, stdout: '', stderr: /^unknown command "chekc"; did you mean "check"\?\n.*--help/ })
+})
+
+void t.test('a port in use ends with 1 and a sentence', async (t) => {
+  const sim = await aSimulator(t)
+  const other = createServer()
+  await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve))
+  t.teardown(() => other.close())
+  const { port } = other.address() as AddressInfo
+  const sets = [`upstream.url=${sim.url}`, 'admin.port=0', `listen.port=${port}`]
+  const { code, stderr } = await runProgram(
+    t,
+    sets.flatMap((one) => ['--set', one]),
+    { environment: ENVIRONMENT },
+  )
+  t.equal(code, 1)
+  t.match(stderr, `Port ${port} on 127.0.0.1 is in use`)
+  t.equal(stderr.trim().split('\n').length, 1, 'no stack')
+})
+
+void t.test('the line "listening" holds the chosen ports', async (t) => {
+  const sim = await aSimulator(t)
+  const proxy = await startProxy(t, sim.url)
+  const line = proxy.lines().find(({ msg }) => msg === 'listening')
+  t.match(line, { level: 'info', url: proxy.url, admin_url: proxy.adminUrl, version: String })
+  t.equal(new URL(proxy.url).port, String(line?.['port']))
+  t.equal(new URL(proxy.adminUrl).port, String(line?.['admin_port']))
+  t.not(line?.['port'], 0)
+  t.match(await get(`${proxy.adminUrl}/healthz`), { status: 200 })
+  t.match(await get(`${proxy.adminUrl}/readyz`), { status: 200 })
+  t.match(await get(proxy.url + question('q')), { status: 200 })
+})
+
+// Stopping
+
+void t.test('SIGTERM: not ready at once, the open question is answered, then the end with 0', async (t) => {
+  const sim = await aSimulator(t)
+  const proxy = await startProxy(t, sim.url)
+  sim.script({ prompt: 'open' }, ['hold'])
+  const open = get(proxy.url + question('open'))
+  await sim.received(1)
+  proxy.signal('SIGTERM')
+  await proxy.saw(/"msg":"draining"/)
+  t.match(await get(`${proxy.adminUrl}/readyz`), { status: 503 })
+  t.match((await get(`${proxy.adminUrl}/status`)).json, { draining: true, open_requests: 1 })
+  await t.rejects(get(proxy.url + question('new')), { code: 'ECONNREFUSED' })
+  sim.release()
+  t.match(await open, { status: 200, headers: { connection: 'close' } })
+  t.match(await proxy.ended, { code: 0, stderr: '' })
+  t.match(
+    proxy.lines().find(({ msg }) => msg === 'stopped'),
+    { how: 'clean' },
+  )
+  t.ok(
+    proxy.lines().some(({ msg, status }) => msg === 'request' && status === 200),
+    'the last access line was written, too',
+  )
+})
+
+void t.test('a second signal ends the drain', async (t) => {
+  const sim = await aSimulator(t)
+  const proxy = await startProxy(t, sim.url)
+  sim.script({ prompt: 'open' }, ['hold'])
+  const open = get(proxy.url + question('open'))
+  await sim.received(1)
+  proxy.signal('SIGINT')
+  await proxy.saw(/"msg":"draining"/)
+  proxy.signal('SIGTERM')
+  await t.rejects(open, { code: 'ECONNRESET' })
+  t.match(await proxy.ended, { code: 0 })
+  t.match(
+    proxy.lines().find(({ msg }) => msg === 'stopped'),
+    { how: 'forced' },
+  )
+})
+
+void t.test('a signal that npm gets reaches the proxy: nothing is left behind', async (t) => {
+  const { scripts } = JSON.parse(readFileSync(`${root}package.json`, 'utf8')) as { scripts: Record<string, string> }
+  // npm tells its shell, and a shell that is still there tells nobody.
+  for (const name of ['start', 'demo', 'dev']) t.match(scripts[name], /^exec node /, `npm run ${name}`)
+  if (!t.passing()) return
+  const npm = start(t, 'npm', ['start', '--', '--set', 'listen.port=0', '--set', 'admin.port=0'], {
+    cwd: root,
+    environment: { SCRAPELLM_API_KEY: KEY, NODE_OPTIONS: '' },
+  })
+  await npm.saw(/"msg":"listening"/)
+  npm.signal('SIGTERM')
+  await npm.saw(/"msg":"stopped"/)
+  t.match(await npm.ended, { code: 0 })
+})
+
+// Watching
+
+const SCRAPERS = [
+  'chatgpt',
+  'perplexity',
+  'grok',
+  'copilot',
+  'gemini',
+  'google_ai_mode',
+  'amazon_rufus',
+  'none',
+] as const
+
+/** What the contract wants to be counted, each with exactly these labels. */
+const METRICS: Readonly<Record<string, readonly string[]>> = {
+  requests_total: ['client', 'scraper', 'status', 'cache'],
+  request_duration_seconds: ['scraper', 'cache'],
+  overhead_seconds: [],
+  in_flight_requests: [],
+  upstream_responses_total: ['scraper', 'status'],
+  upstream_failures_total: ['scraper', 'class'],
+  upstream_attempt_duration_seconds: ['scraper'],
+  upstream_in_flight: ['scraper'],
+  retries_total: ['scraper', 'class'],
+  retries_refused_total: ['reason'],
+  retry_budget_tokens: ['scraper'],
+  ambiguous_attempts_total: ['scraper'],
+  breaker_state: ['scraper'],
+  breaker_transitions_total: ['scraper', 'to'],
+  cache_lookups_total: ['tier', 'result'],
+  cache_entries: ['tier'],
+  cache_bytes: ['tier'],
+  cache_evictions_total: ['tier'],
+  joined_requests_total: ['scraper'],
+  refusals_total: ['client', 'code'],
+  credits_spent_total: ['client', 'scraper', 'key'],
+  credits_saved_total: ['client', 'scraper', 'how'],
+  key_state: ['key'],
+  jobs_total: ['scraper', 'outcome'],
+  config_generation: [],
+  build_info: ['version', 'node'],
+}
+
+/** The rest of it, there only where the settings ask for what it tells about. */
+const METRICS_OF_SETTINGS: Readonly<Record<string, readonly string[]>> = {
+  credits_budget_remaining: ['client', 'period'],
+  redis_up: [],
+  redis_errors_total: ['operation'],
+  config_reloads_total: ['result'],
+}
+
+/** What a label may say in this test, whatever is asked and answered; for the others there are the lists of the code. */
+const LABELS: Readonly<Record<string, readonly string[] | RegExp>> = {
+  client: ['anonymous', 'search-team', 'unknown'],
+  scraper: SCRAPERS,
+  key: ['main', 'none'],
+  status: /^(?:[1-5]\d\d|[1-5]xx|other|gone|none)$/,
+  version: /^\d+\.\d+\.\d+$/,
+  node: /^\d+\.\d+\.\d+$/,
+  le: /^(?:[\d.]+|\+Inf)$/,
+}
+
+interface Series {
+  readonly name: string
+  readonly labels: Readonly<Record<string, string>>
+}
+
+/** The proxy's own series; the lines of a histogram under its name. */
+function seriesIn(text: string): Series[] {
+  return text
+    .split('\n')
+    .filter((line) => line.startsWith('scrapellm_proxy_'))
+    .map((line) => {
+      const [, name = '', labels = ''] = /^scrapellm_proxy_(\w+)(?:\{(.*)\})? \S+$/.exec(line) ?? []
+      const pairs = [...labels.matchAll(/(\w+)="([^"]*)"/g)].map(
+        ([, label = '', value = '']) => [label, value] as const,
+      )
+      const isPart = pairs.some(([label]) => label === 'le') || /_seconds_(?:sum|count)$/.test(name)
+      return { name: isPart ? name.replace(/_(?:bucket|sum|count)$/, '') : name, labels: Object.fromEntries(pairs) }
+    })
+}
+
+/** Everything that can be asked, with the prompt, the key and the token of this test in every place where they may go. */
+async function askEverything(url: string, sim: Simulator): Promise<readonly Answer[]> {
+  const mine = { 'x-api-key': TOKEN }
+  const steps = ['503', '500-empty', '400', '422-list', '429-rate', '429-credits', '401'] as const
+  for (const kind of steps) sim.script({ prompt: `${PROMPT} ${kind}` }, [kind])
+  sim.script({ prompt: `${PROMPT} echo` }, [{ kind: 'echo-key', times: 'forever' }])
+  sim.script({ prompt: `${PROMPT} reset` }, ['reset-after-charge', 'reset-after-charge'])
+  sim.script({ prompt: `${PROMPT} html` }, ['not-json', 'not-json'])
+  sim.script({ prompt: `${PROMPT} teapot` }, [{ kind: 'answer', status: 418, body: { detail: 'short and stout' } }])
+  const answers = [
+    await get(url + question(PROMPT), mine),
+    await get(url + question(PROMPT), { authorization: `Bearer ${TOKEN}` }),
+    await get(`${url}${question(PROMPT)}&api_key=${TOKEN}`),
+    await get(`${url}${question(PROMPT)}&bypass_cache=true`, { 'x-api-key': 'canary-stranger-0123456789' }),
+    await get(url + question(`${PROMPT} not kept`), { ...mine, 'cache-control': 'only-if-cached' }),
+    await get(url + question(PROMPT), { ...mine, authorization: 'Bearer canary-other-0123456789' }),
+    await get(`${url}${question(PROMPT)}&prompt=${PROMPT}`, mine),
+    await get(`${url}/canary/${PROMPT}?api_key=${TOKEN}`),
+    await get(url + question(PROMPT, 'canary-scraper'), mine),
+    await get(`${url}/scrapers/%2e%2e/${PROMPT}`, mine),
+    await get(url + question(PROMPT), mine, 'DELETE'),
+    await get(url + question(`${PROMPT} unknown`), mine, 'HEAD'),
+    await get(url + question(PROMPT + 'x'.repeat(66_000)), mine),
+    await get(url + question(PROMPT, 'gemini/jobs'), { ...mine, 'idempotency-key': 'canary-idempotency' }, 'POST'),
+    await get(`${url}/jobs/canary-job`, mine),
+  ]
+  // Each on a scraper of its own, so that no circuit opens.
+  const kinds = [...steps.slice(0, 5), 'echo', 'reset', 'html', 'teapot', '429-credits', '401']
+  for (const [index, kind] of kinds.entries()) {
+    answers.push(await get(url + question(`${PROMPT} ${kind}`, SCRAPERS[index % 7]), mine))
+  }
+  return answers
+}
+
+void t.test('everything that is counted is there, with closed labels, and nothing tells a secret', async (t) => {
+  const sim = await aSimulator(t)
+  const proxy = await startProxy(t, sim.url, [...SEARCH_TEAM, ...QUICK, `admin.token=${ADMIN_TOKEN}`], ENVIRONMENT)
+  const asAdmin = { authorization: `Bearer ${ADMIN_TOKEN}` }
+  const answers = await askEverything(proxy.url, sim)
+  const statuses = new Set(answers.map(({ status }) => status))
+  for (const status of [200, 202, 400, 404, 405, 414, 418, 422, 429, 500, 502, 504])
+    t.ok(statuses.has(status), `a ${status} is among them`)
+
+  const metrics = await get(`${proxy.adminUrl}/metrics`, asAdmin)
+  const series = seriesIn(metrics.text)
+  for (const name of Object.keys(METRICS))
+    t.ok(
+      series.some((one) => one.name === name),
+      `${name} is there`,
+    )
+  for (const { name, labels } of series) {
+    const names = Object.keys(labels).filter((label) => label !== 'le')
+    const wanted = METRICS[name] ?? METRICS_OF_SETTINGS[name] ?? names
+    if (names.toString() !== wanted.toString()) t.strictSame(names, wanted, name)
+  }
+  const others: Readonly<Record<string, readonly (string | number)[]>> = labelLists
+  for (const { name, labels } of series) {
+    for (const [label, value] of Object.entries(labels)) {
+      const list = LABELS[label] ?? others[label]
+      const isListed = list instanceof RegExp ? list.test(value) : (list?.includes(value) ?? false)
+      if (!isListed) t.fail(`${name} has ${label}="${value}"`)
+    }
+  }
+  for (const name of ['process_cpu_seconds_total', 'nodejs_eventloop_lag_seconds']) t.match(metrics.text, name)
+
+  const before = series.length
+  for (let turn = 0; turn < 20; turn++) {
+    const strange = `canary-${turn}`
+    sim.script({ prompt: strange }, [{ kind: 'answer', status: 430 + turn, body: { detail: 'no' } }])
+    await get(proxy.url + question(strange), { 'x-api-key': `${strange}-0123456789` })
+    await get(proxy.url + question(PROMPT, strange), { 'x-request-id': `${turn}` })
+  }
+  const after = seriesIn((await get(`${proxy.adminUrl}/metrics`, asAdmin)).text).length
+  t.ok(after - before < 20, `20 strange callers, scrapers and statuses made ${after - before} new series`)
+
+  const status = await get(`${proxy.adminUrl}/status`, asAdmin)
+  t.match(status.json, { version: String, keys: [{ name: 'main' }], clients: Array, breakers: Array })
+  const refusals = answers.filter(({ status }) => status >= 400)
+  const refused = [
+    ...refusals,
+    await get(`${proxy.adminUrl}/${PROMPT}`, asAdmin),
+    await get(`${proxy.adminUrl}/status`),
+  ]
+  proxy.signal('SIGTERM')
+  const { stdout, stderr } = await proxy.ended
+  t.equal(stderr, '')
+  for (const [place, text] of Object.entries({ metrics: metrics.text, status: status.text, log: stdout }))
+    t.notMatch(text, canary, `no canary in ${place}`)
+  for (const { status, text, headers } of refused)
+    t.notMatch(text + JSON.stringify(headers), canary, `no canary in a ${status}`)
+  for (const { text, headers } of answers) t.notMatch(text + JSON.stringify(headers), /canary-(?:key|token)/)
+
+  const access = proxy.lines().filter(({ msg }) => msg === 'request')
+  t.equal(access.length, answers.length + 40, 'one access line for each request')
+  const [line = {}] = access
+  t.strictSame(Object.keys(line), Object.keys(documentedLine()), 'with the fields that README tells')
+  for (const one of access) t.strictSame(Object.keys(one), Object.keys(line))
+  t.match(line, { client: 'search-team', scraper: 'chatgpt', status: 200, cache: 'miss', attempts: 1, credits: 3 })
+})
+
+function documentedLine(): object {
+  const [, line = '{}'] =
+    /<!-- example:access-line -->\n+```json\n([^]*?)```/.exec(readFileSync(`${root}README.md`, 'utf8')) ?? []
+  return JSON.parse(line) as object
+}
+
+void t.test('a prompt is in the log only where the operator wants it', async (t) => {
+  const sim = await aSimulator(t)
+  const proxy = await startProxy(t, sim.url, ['log.prompts=true'], ENVIRONMENT)
+  const { status } = await get(proxy.url + question(PROMPT))
+  t.equal(status, 200)
+  await proxy.saw(/"msg":"request"/)
+  t.match(
+    proxy.lines().find(({ msg }) => msg === 'request'),
+    { prompt: PROMPT, prompt_hash: /^[\da-f]{12}$/ },
+  )
+})
+
+void t.test('the admin token is needed for everything but the probes', async (t) => {
+  const sim = await aSimulator(t)
+  const proxy = await startProxy(t, sim.url, [`admin.token=${ADMIN_TOKEN}`])
+  for (const path of ['/healthz', '/readyz']) t.match(await get(proxy.adminUrl + path), { status: 200 }, path)
+  for (const path of ['/metrics', '/status']) {
+    t.match(await get(proxy.adminUrl + path), { status: 401, headers: { 'www-authenticate': 'Bearer' } }, path)
+    t.match(await get(proxy.adminUrl + path, { authorization: 'Bearer wrong-token-0123456789' }), { status: 401 }, path)
+    t.match(await get(proxy.adminUrl + path, { authorization: `Bearer ${ADMIN_TOKEN}` }), { status: 200 }, path)
+  }
+  t.match(await get(`${proxy.adminUrl}/nowhere`, { authorization: `Bearer ${ADMIN_TOKEN}` }), { status: 404 })
+})
+
+// Without a key
+
+void t.test('the demo prints three lines for the shell, and they do what it says', async (t) => {
+  const demo = await startDemo(t)
+  const [again = '', flaky = '', crowd = '', ...more] = demo
+    .stdout()
+    .split('\n')
+    .filter((line) => /^ {2}(?:curl|seq) /.test(line))
+  t.strictSame(more, [])
+  const first = await shell(t, again)
+  t.match(first.stdout, /^HTTP\/1\.1 200 OK\r\n/)
+  t.match(first.stdout, /Cache-Status: scrapellm-proxy; fwd=miss; fwd-status=200; stored\r\n/)
+  t.match(first.stdout, /X-Proxy-Credits: 3\r\n/)
+  const second = await shell(t, again)
+  t.match(second.stdout, /Cache-Status: scrapellm-proxy; hit; ttl=\d+; detail=memory\r\n/)
+  t.match(second.stdout, /X-Proxy-Credits: 0\r\n/)
+  const third = await shell(t, flaky)
+  t.match(third.stdout, /^HTTP\/1\.1 200 OK\r\n/)
+  t.match(third.stdout, /X-Proxy-Attempts: 3\r\n/)
+  const credits = (await shell(t, crowd)).stdout.trim().split(' ')
+  t.strictSame(credits.toSorted(), [...Array<string>(19).fill('0'), '3'])
+  demo.signal('SIGINT')
+  t.match(await demo.ended, { code: 0, stderr: '' })
+})
+
+void t.test('the demo drives traffic of its own, unless it is told to be quiet', async (t) => {
+  const demo = await startDemo(t, ['--set', 'log.level=info'])
+  await demo.saw(/"msg":"request".*"status":200/)
+  demo.signal('SIGTERM')
+  t.match(await demo.ended, { code: 0, stderr: '' })
+})
+
+void t.test('the simulator runs on its own', async (t) => {
+  const program = startProgram(t, ['simulator', '--port', '0'])
+  const [, url = ''] = await program.saw(/listens on (http:\S+?)\. [^]*README\.md/)
+  t.match(await get(`${url}/__sim/ledger`), { status: 200 })
+  t.match(await get(url + question('sim:503')), { status: 401 })
+  t.match(await get(url + question('sim:503'), { 'x-api-key': 'any' }), { status: 503 })
+  program.signal('SIGTERM')
+  t.match(await program.ended, { code: 0, stderr: '' })
+})
+
+void t.test('a busy port of the simulator is said in a sentence, too', async (t) => {
+  const other = http.createServer()
+  await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve))
+  t.teardown(() => other.close())
+  const { port } = other.address() as AddressInfo
+  const { code, stderr } = await runProgram(t, ['simulator', '--port', String(port)])
+  t.equal(code, 1)
+  t.match(stderr, `Port ${port} on 127.0.0.1 is in use`)
+})
