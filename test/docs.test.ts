@@ -69,6 +69,12 @@ void t.test('what is generated is fresh', async (t) => {
   }
 })
 
+void t.test('npm run docs:check says so, and without a wish the program says what it takes', async (t) => {
+  const docs = join(root, 'src/cli/docs.ts')
+  t.match(await start(t, process.execPath, [docs, '--check']).ended, { code: 0, stderr: '' })
+  t.match(await start(t, process.execPath, [docs]).ended, { code: 1, stderr: /--write \| --check/ })
+})
+
 void t.test('a block that nobody can fill, or that has no end, is noticed', async (t) => {
   t.match(fillBlocks('<!-- generated:errors -->\nold\n<!-- /generated:errors -->'), /^<!-- [^]*CLIENT_UNKNOWN[^]* -->$/)
   t.notMatch(fillBlocks('<!-- generated:errors -->\nold\n<!-- /generated:errors -->'), 'old')
