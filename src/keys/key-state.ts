@@ -57,6 +57,12 @@ export function judge(
   return verdict.kind === 'answered' ? ready : { ...condition, lentUntil: null }
 }
 
+/** What another secret makes of it: distrust was of the old one, so it is tried at once; a limit may be of the account. */
+export function renew(condition: KeyCondition): KeyCondition {
+  const because = becauseOf(condition)
+  return because === null || because === 'rateLimited' ? condition : { kind: 'trial', because, lentUntil: null }
+}
+
 /** When it may be used again; null = now, or when its trial ends, which nobody knows. */
 export function untilOf(condition: KeyCondition): number | null {
   return isResting(condition) ? condition.untilAt : null
@@ -82,9 +88,9 @@ function restOf(failure: FailureClass, retryAfterMs: number | null, rest: KeyRes
   return Math.max(rest[failure] ?? 0, asked)
 }
 
-/** The later end holds, and the graver reason. */
+/** The later end holds, and the graver reason; but what is found out by a trial is newer than what led to it. */
 function layDown(condition: KeyCondition, untilAt: number, failure: FailureClass): KeyCondition {
-  const before = becauseOf(condition)
+  const before = condition.kind === 'trial' && gravity[failure] !== undefined ? null : becauseOf(condition)
   const because = before && (gravity[before] ?? 0) > (gravity[failure] ?? 0) ? before : failure
   const until = Math.max(untilAt, untilOf(condition) ?? 0)
   return because === 'creditsExhausted'

@@ -1,7 +1,7 @@
 /**
  * Lends upstream keys, heavier ones more often, and learns from every verdict which of them must rest. Where the next key
- * comes back within moments, whoever asks waits for it; otherwise they are told when it does. The secrets are revealed here
- * and nowhere else.
+ * comes back within moments, whoever asks waits for it; otherwise they are told when it does. A key may get another secret
+ * while it runs: what is said of the old one is then said of nobody. The secrets are revealed here and nowhere else.
  */
 import { ProxyError } from '../errors.ts'
 import type { Call, Verdict } from '../model.ts'
@@ -16,9 +16,10 @@ import {
   type KeyRest,
   labelOf,
   lend,
-  ready,
+  renew,
   untilOf,
 } from './key-state.ts'
+import { type KeyMemory, noMemory } from './key-memory.ts'
 import type { Secret } from './secret.ts'
 
 export interface KeyOptions {
@@ -34,9 +35,19 @@ interface KeysPorts {
   readonly emit: Emit
   readonly keys: readonly KeyOptions[]
   readonly keyRest: KeyRest
+  /** Rests that an earlier process left behind. */
+  readonly memory?: KeyMemory
 }
 
-interface Key extends KeyOptions {
+export interface KeyPool extends Keys {
+  /** False when the key has this secret already, or there is no such key. */
+  replace(name: string, secret: Secret): boolean
+}
+
+interface Key {
+  readonly name: string
+  readonly weight: number
+  secret: Secret
   condition: KeyCondition
   /** Its credit in the smooth weighted round robin. */
   turn: number
@@ -48,8 +59,12 @@ const worthWaitingMs = 30_000
 const spread = 0.1
 const shortestRetryAfterMs = 1_000
 
-export function createKeys({ clock, random, emit, keys: options, keyRest }: KeysPorts): Keys {
-  const keys: readonly Key[] = options.map((key) => ({ ...key, condition: ready, turn: 0 }))
+export function createKeys({ clock, random, emit, keys: options, keyRest, memory = noMemory }: KeysPorts): KeyPool {
+  const keys: readonly Key[] = options.map((key) => ({
+    ...key,
+    condition: memory.recall(key.name, key.secret),
+    turn: 0,
+  }))
 
   async function lease(call: Call, turn: Turn): Promise<KeyLease> {
     if (call.endpoint === 'status') return noKeyNeeded
@@ -81,12 +96,23 @@ export function createKeys({ clock, random, emit, keys: options, keyRest }: Keys
 
   function lent(key: Key): KeyLease {
     const isTrial = key.condition.kind === 'trial'
+    const { secret } = key
     become(key, lend(key.condition, clock.now()))
     return {
       name: key.name,
-      secret: key.secret.reveal(),
-      report: (verdict: Verdict) => become(key, judge(current(key), verdict, isTrial, clock.now(), keyRest)),
+      secret: secret.reveal(),
+      report(verdict: Verdict) {
+        if (key.secret === secret) become(key, judge(current(key), verdict, isTrial, clock.now(), keyRest))
+      },
     }
+  }
+
+  function replace(name: string, secret: Secret): boolean {
+    const key = keys.find((one) => one.name === name)
+    if (!key || key.secret.reveal() === secret.reveal()) return false
+    key.secret = secret
+    become(key, renew(current(key)))
+    return true
   }
 
   /** How long to wait for a key that comes back by itself and soon; null = do not. */
@@ -101,7 +127,9 @@ export function createKeys({ clock, random, emit, keys: options, keyRest }: Keys
 
   function noneAvailable(spent: ReadonlySet<string>): ProxyError {
     const next = firstToReturn(spent)
-    const leftMs = next ? (untilOf(next.condition) ?? 0) - clock.now() : 0
+    // A trial under way may end at any moment.
+    const isTried = keys.some((key) => !spent.has(key.name) && current(key).kind === 'trial')
+    const leftMs = next && !isTried ? (untilOf(next.condition) ?? 0) - clock.now() : 0
     return new ProxyError('NO_KEY_AVAILABLE', 'Every upstream key rests.', {
       retryAfterMs: Math.max(shortestRetryAfterMs, leftMs),
     })
@@ -124,6 +152,7 @@ export function createKeys({ clock, random, emit, keys: options, keyRest }: Keys
   function become(key: Key, next: KeyCondition): void {
     const before = key.condition
     key.condition = next
+    memory.note(key.name, key.secret, next)
     const isBackFromTrial = before.kind === 'trial' && next.kind !== 'trial'
     if (labelOf(before) === labelOf(next) && !isBackFromTrial) return
     emit({
@@ -138,6 +167,7 @@ export function createKeys({ clock, random, emit, keys: options, keyRest }: Keys
   return {
     lease,
     hasOther,
+    replace,
     states: () =>
       keys.map((key) => ({ name: key.name, state: labelOf(current(key)), untilAt: untilOf(key.condition) })),
   }

@@ -120,6 +120,18 @@ void t.test('A trial that says nothing about the key leaves the trial to the nex
   t.equal(next.name, 'main', 'a trial that never reported does not block for ever')
 })
 
+void t.test('While one key is tried, nobody is sent away until another one returns', async (t) => {
+  const { keys, clock } = someKeys({ soon: 1, late: 1 })
+  const [one, two] = [await keys.lease(aCall(), turn(['late'])), await keys.lease(aCall(), turn(['soon']))]
+  one.report(failed('unauthorized'))
+  two.report(failed('creditsExhausted'))
+  t.match(await refusalOf(keys.lease(aCall(), turn())), { code: 'NO_KEY_AVAILABLE', retryAfterMs: 5 * minute })
+  await clock.advance(5 * minute)
+  t.match(await keys.lease(aCall(), turn()), { name: 'soon' })
+  t.match(await refusalOf(keys.lease(aCall(), turn())), { retryAfterMs: 1_000 }, 'the trial may end at any moment')
+  t.match(await refusalOf(keys.lease(aCall(), turn(['soon']))), { retryAfterMs: 10 * minute })
+})
+
 void t.test('A late answer from before the rest shortens nothing', async (t) => {
   const { keys, clock } = someKeys({ main: 1 })
   const early = await keys.lease(aCall(), turn())
