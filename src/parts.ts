@@ -16,6 +16,7 @@ import type {
   Lookup,
   Outcome,
   ProxyRequest,
+  Reply,
   PurgeFilter,
   RetryPolicy,
   UpstreamRequest,
@@ -42,6 +43,49 @@ export interface Profile {
   classify(call: Call, result: WireResult, key: KeyLease): Verdict
   /** The body as it is given to those who did not pay for it: `cached: true`, `credits_used: 0`. */
   replay(body: Buffer): Buffer
+  readonly jobs: JobDialect
+}
+
+/** Jobs in upstream's words: what its documents mean, and documents of our own that read like its own. */
+export interface JobDialect {
+  /** The job that a poll asks for, as `canonicalId` has it. */
+  idOf(poll: Call): string
+  /** Two ids that upstream might take for one are the same. */
+  canonicalId(id: string): string
+  /** The id in the reply to a submission. */
+  submittedId(reply: Reply): string | null
+  /** Null = not the document of a job. */
+  read(document: Reply): JobState | null
+  /** The same question as a job, and back. */
+  toSubmission(question: Call): Call
+  toQuestion(submission: Call): Call
+  toPoll(id: string, question: Call): Call
+  /** How the question would have been answered at once, now that its job has ended: 200 or an error. Null = it has not. */
+  toAnswer(question: Call, document: Reply): Reply | null
+  write(job: OwnJob): Reply
+  /** What whoever must not know of a job gets: just what upstream says of an id it does not know. */
+  readonly unknown: Reply
+}
+
+export interface JobState {
+  readonly status: 'pending' | 'done' | 'failed'
+  /** Null = not said, or not understood. */
+  readonly createdAt: number | null
+  readonly completedAt: number | null
+}
+
+/** A job that upstream knows nothing of. */
+export interface OwnJob {
+  readonly id: string
+  readonly question: Call
+  readonly createdAt: number
+  readonly state:
+    | { readonly kind: 'accepted' }
+    | { readonly kind: 'pending' }
+    /** `answer` is the body that the question was answered with. */
+    | { readonly kind: 'done'; readonly completedAt: number; readonly answer: Buffer }
+    /** `error` null = nothing to say but that it failed. */
+    | { readonly kind: 'failed'; readonly completedAt: number; readonly error: string | null }
 }
 
 export interface RequestIdentity {
@@ -134,17 +178,30 @@ export interface Asked {
 /** What is known about jobs: who owns them, what they were submitted for, how they ended. */
 export interface Jobs {
   /**
-   * The way of a submission or a poll: a known answer is given (`job`), else `forward` is asked, and what it says is
-   * remembered. Polls of one job that come together are one (`joinKey`). Throws IDEMPOTENCY_CONFLICT.
+   * The way of a submission or a poll: a known answer is given (`job`), else `forward` is asked. Polls of one job that come
+   * together are one (`joinKey`). The flight goes `through` here before its askers get the landing, so that what it brings is
+   * remembered even when its caller has left. Throws IDEMPOTENCY_CONFLICT.
    */
   follow(
     request: ProxyRequest,
     client: Client,
     call: Call,
-    forward: (joinKey: string | null) => Promise<Outcome>,
+    forward: (joinKey: string | null, through: Through) => Promise<Outcome>,
   ): Promise<Outcome>
   /** Answers a question later: 202 with the id of a job, under which `landing` can be polled. */
   promise(client: Client, call: Call, landing: Promise<Landing | null>): Outcome
+  /** What an earlier process promised and did not keep; it has failed unless it is resumed. */
+  interrupted(): readonly PromisedAnswer[]
+  resume(id: string, landing: Promise<Landing | null>): void
+}
+
+export type Through = (flight: Promise<Landing>) => Promise<Landing>
+
+export interface PromisedAnswer {
+  readonly id: string
+  /** By name. */
+  readonly client: string
+  readonly call: Call
 }
 
 export interface Cache {

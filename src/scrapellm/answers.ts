@@ -47,22 +47,38 @@ const marks: ReadonlyMap<string, string> = new Map([
  * around them: numbers beyond a double, the order of members and repeated ones stay as upstream wrote them.
  */
 export function replay(body: Buffer): Buffer {
-  if (!parseObject(body)) return body
+  return parseObject(body) ? withMembers(body, marks, 'replace') : body
+}
+
+/** An object with these members, JSON each, where it lacks them. */
+export function complete(body: Buffer, members: ReadonlyMap<string, string>): Buffer {
+  return withMembers(body, members, 'keep')
+}
+
+/** The value of an object's member as upstream wrote it; of repeated ones the last, as every parser reads it. */
+export function memberOf(body: Buffer, wanted: string): Buffer | null {
+  let value: Buffer | null = null
+  for (const { name, from, to } of topMembers(body)) if (name === wanted) value = body.subarray(from, to)
+  return value
+}
+
+function withMembers(body: Buffer, members: ReadonlyMap<string, string>, present: 'replace' | 'keep'): Buffer {
   const pieces: Buffer[] = []
-  const missing = new Map(marks)
+  const missing = new Map(members)
   let copiedTo = 0
-  let members = 0
+  let count = 0
   for (const { name, from, to } of topMembers(body)) {
-    members += 1
-    const mark = marks.get(name)
-    if (mark === undefined) continue
+    count += 1
+    const value = members.get(name)
+    if (value === undefined) continue
     missing.delete(name)
-    pieces.push(body.subarray(copiedTo, from), Buffer.from(mark))
+    if (present === 'keep') continue
+    pieces.push(body.subarray(copiedTo, from), Buffer.from(value))
     copiedTo = to
   }
   const closing = body.lastIndexOf('}')
-  const added = [...missing].map(([name, mark]) => `"${name}":${mark}`).join(',')
-  const comma = members > 0 && added !== '' ? ',' : ''
+  const added = [...missing].map(([name, value]) => `"${name}":${value}`).join(',')
+  const comma = count > 0 && added !== '' ? ',' : ''
   pieces.push(body.subarray(copiedTo, closing), Buffer.from(comma + added), body.subarray(closing))
   return Buffer.concat(pieces)
 }

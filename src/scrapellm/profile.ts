@@ -10,6 +10,7 @@ import { redact, sign } from './credentials.ts'
 import { priceOf } from './credits.ts'
 import { findEndpoint, scrapers } from './endpoints.ts'
 import type { Endpoint } from './endpoints.ts'
+import { jobs } from './jobs.ts'
 import { readParams, readQuestion } from './params.ts'
 
 export interface ProfileOptions {
@@ -32,6 +33,7 @@ export function createProfile(options: ProfileOptions, clock: { wall(): number }
       const clean = result.kind === 'reply' ? { ...result, reply: redact(result.reply, key.secret) } : result
       return classify(call, clean, clock.wall())
     },
+    jobs,
     replay: (body) => (options.markReplays ? replay(body) : body),
   }
 

@@ -60,6 +60,14 @@ export type TelemetryEvent =
   | { readonly kind: 'redis-changed'; readonly to: 'up' | 'down'; readonly because: RedisTrouble | null }
   /** One operation that was sent to Redis, or would have been but for too many under way. */
   | { readonly kind: 'redis-failed'; readonly operation: RedisOperation }
+  /** A job that `payer` submitted has failed, and upstream has given its price back. Once per job. */
+  | {
+      readonly kind: 'job-refunded'
+      readonly payer: string
+      readonly scraper: string
+      readonly key: string
+      readonly credits: number
+    }
   /** The last asker left; the call is finished and kept all the same. */
   | { readonly kind: 'flight-orphaned'; readonly scraper: string }
   /** A bug: shown to nobody but the log. */

@@ -1,0 +1,257 @@
+/**
+ * An attempt backed by a job: submitted, written down by its id, polled until it has ended. A process that dies meanwhile leaves
+ * the id behind, and the same question asked again, of this process or the next, polls that job and submits nothing.
+ *
+ * Written down before the submission as well, so that one which a crash cut off is known: its fate is not. A job is polled to its
+ * end even when nobody waits any more, because it is paid for. Polls are patient; only upstream's own word ends a job.
+ */
+import { hash } from 'node:crypto'
+import type { Call, Charge, Reply, Verdict } from '../model.ts'
+import type { Asked, Hold, Profile, Question, Upstream } from '../parts.ts'
+import type { Clock, Random, Timer } from '../ports.ts'
+import { type JobStore, KEPT_MS } from './store.ts'
+
+export interface DurablePorts {
+  readonly plain: Upstream
+  readonly profile: Pick<Profile, 'classify' | 'jobs'>
+  readonly store: JobStore
+  readonly clock: Clock
+  readonly random: Random
+  /** The same for all that share this process, another one after a restart. */
+  readonly processId: string
+  /** The hold under which an earlier process submitted, when another question takes up its job: that one pays then. */
+  readonly adoptHold: (holdId: string) => Hold | null
+}
+
+export interface DurableUpstream extends Upstream {
+  /** What an earlier process left behind. To be called once, at start; asking the same takes up what is `submitted`. */
+  leftBehind(): LeftBehind
+  /** Polls no more; what is under way is left for the next process. */
+  close(): void
+}
+
+export interface LeftBehind {
+  readonly submitted: readonly DurableRecord[]
+  /** Cut off while being submitted: may have been charged, and nothing will ever tell. They are forgotten with this call. */
+  readonly lost: readonly DurableRecord[]
+}
+
+export interface DurableRecord {
+  readonly cacheKey: string | null
+  readonly call: Call
+  /** By name, as is the key. */
+  readonly client: string
+  readonly keyName: string
+  readonly holdId: string
+  /** Null = being submitted. */
+  readonly jobId: string | null
+  readonly submittedAt: number
+  /** How long somebody would have waited. */
+  readonly patienceUntil: number
+  /** It was answered, and its charge counted: kept a moment longer, until the answer itself is safe. */
+  readonly isSettled: boolean
+  readonly processId: string
+}
+
+const SPACE = 'durable'
+const FIRST_POLL_MS = 1_000
+const POLL_GROWTH = 1.5
+const LONGEST_POLL_MS = 5_000
+const LONGEST_PAUSE_MS = 30_000
+/** Upstream tries three or four times for up to 600 s each (its documentation leaves it open): later a job is not pending but lost. */
+const LONGEST_JOB_MS = 40 * 60_000
+const SAFE_AFTER_MS = 5_000
+const BELIEVED_FAILURES = 3
+
+/** Where a poll leaves us. */
+type Polled =
+  | { readonly kind: 'pending'; readonly waitMs: number }
+  | { readonly kind: 'over'; readonly verdict: Verdict }
+
+export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
+  const { plain, profile, store, clock, random, processId, adoptHold } = ports
+  const dialect = profile.jobs
+  const orphans = new Map<string, DurableRecord>()
+  const sleeping = new Set<Timer>()
+  let isClosed = false
+  for (const [id, value] of store.list(SPACE)) {
+    const record = value as DurableRecord
+    if (record.processId === processId) continue
+    // Who wanted a fresh answer has got it: nobody else may be given it as theirs.
+    if (record.isSettled && record.call.bypass) forget(id)
+    else orphans.set(id, record)
+  }
+
+  return { ask, leftBehind, close }
+
+  async function ask(question: Question): Promise<Asked> {
+    if (question.call.endpoint !== 'answer') return plain.ask(question)
+    const orphan = adopt(question)
+    return orphan ? takeUp(...orphan, question) : submit(question)
+  }
+
+  async function submit(question: Question): Promise<Asked> {
+    const id = random.id()
+    const record = recordOf(question)
+    write(id, record)
+    const asked = await plain.ask({ ...question, call: dialect.toSubmission(question.call) })
+    const jobId = asked.verdict.kind === 'answered' ? dialect.submittedId(asked.verdict.reply) : null
+    if (jobId === null) {
+      forget(id)
+      return asked
+    }
+    const submitted = { ...record, jobId }
+    write(id, submitted)
+    return follow(id, submitted, question, FIRST_POLL_MS)
+  }
+
+  function takeUp(id: string, record: DurableRecord, question: Question): Promise<Asked> {
+    if (record.holdId !== question.hold.id) adoptHold(record.holdId)?.settle()
+    const mine = { ...record, processId }
+    write(id, mine)
+    return follow(id, mine, question, FIRST_POLL_MS * random.next())
+  }
+
+  async function follow(id: string, record: DurableRecord, question: Question, firstMs: number): Promise<Asked> {
+    const poll = { ...question, call: dialect.toPoll(record.jobId ?? '', question.call) }
+    let failures = 0
+    await sleep(firstMs)
+    for (let round = 1; ; round += 1) {
+      const { verdict } = await plain.ask(poll)
+      failures = verdict.kind === 'answered' ? 0 : failures + 1
+      const polled = judge(verdict, record, question, round, failures)
+      if (polled.kind === 'over') return over(id, record, polled.verdict)
+      await sleep(polled.waitMs)
+    }
+  }
+
+  /** Only upstream's word ends a job: that it has ended, that it is unknown, or that it is pending when it cannot be any more. */
+  function judge(verdict: Verdict, record: DurableRecord, question: Question, round: number, failures: number): Polled {
+    const ageMs = clock.wall() - record.submittedAt
+    if (verdict.kind === 'answered') {
+      const answer = dialect.toAnswer(question.call, verdict.reply)
+      if (answer) return { kind: 'over', verdict: ending(question, answer) }
+      if (ageMs < LONGEST_JOB_MS) return { kind: 'pending', waitMs: pauseMs(FIRST_POLL_MS, round, LONGEST_POLL_MS) }
+      return { kind: 'over', verdict: lost(question.call) }
+    }
+    // One 404 may come from a machine that has not heard of the job yet.
+    const isUnknown = verdict.reply?.status === 404 && failures >= BELIEVED_FAILURES
+    if (isUnknown || ageMs >= KEPT_MS) return { kind: 'over', verdict: lost(question.call) }
+    const backoffMs = pauseMs(FIRST_POLL_MS, failures, LONGEST_PAUSE_MS)
+    return { kind: 'pending', waitMs: Math.max(backoffMs, verdict.retryAfterMs ?? 0) }
+  }
+
+  /** What the job was done for, judged as if it had been asked at once; it was paid for when it was submitted. */
+  function ending({ call, key }: Question, reply: Reply): Verdict {
+    const verdict = profile.classify(call, { kind: 'reply', reply }, key)
+    if (verdict.kind === 'answered' || verdict.charge.state !== 'unknown') return verdict
+    return { ...verdict, charge: { state: 'charged', credits: verdict.charge.credits } }
+  }
+
+  function over(id: string, record: DurableRecord, verdict: Verdict): Asked {
+    const status = verdict.reply?.status ?? null
+    if (verdict.kind === 'failed') {
+      forget(id)
+      return { verdict, status }
+    }
+    // Until the answer is on the disk, the job is the only way back to it.
+    write(id, { ...record, isSettled: true })
+    clock.after(SAFE_AFTER_MS, () => forget(id))
+    return { verdict: record.isSettled ? { ...verdict, charge: paidBefore } : verdict, status }
+  }
+
+  /** Who wants a fresh answer takes up only a job of somebody who did, too. */
+  function adopt({ call, client, cacheKey }: Question): [string, DurableRecord] | null {
+    const wanted = identityOf(cacheKey, call, client.name)
+    for (const [id, record] of orphans) {
+      const isSame = identityOf(record.cacheKey, record.call, record.client) === wanted
+      if (record.jobId === null || !isSame || (call.bypass && !record.call.bypass)) continue
+      orphans.delete(id)
+      return [id, record]
+    }
+    return null
+  }
+
+  function leftBehind(): LeftBehind {
+    const submitted: DurableRecord[] = []
+    const lost: DurableRecord[] = []
+    for (const [id, record] of orphans) {
+      if (record.jobId !== null) {
+        submitted.push(record)
+        continue
+      }
+      lost.push(record)
+      orphans.delete(id)
+      forget(id)
+    }
+    return { submitted, lost }
+  }
+
+  function close(): void {
+    isClosed = true
+    for (const timer of sleeping) timer.cancel()
+    sleeping.clear()
+  }
+
+  function sleep(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      if (isClosed) return
+      const timer = clock.after(ms, () => {
+        sleeping.delete(timer)
+        resolve()
+      })
+      sleeping.add(timer)
+    })
+  }
+
+  /** Spread by a fifth, so that jobs submitted together are not polled together. */
+  function pauseMs(baseMs: number, round: number, longestMs: number): number {
+    return Math.min(longestMs, baseMs * POLL_GROWTH ** round) * (0.8 + 0.4 * random.next())
+  }
+
+  function recordOf({ cacheKey, call, client, key, hold, turn }: Question): DurableRecord {
+    const submittedAt = clock.wall()
+    return {
+      cacheKey,
+      call,
+      client: client.name,
+      keyName: key.name,
+      holdId: hold.id,
+      jobId: null,
+      submittedAt,
+      patienceUntil: submittedAt + turn.leftMs,
+      isSettled: false,
+      processId,
+    }
+  }
+
+  function write(id: string, record: DurableRecord): void {
+    store.put([{ space: SPACE, key: id, value: record, expiresAt: record.submittedAt + KEPT_MS }])
+  }
+
+  function forget(id: string): void {
+    store.put([{ space: SPACE, key: id, value: null, expiresAt: null }])
+  }
+}
+
+const paidBefore: Charge = { state: 'free', credits: 0 }
+
+/** Where the answer is kept; what is kept nowhere is the same for the same client only. */
+function identityOf(cacheKey: string | null, { path, params }: Call, client: string): string {
+  if (cacheKey !== null) return cacheKey
+  const ordered = params.toSorted(([a], [b]) => (a < b ? -1 : 1))
+  return hash('sha256', JSON.stringify([client, path, ordered]), 'hex')
+}
+
+function lost({ priceCredits }: Call): Verdict {
+  return {
+    kind: 'failed',
+    class: 'ambiguous',
+    fault: 'upstream',
+    reply: null,
+    refusal: 'UPSTREAM_UNREACHABLE',
+    charge: { state: 'unknown', credits: priceCredits },
+    health: 'neutral',
+    retryAfterMs: null,
+  }
+}

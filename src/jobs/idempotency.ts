@@ -1,0 +1,211 @@
+/**
+ * One submission per `Idempotency-Key` and client: who comes again gets the first reply, who comes meanwhile waits for it.
+ *
+ * The key is taken, on the disk, before anything is sent, and free again when nothing can have been submitted. Where it may have
+ * been, by a call that was cut off or a process that died, no repetition is safe: the key stays taken and every repetition is
+ * refused, until its caller decides for a new key and a possible second charge. Kept for 24 h.
+ */
+import { hash } from 'node:crypto'
+import { ProxyError } from '../errors.ts'
+import type { Call, Client, Landing, Outcome, ProxyRequest, Reply } from '../model.ts'
+import type { Through } from '../parts.ts'
+import type { Clock, DiskRecord } from '../ports.ts'
+import { type JobStore, KEPT_MS } from './store.ts'
+
+export interface Idempotency {
+  /** `accepted` gives what must be written down together with the reply. Throws IDEMPOTENCY_CONFLICT. */
+  once(
+    submission: Submission,
+    submit: (through: Through) => Promise<Outcome>,
+    accepted: (landing: Landing) => readonly DiskRecord[],
+  ): Promise<Outcome>
+}
+
+export interface Submission {
+  readonly request: ProxyRequest
+  readonly client: Client
+  readonly call: Call
+  readonly idempotencyKey: string
+}
+
+interface Ports {
+  readonly store: JobStore
+  readonly clock: Clock
+  /** The same for all that share this process, another one after a restart. */
+  readonly processId: string
+}
+
+/** `unknown`: it may have been submitted, and nothing will ever tell. */
+interface Taken {
+  readonly parameters: string
+  readonly state: 'submitting' | 'submitted' | 'unknown'
+  readonly processId: string
+  readonly takenAt: number
+  readonly reply: KeptReply | null
+}
+
+interface KeptReply {
+  readonly status: number
+  readonly contentType: string | null
+  readonly body: string
+}
+
+interface UnderWay {
+  readonly parameters: string
+  /** Null = it ended before it was a flight, or in an error: whoever waits may try themselves. */
+  readonly ended: Promise<Landing | null>
+}
+
+const SPACE = 'idempotency'
+const LONGEST_WAIT_MS = 10_000
+const RETRY_AFTER_MS = 1_000
+
+export function createIdempotency({ store, clock, processId }: Ports): Idempotency {
+  const underWay = new Map<string, UnderWay>()
+
+  return { once }
+
+  async function once(
+    { request, client, call, idempotencyKey }: Submission,
+    submit: (through: Through) => Promise<Outcome>,
+    accepted: (landing: Landing) => readonly DiskRecord[],
+  ): Promise<Outcome> {
+    const name = nameOf(client, idempotencyKey)
+    const parameters = parametersOf(call)
+    for (;;) {
+      const other = underWay.get(name)
+      const taken = other ?? recall(name)
+      if (!taken) return first(name, parameters, submit, accepted)
+      if (taken.parameters !== parameters) throw otherParameters()
+      if (!other) return again(taken as Taken)
+      const ended = await patiently(request, other.ended)
+      if (ended === 'gone') return { kind: 'gone' }
+      if (ended === 'late') throw stillSubmitting()
+      if (ended?.verdict.kind === 'failed') {
+        return { kind: 'fetched', landing: ended, role: 'joined', forwardedBecause: 'method' }
+      }
+    }
+  }
+
+  async function first(
+    name: string,
+    parameters: string,
+    submit: (through: Through) => Promise<Outcome>,
+    accepted: (landing: Landing) => readonly DiskRecord[],
+  ): Promise<Outcome> {
+    const { promise: ended, resolve } = Promise.withResolvers<Landing | null>()
+    const taken: Taken = { parameters, state: 'submitting', processId, takenAt: clock.wall(), reply: null }
+    underWay.set(name, { parameters, ended })
+    store.put([recordOf(name, taken)])
+    let isAloft = false
+    try {
+      return await submit(through)
+    } finally {
+      if (!isAloft) end(null, [freed(name)])
+    }
+
+    async function through(flight: Promise<Landing>): Promise<Landing> {
+      isAloft = true
+      try {
+        const landing = await flight
+        end(landing, settled(landing))
+        return landing
+      } catch (error) {
+        // A refusal is thrown only before the first attempt; anything else is a bug, and may have come after it.
+        const isSafe = error instanceof ProxyError
+        end(null, [isSafe ? freed(name) : recordOf(name, { ...taken, state: 'unknown' })])
+        throw error
+      }
+    }
+
+    function settled(landing: Landing): readonly DiskRecord[] {
+      const { verdict, attempts } = landing
+      if (verdict.kind === 'answered') {
+        const reply = keep(verdict.reply)
+        return [recordOf(name, { ...taken, state: 'submitted', reply }), ...accepted(landing)]
+      }
+      const isSafe = attempts.every(({ charge }) => charge.state === 'free')
+      return [isSafe ? freed(name) : recordOf(name, { ...taken, state: 'unknown' })]
+    }
+
+    function end(landing: Landing | null, records: readonly DiskRecord[]): void {
+      store.put(records)
+      underWay.delete(name)
+      resolve(landing)
+    }
+  }
+
+  function recall(name: string): Taken | null {
+    return store.get(SPACE, name) as Taken | null
+  }
+
+  function again({ state, reply, processId: takenBy }: Taken): Outcome {
+    if (reply) return { kind: 'job', reply: restore(reply), idempotentReplay: true }
+    if (state === 'submitting' && takenBy === processId) throw stillSubmitting()
+    throw fateUnknown()
+  }
+
+  /** Waits as long as the caller would, and no longer than is decent. */
+  function patiently<T>(request: ProxyRequest, work: Promise<T>): Promise<T | 'gone' | 'late'> {
+    const patienceMs = Math.min(LONGEST_WAIT_MS, request.patienceMs ?? Number.POSITIVE_INFINITY)
+    return new Promise((resolve) => {
+      const timer = clock.after(request.arrivedAt + patienceMs - clock.now(), () => settle('late'))
+      let stopListening = (): void => {}
+      let isSettled = false
+      stopListening = request.onGone(() => settle('gone'))
+      // Gone already, and the listener was called before it could be taken off.
+      if (isSettled) stopListening()
+      void work.then(settle)
+
+      function settle(result: T | 'gone' | 'late'): void {
+        isSettled = true
+        timer.cancel()
+        stopListening()
+        resolve(result)
+      }
+    })
+  }
+}
+
+function recordOf(name: string, taken: Taken): DiskRecord {
+  return { space: SPACE, key: name, value: taken, expiresAt: taken.takenAt + KEPT_MS }
+}
+
+function freed(name: string): DiskRecord {
+  return { space: SPACE, key: name, value: null, expiresAt: null }
+}
+
+/** What a caller chose may say something about them: only its hash is kept. */
+function nameOf({ name }: Client, idempotencyKey: string): string {
+  return hash('sha256', `${name}\n${idempotencyKey}`, 'hex')
+}
+
+/** Independent of their order: no name comes twice. */
+function parametersOf({ scraper, params }: Call): string {
+  const ordered = params.toSorted(([a], [b]) => (a < b ? -1 : 1))
+  return hash('sha256', JSON.stringify([scraper, ordered]), 'hex')
+}
+
+function keep({ status, contentType, body }: Reply): KeptReply {
+  return { status, contentType, body: body.toString() }
+}
+
+function restore({ status, contentType, body }: KeptReply): Reply {
+  return { status, contentType, retryAfter: null, location: null, body: Buffer.from(body) }
+}
+
+function otherParameters(): ProxyError {
+  return new ProxyError('IDEMPOTENCY_CONFLICT', 'This Idempotency-Key was used with other parameters.', { status: 422 })
+}
+
+function stillSubmitting(): ProxyError {
+  const detail = 'The job of this Idempotency-Key is still being submitted.'
+  return new ProxyError('IDEMPOTENCY_CONFLICT', detail, { status: 409, retryAfterMs: RETRY_AFTER_MS })
+}
+
+function fateUnknown(): ProxyError {
+  const detail =
+    'The fate of the first attempt with this Idempotency-Key is unknown: it may have been submitted and charged. ' +
+    'Use a new key to submit again.'
+  return new ProxyError('IDEMPOTENCY_CONFLICT', detail, { status: 409 })
+}

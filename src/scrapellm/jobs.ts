@@ -1,0 +1,132 @@
+/**
+ * Jobs in the vendor's words (api notes 1.6, 1.7, 4): what its documents mean, and documents of our own that read like its own.
+ * What upstream wrote is cut out and handed on byte for byte; only members that a job's result lacks are added. Pure.
+ */
+import type { Call, Reply } from '../model.ts'
+import type { JobDialect, JobState, OwnJob } from '../parts.ts'
+import { complete, isFilled, type JsonObject, memberOf, parseObject } from './answers.ts'
+import { readQuestion } from './params.ts'
+
+const POLL_PATH = '/jobs/'
+const SUBMIT_SUFFIX = '/jobs'
+const FAILED = 'execution failed'
+const NOT_FOUND = 'Job not found. It may have expired (jobs are retained for 24 hours) or the ID is invalid.'
+
+// Without a zone it would be read as local time: not the documented form, so not believed.
+const ISO_WITH_ZONE = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$/
+
+export const jobs: JobDialect = {
+  idOf: ({ path }) => canonicalId(path.slice(POLL_PATH.length)),
+  submittedId({ body }) {
+    const id = parseObject(body)?.['job_id']
+    return typeof id === 'string' && id !== '' ? id : null
+  },
+  canonicalId,
+  read,
+  toSubmission: (question) => ({
+    ...question,
+    endpoint: 'submit',
+    method: 'POST',
+    path: question.path + SUBMIT_SUFFIX,
+    key: null,
+  }),
+  toQuestion: (submission) => ({
+    ...submission,
+    endpoint: 'answer',
+    method: 'GET',
+    path: submission.path.slice(0, -SUBMIT_SUFFIX.length),
+    key: readQuestion(submission.scraper, submission.params).key,
+  }),
+  toPoll: (id, question) => ({
+    endpoint: 'status',
+    method: 'GET',
+    scraper: question.scraper,
+    path: POLL_PATH + encodeURIComponent(id),
+    params: [],
+    key: null,
+    bypass: false,
+    timeoutMs: null,
+    priceCredits: 0,
+    promptHash: null,
+    country: null,
+  }),
+  toAnswer,
+  write: (job) => json(job.state.kind === 'accepted' ? 202 : 200, documentOf(job), locationOf(job)),
+  unknown: json(404, Buffer.from(JSON.stringify({ detail: NOT_FOUND })), null),
+}
+
+/** An id is a UUID, and who reads one takes it in capitals and without its dashes as well: the owner of a job must not depend on that. */
+function canonicalId(id: string): string {
+  return id.toLowerCase().replaceAll(/[-_]/g, '')
+}
+
+function read({ status, body }: Reply): JobState | null {
+  const document = status === 200 ? parseObject(body) : null
+  const state = document?.['status']
+  if (state !== 'pending' && state !== 'done' && state !== 'failed') return null
+  return { status: state, createdAt: timeOf(document?.['created_at']), completedAt: timeOf(document?.['completed_at']) }
+}
+
+function timeOf(value: unknown): number | null {
+  const at = typeof value === 'string' && ISO_WITH_ZONE.test(value) ? Date.parse(value) : Number.NaN
+  return Number.isNaN(at) ? null : at
+}
+
+/** The error of a failed job is read like one of a question asked at once: by its words (api notes 2.2). */
+function toAnswer(question: Call, reply: Reply): Reply | null {
+  const state = read(reply)
+  const document = parseObject(reply.body)
+  if (!document || !state || state.status === 'pending') return null
+  if (state.status === 'failed') {
+    const error = document['error']
+    const detail = typeof error === 'string' && error !== '' ? error : FAILED
+    return json(500, Buffer.from(JSON.stringify({ detail })), null)
+  }
+  const result = memberOf(reply.body, 'result') ?? Buffer.from('{}')
+  if (!parseObject(result)) return json(200, result, null)
+  return json(200, complete(result, missingIn(question, document)), null)
+}
+
+/** What the documented example of a result leaves out though a sync answer has it (api notes 1.7), as far as it is known. */
+function missingIn(question: Call, document: JsonObject): ReadonlyMap<string, string> {
+  const known: readonly (readonly [string, unknown])[] = [
+    ['scraper', question.scraper],
+    ['status', 'done'],
+    ['job_id', document['job_id']],
+    ['prompt', isFilled(document['prompt']) ? document['prompt'] : promptOf(question)],
+    ['country', isFilled(document['country']) ? document['country'] : question.country],
+  ]
+  return new Map(known.filter(([, value]) => isFilled(value)).map(([name, value]) => [name, JSON.stringify(value)]))
+}
+
+function documentOf({ id, question, createdAt, state }: OwnJob): Buffer {
+  const head = { job_id: id, status: state.kind === 'accepted' ? 'pending' : state.kind, scraper: question.scraper }
+  if (state.kind === 'accepted') return Buffer.from(JSON.stringify(head))
+  const created = { created_at: isoOf(createdAt) }
+  if (state.kind === 'failed') {
+    const completed = { completed_at: isoOf(state.completedAt) }
+    return Buffer.from(JSON.stringify({ ...head, error: state.error ?? FAILED, ...created, ...completed }))
+  }
+  const asked = { prompt: promptOf(question), country: question.country ?? undefined }
+  const document = Buffer.from(JSON.stringify({ ...head, ...asked, ...created }))
+  if (state.kind === 'pending') return document
+  const tail = `,"completed_at":"${isoOf(state.completedAt)}"}`
+  return Buffer.concat([document.subarray(0, -1), Buffer.from(',"result":'), state.answer, Buffer.from(tail)])
+}
+
+function locationOf({ id, state }: OwnJob): string | null {
+  return state.kind === 'accepted' ? POLL_PATH + id : null
+}
+
+function promptOf({ params }: Call): string | undefined {
+  return params.find(([name]) => name === 'prompt')?.[1]
+}
+
+/** As the vendor writes it: whole seconds, with an offset. */
+function isoOf(at: number): string {
+  return new Date(at).toISOString().replace(/\.\d+Z$/, '+00:00')
+}
+
+function json(status: number, body: Buffer, location: string | null): Reply {
+  return { status, contentType: 'application/json', retryAfter: null, location, body }
+}
