@@ -146,3 +146,26 @@ void t.test('A client has so many open questions, and a place counts until it is
   t.equal(refusalOf(() => admission.enter(client)).code, 'CONCURRENCY_LIMITED')
   t.equal(admission.open('nobody'), 0)
 })
+
+void t.test('A client asks the scrapers it may ask, and no others', async (t) => {
+  const admission = createAdmission({ clock: fakeClock() })
+  const client = aClient({ scrapers: new Set(['alpha', 'beta']) })
+  for (const scraper of ['alpha', 'beta']) {
+    for (const endpoint of ['answer', 'submit'] as const) {
+      t.doesNotThrow(() => admission.admit(client, aCall({ scraper, endpoint })))
+      t.doesNotThrow(() => admission.admit(aClient(), aCall({ scraper: 'gamma', endpoint })), 'no list: all of them')
+      t.match(
+        refusalOf(() => admission.admit(client, aCall({ scraper: 'gamma', endpoint }))),
+        { code: 'ENDPOINT_UNKNOWN', status: 404, fault: 'client' },
+      )
+    }
+  }
+  t.doesNotThrow(() => admission.admit(client, aCall({ scraper: 'none', endpoint: 'status' })), 'a poll names none')
+})
+
+void t.test('What a client may not ask costs it none of its rate', async (t) => {
+  const admission = createAdmission({ clock: fakeClock() })
+  const client = aClient({ scrapers: new Set(['alpha']), rate: { limit: 1, per: 60_000, burst: 1 } })
+  for (let i = 0; i < 3; i += 1) refusalOf(() => admission.admit(client, aCall({ scraper: 'beta' })))
+  t.match(admission.admit(client, aCall({ scraper: 'alpha' })), { remaining: 0 })
+})
