@@ -61,8 +61,9 @@ export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Ac
 
   function forgetOld(): void {
     const before = clock.now() - FORGET_AFTER_MS
-    for (const [key, { heldCredits, touchedAt }] of accounts) {
-      if (heldCredits === 0 && touchedAt < before) accounts.delete(key)
+    for (const [key, { heldCredits, spentCredits, settledCredits, touchedAt }] of accounts) {
+      const isSettled = heldCredits === 0 && spentCredits === settledCredits
+      if (isSettled && touchedAt < before) accounts.delete(key)
     }
   }
 

@@ -32,6 +32,7 @@ function createScene(names: { clients?: string[]; scrapers?: string[] } = {}) {
       breakers: () => live.breakers,
       keys: () => live.keys,
       budgets: () => [budget],
+      redis: () => 'up',
       retryTokens: (scraper) => (scraper === 'chatgpt' ? 95 : 100),
       cache: () => [{ tier: 'memory', entries: 2, bytes: 8192 }],
       configGeneration: () => live.generation,
