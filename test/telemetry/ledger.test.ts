@@ -213,6 +213,14 @@ void t.test('Answers that cost nothing, or that are none, are worth nothing', as
   t.strictSame(scene.bugs(), [])
 })
 
+void t.test('An answer that may have been charged is uncertain, but no waste', async (t) => {
+  const scene = createScene()
+  const verdict = answered({ charge: unknown })
+  scene.land([scene.attempt(verdict)], verdict)
+  t.strictSame(scene.credits().total, { ...nothing, uncertain: 3 })
+  t.strictSame(await scene.scrape('credits_wasted_total'), {})
+})
+
 void t.test('Books that do not balance are told as a bug, once, and shown until they balance again', async (t) => {
   const scene = createScene()
   const verdict = answered()
