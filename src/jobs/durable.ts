@@ -13,6 +13,8 @@ import { type JobStore, KEPT_MS } from './store.ts'
 
 export interface DurablePorts {
   readonly plain: Upstream
+  /** `sync`: nothing new is submitted, but what an earlier process submitted is taken up. */
+  readonly execution: 'sync' | 'durable'
   readonly profile: Pick<Profile, 'classify' | 'jobs'>
   readonly store: JobStore
   readonly clock: Clock
@@ -69,7 +71,7 @@ type Polled =
   | { readonly kind: 'over'; readonly verdict: Verdict }
 
 export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
-  const { plain, profile, store, clock, random, processId, adoptHold } = ports
+  const { plain, execution, profile, store, clock, random, processId, adoptHold } = ports
   const dialect = profile.jobs
   const orphans = new Map<string, DurableRecord>()
   const sleeping = new Set<Timer>()
@@ -87,7 +89,8 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
   async function ask(question: Question): Promise<Asked> {
     if (question.call.endpoint !== 'answer') return plain.ask(question)
     const orphan = adopt(question)
-    return orphan ? takeUp(...orphan, question) : submit(question)
+    if (orphan) return takeUp(...orphan, question)
+    return execution === 'durable' ? submit(question) : plain.ask(question)
   }
 
   async function submit(question: Question): Promise<Asked> {
