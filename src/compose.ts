@@ -1,31 +1,48 @@
 /**
  * The composition root: settings and a world in, a running proxy out. The only file that connects parts to the world; what
- * each part does is in its own file, the order of a request in `pipeline.ts`.
+ * each part does is in its own file, the order of a request in `pipeline.ts`. Longer than other files, because everything is connected here and nowhere else.
  */
 import { createHash } from 'node:crypto'
 import { createLocalTier } from './cache/local-tier.ts'
 import { createCache } from './cache/tiered.ts'
+import type { Loaded } from './config/load.ts'
+import { resolveClient } from './config/policy.ts'
 import { resolveRetry, type Config } from './config/schema.ts'
+import { parseDuration } from './config/units.ts'
 import { createAdmin } from './http/admin.ts'
 import { createClients } from './http/clients.ts'
 import type { Drained } from './http/drain.ts'
+import { createPurgeRoute } from './http/purge.ts'
 import { createResponder, matches } from './http/respond.ts'
 import { createServer } from './http/server.ts'
+import { createJobs } from './jobs/book.ts'
+import { createDurableUpstream } from './jobs/durable.ts'
+import { createPlainUpstream } from './jobs/plain.ts'
+import { createMemoryStore } from './jobs/store.ts'
+import { followKeyFiles } from './keys/key-files.ts'
+import { createKeyMemory } from './keys/key-memory.ts'
 import { createKeys } from './keys/pool.ts'
 import { createAdmission } from './limits/admission.ts'
-import type { Client } from './model.ts'
+import { createBudget } from './limits/budget.ts'
+import type { Client, Wishes } from './model.ts'
 import { createPipeline } from './pipeline.ts'
-import type { Emit, World } from './ports.ts'
+import type { World } from './ports.ts'
 import { createBreakers } from './resilience/breaker.ts'
 import { createBulkhead } from './resilience/bulkhead.ts'
 import { createFlights } from './resilience/coalesce.ts'
 import { createRetryBudget } from './resilience/retry-budget.ts'
 import { createRetry } from './resilience/retry.ts'
+import { priceOf } from './scrapellm/credits.ts'
+import { scrapers } from './scrapellm/endpoints.ts'
+import { promptHash } from './scrapellm/params.ts'
 import { createProfile } from './scrapellm/profile.ts'
 import { createAccessLog } from './telemetry/access-log.ts'
 import { createLog, type Log } from './telemetry/log.ts'
 import { createMetrics } from './telemetry/metrics.ts'
 import { createRecorder } from './telemetry/recorder.ts'
+
+/** What the settings are checked against and cannot know by themselves. */
+export const known = { scrapers, priceCredits: Math.min(...scrapers.map(priceOf)) }
 
 export interface App {
   readonly log: Log
@@ -44,22 +61,46 @@ export interface Ports {
   readonly adminPort: number
 }
 
-export function compose(config: Config, world: World, version: string): App {
+export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'>, world: World, version: string): App {
   const { clock, random, output } = world
   const startedAt = clock.wall()
-  const secrets = config.upstream.keys.map((key) => key.secret.reveal())
-  const log = createLog({ level: config.log.level, sink: output.write, secrets })
+  const log = createLog({ level: config.log.level, sink: output.write, secrets: secretsOf(config) })
   const profile = createProfile({ markReplays: config.cache.markReplays, version }, clock)
   const clients = clientsOf(config)
   const retryPolicy = resolveRetry(config.retry)
 
-  // The recorder counts what the parts do, and its gauges read how the parts stand: each needs the other.
-  const emit: Emit = (event) => recorder.emit(event)
+  // First of all, because parts may have something to tell as soon as they are made; what it reads of them is read when asked.
+  const metrics = createMetrics({
+    clients: clients.map(({ client }) => client.name),
+    scrapers: profile.scrapers,
+    keys: config.upstream.keys.map((key) => key.name),
+    tiers: config.cache.disk ? ['memory', 'disk'] : ['memory'],
+    version,
+    gauges: {
+      breakers: () => breakers.states(),
+      keys: () => keys.states(),
+      retryTokens: (scraper) => retryBudget.tokens(scraper),
+      budgets: () => budget.states(),
+      cache: tiers,
+      configGeneration: () => 1,
+    },
+  })
+  const access = createAccessLog(
+    { level: config.log.level, prompts: config.log.prompts },
+    { clock, sink: output.write },
+  )
+  const recorder = createRecorder({ metrics, access, log, clock, matches })
+  const { emit } = recorder
+
+  const disk = config.cache.disk ? world.openDisk(diskOptions(config.cache.disk), emit) : null
+  const records = disk ?? createMemoryStore(clock)
+  const processId = random.id()
   const local = createLocalTier({
     maxBytes: config.cache.memory.maxSize,
     onEvicted: () => emit({ kind: 'cache-evicted', tier: 'memory' }),
   })
-  const cache = createCache({ replay: profile.replay }, local, null, clock, emit)
+  const cache = createCache({ replay: profile.replay }, local, disk, clock, emit)
+  const budget = createBudget({ clock, emit, random, store: disk, clients: () => clients.map(({ client }) => client) })
   const flights = createFlights({ clock, emit })
   const retryBudget = createRetryBudget({ ...config.retry.budget, clock })
   const retry = createRetry({ clock, random, emit, budget: retryBudget })
@@ -70,7 +111,18 @@ export function compose(config: Config, world: World, version: string): App {
     creditsExhausted: retryPolicy.classes.creditsExhausted.keyRest,
     unauthorized: retryPolicy.classes.unauthorized.keyRest,
   }
-  const keys = createKeys({ clock, random, emit, keys: config.upstream.keys, keyRest })
+  const keyMemory = disk ? { memory: createKeyMemory(disk, clock) } : {}
+  const keys = createKeys({ clock, random, emit, keys: config.upstream.keys, keyRest, ...keyMemory })
+  const keyWatch = followKeyFiles({
+    files: keyFiles,
+    watch: world.watchFile,
+    replace: keys.replace,
+    tell({ name, kind, secret }) {
+      if (!secret) return log.warn('upstream key file is no good', { key_name: name, because: kind })
+      log.hide(secret.reveal())
+      log.info('upstream key replaced', { key_name: name })
+    },
+  })
   const admission = createAdmission({ clock })
   const transport = world.connect({
     url: config.upstream.url,
@@ -78,27 +130,33 @@ export function compose(config: Config, world: World, version: string): App {
     maxResponseBytes: config.upstream.maxResponseSize,
   })
 
-  const metrics = createMetrics({
-    clients: clients.map(({ client }) => client.name),
-    scrapers: profile.scrapers,
-    keys: config.upstream.keys.map((key) => key.name),
-    tiers: ['memory'],
-    version,
-    gauges: {
-      breakers: breakers.states,
-      keys: keys.states,
-      retryTokens: retryBudget.tokens,
-      cache: () => [{ tier: 'memory', entries: local.count, bytes: local.bytes }],
-      configGeneration: () => 1,
+  const plain = createPlainUpstream({ profile, transport })
+  const { execution } = config.jobs
+  const adoptHold = budget.adopt
+  const durable = createDurableUpstream({
+    plain,
+    execution,
+    profile,
+    store: records,
+    clock,
+    random,
+    processId,
+    adoptHold,
+  })
+  const jobs = createJobs({
+    profile,
+    store: records,
+    clock,
+    random,
+    emit,
+    processId,
+    fill({ client: payer, call, verdict, ageMs }) {
+      const client = clientNamed(payer)
+      if (client) cache.store(cache.keyOf(call, client), call, verdict, client.cache, { unclaimed: false, ageMs })
     },
   })
-  const access = createAccessLog(
-    { level: config.log.level, prompts: config.log.prompts },
-    { clock, sink: output.write },
-  )
-  const recorder = createRecorder({ metrics, access, log, clock, matches })
 
-  const handle = createPipeline({
+  const pipeline = createPipeline({
     clock,
     emit,
     clients: createClients({
@@ -108,24 +166,33 @@ export function compose(config: Config, world: World, version: string): App {
     profile,
     admission,
     cache,
+    budget,
     flights,
     retry,
     breakers,
     bulkhead,
     keys,
-    transport,
+    upstream: durable,
+    jobs,
     recorder,
   })
   const serving = {
-    handle,
+    handle: pipeline.handle,
     respond: createResponder({ markReplays: config.cache.markReplays, replay: profile.replay }),
   }
   const server = createServer(config.listen, { clock, random, emit, serving: () => serving, refused: recorder.refused })
 
+  const purge = createPurgeRoute({
+    purge: cache.purge,
+    scrapers: profile.scrapers,
+    promptHash,
+    durationMs: parseDuration,
+    clock,
+  })
   let isListening = false
   const admin = createAdmin(
     { host: config.admin.host, port: config.admin.port, token: config.admin.token?.reveal() ?? null },
-    { random, emit, ready: () => isListening && !server.draining, metrics: metrics.text, status },
+    { random, emit, ready: () => isListening && !server.draining, metrics: metrics.text, status, routes: [purge] },
   )
 
   /** What an operator may see: no secret, no prompt. */
@@ -140,13 +207,49 @@ export function compose(config: Config, world: World, version: string): App {
         .states()
         .map(({ scraper, state, openUntil }) => ({ scraper, state, open_until: iso(openUntil) })),
       keys: keys.states().map(({ name, state, untilAt }) => ({ name, state, until: iso(untilAt) })),
-      flights: flights.size,
-      cache: { memory: { entries: local.count, bytes: local.bytes } },
+      flights: flights.list().map(({ scraper, askers, startedAt: at }) => ({ scraper, askers, started_at: iso(at) })),
+      cache: tiers(),
+      disk: disk?.state ?? null,
+      credits: recorder.credits(),
+      budgets: budget
+        .states()
+        .map(({ client, period, limitCredits, leftCredits, heldCredits, spentCredits, resetAt }) => ({
+          client,
+          period,
+          limit: limitCredits,
+          left: leftCredits,
+          held: heldCredits,
+          spent: spentCredits,
+          reset_at: iso(resetAt),
+        })),
       clients: clients.map(({ client }) => ({ name: client.name, open_questions: admission.open(client.name) })),
     }
   }
 
+  function tiers(): readonly { readonly tier: 'memory' | 'disk'; readonly entries: number; readonly bytes: number }[] {
+    const memory = { tier: 'memory', entries: local.count, bytes: local.bytes } as const
+    return disk ? [memory, { tier: 'disk', entries: disk.entries, bytes: disk.bytes }] : [memory]
+  }
+
+  function clientNamed(name: string): Client | null {
+    return clients.find(({ client }) => client.name === name)?.client ?? null
+  }
+
+  /** What an earlier process has begun and paid for is flown to its end; what it set aside for anything else counts as spent. */
+  function takeUp(): void {
+    const promised = jobs.interrupted()
+    for (const { call, client: payer, cacheKey: key, holdId } of durable.leftBehind().submitted) {
+      const client = clientNamed(payer)
+      if (!client) continue
+      const request = { id: random.id(), traceparent: null, wishes: NO_WISHES }
+      const landing = pipeline.resume({ request, client, call, key }, budget.adopt(holdId) ?? budget.none)
+      for (const { id, call: wanted } of promised) if (wanted.key === call.key) jobs.resume(id, landing)
+    }
+    budget.sweep()
+  }
+
   async function listen(): Promise<Ports> {
+    takeUp()
     await admin.listen()
     await server.listen()
     isListening = true
@@ -175,9 +278,12 @@ export function compose(config: Config, world: World, version: string): App {
     drain,
     hurry,
     async close() {
+      keyWatch.close()
+      durable.close()
       await admin.close()
       transport.close()
       breakers.close()
+      disk?.close()
       access.flush()
       output.flush()
     },
@@ -190,13 +296,29 @@ interface KnownClient {
 }
 
 function clientsOf(config: Config): readonly KnownClient[] {
-  const retry = resolveRetry(config.retry)
-  const { ttl, staleIfError, emptyResultTtl, scope } = config.cache
-  const cache = { ttl, staleIfError, staleWhileRevalidate: 0, emptyResultTtl, scope }
-  return Object.entries(config.clients).map(([name, { rate = null, concurrency = null, tokenSha256, token }]) => ({
-    client: { name, rate, concurrency, retry, cache, credits: { perDay: null, perMonth: null }, scrapers: null },
+  return Object.entries(config.clients).map(([name, { tokenSha256, token }]) => ({
+    client: { name, ...resolveClient(config, name) },
     tokenHashes: [...tokenSha256, ...token.map((secret) => createHash('sha256').update(secret.reveal()).digest('hex'))],
   }))
+}
+
+function secretsOf({ upstream, clients, admin }: Config): readonly string[] {
+  const tokens = Object.values(clients).flatMap(({ token }) => token)
+  const secrets = [...upstream.keys.map(({ secret }) => secret), ...tokens, ...(admin.token ? [admin.token] : [])]
+  return secrets.map((secret) => secret.reveal())
+}
+
+function diskOptions({ path, maxSize }: Exclude<Config['cache']['disk'], false>) {
+  return { path, maxBytes: maxSize }
+}
+
+const NO_WISHES: Wishes = {
+  noCache: false,
+  noStore: false,
+  onlyIfCached: false,
+  maxAgeMs: null,
+  maxStaleMs: null,
+  minFreshMs: null,
 }
 
 function iso(at: number | null): string | null {

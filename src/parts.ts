@@ -1,6 +1,6 @@
 /**
  * What the pipeline needs from each part, with the promises it relies on. Parts throw a ProxyError to end an exchange
- * and return values to continue it.
+ * and return values to continue it. Longer than other files, because the pipeline's needs are read together.
  */
 import type {
   Attempt,
@@ -209,8 +209,14 @@ export interface Cache {
   keyOf(call: Call, client: Client): string | null
   /** Never throws: a sick tier is a miss. */
   lookup(key: string | null, call: Call, wishes: Wishes, policy: CachePolicy): Lookup
-  /** Never throws. Null = not to be kept. `unclaimed`: nobody waits for it any more. */
-  store(key: string | null, call: Call, verdict: Verdict, policy: CachePolicy, unclaimed: boolean): Entry | null
+  /** Never throws. Null = not to be kept. `unclaimed`: nobody waits for it any more; `ageMs`: how long ago it was answered. */
+  store(
+    key: string | null,
+    call: Call,
+    verdict: Verdict,
+    policy: CachePolicy,
+    kept: { readonly unclaimed: boolean; readonly ageMs: number },
+  ): Entry | null
   /** Somebody has got this entry now. */
   claim(key: string, entry: Entry): void
   /** Drops what matches from all tiers; says how many entries that were. */
@@ -229,6 +235,8 @@ export interface Asker {
 export interface Flight {
   /** The latest deadline of those who still wait; 0 when nobody does. */
   patienceUntil(): number
+  /** The one who began it still waits. */
+  leaderWaits(): boolean
   /** Calls back when the last asker leaves. Returns the way to stop listening. */
   onAbandoned(listener: () => void): () => void
   /** How it stands now: what askers get whose time is up before the flight ends. */

@@ -2,33 +2,42 @@
  * The way of a request, in the order it happens:
  *
  *   identify → read → admit → look up ─ fresh ────────────────────────────────────┐
- *                               └─ miss → enter → join a flight                   │
- *                                         retry( breaker( lease a key → forward → classify ))
- *                                         store ── stale instead of an error? ────┤
+ *                               ├─ stale, may be shown while it is refreshed ─────┤
+ *                               └─ miss → enter → hold credits → join a flight    │
+ *                                     retry( breaker( secure → lease a key → ask upstream ))
+ *                                     store → settle ── stale instead of error? ──┤
  *                                                                                 └→ record → respond
  *
- * This file decides order and nothing else. Each line hands on the proof the next one needs: there is no forwarding
+ * This file decides order and nothing else. Each line hands on the proof the next one needs: there is no asking
  * without a key, no storing without a verdict. What throws ends the exchange (a ProxyError); what returns continues it.
+ * Longer than other files, because the whole way is read in one go.
  */
 import { ProxyError } from './errors.ts'
 import type { Attempt, Call, Client, Exchange, Landing, Lookup, Outcome, ProxyRequest } from './model.ts'
 import type {
   Admission,
+  Asker,
   Attempted,
   Breakers,
+  Budget,
   Bulkhead,
   Cache,
   Clients,
   Flight,
   Flights,
   Handle,
+  Hold,
+  Jobs,
+  Joined,
   Keys,
   Profile,
   Recorder,
   Retry,
+  Through,
   Turn,
+  Upstream,
 } from './parts.ts'
-import type { Clock, Emit, Transport } from './ports.ts'
+import type { Clock, Emit } from './ports.ts'
 
 export interface Parts {
   readonly clock: Clock
@@ -37,34 +46,41 @@ export interface Parts {
   readonly profile: Profile
   readonly admission: Admission
   readonly cache: Cache
+  readonly budget: Budget
   readonly flights: Flights
   readonly retry: Retry
   readonly breakers: Breakers
   readonly bulkhead: Bulkhead
   readonly keys: Keys
-  readonly transport: Transport
+  readonly upstream: Upstream
+  readonly jobs: Jobs
   readonly recorder: Recorder
 }
 
-export function createPipeline(parts: Parts): Handle {
-  const {
-    clock,
-    emit,
-    clients,
-    profile,
-    admission,
-    cache,
-    flights,
-    retry,
-    breakers,
-    bulkhead,
-    keys,
-    transport,
-    recorder,
-  } = parts
+/** What one flight is about: whose question, what for, and where its answer goes. */
+export interface Errand {
+  readonly request: Pick<ProxyRequest, 'id' | 'traceparent' | 'wishes'>
+  readonly client: Client
+  readonly call: Call
+  readonly key: string | null
+  /** A caller waits; or an answer grows old while it is used; or an earlier process left it unfinished. */
+  readonly on: 'request' | 'refresh' | 'resume'
+  /** What its flight must go through before anybody gets the landing. */
+  readonly through: Through
+}
+
+export interface Pipeline {
+  readonly handle: Handle
+  /** Flies an errand that an earlier process has begun and paid for. Null = it came to nothing. Never rejects. */
+  resume(errand: Omit<Errand, 'on' | 'through'>, hold: Hold): Promise<Landing | null>
+}
+
+export function createPipeline(parts: Parts): Pipeline {
+  const { clock, emit, clients, profile, admission, cache, budget, flights } = parts
+  const { retry, breakers, bulkhead, keys, upstream, jobs, recorder } = parts
 
   /** Every exchange ends here, whatever happened: one outcome, recorded once. */
-  return async function handle(exchange) {
+  async function handle(exchange: Exchange): Promise<Outcome> {
     recorder.begin(exchange)
     const outcome = await decide(exchange).catch((error: unknown) => refused(error))
     recorder.record(exchange, outcome)
@@ -76,14 +92,23 @@ export function createPipeline(parts: Parts): Handle {
     const client = (exchange.client = clients.identify(request))
     const call = (exchange.call = profile.read(request))
     exchange.limits = admission.admit(client, call)
+    const errand: Errand = { request, client, call, key: cache.keyOf(call, client), on: 'request', through: straight }
+    if (call.endpoint !== 'answer') {
+      return jobs.follow(request, client, call, (joinKey, through) =>
+        ask(request, { ...errand, through }, joinKey, NOTHING_KNOWN),
+      )
+    }
 
-    const key = cache.keyOf(call, client)
-    const known = cache.lookup(key, call, request.wishes, client.cache)
-    if (known.kind === 'fresh') return { kind: 'hit', entry: known.entry, tier: known.tier }
+    const known = cache.lookup(errand.key, call, request.wishes, client.cache)
+    if (known.kind === 'fresh') return given(errand, known)
     mayForward(request)
+    if (known.kind === 'stale' && known.refresh) {
+      refresh(errand)
+      return { kind: 'stale', entry: known.entry, tier: known.tier, landing: null, because: 'revalidating' }
+    }
 
     try {
-      const landed = await ask(request, client, call, key, known)
+      const landed = await ask(request, errand, mayJoin(call, request) ? errand.key : null, known)
       return staleInstead(known, landed) ?? landed
     } catch (error) {
       const fallback = staleInstead(known, refused(error))
@@ -92,74 +117,154 @@ export function createPipeline(parts: Parts): Handle {
     }
   }
 
-  async function ask(
-    request: ProxyRequest,
-    client: Client,
-    call: Call,
-    key: string | null,
-    known: Lookup,
-  ): Promise<Outcome> {
+  async function ask(request: ProxyRequest, errand: Errand, joinKey: string | null, known: Lookup): Promise<Outcome> {
+    const { client, call } = errand
     const place = admission.enter(client)
     try {
-      const patience = Math.min(client.retry.deadline, request.patienceMs ?? Number.POSITIVE_INFINITY)
-      const asker = { deadlineAt: request.arrivedAt + patience, onGone: request.onGone, scraper: call.scraper }
-      const flight = flights.join(mayJoin(call, request) ? key : null, asker, (flight) =>
-        fly(request, client, call, key, flight),
-      )
-      const landing = await flight.landing
+      const joined = await board(errand, joinKey, askerOf(request, client, call))
+      const landing = await orLater(joined.landing, mayPromise(request, call) ? request.respondAsyncAfterMs : null)
+      if (landing === 'later') return jobs.promise(client, call, joined.landing)
       if (!landing) return { kind: 'gone' }
-      return { kind: 'fetched', landing, role: flight.role, forwardedBecause: because(call, known) }
+      return { kind: 'fetched', landing, role: joined.role, forwardedBecause: because(call, known) }
     } finally {
       place.leave()
     }
   }
 
-  /** One flight: asked and paid for once, however many wait for it. It outlives the askers who leave. */
-  async function fly(
-    request: ProxyRequest,
-    client: Client,
-    call: Call,
-    key: string | null,
-    flight: Flight,
-  ): Promise<Landing> {
-    const landing = await retry.run(call, client.retry, flight, (turn) =>
-      breakers.run(
-        call.scraper,
-        () => attempt(request, client, call, turn),
-        (tried) => tried.verdict.health,
-      ),
-    )
-    const isUnclaimed = flight.patienceUntil() === 0
-    const entry = request.wishes.noStore ? null : cache.store(key, call, landing.verdict, client.cache, isUnclaimed)
-    return { ...landing, entry }
+  /** Who finds a flight under way rides along for nothing; who starts one has credits set aside first. */
+  async function board(errand: Errand, joinKey: string | null, asker: Asker): Promise<Joined> {
+    const hold = flights.has(joinKey) ? budget.none : await budget.hold(errand.client, errand.call)
+    let isLeader = false
+    try {
+      return flights.join(joinKey, asker, (flight) => {
+        isLeader = true
+        return errand.through(fly(errand, hold, flight))
+      })
+    } finally {
+      if (!isLeader) hold.settle()
+    }
   }
 
-  async function attempt(request: ProxyRequest, client: Client, call: Call, turn: Turn): Promise<Attempted> {
+  /** One flight: asked and paid for once, however many wait for it. It outlives the askers who leave. */
+  async function fly(errand: Errand, hold: Hold, flight: Flight): Promise<Landing> {
+    const { request, client, call, key } = errand
+    try {
+      const landing = await retry.run(call, client.retry, flight, (turn) =>
+        breakers.run(
+          call.scraper,
+          () => attempt(errand, hold, turn),
+          (tried) => tried.verdict.health,
+        ),
+      )
+      emit({
+        kind: 'flight-landed',
+        payer: client.name,
+        scraper: call.scraper,
+        landing,
+        claimed: errand.on === 'request' && flight.leaderWaits(),
+      })
+      const unclaimed = errand.on === 'resume' || flight.patienceUntil() === 0
+      const kept = { unclaimed, ageMs: 0 }
+      const entry = request.wishes.noStore ? null : cache.store(key, call, landing.verdict, client.cache, kept)
+      return { ...landing, entry }
+    } finally {
+      hold.settle()
+    }
+  }
+
+  async function attempt(errand: Errand, hold: Hold, turn: Turn): Promise<Attempted> {
+    const { request, client, call, key } = errand
     const place = bulkhead.enter(call.scraper)
     try {
+      await hold.secure(call.priceCredits)
       const lease = await keys.lease(call, turn)
       const startedAt = clock.now()
       emit({ kind: 'attempt-started', scraper: call.scraper })
-      const result = await transport.forward(profile.sign(call, turn, lease, request))
-      const verdict = profile.classify(call, result, lease)
+      const { verdict, status } = await upstream.ask({
+        call,
+        turn,
+        key: lease,
+        identity: request,
+        client,
+        hold,
+        cacheKey: key,
+      })
       lease.report(verdict)
-      const attempt: Attempt = {
+      hold.spend(verdict.charge)
+      const tried: Attempt = {
         number: turn.number,
         startedAt,
         durationMs: clock.now() - startedAt,
         waitedMs: turn.waitedMs,
         keyName: lease.name,
-        status: result.kind === 'reply' ? result.reply.status : null,
+        status,
         class: verdict.kind === 'answered' ? 'ok' : verdict.class,
         charge: verdict.charge,
       }
-      emit({ kind: 'attempt-ended', scraper: call.scraper, payer: client.name, attempt })
-      return { attempt, verdict, otherKeyReady: keys.hasOther(new Set([...turn.spentKeys, lease.name])) }
+      emit({ kind: 'attempt-ended', scraper: call.scraper, payer: client.name, attempt: tried })
+      return { attempt: tried, verdict, otherKeyReady: keys.hasOther(new Set([...turn.spentKeys, lease.name])) }
     } finally {
       place.leave()
     }
   }
+
+  function given({ key }: Errand, { entry, tier }: Extract<Lookup, { kind: 'fresh' }>): Outcome {
+    if (entry.unclaimed && key !== null) cache.claim(key, entry)
+    return { kind: 'hit', entry, tier }
+  }
+
+  /** Asks for a fresh answer that nobody waits for, unless that would hurt: a sick upstream, or a client short of credits. */
+  function refresh(errand: Errand): void {
+    const { client, call, key } = errand
+    if (flights.has(key) || breakers.isOpen(call.scraper) || !budget.hasRoom(client)) return
+    void unattended(board({ ...errand, on: 'refresh' }, key, patient(client, call)))
+  }
+
+  function resume(begun: Omit<Errand, 'on' | 'through'>, hold: Hold): Promise<Landing | null> {
+    const errand: Errand = { ...begun, on: 'resume', through: straight }
+    const asker = patient(errand.client, errand.call)
+    const joined = flights.join(errand.key, asker, (flight) => fly(errand, hold, flight))
+    if (joined.role === 'joined') hold.settle()
+    return unattended(Promise.resolve(joined))
+  }
+
+  /** A flight for nobody in particular: its refusals are told by its attempts, its bugs are not. */
+  async function unattended(boarding: Promise<Joined>): Promise<Landing | null> {
+    try {
+      return await (
+        await boarding
+      ).landing
+    } catch (error) {
+      if (!(error instanceof ProxyError)) emit({ kind: 'broke', where: 'flight', error })
+      return null
+    }
+  }
+
+  function patient(client: Client, call: Call): Asker {
+    return { scraper: call.scraper, deadlineAt: clock.now() + client.retry.deadline, onGone: () => () => {} }
+  }
+
+  function askerOf(request: ProxyRequest, client: Client, call: Call): Asker {
+    // Whoever takes a job id instead of an answer may hang up with it, and waits as long as anyone may.
+    if (mayPromise(request, call)) return patient(client, call)
+    const patienceMs = Math.min(client.retry.deadline, request.patienceMs ?? Number.POSITIVE_INFINITY)
+    return { scraper: call.scraper, deadlineAt: request.arrivedAt + patienceMs, onGone: request.onGone }
+  }
+
+  /** RFC 7240 `respond-async`, `wait`: the landing, or `later` when it has not come by then. */
+  function orLater<T>(landing: Promise<T>, afterMs: number | null): Promise<T | 'later'> {
+    if (afterMs === null) return landing
+    return new Promise((resolve, reject) => {
+      const timer = clock.after(afterMs, () => resolve('later'))
+      landing.then(resolve, reject).finally(() => timer.cancel())
+    })
+  }
+
+  return { handle, resume }
 }
+
+const NOTHING_KNOWN: Lookup = { kind: 'missing', unwanted: false }
+const straight: Through = (flight) => flight
 
 /** A question that only the cache may answer ends here. */
 function mayForward(request: ProxyRequest): void {
@@ -170,6 +275,11 @@ function mayForward(request: ProxyRequest): void {
       allow: 'GET',
     })
   }
+}
+
+/** Jobs are asynchronous already. */
+function mayPromise(request: ProxyRequest, call: Call): boolean {
+  return request.respondAsyncAfterMs !== null && call.endpoint === 'answer'
 }
 
 function mayJoin(call: Call, request: ProxyRequest): boolean {

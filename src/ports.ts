@@ -55,6 +55,9 @@ export interface World {
   readonly random: Random
   readonly output: Output
   readonly connect: (options: UpstreamOptions) => Transport
+  readonly openDisk: (options: { readonly path: string; readonly maxBytes: number }, emit: Emit) => Disk
+  /** Calls back at once with what the file holds, and again after each change; null = it cannot be read. */
+  readonly watchFile: (path: string, onChange: (text: string | null) => void) => { close(): void }
 }
 
 /** A small JSON value under a name; null deletes. */

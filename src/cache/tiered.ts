@@ -72,10 +72,10 @@ export function createCache(
     call: Call,
     verdict: Verdict,
     policy: CachePolicy,
-    unclaimed: boolean,
+    kept: Parameters<Cache['store']>[4],
   ): Entry | null {
     if (key === null) return null
-    const entry = toEntry(call, verdict, policy, unclaimed)
+    const entry = toEntry(call, verdict, policy, kept)
     if (!entry || (entry.status !== 200 && hidesAnAnswer(key))) return null
     keep(key, entry)
     return entry
@@ -92,19 +92,25 @@ export function createCache(
     return known?.status === 200 && !isGone(known, clock.wall())
   }
 
-  function toEntry(call: Call, verdict: Verdict, policy: CachePolicy, unclaimed: boolean): Entry | null {
+  function toEntry(
+    call: Call,
+    verdict: Verdict,
+    policy: CachePolicy,
+    { unclaimed, ageMs }: Parameters<Cache['store']>[4],
+  ): Entry | null {
     const { reply } = verdict
     if (verdict.kind === 'answered') {
       const keptMs = Math.max(policy.staleIfError, policy.staleWhileRevalidate)
       if (!verdict.keepable || policy.ttl + keptMs <= 0) return null
-      return { ...entryOf(call, verdict.reply, options.replay(verdict.reply.body), policy.ttl, keptMs), unclaimed }
+      const entry = entryOf(call, verdict.reply, options.replay(verdict.reply.body), ageMs, policy.ttl, keptMs)
+      return { ...entry, unclaimed }
     }
     if (verdict.class !== 'emptyResult' || !reply || policy.emptyResultTtl <= 0) return null
-    return { ...entryOf(call, reply, reply.body, policy.emptyResultTtl, 0), priceCredits: 0 }
+    return { ...entryOf(call, reply, reply.body, ageMs, policy.emptyResultTtl, 0), priceCredits: 0 }
   }
 
-  function entryOf(call: Call, reply: Reply, body: Buffer, ttlMs: number, staleMs: number): Entry {
-    const storedAt = clock.wall()
+  function entryOf(call: Call, reply: Reply, body: Buffer, ageMs: number, ttlMs: number, staleMs: number): Entry {
+    const storedAt = clock.wall() - ageMs
     // The answer and its replay are the same answer told twice: one validator for both, hence weak where they differ.
     const weak = body === reply.body ? '' : 'W/'
     return {

@@ -2,6 +2,7 @@
  * `demo`: the same proxy as `serve`, in front of the simulator. No key, no money. Prints what it started and lines to try, and
  * drives a little traffic of its own so that metrics have something to show.
  */
+import { known } from '../compose.ts'
 import { loadConfig } from '../config/load.ts'
 import type { World } from '../ports.ts'
 import { createSimulator, type Simulator } from '../simulator/simulator.ts'
@@ -32,6 +33,7 @@ export async function runDemo(
   const { url: upstream } = await simulator.start()
   const sets = [
     'log.level=warn',
+    'cache.disk=false',
     `upstream.url=${upstream}`,
     ...(options.port === null ? [] : [`listen.port=${options.port}`]),
     ...options.sets,
@@ -55,7 +57,9 @@ export async function runDemo(
 }
 
 function settings(wanted: Wanted, io: Io): ReturnType<typeof loadConfig> {
-  return wanted.configs.length > 0 ? readSettings(wanted, io) : loadConfig([], wanted.sets, io.environment, io.readFile)
+  return wanted.configs.length > 0
+    ? readSettings(wanted, io)
+    : loadConfig([], wanted.sets, io.environment, io.readFile, known)
 }
 
 function greeting(url: string, admin: string, upstream: string, quiet: boolean): string {

@@ -1,6 +1,6 @@
 /** Runs the proxy until it is told to stop: listens, drains on the first signal, ends the drain on the second. */
 import { compose, type App } from '../compose.ts'
-import type { Config } from '../config/schema.ts'
+import type { Loaded } from '../config/load.ts'
 import type { World } from '../ports.ts'
 
 /** `process`, as far as this needs it. */
@@ -17,13 +17,9 @@ export interface Served {
   readonly ended: Promise<number>
 }
 
-export async function serve(
-  { config, warnings }: { readonly config: Config; readonly warnings: readonly string[] },
-  world: World,
-  version: string,
-  signals: Signals,
-): Promise<Served> {
-  const app = compose(config, world, version)
+export async function serve(loaded: Loaded, world: World, version: string, signals: Signals): Promise<Served> {
+  const { config, warnings } = loaded
+  const app = compose(loaded, world, version)
   for (const warning of warnings) app.log.warn('settings', { warning })
   const { port, adminPort } = await app.listen()
   const url = `http://${inUrl(config.listen.host)}:${port}`

@@ -1,6 +1,7 @@
 /** The settings a command line asks for: its files, or the packaged ones, with its `--set` over them. */
 import { fileURLToPath } from 'node:url'
 import { resolve } from 'node:path'
+import { known } from '../compose.ts'
 import { loadConfig, type Loaded, type Source } from '../config/load.ts'
 import { reason } from '../config/reference.ts'
 import { ConfigError } from '../errors.ts'
@@ -32,5 +33,5 @@ export function readSettings({ configs, sets }: Wanted, io: Surroundings): Loade
     }
   })
   if (missing.length > 0) throw new ConfigError(missing)
-  return loadConfig(sources, sets, io.environment, (path) => io.readFile(resolve(io.cwd, path)))
+  return loadConfig(sources, sets, io.environment, (path) => io.readFile(resolve(io.cwd, path)), known)
 }

@@ -30,6 +30,8 @@ interface Waiting {
 interface Airborne {
   readonly scraper: string
   readonly startedAt: number
+  /** Who began it: the first to board. */
+  leader: Waiting | null
   readonly waiting: Set<Waiting>
   readonly listeners: Set<() => void>
   progress: Landing | null
@@ -48,6 +50,7 @@ export function createFlights({ clock, emit, maxAskers = 10_000 }: FlightsPorts)
     const airborne: Airborne = {
       scraper,
       startedAt: clock.wall(),
+      leader: null,
       waiting: new Set(),
       listeners: new Set(),
       progress: null,
@@ -71,6 +74,7 @@ export function createFlights({ clock, emit, maxAskers = 10_000 }: FlightsPorts)
         fail: (error) => leave(() => reject(error)),
       }
       airborne.waiting.add(waiting)
+      airborne.leader ??= waiting
       const timer = clock.after(asker.deadlineAt - clock.now(), () => leave(timeIsUp))
       let stopListening = (): void => {}
       stopListening = asker.onGone(() => leave(() => resolve(null)))
@@ -97,6 +101,7 @@ export function createFlights({ clock, emit, maxAskers = 10_000 }: FlightsPorts)
 
   async function start(key: string | null, airborne: Airborne, fly: Fly): Promise<void> {
     const flight: Flight = {
+      leaderWaits: () => airborne.leader !== null && airborne.waiting.has(airborne.leader),
       patienceUntil: () => Math.max(0, ...Array.from(airborne.waiting, ({ deadlineAt }) => deadlineAt)),
       onAbandoned(listener) {
         airborne.listeners.add(listener)

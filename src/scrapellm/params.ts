@@ -50,7 +50,7 @@ export function readQuestion(scraper: string, params: readonly Param[]): Questio
     key: keyOf(scraper, given),
     bypass: given.get('bypass_cache') === 'true',
     timeoutMs: millisecondsOf(given.get('timeout') ?? ''),
-    promptHash: prompt === undefined ? null : hash('sha256', prompt, 'hex').slice(0, 12),
+    promptHash: prompt === undefined ? null : promptHash(prompt),
     country: upperCase(given.get('country') ?? DEFAULT_COUNTRY),
   }
 }
@@ -117,4 +117,9 @@ const SECONDS = /^\+?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$/i
 function millisecondsOf(seconds: string): number | null {
   const ms = SECONDS.test(seconds) ? Math.round(Number(seconds) * 1000) : 0
   return ms > 0 && Number.isFinite(ms) ? ms : null
+}
+
+/** As logs, kept answers and the purge name a prompt. */
+export function promptHash(prompt: string): string {
+  return hash('sha256', prompt, 'hex').slice(0, 12)
 }

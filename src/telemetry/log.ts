@@ -14,6 +14,8 @@ export interface Log {
   info(msg: string, fields?: Fields): void
   warn(msg: string, fields?: Fields): void
   error(msg: string, fields?: Fields): void
+  /** From now on this is kept out of every line. */
+  hide(secret: string): void
 }
 
 export interface LogOptions {
@@ -45,7 +47,8 @@ const sensitive = [
 const headers = ['["x-api-key"]', 'cookie']
 
 export function createLog({ level, sink, secrets }: LogOptions): Log {
-  const scrub = createScrubber(secrets)
+  let known = secrets
+  let scrub = createScrubber(known)
   const logger = pino(
     {
       level,
@@ -65,6 +68,10 @@ export function createLog({ level, sink, secrets }: LogOptions): Log {
     info: (msg, fields = {}) => logger.info(fields, msg),
     warn: (msg, fields = {}) => logger.warn(fields, msg),
     error: (msg, fields = {}) => logger.error(fields, msg),
+    hide(secret) {
+      known = [...known, secret]
+      scrub = createScrubber(known)
+    },
   }
 }
 

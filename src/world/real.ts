@@ -1,6 +1,8 @@
-/** The world as it is: real time, real chance, standard output, the network. */
+/** The world as it is: real time, real chance, standard output, the network, the disk. */
 import type { World } from '../ports.ts'
 import { createClock } from './clock.ts'
+import { createDisk } from './disk.ts'
+import { watchFile } from './file-watch.ts'
 import { createStdout } from './output.ts'
 import { createRandom } from './random.ts'
 import { createTransport } from './transport.ts'
@@ -12,5 +14,7 @@ export function realWorld(): World {
     random: createRandom(),
     output: createStdout(),
     connect: (options) => createTransport(options, clock),
+    openDisk: (options, emit) => createDisk(options, clock, emit),
+    watchFile: (path, onChange) => watchFile(path, clock, onChange),
   }
 }
