@@ -14,6 +14,7 @@ const NO_WISHES: Wishes = {
   maxStaleMs: null,
   minFreshMs: null,
 }
+const NOW = { unclaimed: false, ageMs: 0 }
 const POLICY: CachePolicy = {
   ttl: HOUR,
   staleIfError: HOUR,
@@ -70,7 +71,7 @@ function client(name: string, scope: 'shared' | 'client'): Client {
 
 void t.test('an answer is fresh for its ttl, then good only instead of an error, then gone', async (t) => {
   const { cache, local, time } = aCache()
-  cache.store('k1', CALL, answered('{"a":1}'), POLICY, false)
+  cache.store('k1', CALL, answered('{"a":1}'), POLICY, NOW)
   const seen: [number, string][] = []
   for (const at of [0, HOUR - 1, HOUR, 2 * HOUR - 1, 2 * HOUR]) {
     time.at = 1_700_000_000_000 + at
@@ -88,7 +89,7 @@ void t.test('an answer is fresh for its ttl, then good only instead of an error,
 
 void t.test('what is kept is the replay, under one weak validator of the original', async (t) => {
   const { cache } = aCache()
-  const entry = cache.store('k1', CALL, answered('{"a":1}'), POLICY, false)
+  const entry = cache.store('k1', CALL, answered('{"a":1}'), POLICY, NOW)
   t.equal(entry?.body.toString(), '{"a":1}*')
   t.match(entry?.etag, /^W\/"[\w-]{27}"$/)
   t.equal(entry?.priceCredits, 3)
@@ -105,24 +106,24 @@ void t.test('one client never sees the answer of another when the scope is the c
 void t.test('what may not be kept is not kept', async (t) => {
   const { cache, local } = aCache()
   const serverError: Verdict = { ...EMPTY, class: 'serverError' }
-  t.equal(cache.store(null, CALL, answered('{}'), POLICY, false), null, 'no key')
-  t.equal(cache.store('k1', CALL, answered('{}', false), POLICY, false), null, 'not keepable')
-  t.equal(cache.store('k1', CALL, serverError, POLICY, false), null, 'an error')
-  t.equal(cache.store('k1', CALL, answered('{}'), { ...POLICY, ttl: 0, staleIfError: 0 }, false), null, 'no ttl')
-  t.equal(cache.store('k1', CALL, EMPTY, { ...POLICY, emptyResultTtl: 0 }, false), null, 'no memory for empty results')
+  t.equal(cache.store(null, CALL, answered('{}'), POLICY, NOW), null, 'no key')
+  t.equal(cache.store('k1', CALL, answered('{}', false), POLICY, NOW), null, 'not keepable')
+  t.equal(cache.store('k1', CALL, serverError, POLICY, NOW), null, 'an error')
+  t.equal(cache.store('k1', CALL, answered('{}'), { ...POLICY, ttl: 0, staleIfError: 0 }, NOW), null, 'no ttl')
+  t.equal(cache.store('k1', CALL, EMPTY, { ...POLICY, emptyResultTtl: 0 }, NOW), null, 'no memory for empty results')
   t.equal(local.count, 0)
 })
 
 void t.test('"empty result" is remembered briefly, and never hides a real answer', async (t) => {
   const { cache, time } = aCache()
-  const entry = cache.store('k1', CALL, EMPTY, POLICY, false)
+  const entry = cache.store('k1', CALL, EMPTY, POLICY, NOW)
   t.match(entry, { status: 500, priceCredits: 0 })
   t.equal(cache.lookup('k1', CALL, NO_WISHES, POLICY).kind, 'fresh')
   time.at += 60_000
   t.equal(cache.lookup('k1', CALL, NO_WISHES, POLICY).kind, 'missing')
-  cache.store('k1', CALL, answered('{"a":1}'), POLICY, false)
+  cache.store('k1', CALL, answered('{"a":1}'), POLICY, NOW)
   time.at += HOUR
-  t.equal(cache.store('k1', CALL, EMPTY, POLICY, false), null)
+  t.equal(cache.store('k1', CALL, EMPTY, POLICY, NOW), null)
   t.match(cache.lookup('k1', CALL, NO_WISHES, POLICY), { kind: 'stale', entry: { status: 200 } })
 })
 
@@ -142,7 +143,7 @@ void t.test('request Cache-Control decides whether what is kept will do', async 
   ]
   for (const [name, wish, age, expected] of table) {
     const { cache, time } = aCache()
-    cache.store('k1', CALL, answered('{}'), POLICY, false)
+    cache.store('k1', CALL, answered('{}'), POLICY, NOW)
     time.at += age
     t.equal(cache.lookup('k1', CALL, { ...NO_WISHES, ...wish }, POLICY).kind, expected, name)
   }
@@ -150,7 +151,7 @@ void t.test('request Cache-Control decides whether what is kept will do', async 
 
 void t.test('bypass_cache reads nothing and says that something was there to be unwanted', async (t) => {
   const { cache } = aCache()
-  cache.store('k1', CALL, answered('{}'), POLICY, false)
+  cache.store('k1', CALL, answered('{}'), POLICY, NOW)
   t.same(cache.lookup('k1', { ...CALL, bypass: true }, NO_WISHES, POLICY), { kind: 'missing', unwanted: true })
   t.same(cache.lookup(null, CALL, NO_WISHES, POLICY), { kind: 'missing', unwanted: false })
 })
@@ -158,9 +159,9 @@ void t.test('bypass_cache reads nothing and says that something was there to be 
 void t.test('the memory tier is bounded by bytes, evicts the least recently used, and says so', async (t) => {
   const { cache, local, events } = aCache(3_000)
   const body = 'x'.repeat(400)
-  for (const key of ['a', 'b', 'c']) cache.store(key, CALL, answered(body), POLICY, false)
+  for (const key of ['a', 'b', 'c']) cache.store(key, CALL, answered(body), POLICY, NOW)
   cache.lookup('a', CALL, NO_WISHES, POLICY)
-  cache.store('d', CALL, answered(body), POLICY, false)
+  cache.store('d', CALL, answered(body), POLICY, NOW)
   t.ok(local.bytes <= 3_000)
   t.equal(cache.lookup('a', CALL, NO_WISHES, POLICY).kind, 'fresh', 'used just now')
   t.equal(cache.lookup('b', CALL, NO_WISHES, POLICY).kind, 'missing')

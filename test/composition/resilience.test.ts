@@ -6,7 +6,8 @@ import t from 'tap'
 import { createKeys } from '../../src/keys/pool.ts'
 import { Secret } from '../../src/keys/secret.ts'
 import { createAdmission } from '../../src/limits/admission.ts'
-import type { Client, Entry, Exchange, Outcome, ProxyRequest, Verdict, WireResult } from '../../src/model.ts'
+import type { Client, Entry, Exchange, Outcome, ProxyRequest, Verdict } from '../../src/model.ts'
+import type { Asked, Hold, Profile } from '../../src/parts.ts'
 import { createPipeline } from '../../src/pipeline.ts'
 import { createBreakers } from '../../src/resilience/breaker.ts'
 import { createBulkhead } from '../../src/resilience/bulkhead.ts'
@@ -23,7 +24,6 @@ import {
   failed,
   failureClasses,
   keyRestDefaults,
-  reply,
 } from '../support/verdicts.ts'
 
 interface Setting {
@@ -69,11 +69,10 @@ function setUp(setting: Setting) {
   })
 
   const upstream = { calls: [] as string[], inFlight: 0, mostInFlight: 0, charged: 0 }
-  const verdicts = new WeakMap<WireResult, Verdict>()
   const stored: Verdict[] = []
   const outcomes: Outcome[] = []
 
-  const handle = createPipeline({
+  const { handle } = createPipeline({
     clock,
     emit,
     flights,
@@ -86,13 +85,11 @@ function setUp(setting: Setting) {
     profile: {
       scrapers: ['alpha'],
       read: ({ target }) => aCall({ key: target.path, bypass: target.params.length > 0 }),
-      sign: (_call, turn, key) => ({
-        method: 'GET',
-        target: '/',
-        headers: { key: key.secret ?? '' },
-        limitMs: turn.leftMs,
-      }),
-      classify: (_call, result) => verdicts.get(result) ?? failed('ambiguous'),
+      sign: () => {
+        throw new Error('the upstream of this test is asked without a wire')
+      },
+      classify: () => failed('ambiguous'),
+      jobs: {} as Profile['jobs'],
       replay: (body) => body,
     },
     cache: {
@@ -105,20 +102,31 @@ function setUp(setting: Setting) {
       claim() {},
       purge: () => 0,
     },
-    transport: {
-      async forward({ headers }) {
-        upstream.calls.push(headers['key'] ?? '')
+    budget: {
+      hold: async () => noHold,
+      none: noHold,
+      adopt: () => null,
+      hasRoom: () => true,
+      limits: () => [],
+      states: () => [],
+    },
+    jobs: {
+      follow: () => Promise.reject(new Error('no jobs here')),
+      promise: () => ({ kind: 'gone' }),
+      interrupted: () => [],
+      resume: () => {},
+    },
+    upstream: {
+      async ask({ key }): Promise<Asked> {
+        upstream.calls.push(key.secret ?? '')
         upstream.inFlight += 1
         upstream.mostInFlight = Math.max(upstream.mostInFlight, upstream.inFlight)
-        const verdict = says(upstream.calls.length, headers['key'] ?? '')
+        const verdict = says(upstream.calls.length, key.secret ?? '')
         await new Promise<void>((resolve) => clock.after(takesMs, resolve))
         upstream.inFlight -= 1
         if (verdict.charge.state === 'charged') upstream.charged += verdict.charge.credits
-        const result: WireResult = { kind: 'reply', reply: verdict.reply ?? reply(200) }
-        verdicts.set(result, verdict)
-        return result
+        return { verdict, status: verdict.reply?.status ?? 200 }
       },
-      close: () => {},
     },
     recorder: { begin: () => {}, record: (_exchange, outcome) => void outcomes.push(outcome) },
   })
@@ -165,6 +173,8 @@ function setUp(setting: Setting) {
 
   return { ...world, ask, upstream, stored, outcomes, keys, breakers, budget, left }
 }
+
+const noHold: Hold = { id: 'none', secure: async () => {}, spend() {}, settle() {} }
 
 const nothingLeft = { timers: 0, flights: 0, places: 0, openQuestions: 0, upstream: 0 }
 const yes = (): Verdict => answered()

@@ -35,7 +35,7 @@ function stage() {
       aCall({ key, scraper, promptHash: `hash of ${prompt}`, country }),
       answered(),
       { ...aClient().cache, ttl: 24 * 60 * minute },
-      false,
+      { unclaimed: false, ageMs: 0 },
     )
   const left = () => Array.from(local.entries(), ([key]) => key).toSorted()
   return { ...world, route, run, keep, left, filters }

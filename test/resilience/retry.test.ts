@@ -44,6 +44,7 @@ function setUp(seed = 1) {
     const state = { patienceUntil: clock.now() + patienceMs, reports: [] as Landing[] }
     const turns: (Turn & { at: number })[] = []
     const flight: Flight = {
+      leaderWaits: () => true,
       patienceUntil: () => state.patienceUntil,
       onAbandoned(listener) {
         listeners.add(listener)

@@ -9,6 +9,7 @@ import { loadConfig } from '../../src/config/load.ts'
 import type { Clock, Timer, World } from '../../src/ports.ts'
 import { createSimulator, instant, type Simulator, type SimulatorOptions } from '../../src/simulator/simulator.ts'
 import { createClock } from '../../src/world/clock.ts'
+import { createDisk } from '../../src/world/disk.ts'
 import { createTransport } from '../../src/world/transport.ts'
 import { seededRandom } from './world.ts'
 
@@ -28,6 +29,7 @@ export interface Answer {
 export interface Asking {
   readonly method?: string
   readonly headers?: Record<string, string>
+  readonly body?: string
   /** Hang up when this is aborted. */
   readonly signal?: AbortSignal
 }
@@ -94,10 +96,11 @@ export async function aProxy(t: Test, settings = '', options: ProxyOptions = {})
   const base = `
 listen: { port: 0 }
 admin: { port: 0 }
+cache: { disk: false }
 upstream: { url: "${upstream}", keys: [{ name: main, secret: ${UPSTREAM_KEY} }] }
 `
   const sources = [base, quickPauses, settings].filter((text) => text.trim() !== '')
-  const { config } = loadConfig(
+  const loaded = loadConfig(
     sources.map((text, index) => ({ name: `settings ${index}`, text })),
     [],
     options.environment ?? {},
@@ -112,8 +115,10 @@ upstream: { url: "${upstream}", keys: [{ name: main, secret: ${UPSTREAM_KEY} }] 
     random: seededRandom(7),
     output: { write: (text) => void (written += text), flush: () => undefined },
     connect: (upstreamOptions) => createTransport(upstreamOptions, clock),
+    openDisk: (diskOptions, emit) => createDisk(diskOptions, clock, emit),
+    watchFile: () => ({ close: () => undefined }),
   }
-  const app = compose(config, world, '0.0.0-test')
+  const app = compose(loaded, world, '0.0.0-test')
   const { port, adminPort } = await app.listen()
   const agent = new http.Agent({ keepAlive: true, maxSockets: Number.POSITIVE_INFINITY })
   t.teardown(async () => {
@@ -146,13 +151,15 @@ upstream: { url: "${upstream}", keys: [{ name: main, secret: ${UPSTREAM_KEY} }] 
 }
 
 function targetOf(question: string): string {
-  return question.startsWith('/') ? question : `/scrapers/chatgpt?${new URLSearchParams({ prompt: question }).toString()}`
+  return question.startsWith('/')
+    ? question
+    : `/scrapers/chatgpt?${new URLSearchParams({ prompt: question }).toString()}`
 }
 
 export function request(
   agent: http.Agent | undefined,
   url: string,
-  { method = 'GET', headers = {}, signal }: Asking = {},
+  { method = 'GET', headers = {}, body, signal }: Asking = {},
 ): Promise<Answer> {
   return new Promise((resolve, reject) => {
     const options = { method, headers, ...(agent ? { agent } : {}), ...(signal ? { signal } : {}) }
@@ -173,7 +180,7 @@ export function request(
       })
     })
     outgoing.on('error', reject)
-    outgoing.end()
+    outgoing.end(body)
   })
 }
 
