@@ -1,0 +1,242 @@
+/**
+ * The shared store on Redis: it can only help. Every call ends within the time limit, whatever Redis does; while it is known
+ * not to answer, calls end at once and only a probe in the background asks. Keys and channels get the prefix here.
+ */
+import { createHash } from 'node:crypto'
+import type { Clock, Emit, Random, Shared, SharedScript, SharedStore } from '../ports.ts'
+import type { RedisOperation, RedisTrouble } from '../telemetry/events.ts'
+import { createRedisBreaker } from './redis-breaker.ts'
+import { type Argument, createRedisClient, failureOf, type RedisAccess, type RedisFailure } from './redis-client.ts'
+import { createRedisEars } from './redis-ears.ts'
+
+export interface RedisOptions extends RedisAccess {
+  /** The longest that any call takes. */
+  readonly timeoutMs: number
+  readonly prefix: string
+}
+
+/** Commands that Redis owes an answer: beyond that it is far behind, and what waits here takes memory. */
+const MAX_OPEN = 1_000
+const SILENCE_MS = 1_000
+const MAX_PAUSE_MS = 1_000
+/** Between connections given up because the server only reads: it may stay so, and reading is better than nothing. */
+const MOVE_MS = 10_000
+const AWAY = { kind: 'away', sent: false } as const
+const UNSURE = { kind: 'away', sent: true } as const
+const TIMED_OUT: RedisFailure = { because: 'timeout', isRefusal: false, word: '' }
+
+type Settled = { readonly value: unknown } | { readonly failure: RedisFailure }
+
+export function createRedis(options: RedisOptions, clock: Clock, random: Random, emit: Emit): SharedStore {
+  const { prefix, timeoutMs } = options
+  const digests = new WeakMap<SharedScript, string>()
+  const listeners = new Set<(state: 'up' | 'down') => void>()
+  /** Ends the calls that somebody waits for. */
+  const waiting = new Set<() => void>()
+  let open = 0
+  let told: 'up' | 'down' | null = null
+  let trouble: RedisTrouble | null = null
+  let closed = false
+  let movedAt = Number.NEGATIVE_INFINITY
+
+  const breaker = createRedisBreaker({ clock, random, probe, changed: review })
+  const client = createRedisClient(
+    options,
+    { silenceMs: Math.max(SILENCE_MS, 4 * timeoutMs), pauseMs, mayMove },
+    {
+      ready: () => {
+        breaker.probeNow()
+        review(null)
+      },
+      lost: () => review(trouble ?? 'unreachable'),
+      failed: (error) => {
+        trouble = failureOf(error).because
+        emit({ kind: 'redis-failed', operation: 'connect' })
+        review(trouble)
+      },
+    },
+  )
+  const ears = createRedisEars({ clock, emit, listen: client.listen, pauseMs })
+
+  return {
+    get,
+    set,
+    delete: remove,
+    run,
+    publish,
+    channelName: (channel) => prefix + channel,
+    subscribe: (channel, listener) => ears.subscribe(prefix + channel, listener),
+    get state() {
+      return stateNow()
+    },
+    onState(listener) {
+      listeners.add(listener)
+      return () => void listeners.delete(listener)
+    },
+    close,
+  }
+
+  // Operations
+
+  async function get(key: string): Promise<Shared<Buffer | null>> {
+    const found = await ask('get', prefix + key, () => client.call('get', [prefix + key], true), isOtherType)
+    return known(found, (value) => (Buffer.isBuffer(value) ? value : null))
+  }
+
+  async function set(key: string, value: Buffer | string, ttlMs: number): Promise<Shared<null>> {
+    const args = [prefix + key, value, 'PX', Math.max(1, Math.ceil(ttlMs))]
+    return known(await ask('set', prefix + key, () => client.call('set', args, false)), () => null)
+  }
+
+  async function remove(keys: readonly string[]): Promise<Shared<number>> {
+    const bySlot = Map.groupBy(
+      keys.map((key) => prefix + key),
+      (key) => client.slotOf(key),
+    )
+    const all = await Promise.all(
+      Array.from(bySlot.values(), (names) => ask('delete', names[0] ?? '', () => client.call('unlink', names, false))),
+    )
+    const away = all.find((one) => one.kind === 'away')
+    if (away) return all.some((one) => one.kind === 'known' || one.sent) ? UNSURE : AWAY
+    return { kind: 'known', value: all.reduce((sum, one) => sum + (one.kind === 'known' ? Number(one.value) : 0), 0) }
+  }
+
+  function run(script: SharedScript, keys: readonly string[], args: readonly Argument[]): Promise<Shared<unknown>> {
+    const names = keys.map((key) => prefix + key)
+    const rest = [script.numberOfKeys, ...names, ...args]
+    const isBytes = script.replies === 'bytes'
+    return ask('script', names[0] ?? prefix, async () => {
+      try {
+        return await client.call('evalsha', [digestOf(script), ...rest], isBytes)
+      } catch (error) {
+        if (failureOf(error).word !== 'NOSCRIPT') throw error
+        return client.call('eval', [script.lua, ...rest], isBytes)
+      }
+    })
+  }
+
+  async function publish(channel: string, message: string): Promise<Shared<null>> {
+    const name = prefix + channel
+    return known(await ask('publish', name, () => client.call('publish', [name, message], false)), () => null)
+  }
+
+  function digestOf(script: SharedScript): string {
+    const known = digests.get(script)
+    if (known !== undefined) return known
+    const digest = createHash('sha1').update(script.lua).digest('hex')
+    digests.set(script, digest)
+    return digest
+  }
+
+  // One call
+
+  /** `isNothing`: a refusal that stands for "there is nothing". */
+  async function ask(
+    operation: RedisOperation,
+    key: string,
+    command: () => Promise<unknown>,
+    isNothing: (failure: RedisFailure) => boolean = () => false,
+  ): Promise<Shared<unknown>> {
+    const part = client.partOf(client.slotOf(key))
+    if (closed || !client.isReady || breaker.isDown(part)) return AWAY
+    if (open >= MAX_OPEN) {
+      emit({ kind: 'redis-failed', operation })
+      return AWAY
+    }
+    const answersAtStart = breaker.answers(part)
+    const settled = await within(command)
+    if ('value' in settled) {
+      breaker.answered(part)
+      return { kind: 'known', value: settled.value }
+    }
+    const { failure } = settled
+    emit({ kind: 'redis-failed', operation })
+    if (failure.isRefusal) breaker.answered(part)
+    else breaker.failed(part, failure.because, answersAtStart, key)
+    return isNothing(failure) ? { kind: 'known', value: null } : UNSURE
+  }
+
+  /** Never rejects, and takes no longer than the time limit; the command counts as open until it has really ended. */
+  function within(command: () => Promise<unknown>): Promise<Settled> {
+    open += 1
+    return new Promise((resolve) => {
+      let timer = clock.after(timeoutMs, () => {
+        // What came in while this process was busy with something else is read first.
+        timer = clock.after(0, giveUp)
+      })
+      waiting.add(giveUp)
+
+      function giveUp(): void {
+        end({ failure: TIMED_OUT })
+      }
+      function end(settled: Settled): void {
+        waiting.delete(giveUp)
+        timer.cancel()
+        resolve(settled)
+      }
+      command()
+        .then(
+          (value) => end({ value }),
+          (error: unknown) => end({ failure: failureOf(error) }),
+        )
+        .finally(() => (open -= 1))
+    })
+  }
+
+  /** A write, because a server that only reads is of no use to those who were refused; in the slot of the key that failed. */
+  async function probe(key: string): Promise<boolean> {
+    if (!client.isReady) return false
+    const tag = /\{([^}]+)\}/.exec(key)?.[1] ?? key
+    const name = `${prefix}probe:{${tag}}`
+    const settled = await within(() => client.call('set', [name, '', 'PX', 1_000], false))
+    const isThere = 'value' in settled || settled.failure.isRefusal
+    if (!isThere) emit({ kind: 'redis-failed', operation: 'probe' })
+    return isThere
+  }
+
+  // Up and down
+
+  function stateNow(): 'up' | 'down' {
+    return !closed && client.isReady && breaker.downParts === 0 ? 'up' : 'down'
+  }
+
+  function review(because: RedisTrouble | null): void {
+    const now = stateNow()
+    if (closed || now === told) return
+    if (because !== null) trouble = because
+    emit({ kind: 'redis-changed', to: now, because: now === 'up' && told === null ? null : (trouble ?? 'unreachable') })
+    const isFirst = told === null && now === 'down'
+    told = now
+    if (now === 'up') trouble = null
+    if (!isFirst) for (const listener of listeners) listener(now)
+  }
+
+  /** Grows to a second, and is never the same for all replicas. */
+  function pauseMs(attempt: number): number {
+    return Math.min(MAX_PAUSE_MS, 50 * 2 ** Math.min(attempt, 10)) * (0.5 + random.next() / 2)
+  }
+
+  function mayMove(): boolean {
+    if (clock.now() - movedAt < MOVE_MS) return false
+    movedAt = clock.now()
+    return true
+  }
+
+  function close(): void {
+    closed = true
+    breaker.close()
+    ears.close()
+    client.close()
+    for (const giveUp of waiting) giveUp()
+    listeners.clear()
+  }
+}
+
+function known<T>(shared: Shared<unknown>, take: (value: unknown) => T): Shared<T> {
+  return shared.kind === 'known' ? { kind: 'known', value: take(shared.value) } : shared
+}
+
+/** Something else is kept under this key: not by us, so it is nothing to us. */
+function isOtherType({ word }: RedisFailure): boolean {
+  return word === 'WRONGTYPE'
+}
