@@ -63,12 +63,20 @@ const LONGEST_PAUSE_MS = 30_000
 /** Upstream tries three or four times for up to 600 s each (its documentation leaves it open): later a job is not pending but lost. */
 const LONGEST_JOB_MS = 40 * 60_000
 const SAFE_AFTER_MS = 5_000
-const BELIEVED_FAILURES = 3
+/** One 404 may come from a machine that has not heard of the job yet. */
+const BELIEVED = 3
 
 /** Where a poll leaves us. */
 type Polled =
   | { readonly kind: 'pending'; readonly waitMs: number }
   | { readonly kind: 'over'; readonly verdict: Verdict }
+
+/** What the polls of a job have come to. Failures and 404s are counted in a row. */
+interface Course {
+  rounds: number
+  failures: number
+  unknowns: number
+}
 
 export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
   const { plain, execution, profile, store, clock, random, processId, adoptHold } = ports
@@ -117,30 +125,28 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
 
   async function follow(id: string, record: DurableRecord, question: Question, firstMs: number): Promise<Asked> {
     const poll = { ...question, call: dialect.toPoll(record.jobId ?? '', question.call) }
-    let failures = 0
+    const course: Course = { rounds: 0, failures: 0, unknowns: 0 }
     await sleep(firstMs)
-    for (let round = 1; ; round += 1) {
+    for (;;) {
       const { verdict } = await plain.ask(poll)
-      failures = verdict.kind === 'answered' ? 0 : failures + 1
-      const polled = judge(verdict, record, question, round, failures)
+      count(course, verdict)
+      const polled = judge(verdict, record, question, course)
       if (polled.kind === 'over') return over(id, record, polled.verdict)
       await sleep(polled.waitMs)
     }
   }
 
   /** Only upstream's word ends a job: that it has ended, that it is unknown, or that it is pending when it cannot be any more. */
-  function judge(verdict: Verdict, record: DurableRecord, question: Question, round: number, failures: number): Polled {
+  function judge(verdict: Verdict, record: DurableRecord, question: Question, course: Course): Polled {
     const ageMs = clock.wall() - record.submittedAt
     if (verdict.kind === 'answered') {
       const answer = dialect.toAnswer(question.call, verdict.reply)
       if (answer) return { kind: 'over', verdict: ending(question, answer) }
-      if (ageMs < LONGEST_JOB_MS) return { kind: 'pending', waitMs: pauseMs(FIRST_POLL_MS, round, LONGEST_POLL_MS) }
-      return { kind: 'over', verdict: lost(question.call) }
+      if (ageMs >= LONGEST_JOB_MS) return { kind: 'over', verdict: lost(question.call) }
+      return { kind: 'pending', waitMs: pauseMs(course.rounds, LONGEST_POLL_MS) }
     }
-    // One 404 may come from a machine that has not heard of the job yet.
-    const isUnknown = verdict.reply?.status === 404 && failures >= BELIEVED_FAILURES
-    if (isUnknown || ageMs >= KEPT_MS) return { kind: 'over', verdict: lost(question.call) }
-    const backoffMs = pauseMs(FIRST_POLL_MS, failures, LONGEST_PAUSE_MS)
+    if (course.unknowns >= BELIEVED || ageMs >= KEPT_MS) return { kind: 'over', verdict: lost(question.call) }
+    const backoffMs = pauseMs(course.failures, LONGEST_PAUSE_MS)
     return { kind: 'pending', waitMs: Math.max(backoffMs, verdict.retryAfterMs ?? 0) }
   }
 
@@ -208,8 +214,8 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
   }
 
   /** Spread by a fifth, so that jobs submitted together are not polled together. */
-  function pauseMs(baseMs: number, round: number, longestMs: number): number {
-    return Math.min(longestMs, baseMs * POLL_GROWTH ** round) * (0.8 + 0.4 * random.next())
+  function pauseMs(round: number, longestMs: number): number {
+    return Math.min(longestMs, FIRST_POLL_MS * POLL_GROWTH ** round) * (0.8 + 0.4 * random.next())
   }
 
   function recordOf({ cacheKey, call, client, key, hold, turn }: Question): DurableRecord {
@@ -235,6 +241,12 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
   function forget(id: string): void {
     store.put([{ space: SPACE, key: id, value: null, expiresAt: null }])
   }
+}
+
+function count(course: Course, verdict: Verdict): void {
+  course.rounds += 1
+  course.failures = verdict.kind === 'answered' ? 0 : course.failures + 1
+  course.unknowns = verdict.reply?.status === 404 ? course.unknowns + 1 : 0
 }
 
 const paidBefore: Charge = { state: 'free', credits: 0 }

@@ -100,7 +100,7 @@ void t.test('the error of a failed job is judged by its words, and free', async 
     const answer = jobs.toAnswer(question, json(200, { job_id: UUID, status: 'failed', error }))
     t.match(answer, { status: 500, contentType: 'application/json' })
     const verdict = answer && profile.classify(question, { kind: 'reply', reply: answer }, key)
-    t.match(verdict, { kind: 'failed', class: expected, charge: { state: 'free' } }, String(error))
+    t.match(verdict, { kind: 'failed', class: expected, charge: { state: 'free' } }, JSON.stringify(error))
   }
 })
 
