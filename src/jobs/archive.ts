@@ -91,11 +91,10 @@ export function createArchive(store: JobStore, clock: Clock, maxDocumentBytes: n
 
   function trim(): void {
     for (const [id, length] of documents) {
-      const job = kept(id)
-      const isOver = !job || clock.wall() >= job.until
-      if (!isOver && bytes <= maxDocumentBytes) return
+      if (bytes <= maxDocumentBytes) return
       documents.delete(id)
       bytes -= length
+      const job = kept(id)
       if (job) store.put([record(id, { ...job, document: null })])
     }
   }

@@ -119,7 +119,6 @@ export function createJobs(ports: JobPorts): Jobs {
     const state = dialect.read(reply)
     if (!state) return
     if (state.status === 'pending') return notePending(id, reply)
-    pending.delete(id)
     const job = archive.get(id) ?? stranger(id)
     if (job.status === 'pending') ended(id, job, state, state.status, reply)
   }
@@ -206,7 +205,8 @@ export function createJobs(ports: JobPorts): Jobs {
   function end(id: string, answer: Buffer | null, error: string | null): void {
     const canonical = dialect.canonicalId(id)
     const job = archive.get(canonical)
-    if (job?.status !== 'pending' || !job.question) return
+    // What has ended stays ended, and has no question any more.
+    if (!job?.question) return
     const completedAt = clock.wall()
     const state: OwnJob['state'] = answer
       ? { kind: 'done', completedAt, answer }

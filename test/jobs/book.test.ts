@@ -109,7 +109,7 @@ void t.test('the same key 20 times at once: one job, one charge, 20 equal answer
 })
 
 void t.test('a key means one submission per client and parameters, for 24 hours', async (t) => {
-  const { sim, clock, submit } = await withSimulator(t)
+  const { sim, clock, jobs, submit } = await withSimulator(t)
   const first = await submit('prompt=x', 'k')
   const replay = await submit('prompt=x', 'k')
   t.match(replay, { kind: 'job', idempotentReplay: true, reply: { status: 202, contentType: 'application/json' } })
@@ -117,6 +117,14 @@ void t.test('a key means one submission per client and parameters, for 24 hours'
 
   for (const query of ['prompt=y', 'prompt=x&country=US', 'prompt=x&timeout=60', ''])
     t.match(await refusalOf(submit(query, 'k')), { code: 'IDEMPOTENCY_CONFLICT', status: 422 }, query)
+
+  const elsewhere = jobs.follow(
+    aCaller(clock, { idempotencyKey: 'k' }).request,
+    team,
+    submissionOf('prompt=x', 'gemini'),
+    () => t.fail('is not asked') as never,
+  )
+  t.match(await refusalOf(elsewhere), { status: 422 }, 'another scraper is another question')
 
   t.not(jobIdOf(await submit('prompt=x', 'k', others)), jobIdOf(first), 'another client has keys of its own')
   t.not(jobIdOf(await submit('prompt=x', 'l')), jobIdOf(first), 'another key is another job')
@@ -203,6 +211,12 @@ void t.test('whoever waits for a submission waits as long as they would, and 10 
   const late = submit('prompt=x', 'k')
   await clock.advance(1)
   t.match(await patient, { status: 409, retryAfterMs: 1_000 })
+  const stayer = aCaller(clock, { idempotencyKey: 'k', arrivedAt: clock.now() - 9_000 })
+  const since = refusalOf(submit('prompt=x', 'k', team, stayer))
+  t.equal(stayer.listeners(), 1)
+  await clock.advance(1_000)
+  t.match(await since, { status: 409 }, 'counted from its arrival')
+  t.equal(stayer.listeners(), 0)
   release.resolve()
   t.match(await first, { kind: 'fetched' })
   t.match(await late, { kind: 'job', idempotentReplay: true })
@@ -470,19 +484,6 @@ void t.test('documents are bounded: the oldest is asked for again, and is its ow
   t.strictSame(await kinds(next), ['job', 'job'], 'those of an earlier process are counted, too')
   for (const prompt of ['4', '5']) await next.poll(jobIdOf(await next.submit(`prompt=${prompt}`)))
   t.equal((await next.poll('job_3')).kind, 'fetched')
-})
-
-void t.test('documents that are too old make room first', async (t) => {
-  const { clock, submit, poll, calls } = withFunction((call, n) =>
-    call.endpoint === 'submit' ? json(202, { job_id: `job_${n}` }) : json(200, { status: 'failed' }),
-  )
-  await submit('prompt=x')
-  await poll('job_1')
-  await clock.advance(day)
-  await submit('prompt=y')
-  await poll('job_3')
-  t.equal((await poll('job_1')).kind, 'fetched')
-  t.equal(calls.length, 5)
 })
 
 void t.test('a document from the future is not kept longer than a day', async (t) => {

@@ -16,7 +16,7 @@ export const anonymous = aClient({ name: 'anonymous' })
 export const UUID = '5c0d9c1e-8d57-4b6e-9a55-0f3a6f1f2b10'
 export const day = 24 * 60 * 60_000
 
-/** How long it took to come to this: `prompt=…` and the rest, as in a query. */
+/** `prompt=…` and the rest, as in a query. */
 export function questionOf(query: string, scraper = 'grok'): Call {
   return read('GET', `/scrapers/${scraper}`, query)
 }
@@ -37,6 +37,8 @@ function read(method: string, path: string, query: string): Call {
 export interface Caller {
   readonly request: ProxyRequest
   readonly leave: () => void
+  /** How many wait to be told that it has left. */
+  readonly listeners: () => number
 }
 
 export function aCaller(clock: Clock, changes: Partial<ProxyRequest> = {}): Caller {
@@ -54,6 +56,7 @@ export function aCaller(clock: Clock, changes: Partial<ProxyRequest> = {}): Call
   } as ProxyRequest
   return {
     request,
+    listeners: () => listeners.size,
     leave: () => {
       for (const listener of listeners) listener()
     },

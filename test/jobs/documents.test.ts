@@ -75,6 +75,8 @@ void t.test(
     const document = { job_id: UUID, status: 'done', prompt: 'Hi there', country: 'US', result }
     const answer = jobs.toAnswer(question, json(200, document))
     t.strictSame(JSON.parse(String(answer?.body)), { ...result, prompt: 'Hi there' })
+    const bare = jobs.toAnswer(question, json(200, { status: 'done', country: 'US', result: { result: 'Yes.' } }))
+    t.match(JSON.parse(String(bare?.body)), { country: 'US', prompt: 'Hi' })
   },
 )
 
