@@ -1,5 +1,5 @@
 /** The three ages of an entry, and what a caller's wishes make of them. Pure. */
-import type { Entry, Wishes } from '../model.ts'
+import type { Entry, PurgeFilter, Wishes } from '../model.ts'
 
 export function isGone(entry: Entry, wallMs: number): boolean {
   return wallMs >= Math.max(entry.freshUntil, entry.staleUntil)
@@ -19,4 +19,11 @@ export function isFreshEnough(entry: Entry, wishes: Wishes, wallMs: number): boo
 export function mayReplaceError(entry: Entry, wishes: Wishes, wallMs: number): boolean {
   if (wishes.noCache || wishes.maxAgeMs !== null || wishes.minFreshMs !== null) return false
   return wallMs < entry.staleUntil
+}
+
+export function matches(entry: Entry, { scraper, promptHash, country, storedBefore }: PurgeFilter): boolean {
+  if (scraper !== undefined && entry.scraper !== scraper) return false
+  if (promptHash !== undefined && entry.promptHash !== promptHash) return false
+  if (country !== undefined && entry.country !== country) return false
+  return storedBefore === undefined || entry.storedAt < storedBefore
 }

@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto'
 import type { CachePolicy, Call, Client, Entry, Lookup, PurgeFilter, Reply, Tier, Verdict, Wishes } from '../model.ts'
 import type { Cache } from '../parts.ts'
 import type { Clock, Disk, Emit } from '../ports.ts'
-import { isFreshEnough, isGone, mayReplaceError } from './entry.ts'
+import { isFreshEnough, isGone, matches, mayReplaceError } from './entry.ts'
 import type { LocalTier } from './local-tier.ts'
 
 export interface CacheOptions {
@@ -139,13 +139,6 @@ export function createCache(
     // What is in memory is on the disk as well, where there is one.
     return Math.max(doomed.length, durable?.purge(filter) ?? 0)
   }
-}
-
-function matches(entry: Entry, { scraper, promptHash, country, storedBefore }: PurgeFilter): boolean {
-  if (scraper !== undefined && entry.scraper !== scraper) return false
-  if (promptHash !== undefined && entry.promptHash !== promptHash) return false
-  if (country !== undefined && entry.country !== country) return false
-  return storedBefore === undefined || entry.storedAt < storedBefore
 }
 
 /** A small buffer may be a window into a shared 8 KiB pool, which it would keep alive as long as it is cached. */

@@ -77,6 +77,7 @@ export function createRedisClient(
 
   function singleClient(): RedisClient {
     const redis = new Redis({ ...base, retryStrategy: patience.pauseMs, sentinelRetryStrategy: patience.pauseMs })
+    redis.on('ready', events.ready)
     watch(redis)
     return {
       get isReady() {
@@ -97,12 +98,21 @@ export function createRedisClient(
     const seeds = urls.map(hostOf)
     let turn = 0
     const cluster = new Cluster([...seeds], clusterSettings(redisOptions, patience))
-    watch(cluster)
-    // One node's trouble is no news while the others answer.
+    let isWarm = false
+    cluster.on('ready', () => {
+      void Promise.all(cluster.nodes('master').map(connected)).then(() => {
+        isWarm = true
+        events.ready()
+      })
+    })
+    cluster.on('close', () => (isWarm = false))
+    // Without this the first command would open the connection, and those after it be turned away meanwhile.
+    cluster.on('+node', (node: Redis) => void connected(node))
     cluster.on('node error', events.failed)
+    watch(cluster)
     return {
       get isReady() {
-        return cluster.status === 'ready'
+        return isWarm && cluster.status === 'ready'
       },
       slotOf,
       partOf: (slot) => cluster.slots[slot]?.[0] ?? '',
@@ -121,7 +131,6 @@ export function createRedisClient(
   }
 
   function watch(client: Redis | Cluster): void {
-    client.on('ready', events.ready)
     client.on('close', events.lost)
     client.on('error', events.failed)
     client.connect().catch(ignore)
@@ -179,6 +188,15 @@ function clusterSettings(redisOptions: Settings, patience: RedisPatience) {
     slotsRefreshTimeout: CONNECT_MS,
     slotsRefreshInterval: 5_000,
   }
+}
+
+/** Resolves when the connection stands, and when it does not. */
+function connected(node: Redis): Promise<void> {
+  return new Promise((resolve) => {
+    if (node.status === 'wait') node.connect().catch(ignore)
+    if (node.status === 'ready' || node.status === 'end') resolve()
+    else node.once('ready', resolve).once('end', resolve)
+  })
 }
 
 function createEar(settings: Settings): RedisEar {

@@ -54,7 +54,7 @@ function text(found: Shared<Buffer | null>): string | null {
   return found.kind === 'known' && found.value ? found.value.toString() : null
 }
 
-t.test('what one replica writes another reads, under the prefix, until its time is over', async (t) => {
+void t.test('what one replica writes another reads, under the prefix, until its time is over', async (t) => {
   const redis = await startRedis(t)
   const { store } = await upStore(t, redis.url)
   const { store: other } = await upStore(t, redis.url)
@@ -71,7 +71,7 @@ t.test('what one replica writes another reads, under the prefix, until its time 
   t.same(await store.get('a'), { kind: 'known', value: null })
 })
 
-t.test('a script is one step, sent in full only once, and knows bytes from text', async (t) => {
+void t.test('a script is one step, sent in full only once, and knows bytes from text', async (t) => {
   const redis = await startRedis(t)
   const { store, world } = await upStore(t, redis.url)
 
@@ -94,7 +94,7 @@ t.test('a script is one step, sent in full only once, and knows bytes from text'
   )
 })
 
-t.test('something else under our key is nothing, and counted', async (t) => {
+void t.test('something else under our key is nothing, and counted', async (t) => {
   const redis = await startRedis(t)
   const { store, world } = await upStore(t, redis.url)
   await redis.ask('LPUSH', 't:a', 'x')
@@ -105,7 +105,7 @@ t.test('something else under our key is nothing, and counted', async (t) => {
   t.equal(text(await store.get('a')), 'ours')
 })
 
-t.test('nobody there: calls cost nothing, it is said once, and sharing begins when somebody comes', async (t) => {
+void t.test('nobody there: calls cost nothing, it is said once, and sharing begins when somebody comes', async (t) => {
   const redis = await startRedis(t)
   await redis.kill()
   const { store, world, becomes } = openStore(t, { kind: 'single', url: redis.url })
@@ -127,43 +127,51 @@ t.test('nobody there: calls cost nothing, it is said once, and sharing begins wh
   t.same(states, ['up'])
 })
 
-t.test('stopped with SIGSTOP: the first call pays the time limit and no more, the next ones nothing', async (t) => {
-  const redis = await startRedis(t)
-  const { store, world, becomes } = await upStore(t, redis.url)
-  const states: string[] = []
-  const stop = store.onState((state) => states.push(state))
-  await store.set('a', 'x', 600_000)
-  redis.pause()
+void t.test(
+  'stopped with SIGSTOP: the first call pays the time limit and no more, the next ones nothing',
+  async (t) => {
+    const redis = await startRedis(t)
+    const { store, world, becomes } = await upStore(t, redis.url)
+    const states: string[] = []
+    const stop = store.onState((state) => states.push(state))
+    await store.set('a', 'x', 600_000)
+    redis.pause()
 
-  let ended = 0
-  const calls = [store.get('a'), store.run(setAndGet, ['b'], ['y']), store.set('c', 'z', 1000), store.publish('c', 'm')]
-  for (const call of calls) void call.then(() => (ended += 1))
-  await world.clock.advance(timeoutMs - 1)
-  t.equal(ended, 0, 'a moment before the limit all of them still hope')
-  await world.clock.advance(1)
-  t.equal(ended, calls.length, 'at the limit all have ended')
-  t.same(
-    await Promise.all(calls),
-    calls.map(() => unsure),
-  )
+    let ended = 0
+    const calls = [
+      store.get('a'),
+      store.run(setAndGet, ['b'], ['y']),
+      store.set('c', 'z', 1000),
+      store.publish('c', 'm'),
+    ]
+    for (const call of calls) void call.then(() => (ended += 1))
+    await world.clock.advance(timeoutMs - 1)
+    t.equal(ended, 0, 'a moment before the limit all of them still hope')
+    await world.clock.advance(1)
+    t.equal(ended, calls.length, 'at the limit all have ended')
+    t.same(
+      await Promise.all(calls),
+      calls.map(() => unsure),
+    )
 
-  const before = world.clock.now()
-  for (let turn = 0; turn < 100; turn++) t.same(await store.get('a'), none)
-  t.equal(world.clock.now(), before, 'none of them needed any time')
-  t.equal(world.told('redis-changed').filter(({ to }) => to === 'down').length, 1)
-  t.match(world.told('redis-changed').at(-1), { to: 'down', because: 'timeout' })
+    const before = world.clock.now()
+    for (let turn = 0; turn < 100; turn++) t.same(await store.get('a'), none)
+    t.equal(world.clock.now(), before, 'none of them needed any time')
+    t.equal(world.told('redis-changed').filter(({ to }) => to === 'down').length, 1)
+    t.match(world.told('redis-changed').at(-1), { to: 'down', because: 'timeout' })
 
-  await world.clock.advance(10_000)
-  t.equal(store.state, 'down', 'the probe in the background finds nobody')
-  redis.resume()
-  await becomes('up')
-  t.equal(text(await store.get('a')), 'x')
-  t.same(states, ['down', 'up'])
-  stop()
-  t.match(world.told('redis-changed').at(-1), { to: 'up', because: 'timeout' })
-})
+    await world.clock.advance(10_000)
+    t.equal(store.state, 'down', 'the probe in the background finds nobody')
+    redis.resume()
+    await becomes('up')
+    t.equal(text(await store.get('a')), 'x')
+    t.same(states, ['down', 'up'])
+    stop()
+    t.match(world.told('redis-changed').at(-1), { to: 'up', because: 'timeout' })
+  },
+)
 
-t.test('killed with calls under way: they end at once; it comes back empty and sharing goes on', async (t) => {
+void t.test('killed with calls under way: they end at once; it comes back empty and sharing goes on', async (t) => {
   const redis = await startRedis(t)
   const { store, world, becomes } = await upStore(t, redis.url)
   await store.run(setAndGet, ['k'], ['v'])
@@ -181,7 +189,7 @@ t.test('killed with calls under way: they end at once; it comes back empty and s
   t.match(await store.run(setAndGet, ['k'], ['w']), { kind: 'known' }, 'the script is sent in full again')
 })
 
-t.test('a single slow answer is bad luck, three failures in a row are not', async (t) => {
+void t.test('a single slow answer is bad luck, three failures in a row are not', async (t) => {
   const redis = await startRedis(t)
   const proxy = await startFaultProxy(t, redis.port)
   const { store, world, becomes } = await upStore(t, proxy.url)
@@ -201,7 +209,7 @@ t.test('a single slow answer is bad luck, three failures in a row are not', asyn
   await becomes('up')
 })
 
-t.test('what trips: one silent timeout, or three failures in a row; each part by itself', async (t) => {
+void t.test('what trips: one silent timeout, or three failures in a row; each part by itself', async (t) => {
   const { clock, random } = fakeWorld()
   const probed: string[] = []
   const changes: (string | null)[] = []
@@ -247,7 +255,7 @@ t.test('what trips: one silent timeout, or three failures in a row; each part by
   t.notOk(breaker.isDown('d'))
 })
 
-t.test('three refusals to work in a row are a reason to ask no more: BUSY', async (t) => {
+void t.test('three refusals to work in a row are a reason to ask no more: BUSY', async (t) => {
   const redis = await startRedis(t, ['--busy-reply-threshold', '1'])
   const { store, world, becomes } = await upStore(t, redis.url)
   const endless = redis.ask('EVAL', 'while true do end', '0')
@@ -263,7 +271,7 @@ t.test('three refusals to work in a row are a reason to ask no more: BUSY', asyn
   t.match(await store.get('a'), { kind: 'known' })
 })
 
-t.test('a server that takes no more is still read: OOM', async (t) => {
+void t.test('a server that takes no more is still read: OOM', async (t) => {
   const redis = await startRedis(t)
   const { store } = await upStore(t, redis.url)
   await store.set('a', 'x', 600_000)
@@ -279,7 +287,7 @@ t.test('a server that takes no more is still read: OOM', async (t) => {
   t.match(await store.set('b', 'y', 1000), { kind: 'known' })
 })
 
-t.test('a master that has become a replica: another connection is tried, then it is read', async (t) => {
+void t.test('a master that has become a replica: another connection is tried, then it is read', async (t) => {
   const redis = await startRedis(t)
   const { store, becomes } = await upStore(t, redis.url)
   await store.set('a', 'x', 600_000)
@@ -298,7 +306,7 @@ t.test('a master that has become a replica: another connection is tried, then it
   t.match(await store.set('a', 'y', 1000), { kind: 'known' })
 })
 
-t.test('a server that is still loading is left alone until it is done', async (t) => {
+void t.test('a server that is still loading is left alone until it is done', async (t) => {
   const redis = await startRedis(t, ['--enable-debug-command', 'yes'])
   const { store, world, becomes } = await upStore(t, redis.url)
   await store.set('a', 'x', 600_000)
@@ -317,7 +325,7 @@ t.test('a server that is still loading is left alone until it is done', async (t
   t.equal(text(await store.get('a')), 'x')
 })
 
-t.test('user names and passwords: from the URL or beside it; a wrong one is said to be wrong', async (t) => {
+void t.test('user names and passwords: from the URL or beside it; a wrong one is said to be wrong', async (t) => {
   const redis = await startRedis(t, [
     '--requirepass',
     'p@ss:word',
@@ -349,7 +357,7 @@ t.test('user names and passwords: from the URL or beside it; a wrong one is said
   )
 })
 
-t.test('a reset in the middle of a call, a thin line, a half-open one', async (t) => {
+void t.test('a reset in the middle of a call, a thin line, a half-open one', async (t) => {
   const redis = await startRedis(t)
   const proxy = await startFaultProxy(t, redis.port)
   const { store, world, becomes } = await upStore(t, proxy.url)
@@ -383,7 +391,7 @@ t.test('a reset in the middle of a call, a thin line, a half-open one', async (t
   t.equal(text(await store.get('big'))?.length, 100_000)
 })
 
-t.test('what waits for a dead server is bounded', async (t) => {
+void t.test('what waits for a dead server is bounded', async (t) => {
   const redis = await startRedis(t)
   const { store, world } = await upStore(t, redis.url)
   redis.pause()
@@ -391,15 +399,18 @@ t.test('what waits for a dead server is bounded', async (t) => {
   const before = world.clock.now()
   t.same(
     await Promise.all(calls.slice(1_000)),
-    Array(200).fill(none),
+    Array.from({ length: 200 }, () => none),
     'those beyond a thousand are turned away at once',
   )
   t.equal(world.clock.now(), before)
   await world.clock.advance(timeoutMs)
-  t.same(await Promise.all(calls.slice(0, 1_000)), Array(1_000).fill(unsure))
+  t.same(
+    await Promise.all(calls.slice(0, 1_000)),
+    Array.from({ length: 1_000 }, () => unsure),
+  )
 })
 
-t.test('a closed store is away, and nothing of it stays', async (t) => {
+void t.test('a closed store is away, and nothing of it stays', async (t) => {
   const redis = await startRedis(t)
   const { store, world } = await upStore(t, redis.url)
   redis.pause()
@@ -425,7 +436,7 @@ function ear(): Heard {
   }
 }
 
-t.test('messages reach all who listen, and a subscription survives the server', async (t) => {
+void t.test('messages reach all who listen, and a subscription survives the server', async (t) => {
   const redis = await startRedis(t)
   const { store, becomes } = await upStore(t, redis.url)
   const { store: other } = await upStore(t, redis.url)
@@ -460,7 +471,7 @@ t.test('messages reach all who listen, and a subscription survives the server', 
   t.same(first.said, ['(stands)', 'one', 'two', '(stands)', 'three'])
 })
 
-t.test('a subscription whose line is dead without a word is found out', async (t) => {
+void t.test('a subscription whose line is dead without a word is found out', async (t) => {
   const redis = await startRedis(t)
   const proxy = await startFaultProxy(t, redis.port)
   const { store, world, becomes } = await upStore(t, proxy.url)
@@ -487,7 +498,7 @@ t.test('a subscription whose line is dead without a word is found out', async (t
   t.pass('the last to leave ends the subscription')
 })
 
-t.test('Sentinel: the master dies, its replica takes over, nobody has to do anything', async (t) => {
+void t.test('Sentinel: the master dies, its replica takes over, nobody has to do anything', async (t) => {
   const { urls, name, master, replica } = await startSentinels(t)
   const { store, becomes } = openStore(t, { kind: 'sentinel', urls, name })
   await becomes('up')
@@ -508,7 +519,7 @@ t.test('Sentinel: the master dies, its replica takes over, nobody has to do anyt
   t.match(await replica.ask('ROLE'), 'master')
 })
 
-t.test('Cluster: every key has its server, and one that hangs costs the others nothing', async (t) => {
+void t.test('Cluster: every key has its server, and one that hangs costs the others nothing', async (t) => {
   const nodes = await startCluster(t)
   const { store, world, becomes } = openStore(t, { kind: 'cluster', urls: nodes.map(({ url }) => url) })
   await becomes('up')
@@ -551,7 +562,7 @@ t.test('Cluster: every key has its server, and one that hangs costs the others n
   t.equal(text(await store.get(one)), one)
 })
 
-t.test('Cluster: nobody there at first, then all', async (t) => {
+void t.test('Cluster: nobody there at first, then all', async (t) => {
   const nodes = await startCluster(t)
   for (const node of nodes) node.pause()
   const { store, world, becomes } = openStore(t, { kind: 'cluster', urls: nodes.map(({ url }) => url) })
