@@ -24,7 +24,8 @@ import { createKeyMemory } from './keys/key-memory.ts'
 import { createKeys } from './keys/pool.ts'
 import { createAdmission } from './limits/admission.ts'
 import { createBudget } from './limits/budget.ts'
-import type { Client, Wishes } from './model.ts'
+import type { Call, Client, Wishes } from './model.ts'
+import type { PromisedAnswer } from './parts.ts'
 import { createPipeline } from './pipeline.ts'
 import type { World } from './ports.ts'
 import { createBreakers } from './resilience/breaker.ts'
@@ -150,6 +151,7 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
     random,
     emit,
     processId,
+    refund: budget.refund,
     fill({ client: payer, call, verdict, ageMs }) {
       const client = clientNamed(payer)
       if (client) cache.store(cache.keyOf(call, client), call, verdict, client.cache, { unclaimed: false, ageMs })
@@ -243,9 +245,17 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
       if (!client) continue
       const request = { id: random.id(), traceparent: null, wishes: NO_WISHES }
       const landing = pipeline.resume({ request, client, call, key }, budget.adopt(holdId) ?? budget.none)
-      for (const { id, call: wanted } of promised) if (wanted.key === call.key) jobs.resume(id, landing)
+      for (const promise of promised) if (isFor(promise, payer, call, key)) jobs.resume(promise.id, landing)
     }
     budget.sweep()
+  }
+
+  /** An answer kept under a key is for all who would find it there; any other only for the client that asked so. */
+  function isFor(promise: PromisedAnswer, payer: string, call: Call, key: string | null): boolean {
+    const owner = clientNamed(promise.client)
+    if (!owner || promise.call.path !== call.path) return false
+    if (key !== null) return cache.keyOf(promise.call, owner) === key
+    return owner.name === payer && JSON.stringify(promise.call.params) === JSON.stringify(call.params)
   }
 
   async function listen(): Promise<Ports> {

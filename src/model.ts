@@ -297,7 +297,10 @@ export interface Exchange {
   readonly request: ProxyRequest
   client: Client | null
   call: Call | null
+  /** Where the client stands in requests, null without a limit. */
   limits: LimitState | null
+  /** Where it stands in credits when the answer leaves; empty without a budget. */
+  credits: readonly LimitState[]
 }
 
 /** Where the client stands after this request, for the `RateLimit` headers. */

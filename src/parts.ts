@@ -120,6 +120,8 @@ export interface Budget {
   readonly none: Hold
   /** Takes up a hold that an earlier process has left behind, by its id; null when it is not known. */
   adopt(holdId: string): Hold | null
+  /** Upstream has given back what was spent at this point of the wall's time. */
+  refund(client: string, credits: number, spentAt: number): void
   /** At least a fifth of the client's budget is left. */
   hasRoom(client: Client): boolean
   /** Where the client stands, for the `RateLimit` headers; empty without limits. */
@@ -268,6 +270,46 @@ export interface FlightStatus {
   readonly scraper: string
   readonly askers: number
   readonly startedAt: number
+}
+
+/** A question that other replicas may be asking at this moment, too. */
+export interface SharedQuestion {
+  /** The same on all replicas for what may have the same answer; null = nobody else's. */
+  readonly key: string | null
+  readonly scraper: string
+  /** When it came in, by the clock: a flight that landed later answers it. */
+  readonly askedAt: number
+}
+
+/** The right to ask upstream for all replicas. */
+export interface FlightLease {
+  /**
+   * Orders what is written about one question, as texts: a record of a greater fence is never overwritten by one of a smaller.
+   * Null = none is known; then what is written is the newest.
+   */
+  readonly fence: string | null
+  /**
+   * Before each attempt: from now on credits may be gone. Gives back the job that a lost replica has left behind, as it was
+   * `submitted` there: to be followed up instead of asking anew. Rejects, to end the flight, when nothing has been asked yet and
+   * another replica flies now; it is followed then.
+   */
+  begin(): Promise<string | null>
+  /** Upstream has taken a job, and others can take it up with what is in here. */
+  submitted(job: string): Promise<void>
+}
+
+/** One flight at a time among all replicas, as far as they can hear each other. */
+export interface SharedFlights {
+  /** Flies with `lead`, or waits for the replica that does; then the landing has no attempts. Never fails for trouble with the store. */
+  fly(
+    question: SharedQuestion,
+    flight: Pick<Flight, 'patienceUntil' | 'onAbandoned'>,
+    lead: (lease: FlightLease) => Promise<Landing>,
+  ): Promise<Landing>
+  /** Resolves when the other replicas know all that has landed here, or cannot be told. */
+  idle(): Promise<void>
+  /** Waits for nothing any more. */
+  close(): void
 }
 
 /** What one attempt may know about the attempts before it. */

@@ -83,6 +83,7 @@ export function createPipeline(parts: Parts): Pipeline {
   async function handle(exchange: Exchange): Promise<Outcome> {
     recorder.begin(exchange)
     const outcome = await decide(exchange).catch((error: unknown) => refused(error))
+    if (exchange.client) exchange.credits = budget.limits(exchange.client)
     recorder.record(exchange, outcome)
     return outcome
   }
@@ -149,7 +150,9 @@ export function createPipeline(parts: Parts): Pipeline {
   async function fly(errand: Errand, hold: Hold, flight: Flight): Promise<Landing> {
     const { request, client, call, key } = errand
     try {
-      const landing = await retry.run(call, client.retry, flight, (turn) =>
+      // Nobody waits for what an earlier process left: it is finished, not begun anew.
+      const policy = errand.on === 'resume' ? { ...client.retry, attempts: 1 } : client.retry
+      const landing = await retry.run(call, policy, flight, (turn) =>
         breakers.run(
           call.scraper,
           () => attempt(errand, hold, turn),
@@ -187,7 +190,7 @@ export function createPipeline(parts: Parts): Pipeline {
         identity: request,
         client,
         hold,
-        cacheKey: key,
+        cacheKey: request.wishes.noStore ? null : key,
       })
       lease.report(verdict)
       hold.spend(verdict.charge)
@@ -223,7 +226,7 @@ export function createPipeline(parts: Parts): Pipeline {
   function resume(begun: Omit<Errand, 'on' | 'through'>, hold: Hold): Promise<Landing | null> {
     const errand: Errand = { ...begun, on: 'resume', through: straight }
     const asker = patient(errand.client, errand.call)
-    const joined = flights.join(errand.key, asker, (flight) => fly(errand, hold, flight))
+    const joined = flights.join(begun.call.bypass ? null : begun.key, asker, (flight) => fly(errand, hold, flight))
     if (joined.role === 'joined') hold.settle()
     return unattended(Promise.resolve(joined))
   }

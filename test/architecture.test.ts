@@ -70,7 +70,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 /** A library is used in the files named here and nowhere else; what is not named is not used at all. */
 const doors: Readonly<Record<string, readonly string[]>> = {
   'http-proxy-3': ['world/transport.ts'],
-  ioredis: ['world/redis.ts'],
+  ioredis: ['world/redis-client.ts'],
   opossum: ['resilience/breaker.ts'],
   'lru-cache': ['cache/local-tier.ts'],
   'prom-client': ['telemetry/metrics.ts'],

@@ -195,13 +195,17 @@ function problem(id: string, error: ProxyError, headers: string[]): Response {
   return { status, headers, body, close: error.close }
 }
 
+function rateLimit({ policy, remaining, resetMs }: LimitState): string {
+  return `${policy.slice(0, policy.indexOf(';'))};r=${remaining};t=${Math.ceil(resetMs / 1000)}`
+}
+
 /** What every answer carries. */
 function start(exchange: Exchange, cacheStatus: string, attempts: number, credits: number): string[] {
   const headers = begin(exchange.request.id, cacheStatus, attempts, credits)
-  if (exchange.limits) {
-    const { policy, remaining, resetMs } = exchange.limits
-    const name = policy.slice(0, policy.indexOf(';'))
-    headers.push('RateLimit-Policy', policy, 'RateLimit', `${name};r=${remaining};t=${Math.ceil(resetMs / 1000)}`)
+  const standing = exchange.limits ? [exchange.limits, ...exchange.credits] : exchange.credits
+  if (standing.length > 0) {
+    headers.push('RateLimit-Policy', standing.map(({ policy }) => policy).join(', '))
+    headers.push('RateLimit', standing.map(rateLimit).join(', '))
   }
   return headers
 }

@@ -140,7 +140,7 @@ export function createServer({ host, port, timeouts }: ServerOptions, parts: Ser
       if (drainer.stopped) throw new ProxyError('SHUTTING_DOWN', 'This proxy is shutting down.', { close: true })
       const onGone = watch(outgoing)
       const request = readRequest(incoming, fields, { id, arrivedAt: clock.now(), onGone, target })
-      serve({ request, client: null, call: null, limits: null }, incoming, outgoing, connection)
+      serve({ request, client: null, call: null, limits: null, credits: [] }, incoming, outgoing, connection)
     } catch (error) {
       const refusal = ProxyError.from(error)
       parts.refused(refusal)

@@ -5,7 +5,7 @@
  * Jobs that callers without a token submitted are everybody's, and so are those that nobody is known to have submitted. Ids
  * are secrets: none is told to telemetry.
  */
-import type { Call, Charge, Client, Landing, Outcome, ProxyRequest, Reply, Verdict } from '../model.ts'
+import type { Call, Client, Landing, Outcome, ProxyRequest, Reply, Verdict } from '../model.ts'
 import type { JobState, Jobs, KeyLease, OwnJob, Profile, PromisedAnswer, Through } from '../parts.ts'
 import type { Clock, DiskRecord, Emit, Random } from '../ports.ts'
 import { type Archive, createArchive, type Job } from './archive.ts'
@@ -20,6 +20,8 @@ export interface JobPorts {
   readonly emit: Emit
   /** A job is done, and with it the question asked at once is answered. */
   readonly fill: (answer: JobAnswer) => void
+  /** Credits that upstream has given back, and when they were spent. */
+  readonly refund: (client: string, credits: number, spentAt: number) => void
   /** The same for all that share this process, another one after a restart. */
   readonly processId: string
   readonly maxDocumentBytes?: number
@@ -44,7 +46,7 @@ const INTERRUPTED = 'interrupted by a restart of the proxy'
 const noKey: KeyLease = { name: 'none', secret: null, report: () => {} }
 
 export function createJobs(ports: JobPorts): Jobs {
-  const { profile, store, clock, random, emit, fill, processId } = ports
+  const { profile, store, clock, random, emit, fill, refund, processId } = ports
   const dialect = profile.jobs
   const archive: Archive = createArchive(store, clock, ports.maxDocumentBytes ?? MAX_DOCUMENT_BYTES)
   const idempotency = createIdempotency({ store, clock, processId })
@@ -138,9 +140,9 @@ export function createJobs(ports: JobPorts): Jobs {
     const wallMs = clock.wall()
     const createdAt = Math.min(state.createdAt ?? job.createdAt, wallMs)
     archive.end(id, job, status, reply.body.toString(), createdAt + KEPT_MS)
-    const { owner, question, keyName, charge } = job
+    const { owner, question } = job
     if (owner === null || question === null) return
-    if (status === 'failed') return refunded(owner, question.scraper, keyName, charge)
+    if (status === 'failed') return refunded(job, owner, question.scraper)
     const answer = dialect.toAnswer(question, reply)
     if (!answer) return
     const ageMs = Math.max(0, wallMs - (state.completedAt ?? wallMs))
@@ -148,8 +150,9 @@ export function createJobs(ports: JobPorts): Jobs {
     if (verdict.kind === 'answered') fill({ client: owner, call: question, verdict, ageMs })
   }
 
-  function refunded(payer: string, scraper: string, keyName: string | null, charge: Charge | null): void {
+  function refunded({ charge, keyName, createdAt }: Job, payer: string, scraper: string): void {
     if (charge?.state !== 'charged') return
+    refund(payer, charge.credits, createdAt)
     emit({ kind: 'job-refunded', payer, scraper, key: keyName ?? noKey.name, credits: charge.credits })
   }
 

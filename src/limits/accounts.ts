@@ -39,13 +39,15 @@ export interface Accounts {
   spend(own: readonly Account[], limits: Limits, credits: number): void
   /** Writes down what a settled hold has spent, in one transaction with `others`: a crash in between would count twice or not at all. */
   book(own: readonly Account[], credits: number, others: readonly DiskRecord[]): void
+  /** Upstream has given credits back. Never more than were spent. */
+  refund(own: readonly Account[], credits: number): void
   heldBy(client: string): number
 }
 
 export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Accounts {
   const accounts = new Map<string, Account>()
 
-  return { of, reserve, resume, release, spend, book, heldBy }
+  return { of, reserve, resume, release, spend, book, refund, heldBy }
 
   function of(client: string, period: Period): Account {
     const key = keyOf(client, period)
@@ -109,11 +111,19 @@ export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Ac
 
   function book(own: readonly Account[], credits: number, others: readonly DiskRecord[]): void {
     for (const account of own) account.settledCredits += credits
-    const spent = own.map(({ client, period, settledCredits }) => {
-      return { space: 'spent', key: keyOf(client, period), value: settledCredits, expiresAt: period.resetAt + DAY_MS }
-    })
+    const spent = own.map(({ client, period, settledCredits }) => spentRecord(client, period, settledCredits))
     const records = credits > 0 ? [...spent, ...others] : others
     if (records.length > 0) store?.put(records)
+  }
+
+  function refund(own: readonly Account[], credits: number): void {
+    const given = Math.min(credits, ...own.map(({ settledCredits }) => settledCredits))
+    for (const account of own) {
+      account.spentCredits -= given
+      account.settledCredits -= given
+    }
+    const records = own.map(({ client, period, settledCredits }) => spentRecord(client, period, settledCredits))
+    if (given > 0) store?.put(records)
   }
 
   /** Each hold is in the account of one day, today's or one before. */
@@ -124,6 +134,10 @@ export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Ac
     }
     return credits
   }
+}
+
+function spentRecord(client: string, period: Period, credits: number): DiskRecord {
+  return { space: 'spent', key: keyOf(client, period), value: credits, expiresAt: period.resetAt + DAY_MS }
 }
 
 export function limitOf(limits: Limits, period: Period): number | null {

@@ -56,7 +56,7 @@ export function createBudget({ clock, emit, random, store, clients }: BudgetPort
   let today: readonly [day: Period, month: Period] | null = null
   findLeftBehind()
 
-  return { hold, none, adopt, hasRoom, limits, states, sweep, spending }
+  return { hold, none, adopt, refund, hasRoom, limits, states, sweep, spending }
 
   async function hold({ name, credits }: Client, { priceCredits }: Call): Promise<Hold> {
     if (priceCredits === 0) return none
@@ -69,6 +69,14 @@ export function createBudget({ clock, emit, random, store, clients }: BudgetPort
     const found = leftBehind.get(holdId) ?? null
     leftBehind.delete(holdId)
     return found
+  }
+
+  /** In the periods it was spent in; for a period that is over nobody minds any more. */
+  function refund(client: string, credits: number, spentAt: number): void {
+    accounts.refund(
+      [dayOf(spentAt), monthOf(spentAt)].map((period) => accounts.of(client, period)),
+      credits,
+    )
   }
 
   function sweep(): void {

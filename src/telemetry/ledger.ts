@@ -19,6 +19,7 @@ export interface LedgerPorts {
     | 'creditsSaved'
     | 'creditsDelivered'
     | 'creditsUnclaimed'
+    | 'creditsRefunded'
     | 'ledgerImbalance'
   >
   readonly broke: (error: Error) => void
@@ -30,6 +31,8 @@ export interface Ledger {
   /** `claimed`: the payer was there to get the answer. */
   landed(payer: string, scraper: string, landing: Landing, claimed: boolean): void
   answered(client: string, scraper: string, outcome: Outcome): void
+  /** A job that had been charged has failed. The sum stays as it was: what was spent was spent, and comes back. */
+  refunded(payer: string, scraper: string, keyName: string, credits: number): void
   status(): LedgerStatus
 }
 
@@ -47,6 +50,8 @@ export interface Account {
   readonly settling: number
   /** May have been charged for nothing. */
   readonly uncertain: number
+  /** Spent, and given back by upstream since. */
+  readonly refunded: number
 }
 
 export interface LedgerStatus {
@@ -77,7 +82,7 @@ export function createLedger({ metrics, broke }: LedgerPorts): Ledger {
   /** Charged attempts whose flight is under way, and who pays. An attempt that is forgotten stays in its client's sum. */
   const settling = new WeakMap<Attempt, string>()
 
-  return { started: () => void (startedCount += 1), ended, landed, answered, status }
+  return { started: () => void (startedCount += 1), ended, landed, answered, refunded, status }
 
   function ended(payer: string, scraper: string, attempt: Attempt): void {
     const { charge, keyName } = attempt
@@ -101,6 +106,11 @@ export function createLedger({ metrics, broke }: LedgerPorts): Ledger {
       }
     }
     check(payer)
+  }
+
+  function refunded(payer: string, scraper: string, keyName: string, credits: number): void {
+    tallyOf(payer).refunded += credits
+    metrics.creditsRefunded.add(credits, payer, scraper, keyName)
   }
 
   function waste(payer: string, scraper: string, credits: number): void {
@@ -189,18 +199,28 @@ function imbalanceOf({ spent, saved, delivered, wasted, unclaimed, settling }: A
 
 function emptyTally(): Tally {
   const saved = { hit: 0, joined: 0, stale: 0, rescued: 0 }
-  return { spent: 0, saved, delivered: 0, wasted: 0, unclaimed: 0, settling: 0, uncertain: 0, imbalance: 0 }
+  return {
+    spent: 0,
+    saved,
+    delivered: 0,
+    wasted: 0,
+    unclaimed: 0,
+    settling: 0,
+    uncertain: 0,
+    refunded: 0,
+    imbalance: 0,
+  }
 }
 
 function add(total: Tally, tally: Tally): void {
   for (const how of ['hit', 'joined', 'stale', 'rescued'] as const) total.saved[how] += tally.saved[how]
-  for (const field of ['spent', 'delivered', 'wasted', 'unclaimed', 'settling', 'uncertain'] as const) {
+  for (const field of ['spent', 'delivered', 'wasted', 'unclaimed', 'settling', 'uncertain', 'refunded'] as const) {
     total[field] += tally[field]
   }
   total.imbalance += Math.abs(imbalanceOf(tally))
 }
 
 function accountOf(tally: Tally): Account {
-  const { spent, saved, delivered, wasted, unclaimed, settling, uncertain } = tally
-  return { spent, saved: { ...saved }, delivered, wasted, unclaimed, settling, uncertain }
+  const { spent, saved, delivered, wasted, unclaimed, settling, uncertain, refunded } = tally
+  return { spent, saved: { ...saved }, delivered, wasted, unclaimed, settling, uncertain, refunded }
 }

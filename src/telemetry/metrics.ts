@@ -104,6 +104,11 @@ const counterRows = {
     'credits_delivered_total',
     'Worth of the answers that clients got, paid for or saved. Spent + saved = delivered + wasted (invalid) + unclaimed + charges of calls under way.',
   ),
+  creditsRefunded: row(
+    ['client', 'scraper', 'key'],
+    'credits_refunded_total',
+    'Credits spent on jobs that failed, which upstream gave back.',
+  ),
   creditsUnclaimed: row(
     ['client', 'scraper'],
     'credits_unclaimed_total',

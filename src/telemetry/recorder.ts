@@ -126,6 +126,8 @@ export function createRecorder({ metrics, access, log, clock, matches }: Recorde
         return metrics.cacheLookups.add(1, event.tier, event.result)
       case 'cache-evicted':
         return metrics.cacheEvictions.add(1, event.tier)
+      case 'job-refunded':
+        return ledger.refunded(event.payer, event.scraper, event.key, event.credits)
       case 'disk-changed':
         return event.to === 'up'
           ? log.info('disk cache is back')

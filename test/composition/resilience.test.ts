@@ -106,6 +106,7 @@ function setUp(setting: Setting) {
       hold: async () => noHold,
       none: noHold,
       adopt: () => null,
+      refund: () => {},
       hasRoom: () => true,
       limits: () => [],
       states: () => [],
@@ -157,7 +158,7 @@ function setUp(setting: Setting) {
         return () => void listeners.delete(listener)
       },
     }
-    const exchange: Exchange = { request, client: null, call: null, limits: null }
+    const exchange: Exchange = { request, client: null, call: null, limits: null, credits: [] }
     const hangUp = (): void => [...listeners].forEach((listener) => listener())
     return { outcome: handle(exchange), hangUp, listeners }
   }

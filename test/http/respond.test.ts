@@ -61,6 +61,7 @@ function exchange(request: Partial<ProxyRequest> = {}, more: Partial<Exchange> =
     client: null,
     call: null,
     limits: null,
+    credits: [],
     ...more,
   }
 }

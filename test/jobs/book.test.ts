@@ -51,6 +51,7 @@ function aBook(clock: Clock, upstream: Upstream, store: JobStore, changes: Parti
     random: seededRandom(1),
     emit: (event) => void events.push(event),
     fill: (answer) => void filled.push(answer),
+    refund: () => {},
     processId: 'first',
     ...changes,
   })

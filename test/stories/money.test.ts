@@ -86,6 +86,8 @@ void t.test('out of credits: known answers still come, new ones are refused unti
   for (const prompt of ['1', '2', '3', '4', '5']) t.equal((await ask(prompt, TEAM)).status, 200)
   const refused = await ask('6', TEAM)
   t.match(refused, { status: 429, headers: { 'x-proxy-code': 'BUDGET_EXHAUSTED' } })
+  t.equal(refused.headers['ratelimit-policy'], '"credits-day";q=15;w=86400, "credits-month";q=1000;w=2592000')
+  t.match(refused.headers['ratelimit'], /^"credits-day";r=0;t=\d+, "credits-month";r=985;t=\d+$/)
   t.match(await ask('1', TEAM), { status: 200, headers: { 'x-proxy-credits': '0' } })
   t.equal((await ask('6')).status, 200, 'another client has a budget of its own')
   t.match(await ask('6', TEAM), { status: 200 }, 'which answers for all')
@@ -273,6 +275,18 @@ void t.test("a job is its owner's, its end is remembered, and it answers the sam
     headers: { 'cache-status': /hit/, 'x-proxy-credits': '0' },
   })
   t.equal(sim.ledger.total(), 3)
+})
+
+void t.test('a job that fails is given back to the budget of who submitted it', async (t) => {
+  const { ask, sim, metric } = await aProxy(t, team('{ perDay: 3 }'))
+  sim.script({ prompt: 'x', call: 'submit' }, ['failed'])
+  const { json } = await ask('/scrapers/grok/jobs?prompt=x', { method: 'POST', ...TEAM })
+  t.match(await ask('y', TEAM), { status: 429, json: { code: 'BUDGET_EXHAUSTED' } })
+  t.match((await ask(`/jobs/${String(json['job_id'])}`, TEAM)).json, { status: 'failed' })
+  t.match(await metric('credits_refunded_total'), { 'client="team",scraper="grok",key="main"': 3 })
+  t.equal((await ask('y', TEAM)).status, 200)
+  t.equal(sim.ledger.total(), 3)
+  t.same(await metric('ledger_imbalance_credits'), { '': 0 })
 })
 
 void t.test(

@@ -92,6 +92,7 @@ function exchangeOf(client: string, scraper: string, arrivedAt: number): Exchang
     client: aClient({ name: client }),
     call: aCall({ scraper }),
     limits: null,
+    credits: [],
   }
 }
 
@@ -127,6 +128,7 @@ const nothing = {
   unclaimed: 0,
   settling: 0,
   uncertain: 0,
+  refunded: 0,
 }
 
 void t.test('An attempt ends in one entry, under who pays for it, what was asked and the key', async (t) => {
@@ -148,9 +150,9 @@ void t.test('An attempt ends in one entry, under who pays for it, what was asked
   })
   t.strictSame(scene.credits(), {
     attempts: { started: 5, charged: 2, free: 1, uncertain: 1, underway: 1 },
-    total: { ...nothing, spent: 9, wasted: 2, settling: 7, uncertain: 3 },
+    total: { ...nothing, spent: 9, wasted: 2, settling: 7, uncertain: 3, refunded: 0 },
     clients: [
-      { ...nothing, client: 'payer', spent: 2, wasted: 2, uncertain: 3 },
+      { ...nothing, client: 'payer', spent: 2, wasted: 2, uncertain: 3, refunded: 0 },
       { ...nothing, client: 'other', spent: 7, settling: 7 },
     ],
     imbalance: 0,
@@ -217,7 +219,7 @@ void t.test('An answer that may have been charged is uncertain, but no waste', a
   const scene = createScene()
   const verdict = answered({ charge: unknown })
   scene.land([scene.attempt(verdict)], verdict)
-  t.strictSame(scene.credits().total, { ...nothing, uncertain: 3 })
+  t.strictSame(scene.credits().total, { ...nothing, uncertain: 3, refunded: 0 })
   t.strictSame(await scene.scrape('credits_wasted_total'), {})
 })
 

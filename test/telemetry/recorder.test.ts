@@ -82,6 +82,7 @@ function createScene(names: { clients?: string[]; scrapers?: string[] } = {}) {
         client: change.client === null ? null : clientNamed(change.client ?? 'search-team'),
         call: change.call === null ? null : { ...question, ...change.call },
         limits: null,
+        credits: [],
       }
     },
     async scrape() {
