@@ -1,0 +1,70 @@
+/**
+ * How often a client may ask, counted by all replicas together in the store and by its clock; the same GCRA as in `rate.ts`. While
+ * the store is away, each replica grants its share. It starts with a full bucket then, so around such a moment a client
+ * may get up to a second burst.
+ */
+import { ProxyError } from '../errors.ts'
+import type { Client, LimitState, RatePolicy } from '../model.ts'
+import type { Clock, SharedStore } from '../ports.ts'
+import { shareOf } from './insurance.ts'
+import { createRateLimits } from './rate.ts'
+import { rateScript, tagged } from './scripts.ts'
+
+export interface SharedRateLimits {
+  /** Null = this client has no limit, which takes no asking. Rejects with RATE_LIMITED and the time to wait. */
+  admit(client: Client): LimitState | null | Promise<LimitState>
+}
+
+interface RatePorts {
+  readonly store: SharedStore
+  readonly clock: Clock
+  readonly replicas: () => number
+}
+
+export function createSharedRateLimits({ store, clock, replicas }: RatePorts): SharedRateLimits {
+  const alone = createRateLimits({ clock })
+
+  function admit(client: Client): LimitState | null | Promise<LimitState> {
+    return client.rate ? together(client, client.rate) : null
+  }
+
+  async function together(client: Client, rate: RatePolicy): Promise<LimitState> {
+    const perRequestUs = Math.ceil((rate.per * 1_000) / rate.limit)
+    const toleranceUs = perRequestUs * (rate.burst - 1)
+    const reply = await store.run(rateScript, [tagged('rate', client.name)], [perRequestUs, toleranceUs])
+    const told = reply.kind === 'known' ? readReply(reply.value) : null
+    if (!told) return byItself(client, rate)
+    const [isAdmitted, us] = told
+    if (!isAdmitted) {
+      throw new ProxyError('RATE_LIMITED', 'This client asks more often than it may.', {
+        retryAfterMs: Math.ceil(us / 1_000),
+      })
+    }
+    return {
+      policy: policyOf(rate),
+      remaining: Math.floor((toleranceUs - us) / perRequestUs) + 1,
+      resetMs: Math.ceil(us / 1_000),
+    }
+  }
+
+  function byItself(client: Client, rate: RatePolicy): LimitState {
+    // Not rounded: a bucket takes a broken rate as well, but must hold a whole request.
+    const share = { limit: rate.limit / replicas(), per: rate.per, burst: shareOf(rate.burst, replicas()) }
+    const { remaining, resetMs } = alone.admit({ ...client, rate: share }) ?? { remaining: 0, resetMs: 0 }
+    return { policy: policyOf(rate), remaining, resetMs }
+  }
+
+  return { admit }
+}
+
+/** Null = not a reply of the script. */
+function readReply(value: unknown): readonly [isAdmitted: boolean, us: number] | null {
+  if (!Array.isArray(value) || value.length !== 2) return null
+  const [isAdmitted, us] = value.map(Number)
+  return us !== undefined && us >= 0 ? [isAdmitted === 1, us] : null
+}
+
+/** As a `RateLimit-Policy` item; its window is in whole seconds. */
+function policyOf({ limit, per }: RatePolicy): string {
+  return `"requests";q=${limit};w=${Math.max(1, Math.round(per / 1_000))}`
+}

@@ -1,0 +1,336 @@
+/** Rates and places that several replicas grant together, on a real Redis, and what each may grant without it. */
+import t, { type Test } from 'tap'
+import { ProxyError } from '../../src/errors.ts'
+import { allowanceOf, createFleet, shareOf } from '../../src/limits/insurance.ts'
+import { createSharedConcurrencyLimits } from '../../src/limits/shared-concurrency.ts'
+import { createSharedRateLimits } from '../../src/limits/shared-rate.ts'
+import type { Client, LimitState } from '../../src/model.ts'
+import type { Place } from '../../src/parts.ts'
+import type { Shared, SharedStore } from '../../src/ports.ts'
+import { createClock } from '../../src/world/clock.ts'
+import { createRandom } from '../../src/world/random.ts'
+import { createRedis } from '../../src/world/redis.ts'
+import { type RedisProcess, startRedis, until } from '../support/redis.ts'
+import { aClient } from '../support/verdicts.ts'
+import { fakeClock } from '../support/world.ts'
+
+async function openStore(t: Test, url: string, timeoutMs = 5_000): Promise<SharedStore> {
+  const place = { kind: 'single', url } as const
+  const access = { place, username: null, password: null, database: 0, timeoutMs, prefix: 't:' }
+  const store = createRedis(access, createClock(), createRandom(), () => {})
+  t.teardown(() => store.close())
+  await until(() => store.state === 'up')
+  return store
+}
+
+/** Answers what it is told to, and remembers nothing. */
+function scripted(reply: () => Shared<unknown>): SharedStore {
+  const away = async () => ({ kind: 'away', sent: false }) as const
+  return {
+    get: away,
+    set: away,
+    delete: away,
+    publish: away,
+    run: async () => reply(),
+    channelName: (channel) => channel,
+    subscribe: () => ({ close() {} }),
+    state: 'up',
+    onState: () => () => {},
+    close() {},
+  }
+}
+
+async function refusalOf(work: () => unknown): Promise<ProxyError> {
+  try {
+    await work()
+  } catch (error) {
+    if (error instanceof ProxyError) return error
+    throw error
+  }
+  throw new Error('Nothing was refused.')
+}
+
+async function grants(count: number, ask: () => unknown): Promise<number> {
+  const asked = await Promise.allSettled(Array.from({ length: count }, async () => ask()))
+  for (const one of asked) if (one.status === 'rejected' && !(one.reason instanceof ProxyError)) throw one.reason
+  return asked.filter(({ status }) => status === 'fulfilled').length
+}
+
+function redisMs(reply: string): number {
+  const [seconds = 0, micros = 0] = [...reply.matchAll(/\n(\d+)\r/g)].map(([, digits]) => Number(digits)).slice(-2)
+  return seconds * 1_000 + micros / 1_000
+}
+
+async function timeOf(redis: RedisProcess): Promise<number> {
+  return redisMs(await redis.ask('TIME'))
+}
+
+// Rates
+
+function rated(limit: number, per: number, burst: number, name = 'team'): Client {
+  return aClient({ name, rate: { limit, per, burst } })
+}
+
+void t.test('A burst is shared by all replicas, and said as one replica would say it', async (t) => {
+  const redis = await startRedis(t)
+  const limits = await Promise.all(
+    Array.from({ length: 3 }, async () =>
+      createSharedRateLimits({ store: await openStore(t, redis.url), clock: fakeClock(), replicas: () => 3 }),
+    ),
+  )
+  // One request in a quarter of an hour: none comes back while this test runs.
+  const client = rated(96, 86_400_000, 20)
+  const [first] = limits
+  const state = (await first?.admit(client)) as LimitState
+  t.strictSame(state, { policy: '"requests";q=96;w=86400', remaining: 19, resetMs: 900_000 })
+  let granted = 1
+  for (const one of limits) granted += await grants(20, () => one.admit(client))
+  t.equal(granted, 20)
+  const refusal = await refusalOf(() => first?.admit(client))
+  t.match(refusal, { code: 'RATE_LIMITED', status: 429 })
+  t.ok((refusal.retryAfterMs ?? 0) > 800_000 && (refusal.retryAfterMs ?? 0) <= 900_000)
+  t.match(await first?.admit(rated(96, 86_400_000, 20, 'other {team}')), { remaining: 19 }, 'each client for itself')
+  t.equal(first?.admit(aClient()), null, 'no limit, no asking')
+
+  const ttl = Number(/:(\d+)/.exec(await redis.ask('PTTL', 't:limits:{team}:rate'))?.[1])
+  t.ok(ttl > 17_000_000 && ttl <= 18_000_000, 'it is forgotten when the bucket is full again')
+  t.match(await first?.admit(rated(96, 86_400_000, 30)), { remaining: 9 }, 'a higher burst holds at once')
+  t.ok(
+    ((await refusalOf(() => first?.admit(rated(86_400_000, 86_400_000, 1)))).retryAfterMs ?? 0) <= 1,
+    'and a lower one',
+  )
+})
+
+void t.test('L4: in any window at most burst + window / interval, whoever is asked', async (t) => {
+  const redis = await startRedis(t)
+  const limits = await Promise.all(
+    Array.from({ length: 4 }, async () =>
+      createSharedRateLimits({ store: await openStore(t, redis.url), clock: fakeClock(), replicas: () => 4 }),
+    ),
+  )
+  for (const { limit, per, burst } of [
+    { limit: 1_000, per: 1_000, burst: 50 },
+    { limit: 7, per: 100, burst: 1 },
+    { limit: 3, per: 1_000, burst: 10 },
+  ]) {
+    const client = rated(limit, per, burst, `team-${limit}`)
+    const from = await timeOf(redis)
+    let granted = 0
+    let lastWindow = 0
+    for (let turn = 0; turn < 40; turn += 1) {
+      const all = await Promise.all(limits.map((one) => grants(5, () => one.admit(client))))
+      granted += all.reduce((sum, count) => sum + count, 0)
+      lastWindow = (await timeOf(redis)) - from
+      t.ok(granted <= burst + (lastWindow * limit) / per, `${granted} in ${lastWindow} ms`)
+    }
+    t.ok(granted >= Math.min(800, burst), 'and the burst is granted')
+    const { retryAfterMs } = await refusalOf(async () => {
+      for (;;) await limits[0]?.admit(client)
+    })
+    const until0 = (await timeOf(redis)) + (retryAfterMs ?? 0)
+    await until(async () => (await timeOf(redis)) >= until0)
+    t.ok(await limits[1]?.admit(client), 'who waits as long as told is let in')
+  }
+})
+
+void t.test(
+  'Redis away: each replica grants its share of the rate, and the client is told its own policy',
+  async (t) => {
+    const clock = fakeClock()
+    const limits = createSharedRateLimits({
+      store: scripted(() => ({ kind: 'away', sent: true })),
+      clock,
+      replicas: () => 3,
+    })
+    const client = rated(60, 60_000, 20)
+    t.strictSame(await limits.admit(client), { policy: '"requests";q=60;w=60', remaining: 5, resetMs: 3_000 })
+    t.equal(await grants(50, () => limits.admit(client)), 5, 'a third of the burst')
+    t.equal((await refusalOf(() => limits.admit(client))).retryAfterMs, 3_000)
+    await clock.advance(60_000)
+    t.equal(await grants(50, () => limits.admit(client)), 6)
+    t.equal(await grants(9, () => limits.admit(rated(1, 60_000, 1, 'one'))), 1, 'but never nothing')
+    t.equal(shareOf(2, 3), 1)
+
+    const garbled = createSharedRateLimits({
+      store: scripted(() => ({ kind: 'known', value: ['x', 'y'] })),
+      clock,
+      replicas: () => 1,
+    })
+    t.match(await garbled.admit(client), { remaining: 19 }, 'a reply that makes no sense is none')
+  },
+)
+
+void t.test('Redis stopped and back: one wait at most, then a share, then all together again', async (t) => {
+  const redis = await startRedis(t)
+  const store = await openStore(t, redis.url, 200)
+  const limits = createSharedRateLimits({ store, clock: fakeClock(), replicas: () => 2 })
+  const client = rated(96, 86_400_000, 20)
+  t.equal(await grants(50, () => limits.admit(client)), 20)
+  redis.pause()
+  t.equal(await grants(50, () => limits.admit(client)), 10)
+  t.equal(store.state, 'down')
+  redis.resume()
+  await until(() => store.state === 'up')
+  t.match(await refusalOf(() => limits.admit(client)), { code: 'RATE_LIMITED' })
+})
+
+// Places
+
+function crowded(concurrency: number | null, name = 'team'): Client {
+  return aClient({ name, concurrency })
+}
+
+async function placesOf(t: Test, url: string, ttlMs?: number) {
+  const store = await openStore(t, url, 300)
+  const clock = fakeClock()
+  const limits = createSharedConcurrencyLimits({
+    store,
+    clock,
+    random: createRandom(),
+    replicas: () => 2,
+    ...(ttlMs === undefined ? {} : { ttlMs }),
+  })
+  t.teardown(() => limits.close())
+  return { store, clock, limits }
+}
+
+void t.test('Places are those of all replicas; one that is left is free for everybody', async (t) => {
+  const redis = await startRedis(t)
+  const one = await placesOf(t, redis.url)
+  const two = await placesOf(t, redis.url)
+  const client = crowded(3)
+  const places: Place[] = []
+  places.push(await one.limits.enter(client), await two.limits.enter(client), await one.limits.enter(client))
+  t.match(await refusalOf(() => two.limits.enter(client)), {
+    code: 'CONCURRENCY_LIMITED',
+    status: 429,
+    retryAfterMs: 1_000,
+  })
+  t.equal(one.limits.open('team'), 2)
+  places[0]?.leave()
+  places[0]?.leave()
+  t.equal(one.limits.open('team'), 1)
+  await until(async () => (await redis.ask('ZCARD', 't:limits:{team}:open')) === ':2\r\n')
+  const place = await two.limits.enter(client)
+  t.equal(await grants(10, () => one.limits.enter(client)), 0)
+  place.leave()
+
+  const free = two.limits.enter(crowded(null, 'free')) as Place
+  t.equal(two.limits.open('free'), 1, 'without a limit nobody is asked')
+  t.match(await redis.ask('EXISTS', 't:limits:{free}:open'), ':0')
+  free.leave()
+  t.equal(two.limits.open('free'), 0)
+  t.equal(two.limits.open('nobody'), 0)
+})
+
+void t.test('C: 400 askers on 4 replicas never are more than the limit', async (t) => {
+  const redis = await startRedis(t)
+  const replicas = await Promise.all(Array.from({ length: 4 }, () => placesOf(t, redis.url)))
+  const client = crowded(10)
+  let open = 0
+  let most = 0
+  let served = 0
+  await Promise.all(
+    Array.from({ length: 400 }, async (_, asker) => {
+      try {
+        const place = await replicas[asker % 4]?.limits.enter(client)
+        open += 1
+        most = Math.max(most, open)
+        await new Promise(setImmediate)
+        open -= 1
+        served += 1
+        place?.leave()
+      } catch (error) {
+        if (!(error instanceof ProxyError)) throw error
+      }
+    }),
+  )
+  t.ok(most <= 10 && served >= 10, `${most} at a time, ${served} in all`)
+  await until(async () => (await redis.ask('ZCARD', 't:limits:{team}:open')) === ':0\r\n')
+})
+
+void t.test('The places of a dead replica come free, those of a living one do not', async (t) => {
+  const redis = await startRedis(t)
+  const dead = await placesOf(t, redis.url, 400)
+  const living = await placesOf(t, redis.url, 400)
+  const client = crowded(2)
+  await dead.limits.enter(client)
+  const kept = await living.limits.enter(client)
+  await living.limits.enter(crowded(null, 'free'))
+  dead.store.close()
+  let place: Place | null = null
+  await until(async () => {
+    await living.clock.advance(150)
+    place = await Promise.resolve(living.limits.enter(client)).catch(() => null)
+    return place !== null
+  })
+  t.equal(await grants(5, () => living.limits.enter(client)), 0)
+  kept.leave()
+  await until(async () => (await redis.ask('ZCARD', 't:limits:{team}:open')) === ':1\r\n')
+  t.equal(await grants(5, () => living.limits.enter(client)), 1)
+})
+
+void t.test('Redis stopped: a share of the places; back: those that are taken, no others', async (t) => {
+  const redis = await startRedis(t)
+  const { limits, store } = await placesOf(t, redis.url)
+  const inRedis = async () => /:(\d+)/.exec(await redis.ask('ZCARD', 't:limits:{team}:open'))?.[1]
+  const client = crowded(6)
+  const first = await limits.enter(client)
+  redis.pause()
+  t.equal(await grants(20, () => limits.enter(client)), 2, 'three are the share, one was taken before')
+  first.leave()
+  t.equal(await grants(20, () => limits.enter(client)), 1)
+  redis.resume()
+  await until(() => store.state === 'up')
+  await until(async () => (await inRedis()) === '3')
+  t.equal(await grants(20, () => limits.enter(client)), 3, 'what was asked in vain took no place')
+
+  await redis.kill()
+  await until(() => store.state === 'down')
+  await redis.restart()
+  await until(async () => (await inRedis()) === '6')
+  t.equal(await grants(20, () => limits.enter(client)), 0)
+})
+
+// Replicas
+
+void t.test('Replicas know how many they are, and remember it while Redis is away', async (t) => {
+  const redis = await startRedis(t)
+  const fleets = await Promise.all(
+    ['a', 'b', 'c'].map(async (replicaId) => {
+      const clock = fakeClock()
+      const store = await openStore(t, redis.url)
+      return { clock, store, fleet: createFleet({ store, clock, replicaId, ttlMs: 600 }) }
+    }),
+  )
+  const [a, b, c] = fleets
+  await until(async () => {
+    for (const { clock } of fleets) await clock.advance(200)
+    return fleets.every(({ fleet }) => fleet.size() === 3)
+  })
+  await c?.fleet.close()
+  await until(async () => {
+    await a?.clock.advance(200)
+    await b?.clock.advance(200)
+    return a?.fleet.size() === 2
+  })
+  b?.store.close()
+  await until(async () => {
+    await a?.clock.advance(200)
+    return a?.fleet.size() === 1
+  })
+  await redis.kill()
+  await until(() => a?.store.state === 'down')
+  await a?.clock.advance(1_000)
+  t.equal(a?.fleet.size(), 1)
+  t.equal(b?.fleet.size(), 2, 'what it saw last')
+  await redis.restart()
+  await until(async () => (await redis.ask('ZCARD', 't:limits:{fleet}:replicas')) === ':1\r\n')
+})
+
+void t.test('An allowance is two of a hundred credits, of the smaller limit, and fifty at most', async (t) => {
+  t.equal(allowanceOf({ perDay: 1_000, perMonth: null }), 20)
+  t.equal(allowanceOf({ perDay: 1_000, perMonth: 500 }), 10)
+  t.equal(allowanceOf({ perDay: null, perMonth: 60_000 }), 50)
+  t.equal(allowanceOf({ perDay: 49, perMonth: null }), 0)
+})
