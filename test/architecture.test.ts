@@ -32,7 +32,16 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   'parts.ts': ['model.ts', 'errors.ts', 'telemetry/events.ts'],
   'ports.ts': ['model.ts', 'telemetry/events.ts'],
   'pipeline.ts': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
-  'http/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
+  // What is shown of the parts, in the words of those who know it.
+  'http/': [
+    'parts.ts',
+    'ports.ts',
+    'model.ts',
+    'errors.ts',
+    'telemetry/events.ts',
+    'telemetry/ledger.ts',
+    'telemetry/trail.ts',
+  ],
   'scrapellm/': ['parts.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   'cache/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   'limits/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
@@ -77,6 +86,7 @@ const doors: Readonly<Record<string, readonly string[]>> = {
   pino: ['telemetry/log.ts'],
   zod: ['config/schema.ts', 'config/describe.ts'],
   yaml: ['config/load.ts'],
+  '@opentelemetry/api': ['telemetry/tracing.ts'],
 }
 
 /** Parts of Node that have a door, too; their types may be named by the neighbours of the door. */

@@ -14,7 +14,7 @@ const lingerMs = 1_000
 export interface BadRequestParts {
   readonly clock: Clock
   readonly random: Random
-  readonly refused: (error: ProxyError) => void
+  readonly refused: (error: ProxyError, id?: string) => void
   /** Status to reason phrase. */
   readonly reasons: Readonly<Record<number, string | undefined>>
 }
@@ -101,9 +101,10 @@ export function createBadRequests({ clock, random, refused, reasons }: BadReques
   }
 
   function write(socket: Duplex, refusal: ProxyError): void {
-    refused(refusal)
+    const id = random.id()
+    refused(refusal, id)
     if (!socket.writable) return
-    const { status, headers, body } = refuse(random.id(), refusal)
+    const { status, headers, body } = refuse(id, refusal)
     const lines = [`HTTP/1.1 ${status} ${reasons[status] ?? ''}`, `Date: ${new Date(clock.wall()).toUTCString()}`]
     for (let i = 0; i < headers.length; i += 2) lines.push(`${headers[i]}: ${headers[i + 1]}`)
     lines.push('Connection: close', '', '')

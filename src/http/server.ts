@@ -47,7 +47,7 @@ export interface ServerParts {
   readonly emit: Emit
   readonly serving: () => Serving
   /** Told of every refusal that no exchange exists for, and that therefore nobody records. */
-  readonly refused: (error: ProxyError) => void
+  readonly refused: (error: ProxyError, id?: string) => void
 }
 
 export interface Server {
@@ -143,7 +143,7 @@ export function createServer({ host, port, timeouts }: ServerOptions, parts: Ser
       serve({ request, client: null, call: null, limits: null, credits: [] }, incoming, outgoing, connection)
     } catch (error) {
       const refusal = ProxyError.from(error)
-      parts.refused(refusal)
+      parts.refused(refusal, id)
       settle(incoming, outgoing, connection, refuse(id, refusal))
     }
   }

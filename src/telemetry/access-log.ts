@@ -3,6 +3,7 @@
  * it is big enough, a tenth of a second after its first line, or when somebody flushes. A line never holds a prompt (but
  * for `prompts`, which the operator must ask for), a key, a token or the request target.
  */
+import type { Code } from '../errors.ts'
 import type { CacheLabel, Call, Tier } from '../model.ts'
 import type { Clock } from '../ports.ts'
 import { writes, type LogLevel, type Sink } from './log.ts'
@@ -19,10 +20,11 @@ export interface Access {
   readonly status: number | 'gone'
   readonly cache: CacheLabel
   readonly tier: Tier | null
-  readonly code: string | null
+  readonly code: Code | null
   readonly attempts: number
   readonly credits: number
   readonly durationMs: number
+  readonly traceId?: string | null
 }
 
 export interface AccessLog {
@@ -66,14 +68,27 @@ export function createAccessLog(
     sink(text)
   }
 
-  function line({ id, client, call, status, cache, tier, code, attempts, credits, durationMs }: Access): string {
+  function line({
+    id,
+    client,
+    call,
+    status,
+    cache,
+    tier,
+    code,
+    attempts,
+    credits,
+    durationMs,
+    traceId,
+  }: Access): string {
     return (
       `{"level":"info","time":"${isoTime(clock.wall())}","msg":"request","id":${JSON.stringify(id)}` +
       `,"client":${quoteName(client)},"scraper":${quoteName(call?.scraper ?? 'none')}` +
       `,"endpoint":${call ? `"${call.endpoint}"` : 'null'},"status":${status === 'gone' ? '"gone"' : status}` +
       `,"cache":"${cache}","tier":${tier ? `"${tier}"` : 'null'},"code":${code ? `"${code}"` : 'null'}` +
       `,"attempts":${attempts},"credits":${credits},"duration_ms":${Math.round(durationMs * 1000) / 1000}` +
-      `,"prompt_hash":${call?.promptHash ? `"${call.promptHash}"` : 'null'}${prompts ? promptOf(call) : ''}}\n`
+      `,"prompt_hash":${call?.promptHash ? `"${call.promptHash}"` : 'null'}` +
+      `${traceId ? `,"trace_id":"${traceId}"` : ''}${prompts ? promptOf(call) : ''}}\n`
     )
   }
 }

@@ -6,6 +6,9 @@ export type KeyState = 'ready' | 'resting' | 'spent'
 
 export type DiskTrouble = 'corrupt' | 'locked' | 'read-only' | 'full' | 'io' | 'format'
 
+/** `slow`: more comes than the disk takes. `path`: there is something in the way that is not a file. */
+export type AuditTrouble = 'full' | 'read-only' | 'path' | 'slow' | 'io'
+
 export type RedisOperation = 'connect' | 'probe' | 'get' | 'set' | 'delete' | 'script' | 'publish' | 'subscribe'
 /** `unreachable`: refused, reset, no such name. `timeout`: connected, and does not answer. */
 export type RedisTrouble = 'unreachable' | 'timeout' | 'auth' | 'loading' | 'busy' | 'read-only' | 'cluster' | 'error'
@@ -36,6 +39,13 @@ export type TelemetryEvent =
   | { readonly kind: 'cache-evicted'; readonly tier: Tier }
   /** The store on the disk was lost or is back; `because` is why it was lost. */
   | { readonly kind: 'disk-changed'; readonly to: 'up' | 'down'; readonly because: DiskTrouble }
+  /** Lines cannot be written to the audit file, or can again; `lostLines` is how many were given up meanwhile. */
+  | {
+      readonly kind: 'audit-changed'
+      readonly to: 'up' | 'down'
+      readonly because: AuditTrouble
+      readonly lostLines: number
+    }
   /** A flight has ended, and `payer` was charged for it; `claimed`: it was still there to get the answer. */
   | {
       readonly kind: 'flight-landed'

@@ -7,12 +7,21 @@ import { refusals, type Code, type ProxyError } from '../errors.ts'
 import type { Attempt, CacheLabel, Call, Entry, Exchange, Landing, Outcome, Tier } from '../model.ts'
 import type { Recorder } from '../parts.ts'
 import type { Clock, Emit } from '../ports.ts'
-import type { AccessLog } from './access-log.ts'
+import type { Access, AccessLog } from './access-log.ts'
 import type { TelemetryEvent } from './events.ts'
 import type { JobOutcome } from './labels.ts'
 import { createLedger, type LedgerStatus } from './ledger.ts'
 import type { Log } from './log.ts'
 import type { Metrics } from './metrics.ts'
+import { traceIdOf } from './traceparent.ts'
+
+/** Somebody else who must know how each exchange went: the audit trail, the tracer. Never throws. */
+export interface Watcher {
+  begin?(exchange: Exchange): void
+  ended?(exchange: Exchange, outcome: Outcome, access: Access): void
+  refused?(access: Access, error: ProxyError): void
+  note?(event: TelemetryEvent): void
+}
 
 export interface RecorderPorts {
   readonly metrics: Metrics
@@ -21,6 +30,9 @@ export interface RecorderPorts {
   readonly clock: Clock
   /** Does the caller's `If-None-Match` name this answer? */
   readonly matches: (ifNoneMatch: string, etag: string) => boolean
+  readonly watchers?: readonly Watcher[]
+  /** Where a tracer is at work, the trace may be one of its own. */
+  readonly traceIdOf?: (request: Exchange['request']) => string | null
 }
 
 export interface Telemetry extends Recorder {
@@ -31,13 +43,16 @@ export interface Telemetry extends Recorder {
   readonly credits: () => LedgerStatus
 }
 
-export function createRecorder({ metrics, access, log, clock, matches }: RecorderPorts): Telemetry {
+export function createRecorder(ports: RecorderPorts): Telemetry {
+  const { metrics, access, log, clock, matches, watchers = [] } = ports
+  const traceOf = ports.traceIdOf ?? (({ traceparent }) => traceIdOf(traceparent))
   const ledger = createLedger({ metrics, broke: (error) => logBug('ledger', error, null) })
 
   return { begin, record, refused, emit, credits: ledger.status }
 
-  function begin(): void {
+  function begin(exchange: Exchange): void {
     metrics.inFlightRequests.add(1)
+    for (const watcher of watchers) watcher.begin?.(exchange)
   }
 
   function record(exchange: Exchange, outcome: Outcome): void {
@@ -63,7 +78,7 @@ export function createRecorder({ metrics, access, log, clock, matches }: Recorde
     if (call && call.endpoint !== 'answer') metrics.jobs.add(1, scraper, jobOutcomeOf(outcome, call))
     if (outcome.kind === 'refused' && code === 'INTERNAL') logBug('request', outcome.error.cause, request.id)
 
-    access.write({
+    const line: Access = {
       id: request.id,
       client,
       call,
@@ -74,7 +89,10 @@ export function createRecorder({ metrics, access, log, clock, matches }: Recorde
       attempts: landing?.attempts.length ?? 0,
       credits: cache === 'joined' ? 0 : (landing?.chargedCredits ?? 0),
       durationMs,
-    })
+      traceId: traceOf(request),
+    }
+    access.write(line)
+    for (const watcher of watchers) watcher.ended?.(exchange, outcome, line)
   }
 
   function refused(error: ProxyError, id: string | null = null): void {
@@ -82,7 +100,9 @@ export function createRecorder({ metrics, access, log, clock, matches }: Recorde
     metrics.refusals.add(1, 'unknown', error.code)
     const { status, code } = error
     const nothing = { call: null, tier: null, attempts: 0, credits: 0, durationMs: 0 }
-    access.write({ ...nothing, id, client: 'unknown', status, cache: 'none', code })
+    const line: Access = { ...nothing, id, client: 'unknown', status, cache: 'none', code }
+    access.write(line)
+    for (const watcher of watchers) watcher.refused?.(line, error)
   }
 
   function isNotModified({ request }: Exchange, outcome: Outcome): boolean {
@@ -92,6 +112,7 @@ export function createRecorder({ metrics, access, log, clock, matches }: Recorde
   }
 
   function emit(event: TelemetryEvent): void {
+    for (const watcher of watchers) watcher.note?.(event)
     switch (event.kind) {
       case 'attempt-started':
         ledger.started()
@@ -132,6 +153,10 @@ export function createRecorder({ metrics, access, log, clock, matches }: Recorde
         return event.to === 'up'
           ? log.info('disk cache is back')
           : log.warn('disk cache lost', { because: event.because })
+      case 'audit-changed':
+        return event.to === 'up'
+          ? log.info('audit file is back', { lost_lines: event.lostLines })
+          : log.warn('audit file lost', { because: event.because })
       case 'cache-rejected':
         return metrics.cacheRejections.add(1, event.tier, event.because)
       case 'redis-changed':

@@ -1,5 +1,6 @@
 /** The world as it is: real time, real chance, standard output, the network, the disk. */
 import type { World } from '../ports.ts'
+import { createAuditFile } from './audit-file.ts'
 import { createClock } from './clock.ts'
 import { createDisk } from './disk.ts'
 import { watchFile } from './file-watch.ts'
@@ -17,4 +18,6 @@ export function realWorld(): World {
     openDisk: (options, emit) => createDisk(options, clock, emit),
     watchFile: (path, onChange) => watchFile(path, clock, onChange),
   }
+    openAuditFile: (options, emit) => createAuditFile(options, clock, emit),
+    openShared: (options, emit) => createRedis(options, clock, random, emit),
 }

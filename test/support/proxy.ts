@@ -8,6 +8,7 @@ import { compose, type App } from '../../src/compose.ts'
 import { loadConfig } from '../../src/config/load.ts'
 import type { Clock, Timer, World } from '../../src/ports.ts'
 import { createSimulator, instant, type Simulator, type SimulatorOptions } from '../../src/simulator/simulator.ts'
+import { createAuditFile } from '../../src/world/audit-file.ts'
 import { createClock } from '../../src/world/clock.ts'
 import { createDisk } from '../../src/world/disk.ts'
 import { createTransport } from '../../src/world/transport.ts'
@@ -117,6 +118,8 @@ upstream: { url: "${upstream}", keys: [{ name: main, secret: ${UPSTREAM_KEY} }] 
     connect: (upstreamOptions) => createTransport(upstreamOptions, clock),
     openDisk: (diskOptions, emit) => createDisk(diskOptions, clock, emit),
     watchFile: () => ({ close: () => undefined }),
+    openAuditFile: (auditOptions, emit) => createAuditFile(auditOptions, clock, emit),
+    openShared: (sharedOptions, emit) => createRedis(sharedOptions, clock, seededRandom(13), emit),
   }
   const app = compose(loaded, world, '0.0.0-test')
   const { port, adminPort } = await app.listen()

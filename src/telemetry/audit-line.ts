@@ -1,0 +1,123 @@
+/**
+ * The lines of the audit file, format 1: NDJSON, in the order in which the requests ended. Written for `replay`, readable by
+ * people. Times are epoch milliseconds of the wall, `…_ms` are durations. What is not known or does not apply is left out; who
+ * reads must skip fields, kinds and broken last lines that it does not know. A change of meaning is a new `v`.
+ *
+ * | field | of | meaning |
+ * |---|---|---|
+ * | `v` | all | 1 |
+ * | `kind` | all | `request`: one caller was answered, or has left. `flight`: upstream was asked for nobody who waits (a refresh, or what an earlier process began) |
+ * | `at`, `duration_ms` | all | when it arrived, and how long it took |
+ * | `id`, `trace_id` | all | the `X-Request-Id`, and the trace of its `traceparent` |
+ * | `client`, `scraper`, `endpoint` | all | who, what; `endpoint` is `answer`, `submit` or `status` (of a job) |
+ * | `question` | all | hash of all that changes the answer: equal = may share one. Left out = never shared |
+ * | `prompt_hash`, `prompt` | all | the prompt's hash; the prompt itself with `log.prompts` only |
+ * | `price` | all | credits that asking upstream costs |
+ * | `patience_ms`, `timeout_ms` | not hits | how long the caller waited at most; its `timeout` parameter |
+ * | `cache`, `tier` | requests | as in `Cache-Status`: `hit`, `stale`, `miss`, `joined`, `bypass`, `none` |
+ * | `age_ms` | hits, stale | age of the answer that was given |
+ * | `status`, `code` | all | of the answer; `"gone"` = the caller hung up first; the code of our own refusal |
+ * | `credits` | not hits | what it cost its client; for joined requests 0 |
+ * | `stored` | leaders | the answer was kept |
+ * | `role` | who rode on a flight | `leader` paid for it; `joined` shared it, its attempts are in the leader's line; `unattended` |
+ * | `flight` | who rode on a flight | the `id` of the leader's line |
+ * | `flight_at`, `landed` | leaders | when the flight began; false = the process ended before it |
+ * | `stopped_by` | leaders | why its last attempt was not repeated |
+ * | `attempts` | leaders | `number`, `after_ms` (since `flight_at`), `duration_ms`, `waited_ms` (before it), `class`, `status`, `key` (its name), `charge` (`charged`, `free`, `unknown`), `credits`, `retry_after_ms` |
+ */
+import type { Call, Entry } from '../model.ts'
+import type { RecordedFlight } from './flight-recorder.ts'
+import type { Trail } from './trail.ts'
+
+const VERSION = 1
+
+/** What a line says that a trail does not. */
+export interface LineFacts {
+  readonly call: Call | null
+  readonly patienceMs: number | null
+  /** Null = not known. */
+  readonly stored: boolean | null
+  readonly ageMs: number | null
+}
+
+/** For an answer out of the cache: as little work as can be. */
+export function hitLine(trail: Trail, call: Call, entry: Entry): string {
+  const { at, durationMs, id, client, promptHash, prompt, tier, status, traceId } = trail
+  return (
+    `{"v":${VERSION},"kind":"request","at":${at},"duration_ms":${round(durationMs ?? 0)},"id":${JSON.stringify(id)}` +
+    `,"client":"${client}","scraper":"${call.scraper}","endpoint":"${call.endpoint}","question":"${call.key ?? ''}"` +
+    `,"prompt_hash":"${promptHash ?? ''}","price":${call.priceCredits},"cache":"hit","tier":"${tier ?? ''}"` +
+    `,"age_ms":${Math.max(0, Math.round(at + (durationMs ?? 0) - entry.storedAt))},"status":${status ?? 0}` +
+    (traceId === null ? '' : `,"trace_id":"${traceId}"`) +
+    (prompt === null ? '}\n' : `,"prompt":${JSON.stringify(prompt)}}\n`)
+  )
+}
+
+export function requestLine(trail: Trail, flight: RecordedFlight | null, facts: LineFacts): string {
+  return line('request', trail, flight, facts)
+}
+
+export function flightLine(trail: Trail, flight: RecordedFlight): string {
+  return line('flight', trail, flight, { call: flight.call, patienceMs: null, stored: null, ageMs: null })
+}
+
+function line(kind: string, trail: Trail, flight: RecordedFlight | null, facts: LineFacts): string {
+  const { call } = facts
+  const isHit = trail.cache === 'hit'
+  return `${JSON.stringify({
+    v: VERSION,
+    kind,
+    at: trail.at,
+    duration_ms: known(trail.durationMs === null ? null : round(trail.durationMs)),
+    id: trail.id,
+    client: trail.client,
+    scraper: trail.scraper,
+    endpoint: known(trail.endpoint),
+    question: known(call?.key),
+    prompt_hash: known(trail.promptHash),
+    price: known(call?.priceCredits),
+    patience_ms: known(facts.patienceMs),
+    timeout_ms: known(call?.timeoutMs),
+    cache: kind === 'request' ? known(trail.cache) : undefined,
+    tier: known(trail.tier),
+    age_ms: known(facts.ageMs),
+    status: known(trail.status),
+    code: known(trail.code),
+    credits: isHit ? undefined : trail.credits,
+    stored: known(facts.stored),
+    role: known(trail.role),
+    flight: known(trail.role === null ? null : flight?.id),
+    ...(flight && trail.role !== 'joined' ? attemptsOf(flight) : {}),
+    trace_id: known(trail.traceId),
+    prompt: known(trail.prompt),
+  })}\n`
+}
+
+function attemptsOf(flight: RecordedFlight): object {
+  return {
+    flight_at: flight.startedAt,
+    landed: flight.landedAt !== null,
+    stopped_by: known(flight.stoppedBy),
+    attempts: flight.attempts.map((attempt) => ({
+      number: attempt.number,
+      after_ms: attempt.startedAt - flight.startedAt,
+      duration_ms: round(attempt.durationMs),
+      waited_ms: round(attempt.waitedMs),
+      class: attempt.class,
+      status: known(attempt.status),
+      key: attempt.keyName,
+      charge: attempt.charge.state,
+      credits: attempt.charge.credits,
+      retry_after_ms: known(attempt.retryAfterMs),
+    })),
+  }
+}
+
+/** `JSON.stringify` leaves out what is undefined. */
+function known<T>(value: T | null | undefined): T | undefined {
+  return value ?? undefined
+}
+
+function round(ms: number): number {
+  return Math.round(ms * 1000) / 1000
+}

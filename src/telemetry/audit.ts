@@ -1,0 +1,290 @@
+/**
+ * The audit trail: what became of each request, attempt by attempt, in memory for `GET /requests/{id}` and, where the operator
+ * wants it, as a line in a file. Memory is bounded by count and bytes; requests that asked upstream have room of their own, so
+ * that a thousand hits a second do not push out the failure somebody asks about. A hit costs an object and a string.
+ *
+ * A line is written when its request has ended and the flight it paid for has landed, so that it has all attempts.
+ */
+import type { ProxyError } from '../errors.ts'
+import type { Call, Client, Exchange, Outcome, ProxyRequest } from '../model.ts'
+import type { RequestIdentity } from '../parts.ts'
+import type { Clock } from '../ports.ts'
+import type { Access } from './access-log.ts'
+import { flightLine, hitLine, requestLine, type LineFacts } from './audit-line.ts'
+import { createCircumstances } from './circumstances.ts'
+import type { TelemetryEvent } from './events.ts'
+import { createFlightRecorder, type FlightRecorder, type RecordedFlight } from './flight-recorder.ts'
+import { traceIdOf } from './traceparent.ts'
+import type { Role, Trail, TrailEvent, Trails } from './trail.ts'
+import { createTrailRing, type TrailRing } from './trail-ring.ts'
+import { troublesIn } from './troubles.ts'
+
+export interface AuditOptions {
+  /** Prompts are sensitive: only their hash is kept unless this is true. */
+  readonly prompts: boolean
+  /** Trails of requests that asked upstream. */
+  readonly mostAsked?: number
+  /** Trails of all other requests. */
+  readonly mostOthers?: number
+  /** Of each of the two. */
+  readonly mostBytes?: number
+}
+
+export interface AuditPorts {
+  readonly clock: Clock
+  /** Where the answer of a client's call is kept: who asks for the same shares a flight. */
+  readonly keyOf: (call: Call, client: Client) => string | null
+  /** Takes one line; null = no file is wanted. */
+  readonly append: ((line: string) => void) | null
+}
+
+export interface Audit extends Trails, Pick<FlightRecorder, 'retry' | 'upstream'> {
+  begin(exchange: Exchange): void
+  ended(exchange: Exchange, outcome: Outcome, access: Access): void
+  refused(access: Access, error: ProxyError): void
+  note(event: TelemetryEvent): void
+  /** Writes the lines of requests whose flight will not land any more. */
+  close(): void
+}
+
+interface Remembered extends Trail {
+  readonly bytes: number
+}
+
+/** A request that has ended before its flight: its line waits. */
+interface Unwritten {
+  readonly trail: Trail
+  readonly facts: LineFacts
+}
+
+const MiB = 1024 * 1024
+const noEvents: readonly TrailEvent[] = []
+
+export function createAudit(
+  { prompts, mostAsked = 2_000, mostOthers = 1_000, mostBytes = 8 * MiB }: AuditOptions,
+  { clock, keyOf, append }: AuditPorts,
+): Audit {
+  const asked = createTrailRing<Remembered>(mostAsked, mostBytes)
+  const others = createTrailRing<Remembered>(mostOthers, mostBytes)
+  const open = new Map<RequestIdentity, Exchange>()
+  const unwritten = new Map<RecordedFlight, Unwritten>()
+  const circumstances = createCircumstances(clock)
+  const flights = createFlightRecorder({
+    clock,
+    tookOff: ({ call, events }) => void events.push(...circumstances.standing(call.scraper)),
+    landed,
+  })
+  let isClosed = false
+
+  return {
+    begin: (exchange) => void open.set(exchange.request, exchange),
+    ended,
+    refused,
+    note: (event) => circumstances.note(event, flights.aloft),
+    retry: flights.retry,
+    upstream: flights.upstream,
+    find: (id) => [...everything((trail) => trail.id === id)].toSorted((a, b) => b.at - a.at),
+    recent,
+    troubles: () => troublesIn(everything(() => true)),
+    kept: () => ({ asked: fillOf(asked, mostAsked), others: fillOf(others, mostOthers) }),
+    close,
+  }
+
+  function ended(exchange: Exchange, outcome: Outcome, access: Access): void {
+    const { request, call } = exchange
+    open.delete(request)
+    if (outcome.kind === 'hit' && call) {
+      const trail = trailOf(access, null, null, null)
+      others.push(trail)
+      if (append && !isClosed) append(hitLine(trail, call, outcome.entry))
+      return
+    }
+    const flight = flightOf(exchange, outcome)
+    const trail = trailOf(access, outcome, flight, roleOf(request, outcome, flight))
+    const isAsked = flight !== null || (outcome.kind === 'refused' && outcome.error.fault !== 'client')
+    const ring = isAsked ? asked : others
+    ring.push(trail)
+    write(trail, flight, factsOf(exchange, outcome, trail.at))
+  }
+
+  /** A refusal so early that there was no exchange. */
+  function refused(access: Access, error: ProxyError): void {
+    const trail = { ...trailOf(access, null, null, null), detail: error.message }
+    others.push(trail)
+    write(trail, null, { call: null, patienceMs: null, stored: null, ageMs: null })
+  }
+
+  function write(trail: Trail, flight: RecordedFlight | null, facts: LineFacts): void {
+    if (flight && trail.role === 'leader' && flight.landedAt === null) unwritten.set(flight, { trail, facts })
+    else if (append && !isClosed) append(requestLine(trail, flight, facts))
+  }
+
+  function landed(flight: RecordedFlight): void {
+    const waiting = unwritten.get(flight)
+    unwritten.delete(flight)
+    if (waiting) return write(waiting.trail, flight, waiting.facts)
+    // Its request is about to be recorded; or else nobody waits for it, and it is told by itself.
+    if (!flight.owner || open.has(flight.owner)) return
+    const trail = unattended(flight, flight.owner)
+    asked.push(trail)
+    if (append && !isClosed) append(flightLine(trail, flight))
+  }
+
+  function close(): void {
+    for (const [flight, { trail, facts }] of unwritten) append?.(requestLine(trail, flight, facts))
+    unwritten.clear()
+    isClosed = true
+  }
+
+  function flightOf({ request, client, call }: Exchange, outcome: Outcome): RecordedFlight | null {
+    // The caller got what was known; whatever is asked for it afterwards is asked for nobody.
+    if (outcome.kind === 'stale' && outcome.because === 'revalidating') return null
+    const known = flights.ofOutcome(outcome) ?? flights.begunFor(request)
+    if (known) return known
+    const leftEarly =
+      outcome.kind === 'gone' || (outcome.kind === 'refused' && outcome.error.code === 'DEADLINE_EXCEEDED')
+    return leftEarly ? joinedBy(request, client, call) : null
+  }
+
+  /** The flight under way that somebody who waits, or has waited, must have joined. */
+  function joinedBy({ wishes }: ProxyRequest, client: Client | null, call: Call | null): RecordedFlight | null {
+    if (!client || !call || call.bypass || wishes.noCache || wishes.noStore) return null
+    const key = keyOf(call, client)
+    if (key === null) return null
+    for (const flight of flights.aloft) if (flight.cacheKey === key) return flight
+    return null
+  }
+
+  function trailOf(
+    access: Access,
+    outcome: Outcome | null,
+    flight: RecordedFlight | null,
+    role: Role | null,
+  ): Remembered {
+    const { call, code, durationMs } = access
+    const id = access.id ?? ''
+    const prompt = prompts ? promptOf(call) : null
+    const landing = outcome && 'landing' in outcome ? outcome.landing : null
+    const detail = outcome?.kind === 'refused' ? outcome.error.message : null
+    return {
+      bytes: 400 + 2 * (id.length + (prompt?.length ?? 0)) + (role === 'joined' ? 0 : 250 * access.attempts),
+      id,
+      traceId: access.traceId ?? null,
+      at: Math.round(clock.wall() - durationMs),
+      durationMs,
+      client: access.client,
+      scraper: call?.scraper ?? 'none',
+      endpoint: call?.endpoint ?? null,
+      promptHash: call?.promptHash ?? null,
+      prompt,
+      status: access.status,
+      cache: access.cache,
+      tier: access.tier,
+      code,
+      detail,
+      credits: access.credits,
+      role,
+      flight,
+      stoppedBy: landing?.stoppedBy ?? null,
+      events: code === 'CIRCUIT_OPEN' || code === 'NO_KEY_AVAILABLE' ? standingFor(call) : noEvents,
+    }
+  }
+
+  function standingFor(call: Call | null): readonly TrailEvent[] {
+    return call ? circumstances.standing(call.scraper) : noEvents
+  }
+
+  function unattended(flight: RecordedFlight, owner: RequestIdentity): Remembered {
+    const { call, client, attempts, startedAt } = flight
+    const wall = clock.wall()
+    return {
+      ...underWay({ request: owner, client, call }, startedAt),
+      bytes: 400 + 2 * owner.id.length + 250 * attempts.length,
+      durationMs: wall - startedAt,
+      status: flight.lastStatus,
+      cache: 'none',
+      credits: attempts.reduce((sum, { charge }) => sum + (charge.state === 'charged' ? charge.credits : 0), 0),
+      role: 'unattended',
+      flight,
+      stoppedBy: flight.stoppedBy,
+    }
+  }
+
+  /** What is known of a request that has not ended. */
+  function underWay(
+    { request, client, call }: { readonly request: RequestIdentity } & Pick<Exchange, 'client' | 'call'>,
+    at: number,
+  ): Trail {
+    return {
+      id: request.id,
+      traceId: traceIdOf(request.traceparent),
+      at: Math.round(at),
+      durationMs: null,
+      client: client?.name ?? 'unknown',
+      scraper: call?.scraper ?? 'none',
+      endpoint: call?.endpoint ?? null,
+      promptHash: call?.promptHash ?? null,
+      prompt: prompts ? promptOf(call) : null,
+      status: null,
+      cache: null,
+      tier: null,
+      code: null,
+      detail: null,
+      credits: 0,
+      role: null,
+      flight: null,
+      stoppedBy: null,
+      events: noEvents,
+    }
+  }
+
+  function waiting({ request, client, call }: Exchange): Trail {
+    const begun = flights.begunFor(request)
+    const flight = begun ?? joinedBy(request, client, call)
+    const at = clock.wall() - (clock.now() - request.arrivedAt)
+    const role = begun ? 'leader' : flight ? 'joined' : null
+    return { ...underWay({ request, client, call }, at), role, flight }
+  }
+
+  function* everything(isWanted: (trail: Pick<Trail, 'id'>) => boolean): Generator<Trail> {
+    for (const exchange of open.values()) if (isWanted(exchange.request)) yield waiting(exchange)
+    for (const trail of asked.newestFirst()) if (isWanted(trail)) yield trail
+    for (const trail of others.newestFirst()) if (isWanted(trail)) yield trail
+  }
+
+  function recent(count: number): readonly Trail[] {
+    const begun = [...open.values()].slice(-count).toReversed().map(waiting)
+    const over = [...asked.newestFirst().take(count), ...others.newestFirst().take(count)]
+    return [...begun, ...over.toSorted((a, b) => endOf(b) - endOf(a))].slice(0, count)
+  }
+}
+
+function roleOf(request: ProxyRequest, outcome: Outcome, flight: RecordedFlight | null): Role | null {
+  if (!flight) return null
+  if (outcome.kind === 'fetched') return outcome.role
+  return flight.owner === request ? 'leader' : 'joined'
+}
+
+function factsOf({ request, client, call }: Exchange, outcome: Outcome, at: number): LineFacts {
+  const entry = 'entry' in outcome ? outcome.entry : null
+  const landing = 'landing' in outcome ? outcome.landing : null
+  const patienceMs = Math.min(client?.retry.deadline ?? Number.POSITIVE_INFINITY, request.patienceMs ?? Infinity)
+  return {
+    call,
+    patienceMs: Number.isFinite(patienceMs) ? patienceMs : null,
+    stored: landing && outcome.kind === 'fetched' ? landing.entry !== null : null,
+    ageMs: entry ? Math.max(0, at - entry.storedAt) : null,
+  }
+}
+
+function promptOf(call: Call | null): string | null {
+  return call?.params.find(([name]) => name === 'prompt')?.[1] ?? null
+}
+
+function endOf({ at, durationMs }: Trail): number {
+  return at + (durationMs ?? 0)
+}
+
+function fillOf(ring: TrailRing<Remembered>, most: number) {
+  return { most, now: ring.count, since: ring.oldest?.at ?? null }
+}

@@ -1,0 +1,146 @@
+/**
+ * Follows flights from the outside: wrapped around the parts that fly them, it notes every attempt as it begins and ends. A
+ * flight is known by its attempts, so whoever has a landing finds the flight it came from, though askers share landings.
+ * Never changes what it is wrapped around, and never fails it.
+ */
+import type { Attempt, Call, Client, Landing, Outcome, Refused } from '../model.ts'
+import type { Question, RequestIdentity, Retry, Turn, Upstream } from '../parts.ts'
+import type { Clock } from '../ports.ts'
+import type { AttemptTrail, AttemptUnderWay, FlightTrail, TrailEvent } from './trail.ts'
+
+/** A flight as it is being recorded; it changes until it has landed. */
+export interface RecordedFlight extends FlightTrail {
+  id: string | null
+  landedAt: number | null
+  stoppedBy: Refused | null
+  readonly attempts: AttemptTrail[]
+  underWay: AttemptUnderWay | null
+  readonly events: TrailEvent[]
+  readonly call: Call
+  /** Who pays; null = it has not asked yet. */
+  client: Client | null
+  /** The very object that identifies the request it was begun for. */
+  owner: RequestIdentity | null
+  cacheKey: string | null
+  lastStatus: number | null
+}
+
+export interface FlightRecorder {
+  retry(retry: Retry): Retry
+  upstream(upstream: Upstream): Upstream
+  /** The flight that an outcome came from. */
+  ofOutcome(outcome: Outcome): RecordedFlight | null
+  /** The flight that was begun for this request. */
+  begunFor(request: RequestIdentity): RecordedFlight | null
+  readonly aloft: ReadonlySet<RecordedFlight>
+}
+
+/** More than a flight of a sane policy ever has; so that one of an insane policy stays small. */
+const mostAttempts = 64
+
+interface FlightRecorderPorts {
+  readonly clock: Clock
+  readonly tookOff: (flight: RecordedFlight) => void
+  readonly landed: (flight: RecordedFlight) => void
+}
+
+export function createFlightRecorder({ clock, tookOff, landed }: FlightRecorderPorts): FlightRecorder {
+  const aloft = new Set<RecordedFlight>()
+  const byTurn = new WeakMap<Turn, RecordedFlight>()
+  const byAttempt = new WeakMap<Attempt, RecordedFlight>()
+  const byOwner = new WeakMap<RequestIdentity, RecordedFlight>()
+
+  return { retry, upstream, ofOutcome, begunFor: (request) => byOwner.get(request) ?? null, aloft }
+
+  function retry(inner: Retry): Retry {
+    return {
+      async run(call, policy, flight, attempt) {
+        const recorded = takeOff(call)
+        try {
+          const landing = await inner.run(call, policy, flight, async (turn) => {
+            byTurn.set(turn, recorded)
+            try {
+              const tried = await attempt(turn)
+              const { verdict } = tried
+              note(recorded, tried.attempt, verdict.kind === 'failed' ? verdict.retryAfterMs : null)
+              return tried
+            } finally {
+              recorded.underWay = null
+            }
+          })
+          recorded.stoppedBy = landing.stoppedBy
+          recorded.lastStatus = landing.verdict.reply?.status ?? null
+          return landing
+        } finally {
+          recorded.landedAt = clock.wall()
+          aloft.delete(recorded)
+          landed(recorded)
+        }
+      },
+    }
+  }
+
+  function upstream(inner: Upstream): Upstream {
+    return {
+      ask(question) {
+        begin(question)
+        return inner.ask(question)
+      },
+    }
+  }
+
+  function takeOff(call: Call): RecordedFlight {
+    const recorded: RecordedFlight = {
+      id: null,
+      startedAt: clock.wall(),
+      landedAt: null,
+      stoppedBy: null,
+      attempts: [],
+      underWay: null,
+      events: [],
+      call,
+      client: null,
+      owner: null,
+      cacheKey: null,
+      lastStatus: null,
+    }
+    aloft.add(recorded)
+    tookOff(recorded)
+    return recorded
+  }
+
+  function begin({ turn, identity, client, cacheKey, key }: Question): void {
+    const recorded = byTurn.get(turn)
+    if (!recorded) return
+    if (!recorded.owner) byOwner.set(identity, recorded)
+    recorded.id = identity.id
+    recorded.owner = identity
+    recorded.client = client
+    recorded.cacheKey = cacheKey
+    recorded.underWay = { number: turn.number, startedAt: clock.wall(), waitedMs: turn.waitedMs, keyName: key.name }
+  }
+
+  function note(recorded: RecordedFlight, attempt: Attempt, retryAfterMs: number | null): void {
+    byAttempt.set(attempt, recorded)
+    if (recorded.attempts.length >= mostAttempts) return
+    const { number, durationMs, waitedMs, keyName, status, class: ended, charge } = attempt
+    const startedAt = recorded.underWay?.startedAt ?? clock.wall() - durationMs
+    recorded.attempts.push({
+      number,
+      startedAt,
+      durationMs,
+      waitedMs,
+      keyName,
+      status,
+      class: ended,
+      charge,
+      retryAfterMs,
+    })
+  }
+
+  function ofOutcome(outcome: Outcome): RecordedFlight | null {
+    const landing: Landing | null = 'landing' in outcome ? outcome.landing : null
+    const first = landing?.attempts[0]
+    return first ? (byAttempt.get(first) ?? null) : null
+  }
+}
