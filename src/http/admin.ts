@@ -13,7 +13,7 @@ export interface AdminOptions {
   readonly host: string
   /** 0 = any free port. */
   readonly port: number
-  /** Required as a bearer token of everything but the probes; null = not. */
+  /** Required as a bearer token, or as a password, of everything but the probes; null = not. */
   readonly token: string | null
 }
 
@@ -41,6 +41,8 @@ export interface AdminRequest {
   /** What stood in the place of `{…}`, decoded. */
   readonly segment: string
   readonly params: URLSearchParams
+  /** Whoever asks is a person with a browser. */
+  readonly wantsPage?: boolean
   /** Of a POST; empty when none came. */
   readonly body: string
 }
@@ -73,7 +75,7 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
     void answer(incoming)
       .catch((error: unknown) => {
         if (!(error instanceof ProxyError)) parts.emit({ kind: 'broke', where: 'admin', error })
-        return refusal(ProxyError.from(error))
+        return refusal(ProxyError.from(error), wantsPage(incoming))
       })
       .then((answer) => write(incoming, outgoing, answer))
   })
@@ -87,7 +89,8 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
     if (found.length === 0) throw new ProxyError('ENDPOINT_UNKNOWN', 'The admin port has no such page.')
     if (!route) throw new ProxyError('METHOD_NOT_ALLOWED', 'Not with this method.', { allow: allowed(found) })
     const body = route.method === 'POST' ? await readBody(incoming) : ''
-    return route.run({ segment: segmentOf(route.path, pathname) ?? '', params: searchParams, body })
+    const segment = segmentOf(route.path, pathname) ?? ''
+    return route.run({ segment, params: searchParams, wantsPage: wantsPage(incoming), body })
   }
 
   /** A page in the operator's browser can reach loopback: by a name of its own (DNS rebinding) or by a form (CSRF). */
@@ -103,14 +106,15 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
 
   function mustKnowToken({ headers }: IncomingMessage): void {
     if (!tokenDigest) return
-    const token = /^bearer +(\S+)$/i.exec(headers.authorization ?? '')?.[1]
-    if (token === undefined || !timingSafeEqual(hash('sha256', token, 'buffer'), tokenDigest))
+    const token = tokenOf(headers.authorization ?? '')
+    if (token === null || !timingSafeEqual(hash('sha256', token, 'buffer'), tokenDigest))
       throw new ProxyError('CLIENT_UNKNOWN', 'The admin token is needed.')
   }
 
-  function refusal(error: ProxyError): AdminAnswer {
+  function refusal(error: ProxyError, isPage: boolean): AdminAnswer {
     const headers = error.allow === null ? [] : ['Allow', error.allow]
-    if (error.status === 401) headers.push('WWW-Authenticate', 'Bearer')
+    // A browser cannot be told to send a bearer token, but asks its user for a password.
+    if (error.status === 401) headers.push('WWW-Authenticate', isPage ? basicChallenge : 'Bearer')
     if (error.close) headers.push('Connection', 'close')
     const body = problemOf(parts.random.id(), error)
     return { status: error.status, contentType: 'application/problem+json', headers, body }
@@ -153,6 +157,22 @@ function builtIn({ ready, metrics, status }: AdminParts): AdminRoute[] {
     { method: 'GET', path: '/metrics', run: async () => ({ status: 200, ...(await metrics()) }) },
     { method: 'GET', path: '/status', run: () => json(status()) },
   ]
+}
+
+const basicChallenge = 'Basic realm="scrapellm-proxy admin port: the token is the password", charset="UTF-8"'
+
+/** A bearer token, or the same as the password of any user. Null = neither. */
+function tokenOf(authorization: string): string | null {
+  const bearer = /^bearer +(\S+)$/i.exec(authorization)?.[1]
+  if (bearer !== undefined) return bearer
+  const basic = /^basic +([\w+/]+=*)$/i.exec(authorization)?.[1]
+  if (basic === undefined) return null
+  const pair = Buffer.from(basic, 'base64').toString()
+  return pair.includes(':') ? pair.slice(pair.indexOf(':') + 1) : null
+}
+
+function wantsPage({ headers }: IncomingMessage): boolean {
+  return /\btext\/html\b/i.test(headers.accept ?? '')
 }
 
 const loopback = /^(?:localhost|127(?:\.\d{1,3}){3}|\[?::1\]?)$/i

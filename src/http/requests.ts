@@ -1,0 +1,113 @@
+/**
+ * `GET /requests/{id}` of the admin port: the trail of a request by the `X-Request-Id` of its answer, as JSON, or as a page for
+ * who asks for HTML. `GET /requests?id=` is the same, for forms and for ids that a path cannot hold; without an id, the latest.
+ */
+import { ProxyError } from '../errors.ts'
+import { type FlightTrail, type Kept, type Trail, type Trails, whyOf } from '../telemetry/trail.ts'
+import { type AdminAnswer, type AdminRequest, type AdminRoute, json } from './admin.ts'
+import { noTrailAnswer, trailAnswer } from './trail-page.ts'
+
+interface RequestsPorts {
+  readonly trails: Trails
+  readonly clock: { wall(): number }
+}
+
+const listed = 100
+
+export function createRequestRoutes({ trails, clock }: RequestsPorts): readonly AdminRoute[] {
+  return [
+    { method: 'GET', path: '/requests/{id}', run: (asked) => answer(asked.segment, asked) },
+    {
+      method: 'GET',
+      path: '/requests',
+      run(asked) {
+        const id = asked.params.get('id')?.trim() ?? ''
+        return id === '' ? json({ requests: trails.recent(listed).map(reportOf) }) : answer(id, asked)
+      },
+    },
+  ]
+
+  function answer(id: string, { params, wantsPage = false }: AdminRequest): AdminAnswer {
+    const found = trails.find(id)
+    const [newest, ...earlier] = found
+    if (!newest) {
+      const why = absence(trails.kept())
+      if (wantsPage) return noTrailAnswer(why)
+      throw new ProxyError('ENDPOINT_UNKNOWN', why)
+    }
+    if (wantsPage) return trailAnswer(id, found, clock.wall(), params.has('fragment'))
+    return { ...json({ ...reportOf(newest), earlier: earlier.map(reportOf) }), headers: ['Vary', 'Accept'] }
+  }
+}
+
+/** Why there may be none, and how long there would be one. */
+function absence({ asked, others }: Kept): string {
+  const since = (at: number | null) => (at === null ? 'none yet' : `the oldest is of ${new Date(at).toISOString()}`)
+  return (
+    'There is no trail of such a request: it never came, or it is too long ago. Kept are the latest ' +
+    `${asked.most} that asked upstream or failed (${since(asked.since)}) ` +
+    `and the latest ${others.most} others (${since(others.since)}), until the process ends.`
+  )
+}
+
+function reportOf(trail: Trail): object {
+  const { flight, prompt } = trail
+  return {
+    id: trail.id,
+    trace_id: trail.traceId,
+    at: iso(trail.at),
+    duration_ms: trail.durationMs,
+    is_under_way: trail.status === null,
+    client: trail.client,
+    scraper: trail.scraper,
+    endpoint: trail.endpoint,
+    prompt_hash: trail.promptHash,
+    ...(prompt !== null && { prompt }),
+    status: trail.status,
+    code: trail.code,
+    detail: trail.detail,
+    cache: trail.cache,
+    tier: trail.tier,
+    credits: trail.credits,
+    role: trail.role,
+    flight: flight?.id ?? null,
+    stopped_by: trail.stoppedBy ?? flight?.stoppedBy ?? null,
+    attempts: flight ? attemptsOf(flight) : [],
+    events: [...trail.events, ...(flight?.events ?? [])].map(({ at, text }) => ({ at: iso(at), text })),
+    ...(flight && { flight_started_at: iso(flight.startedAt), flight_landed_at: iso(flight.landedAt) }),
+  }
+}
+
+function attemptsOf(flight: FlightTrail): object[] {
+  const ended = flight.attempts.map((attempt, index) => ({
+    number: attempt.number,
+    at: iso(attempt.startedAt),
+    after_ms: attempt.startedAt - flight.startedAt,
+    duration_ms: attempt.durationMs,
+    waited_ms: attempt.waitedMs,
+    class: attempt.class,
+    status: attempt.status,
+    key: attempt.keyName,
+    charge: attempt.charge.state,
+    credits: attempt.charge.credits,
+    retry_after_ms: attempt.retryAfterMs,
+    why: whyOf(flight, index),
+  }))
+  if (!flight.underWay) return ended
+  const { number, startedAt, waitedMs, keyName } = flight.underWay
+  return [
+    ...ended,
+    {
+      number,
+      at: iso(startedAt),
+      after_ms: startedAt - flight.startedAt,
+      waited_ms: waitedMs,
+      key: keyName,
+      why: 'under way',
+    },
+  ]
+}
+
+function iso(at: number | null): string | null {
+  return at === null ? null : new Date(at).toISOString()
+}

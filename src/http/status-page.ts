@@ -1,0 +1,270 @@
+/** `GET /` of the admin port: what `/status` says, for people. Keeps itself up to date; every request leads to its trail. */
+import { msText } from '../telemetry/trail.ts'
+import type { AdminRoute } from './admin.ts'
+import { bar, countOf, fragmentAnswer, html, type Markup, nothing, pageAnswer, timeOf, trailHref } from './html.ts'
+import type { BudgetReport, StatusReport } from './status.ts'
+
+export function createStatusPage(status: () => StatusReport): AdminRoute {
+  return {
+    method: 'GET',
+    path: '/',
+    run({ params }) {
+      const report = status()
+      const page = {
+        title: `${report.health.state}: scrapellm-proxy`,
+        head: headOf(report),
+        main: mainOf(report),
+        isLive: true,
+      }
+      return params.has('fragment') ? fragmentAnswer(page) : pageAnswer(page)
+    },
+  }
+}
+
+function headOf({ version }: StatusReport): Markup {
+  return html`
+    <h1>scrapellm-proxy <small class="soft">${version}</small></h1>
+    ${trailForm()}
+    <nav class="grow" aria-label="Pages"><a href="/metrics">Metrics</a> · <a href="/status">Status as JSON</a></nav>
+  `
+}
+
+/** Leads from the `X-Request-Id` of an answer to its trail. */
+export function trailForm(): Markup {
+  return html`<form action="/requests" method="get" role="search">
+    <label for="id">X-Request-Id</label>
+    <input id="id" name="id" autocomplete="off" spellcheck="false" maxlength="128" required />
+    <button type="submit">Show its trail</button>
+  </form>`
+}
+
+function mainOf(report: StatusReport): Markup {
+  return html`
+    ${healthOf(report)}
+    <div class="grid">
+      ${part('circuits', 'Circuits', circuitsOf(report))}
+      <div class="stack">
+        ${part('keys', 'Upstream keys', keysOf(report))} ${part('flights', 'Flights under way', flightsOf(report))}
+        ${part('cache', 'Cache', cacheOf(report))}
+      </div>
+      ${part('errors', 'Trouble lately', errorsOf(report))} ${part('credits', 'Credits', creditsOf(report), 'all')}
+      ${part('recent', 'Latest requests', recentOf(report), 'all clip')}
+    </div>
+  `
+}
+
+function part(id: string, title: string, content: Markup, kind = ''): Markup {
+  return html`<section id="${id}" data-live class="${kind}" aria-labelledby="${id}-title">
+    <h2 id="${id}-title">${title}</h2>
+    ${content}
+  </section>`
+}
+
+const healthWords = { ok: 'OK', degraded: 'Degraded', starting: 'Starting', draining: 'Draining' } as const
+const healthKinds = { ok: 'good', degraded: 'bad', starting: 'warn', draining: 'warn' } as const
+const healthMarks = { ok: '✓', degraded: '✕', starting: '…', draining: '…' } as const
+
+function healthOf({
+  health,
+  open_requests: open,
+  uptime_seconds: uptime,
+  config_generation: generation,
+}: StatusReport) {
+  const { state, because } = health
+  const reasons = because.length === 0 ? '' : `: ${because.join('; ')}`
+  return html`<div id="health" data-live class="health ${healthKinds[state]}" role="status" aria-live="polite">
+      <p><span aria-hidden="true">${healthMarks[state]}</span> <strong>${healthWords[state]}</strong>${reasons}</p>
+    </div>
+    <p id="vitals" data-live class="soft">
+      ${open} open ${open === 1 ? 'request' : 'requests'} · up ${msText(uptime * 1000)} · settings no. ${generation} ·
+      all times UTC
+    </p>`
+}
+
+const breakerKinds = { closed: 'good', 'half-open': 'warn', open: 'bad' } as const
+
+function circuitsOf({ breakers, time }: StatusReport): Markup {
+  const rows = breakers.map(
+    ({ scraper, state, open_until: until }) =>
+      html`<tr>
+        <th scope="row">${scraper}</th>
+        <td>${tag(breakerKinds[state], state)}</td>
+        <td>${until === null ? '' : `for ${leftOf(until, time)} more`}</td>
+      </tr>`,
+  )
+  return table(['Scraper', 'Circuit', 'Open'], rows, 'There are no circuits.')
+}
+
+const keyKinds = { ready: 'good', resting: 'warn', spent: 'bad' } as const
+
+function keysOf({ keys, time }: StatusReport): Markup {
+  const rows = keys.map(
+    ({ name, state, until }) =>
+      html`<tr>
+        <th scope="row">${name}</th>
+        <td>${tag(keyKinds[state], state)}</td>
+        <td>${until === null ? '' : html`${timeOf(until)}, in ${leftOf(until, time)}`}</td>
+      </tr>`,
+  )
+  return table(['Key', 'State', 'Returns'], rows, 'There are no keys.')
+}
+
+const flightsShown = 12
+
+function flightsOf({ flights, time }: StatusReport): Markup {
+  const oldest = flights.toSorted((a, b) => ((a.started_at ?? '') < (b.started_at ?? '') ? -1 : 1))
+  const rows = oldest.slice(0, flightsShown).map(
+    ({ scraper, askers, started_at: startedAt }) =>
+      html`<tr>
+        <th scope="row">${scraper}</th>
+        <td class="number">${startedAt === null ? '' : leftOf(time, startedAt)}</td>
+        <td class="number">${askers}</td>
+      </tr>`,
+  )
+  const rest = flights.length - rows.length
+  return html`${table(['Scraper', '#Age', '#Waiting'], rows, 'None: upstream is not being asked.')}
+  ${rest > 0 ? html`<p class="soft">and ${rest} younger ones</p>` : nothing}`
+}
+
+function creditsOf({ clients, budgets, credits }: StatusReport): Markup {
+  const budget = (client: string, period: BudgetReport['period']) =>
+    budgets.find((one) => one.client === client && one.period === period) ?? null
+  const rows = clients.map(
+    ({ name, open_questions: open, credits_today: today, credits_this_month: month }) =>
+      html`<tr role="row">
+        <th role="rowheader" scope="row">${name}</th>
+        <td role="cell" data-name="Today"><div>${spentOf(today, budget(name, 'day'))}</div></td>
+        <td role="cell" data-name="This month"><div>${spentOf(month, budget(name, 'month'))}</div></td>
+        <td role="cell" data-name="Open" class="number"><div>${open}</div></td>
+      </tr>`,
+  )
+  const { spent, saved, wasted, uncertain } = credits.total
+  const spared = saved.hit + saved.joined + saved.stale + saved.rescued
+  return html`<p>
+      Since the start <strong>${countOf(spent)} spent</strong>, <strong>${countOf(spared)} saved</strong> (hits
+      ${countOf(saved.hit)}, joined ${countOf(saved.joined)}, stale ${countOf(saved.stale)}, rescued
+      ${countOf(saved.rescued)}), ${countOf(wasted)} wasted, ${countOf(uncertain)} uncertain.
+    </p>
+    ${table(['Client', 'Today', 'This month', '#Open questions'], rows, 'There are no clients.', 'cards')}`
+}
+
+function spentOf(spent: number, budget: BudgetReport | null): Markup {
+  if (!budget) return html`${countOf(spent)} <span class="soft">no limit</span>`
+  const used = (budget.limit - budget.left) / Math.max(1, budget.limit)
+  const held = budget.held > 0 ? `, ${countOf(budget.held)} held` : ''
+  return html`${countOf(budget.spent)} <span class="soft">of ${countOf(budget.limit)}${held}</span> ${bar(
+      used,
+      used >= 1 ? 'bad' : used >= 0.8 ? 'warn' : 'good',
+    )}`
+}
+
+function cacheOf({ cache, disk, redis, audit_file: audit }: StatusReport): Markup {
+  const rows = cache.map(
+    ({ tier, entries, bytes }) =>
+      html`<tr>
+        <th scope="row">${tier}</th>
+        <td class="number">${countOf(entries)}</td>
+        <td class="number">${sizeOf(bytes)}</td>
+      </tr>`,
+  )
+  const stores = [
+    ['Disk', disk],
+    ['Redis', redis],
+    ['Audit file', audit],
+  ] as const
+  const states = stores.flatMap(([name, state]) =>
+    state === null ? [] : [html`<li>${name}: ${tag(state === 'up' ? 'good' : 'bad', state)}</li>`],
+  )
+  return html`${table(['Tier', '#Answers', '#Size'], rows, 'There is no cache.')}
+  ${
+    states.length > 0
+      ? html`<ul>
+          ${states}
+        </ul>`
+      : nothing
+  }`
+}
+
+function errorsOf({ errors }: StatusReport): Markup {
+  const rows = errors.map(
+    ({ name, kind, count, last_at: lastAt, scraper, request_id: id }) =>
+      html`<tr>
+        <th scope="row">
+          ${name} <span class="below soft">${kind === 'attempt' ? 'upstream' : 'refused by us'}, last ${scraper}</span>
+        </th>
+        <td class="number">${countOf(count)}</td>
+        <td class="number"><a href="${trailHref(id)}" aria-label="Trail of the last ${name}">${timeOf(lastAt)}</a></td>
+      </tr>`,
+  )
+  return table(['Failure', '#Count', '#Last'], rows, 'None in what is remembered.')
+}
+
+function recentOf({ recent, time }: StatusReport): Markup {
+  const rows = recent.map(
+    ({ id, at, client, scraper, cache, status, code, attempts, credits, duration_ms: duration }) =>
+      html`<tr>
+        <td class="wide">${duration === null ? '–' : timeOf(after(at, duration))}</td>
+        <th scope="row">
+          <a class="id" href="${trailHref(id)}" title="${id}">${id}</a
+          ><span class="narrow soft">${client} · ${scraper}</span>
+        </th>
+        <td class="wide">${client}</td>
+        <td class="wide">${scraper}</td>
+        <td class="wide">${cache}</td>
+        <td>${statusTag(status, code)}</td>
+        <td class="number wide">${attempts}</td>
+        <td class="number wide">${credits}</td>
+        <td class="number">${duration === null ? leftOf(time, at ?? time) : msText(duration)}</td>
+      </tr>`,
+  )
+  const names = ['wide:Ended', 'Request', 'wide:Client', 'wide:Scraper', 'wide:Cache', 'Status']
+  return table([...names, '#wide:Attempts', '#wide:Credits', '#Took'], rows, 'No request has come yet.')
+}
+
+function after(at: string | null, ms: number): string | null {
+  return at === null ? null : new Date(Date.parse(at) + ms).toISOString()
+}
+
+/** The status of an answer, with a word where it is not a success. */
+export function statusTag(status: number | 'gone' | null, code: string | null): Markup {
+  if (status === null) return tag('warn', 'under way')
+  if (status === 'gone') return tag('warn', 'hung up')
+  const kind = status < 400 ? 'good' : status < 500 ? 'warn' : 'bad'
+  return html`${tag(kind, String(status))}${code === null ? nothing : html` <span class="wide">${code}</span>`}`
+}
+
+export function tag(kind: 'good' | 'warn' | 'bad', text: string): Markup {
+  return html`<span class="tag ${kind}">${text}</span>`
+}
+
+/** A heading with `#` is above numbers, one with `wide:` is not for phones. `cards`: there, each row is a block of its own. */
+function table(headings: readonly string[], rows: readonly Markup[], instead: string, kind = ''): Markup {
+  if (rows.length === 0) return html`<p class="soft">${instead}</p>`
+  const cells = headings.map((heading) => {
+    const kinds = [heading.startsWith('#') ? 'number' : '', heading.includes('wide:') ? 'wide' : ''].join(' ').trim()
+    return html`<th role="columnheader" scope="col" class="${kinds}">${heading.replace(/^#?(?:wide:)?/, '')}</th>`
+  })
+  // Roles, because a table that is laid out otherwise is no table to some screen readers.
+  return html`<table class="${kind}" role="table">
+    <thead role="rowgroup">
+      <tr role="row">
+        ${cells}
+      </tr>
+    </thead>
+    <tbody role="rowgroup">
+      ${rows}
+    </tbody>
+  </table>`
+}
+
+function leftOf(later: string, earlier: string): string {
+  const seconds = Math.max(0, Math.round((Date.parse(later) - Date.parse(earlier)) / 1000))
+  return seconds < 100 ? `${seconds} s` : msText(seconds * 1000)
+}
+
+function sizeOf(bytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB'] as const
+  const power = Math.min(3, Math.floor(Math.log2(Math.max(1, bytes)) / 10))
+  const amount = bytes / 1024 ** power
+  return `${amount.toFixed(power === 0 || amount >= 100 ? 0 : 1)} ${units[power]}`
+}

@@ -1,0 +1,285 @@
+/**
+ * The real parts in the real order, watched as in production: audit trail, tracing, metrics, status and the admin port over
+ * real sockets; in front of an upstream that says what a test tells it to, under a clock that the test moves.
+ */
+import type { Test } from 'tap'
+import { createCache } from '../../src/cache/tiered.ts'
+import { createLocalTier } from '../../src/cache/local-tier.ts'
+import { type Admin, createAdmin } from '../../src/http/admin.ts'
+import { createRequestRoutes } from '../../src/http/requests.ts'
+import { matches } from '../../src/http/respond.ts'
+import { createStatus, type StatusGauges } from '../../src/http/status.ts'
+import { createStatusPage } from '../../src/http/status-page.ts'
+import { createKeys } from '../../src/keys/pool.ts'
+import { Secret } from '../../src/keys/secret.ts'
+import { createAdmission } from '../../src/limits/admission.ts'
+import { createBudget } from '../../src/limits/budget.ts'
+import { createMemoryStore } from '../../src/jobs/store.ts'
+import type { Client, Exchange, Outcome, ProxyRequest, Verdict, Wishes } from '../../src/model.ts'
+import type { Profile, Question } from '../../src/parts.ts'
+import { createPipeline } from '../../src/pipeline.ts'
+import { createBreakers } from '../../src/resilience/breaker.ts'
+import { createBulkhead } from '../../src/resilience/bulkhead.ts'
+import { createFlights } from '../../src/resilience/coalesce.ts'
+import { createRetryBudget } from '../../src/resilience/retry-budget.ts'
+import { createRetry } from '../../src/resilience/retry.ts'
+import { createAccessLog } from '../../src/telemetry/access-log.ts'
+import { type AuditOptions, createAudit } from '../../src/telemetry/audit.ts'
+import { createLog } from '../../src/telemetry/log.ts'
+import { createMetrics } from '../../src/telemetry/metrics.ts'
+import { createRecorder } from '../../src/telemetry/recorder.ts'
+import { createTracing } from '../../src/telemetry/tracing.ts'
+import { aCall, aClient, breakerDefaults, budgetDefaults, failed, keyRestDefaults } from './verdicts.ts'
+import { fakeWorld } from './world.ts'
+
+export interface Observation {
+  /** What upstream says to its n-th call. */
+  readonly says?: (n: number, question: Question) => Verdict
+  /** How long it takes over each answer. */
+  readonly takesMs?: number
+  readonly clients?: readonly Client[]
+  readonly keys?: readonly string[]
+  readonly scrapers?: readonly string[]
+  readonly breaker?: Partial<typeof breakerDefaults>
+  readonly audit?: Partial<AuditOptions>
+  /** No file is wanted. */
+  readonly noFile?: boolean
+  readonly gauges?: Partial<StatusGauges>
+  readonly adminToken?: string
+}
+
+export interface Asking {
+  readonly id?: string
+  /** Path; the scraper is its last segment. */
+  readonly question?: string
+  readonly prompt?: string
+  readonly client?: string
+  readonly patienceMs?: number
+  readonly wishes?: Partial<Wishes>
+  readonly traceparent?: string
+}
+
+export interface Asked {
+  readonly outcome: Promise<Outcome>
+  readonly hangUp: () => void
+}
+
+export const UPSTREAM_SECRET = 'CANARY-upstream-secret'
+export const CALLER_TOKEN = 'CANARY-caller-token'
+
+const noWishes: Wishes = {
+  noCache: false,
+  noStore: false,
+  onlyIfCached: false,
+  maxAgeMs: null,
+  maxStaleMs: null,
+  minFreshMs: null,
+}
+
+export function observed(observation: Observation = {}) {
+  const {
+    says = () => failed('serverError'),
+    takesMs = 1_000,
+    clients = [aClient()],
+    keys: names = ['main'],
+  } = observation
+  const scrapers = observation.scrapers ?? ['alpha']
+  const world = fakeWorld()
+  const { clock, random } = world
+  const lines: string[] = []
+  const output: string[] = []
+  const calls: Question[] = []
+
+  const local = createLocalTier({ maxBytes: 10_000_000, onEvicted: () => undefined })
+  const tiers = () => [{ tier: 'memory' as const, entries: local.count, bytes: local.bytes }]
+  const metrics = createMetrics({
+    clients: clients.map(({ name }) => name),
+    scrapers,
+    keys: names,
+    tiers: ['memory'],
+    version: '0.0.0-test',
+    gauges: {
+      breakers: () => breakers.states(),
+      keys: () => keys.states(),
+      budgets: () => budget.states(),
+      retryTokens: (scraper) => retryBudget.tokens(scraper),
+      cache: tiers,
+      configGeneration: () => 1,
+    },
+  })
+  const sink = (text: string): void => void output.push(text)
+  const access = createAccessLog({ level: 'info', prompts: false }, { clock, sink })
+  const log = createLog({ level: 'info', sink, secrets: [] })
+  const tracing = createTracing({ clock, random, version: '0.0.0-test' })
+  const audit = createAudit(
+    { prompts: false, ...observation.audit },
+    {
+      clock,
+      keyOf: (call, client) => cache.keyOf(call, client),
+      append: observation.noFile ? null : (line) => void lines.push(line),
+    },
+  )
+  const recorder = createRecorder({
+    metrics,
+    access,
+    log,
+    clock,
+    matches,
+    watchers: [audit, ...tracing.watchers],
+    traceIdOf: tracing.traceIdOf,
+  })
+  const { emit } = recorder
+
+  const cache = createCache({ replay: (body) => body }, { local, durable: null, shared: null }, clock, emit)
+  const budget = createBudget({ clock, emit, random, store: createMemoryStore(clock), clients: () => clients })
+  const flights = createFlights({ clock, emit })
+  const retryBudget = createRetryBudget({ ...budgetDefaults, clock })
+  const admission = createAdmission({ clock })
+  const breakers = createBreakers({
+    policy: { ...breakerDefaults, ...observation.breaker },
+    scrapers,
+    clock,
+    random,
+    emit,
+  })
+  const keys = createKeys({
+    clock,
+    random,
+    emit,
+    keys: names.map((name) => ({ name, secret: new Secret(UPSTREAM_SECRET), weight: 1 })),
+    keyRest: keyRestDefaults,
+  })
+
+  const pipeline = createPipeline({
+    clock,
+    emit,
+    clients: {
+      identify: ({ token }) =>
+        clients.find(({ name }) => `${CALLER_TOKEN}-${name}` === token) ?? clients[0] ?? aClient(),
+    },
+    profile: {
+      scrapers,
+      read: ({ target }) =>
+        aCall({
+          scraper: target.path.split('/').at(-1) ?? 'alpha',
+          path: target.path,
+          params: target.params,
+          key: `${target.path} ${JSON.stringify(target.params)}`,
+          promptHash: 'abc123abc123',
+        }),
+      sign: () => {
+        throw new Error('the upstream of this test is asked without a wire')
+      },
+      classify: () => failed('ambiguous'),
+      jobs: {} as Profile['jobs'],
+      replay: (body) => body,
+    },
+    admission,
+    cache,
+    budget,
+    flights,
+    retry: tracing.retry(audit.retry(createRetry({ clock, random, emit, budget: retryBudget }))),
+    breakers,
+    bulkhead: createBulkhead({ maxConcurrent: 200, perScraper: null }),
+    keys,
+    upstream: audit.upstream(
+      tracing.upstream({
+        async ask(question) {
+          calls.push(question)
+          const verdict = says(calls.length, question)
+          await new Promise<void>((resolve) => clock.after(takesMs, resolve))
+          return { verdict, status: verdict.reply?.status ?? null }
+        },
+      }),
+    ),
+    jobs: {
+      follow: () => Promise.reject(new Error('no jobs here')),
+      promise: () => ({ kind: 'gone' }),
+      interrupted: () => [],
+      resume: () => {},
+    },
+    recorder,
+  })
+
+  const status = createStatus({
+    version: '0.0.0-test',
+    startedAt: clock.wall(),
+    clock,
+    configGeneration: () => 1,
+    ready: () => true,
+    draining: () => false,
+    openRequests: () => 0,
+    breakers: breakers.states,
+    keys: keys.states,
+    flights: flights.list,
+    cache: tiers,
+    disk: () => null,
+    credits: recorder.credits,
+    budgets: budget.states,
+    clients: () =>
+      budget.spending().map(({ client, dayCredits, monthCredits }) => ({
+        name: client,
+        openQuestions: admission.open(client),
+        dayCredits,
+        monthCredits,
+      })),
+    trails: audit,
+    ...observation.gauges,
+  })
+  const routes = [createStatusPage(status), ...createRequestRoutes({ trails: audit, clock })]
+
+  function ask(asking: Asking = {}): Asked {
+    const listeners = new Set<() => void>()
+    const { question = '/scrapers/alpha', prompt = 'CANARY-prompt', client = clients[0]?.name } = asking
+    const request: ProxyRequest = {
+      id: asking.id ?? random.id(),
+      method: 'GET',
+      target: { path: question, params: [['prompt', prompt]], token: null },
+      token: `${CALLER_TOKEN}-${client}`,
+      wishes: { ...noWishes, ...asking.wishes },
+      ifNoneMatch: null,
+      patienceMs: asking.patienceMs ?? null,
+      idempotencyKey: null,
+      respondAsyncAfterMs: null,
+      traceparent: asking.traceparent ?? null,
+      arrivedAt: clock.now(),
+      onGone(listener) {
+        listeners.add(listener)
+        return () => void listeners.delete(listener)
+      },
+    }
+    const exchange: Exchange = { request, client: null, call: null, limits: null, credits: [] }
+    return { outcome: pipeline.handle(exchange), hangUp: () => [...listeners].forEach((listener) => listener()) }
+  }
+
+  /** The admin port, until the test ends. */
+  async function listen(t: Test): Promise<Admin> {
+    const admin = createAdmin(
+      { host: '127.0.0.1', port: 0, token: observation.adminToken ?? null },
+      { random, emit, ready: () => true, metrics: metrics.text, status, routes },
+    )
+    await admin.listen()
+    t.teardown(() => admin.close())
+    return admin
+  }
+
+  return {
+    clock,
+    audit,
+    recorder,
+    status,
+    calls,
+    ask,
+    listen,
+    /** Asks, and lets the time pass until there is an outcome. */
+    finish: (asking: Asking = {}) => clock.finish(ask(asking).outcome),
+    /** The audit file, line by line. */
+    lines: () => lines.map((line) => JSON.parse(line) as Record<string, unknown>),
+    rawLines: () => lines,
+    output() {
+      access.flush()
+      return output.join('')
+    },
+    refresh: pipeline,
+  }
+}
