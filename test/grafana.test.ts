@@ -1,11 +1,18 @@
-/** The dashboards name only metrics, labels and label values that exist; every metric is on one; every panel says what to do. */
+/**
+ * The dashboards and alert rules name only metrics, labels and label values that exist; every metric is on a dashboard; every
+ * panel and every alert says what to do; the rules do what their unit tests say. `prometheus.test.ts` asks a real Prometheus.
+ */
+import { spawnSync } from 'node:child_process'
 import { readFileSync, readdirSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { parse } from 'yaml'
+import { pages, stale } from '../grafana/build.ts'
 import { labelLists } from '../src/telemetry/labels.ts'
 import { createMetrics, metricCatalogue } from '../src/telemetry/metrics.ts'
 
 interface Panel {
+  readonly id: number
   readonly type: string
   readonly title: string
   readonly description?: string
@@ -14,12 +21,24 @@ interface Panel {
   readonly fieldConfig?: { readonly defaults: { readonly unit?: string } }
 }
 
+interface Rule {
+  readonly record?: string
+  readonly alert?: string
+  readonly expr: string
+  readonly labels?: Readonly<Record<string, string>>
+  readonly annotations?: Readonly<Record<string, string>>
+}
+
 interface Dashboard {
   readonly uid: string
+  readonly tags: readonly string[]
+  readonly links: readonly { readonly type: string; readonly tags: readonly string[]; readonly includeVars: boolean }[]
   readonly schemaVersion: number
   readonly panels: readonly Panel[]
   readonly annotations: { readonly list: readonly { readonly expr?: string }[] }
-  readonly templating: { readonly list: readonly { readonly name: string; readonly definition?: string }[] }
+  readonly templating: {
+    readonly list: readonly { readonly name: string; readonly definition?: string; readonly multi?: boolean }[]
+  }
 }
 
 const folder = new URL('../grafana/', import.meta.url)
@@ -27,10 +46,17 @@ const read = (path: string) => readFileSync(new URL(path, folder), 'utf8')
 const files = readdirSync(new URL('dashboards/', folder)).filter((name) => name.endsWith('.json'))
 const dashboards = files.map((name): [string, Dashboard] => [name, JSON.parse(read(`dashboards/${name}`))])
 
+const ruleFiles = readdirSync(new URL('rules/', folder)).filter((name) => !name.endsWith('.test.yaml'))
+const ruleTests = readdirSync(new URL('rules/', folder)).filter((name) => name.endsWith('.test.yaml'))
+const rules = ruleFiles.flatMap((name) => {
+  const { groups } = parse(read(`rules/${name}`)) as { groups: readonly { readonly rules: readonly Rule[] }[] }
+  return groups.flatMap((group) => group.rules)
+})
+
 /** What Prometheus adds to every series. */
 const targetLabels = ['instance', 'job']
-const catalogue = new Map<string, readonly string[]>(
-  metricCatalogue.flatMap(({ name, type, labels }): [string, readonly string[]][] =>
+const catalogue = new Map<string, readonly string[]>([
+  ...metricCatalogue.flatMap(({ name, type, labels }): [string, readonly string[]][] =>
     type === 'histogram'
       ? [
           [`${name}_bucket`, [...labels, 'le']],
@@ -39,11 +65,20 @@ const catalogue = new Map<string, readonly string[]>(
         ]
       : [[name, labels]],
   ),
-)
+  ...rules.flatMap(({ record, labels = {} }): [string, readonly string[]][] =>
+    record === undefined ? [] : [[record, ['slo', ...Object.keys(labels)]]],
+  ),
+  ['ALERTS', ['alertname', 'severity', 'alertstate']],
+  ['up', []],
+  ['scrape_samples_scraped', []],
+  ['scrape_duration_seconds', []],
+])
+const names =
+  /(?<![\w:"])((?:job:scrapellm_proxy|scrapellm_proxy|process|nodejs|scrape)_[\w:]+|ALERTS\b|up\b)(?:\{([^}]*)\})?/g
 
 /** Each metric of an expression, with its matchers and the labels it is grouped by. */
 function usesIn(expr: string) {
-  const selectors = [...expr.matchAll(/\b((?:scrapellm_proxy|process|nodejs)_\w+)(?:\{([^}]*)\})?/g)]
+  const selectors = [...expr.matchAll(names)]
   const grouped = [...expr.matchAll(/\bby \(([^)]*)\)/g)].flatMap(([, labels = '']) => labels.split(/, */))
   return selectors.map(([, name = '', matchers = '']) => ({
     name,
@@ -82,34 +117,32 @@ async function defaultMetrics(): Promise<Set<string>> {
   )
 }
 
-void t.test('every metric on a dashboard exists, with the labels and label values it is asked for', async (t) => {
+void t.test('every metric that is asked for exists, with the labels and label values it is asked for', async (t) => {
   const defaults = await defaultMetrics()
   const lists: Readonly<Record<string, readonly (string | number)[]>> = labelLists
-  for (const [file, dashboard] of dashboards) {
-    const expressions = expressionsOf(dashboard)
-    t.ok(expressions.length > 20, `${file}: expressions found`)
-    for (const expr of expressions) {
-      const uses = usesIn(expr)
-      t.ok(uses.length > 0, `names a metric: ${expr}`)
-      const offered = [...targetLabels, ...uses.flatMap(({ name }) => catalogue.get(name) ?? [])]
-      for (const { name, matchers, grouped } of uses) {
-        const labels = catalogue.get(name)
-        if (!labels) {
-          t.ok(defaults.has(name), `${name} exists`)
-          continue
-        }
-        for (const { label, values } of matchers) {
-          t.ok(labels.includes(label), `${name} has the label ${label}`)
-          const list = lists[label]?.map(String)
-          for (const value of list ? values : []) {
-            t.ok(
-              list?.some((known) => new RegExp(`^(?:${value})$`).test(known)),
-              `${label} can be ${value}: ${expr}`,
-            )
-          }
-        }
-        for (const label of grouped) t.ok(offered.includes(label), `can be grouped by ${label}: ${expr}`)
+  const asked = dashboards.flatMap(([, dashboard]) => expressionsOf(dashboard))
+  t.ok(asked.length > 100, 'expressions found')
+  for (const expr of [...asked, ...rules.map((rule) => rule.expr)]) {
+    const uses = usesIn(expr)
+    if (!expr.startsWith('vector(')) t.ok(uses.length > 0, `names a metric: ${expr}`)
+    const offered = [...targetLabels, ...uses.flatMap(({ name }) => catalogue.get(name) ?? [])]
+    for (const { name, matchers, grouped } of uses) {
+      const labels = catalogue.get(name)
+      if (!labels) {
+        t.ok(defaults.has(name), `${name} exists`)
+        continue
       }
+      for (const { label, values } of matchers) {
+        t.ok([...targetLabels, ...labels].includes(label), `${name} has the label ${label}`)
+        const list = lists[label]?.map(String)
+        for (const value of list ? values : []) {
+          t.ok(
+            list?.some((known) => new RegExp(`^(?:${value})$`).test(known)),
+            `${label} can be ${value}: ${expr}`,
+          )
+        }
+      }
+      for (const label of grouped) t.ok(offered.includes(label), `can be grouped by ${label}: ${expr}`)
     }
   }
 })
@@ -144,21 +177,89 @@ void t.test('every panel says what it shows and what to do when it is red, and h
       t.strictSame(overlaps, [], `nothing lies over ${title}`)
       t.ok(a.x + a.w <= 24, `${title} is not too wide`)
     }
-    for (const [, title = ''] of charts.flatMap(({ description = '' }) => [
-      ...description.matchAll(/"([A-Z][^"]+)"/g),
-    ])) {
-      const titles = panels.map((panel) => panel.title)
-      t.ok(titles.includes(title), `a description points to "${title}", which exists`)
-    }
+  }
+  const titles = new Set(dashboards.flatMap(([, { panels }]) => panels.map(({ title }) => title)))
+  for (const text of [...descriptions(), read('README.md')]) {
+    for (const [, title = ''] of text.matchAll(/"([A-Z][^"]+)"/g))
+      t.ok(titles.has(title), `there is a panel "${title}"`)
   }
 })
 
-void t.test('the page beside the dashboards has a line for every panel, and none for others', async (t) => {
-  const rows = [...read('README.md').matchAll(/^\| (?!panel)([^|]+) \| [^|]+ \|$/gm)].map(([, title]) => title)
-  const titles = dashboards.flatMap(([, { panels }]) =>
-    panels.filter(({ type }) => type !== 'row').map(({ title }) => title),
+function descriptions(): string[] {
+  const panels = dashboards.flatMap(([, dashboard]) => dashboard.panels.map(({ description = '' }) => description))
+  return [...panels, ...rules.map(({ annotations }) => annotations?.['description'] ?? '')]
+}
+
+void t.test('the files are what the code says', async (t) => {
+  t.strictSame(stale(), [], 'npm run docs makes them so')
+  t.equal(dashboards.length, 7)
+})
+
+void t.test('every dashboard has the variables, the marks and a way to the others', async (t) => {
+  for (const [file, { uid, tags, links, templating, annotations, panels }] of dashboards) {
+    const variables = templating.list.map(({ name, multi = false }) => `${name}${multi ? ', several' : ''}`)
+    t.strictSame(variables, ['datasource', 'instance, several', 'client, several', 'scraper, several'], file)
+    const marks = annotations.list.map(({ expr = '' }) => expr)
+    for (const name of ['process_start_time_seconds', 'config_generation', 'breaker_transitions_total'])
+      t.ok(
+        marks.some((expr) => expr.includes(name)),
+        `${file}: ${name} is marked`,
+      )
+    t.match(links, [{ type: 'dashboards', tags, includeVars: true }], `${file} leads to all with its tag`)
+    t.equal(uid, `scrapellm-proxy-${file.replace('.json', '')}`)
+    t.equal(new Set(panels.map(({ id }) => id)).size, panels.length, `${file}: ids are distinct`)
+  }
+  t.equal(new Set(dashboards.map(([, { tags }]) => tags.join())).size, 1, 'one tag for all')
+})
+
+void t.test(
+  'every alert says how urgent it is, what is wrong, what to do, and has a line in the run-book',
+  async (t) => {
+    const alerts = rules.filter(({ alert }) => alert !== undefined)
+    for (const { alert = '', labels = {}, annotations = {} } of alerts) {
+      t.match(labels['severity'], /^(?:page|ticket)$/, alert)
+      t.match(annotations, { summary: /\w{3}/, description: /\w{3}/, runbook: `grafana/README.md, ${alert}` })
+    }
+    const rows = [...read('README.md').matchAll(/^\| `(ScrapellmProxy\w+)` \| (page|ticket|page, ticket) \|/gm)]
+    const severities = new Map<string, string>()
+    for (const { alert = '', labels } of alerts) {
+      const sorted = new Set([...(severities.get(alert)?.split(', ') ?? []), labels?.['severity'] ?? ''])
+      severities.set(alert, [...sorted].join(', '))
+    }
+    t.strictSame(Object.fromEntries(rows.map(([, name, severity]) => [name, severity])), Object.fromEntries(severities))
+  },
+)
+
+void t.test('every alert is seen to fire and to be quiet in a unit test of the rules, and they pass', async (t) => {
+  interface Case {
+    readonly promql_expr_test: readonly { readonly expr: string; readonly exp_samples?: readonly unknown[] }[]
+  }
+  const seen = ruleTests
+    .flatMap((name) => (parse(read(`rules/${name}`)) as { tests: readonly Case[] }).tests)
+    .flatMap((one) => one.promql_expr_test)
+    .map(({ expr, exp_samples: samples = [] }) => {
+      const [, alert = ''] = /ALERTS\{alertname="(\w+)",alertstate="firing"/.exec(expr) ?? []
+      return `${alert} ${samples.length > 0 ? 'fires' : 'is quiet'}`
+    })
+  for (const alert of new Set(rules.flatMap(({ alert }) => alert ?? []))) {
+    t.ok(seen.includes(`${alert} fires`), `${alert} fires`)
+    t.ok(seen.includes(`${alert} is quiet`), `${alert} is quiet`)
+  }
+  for (const args of [
+    ['check', 'rules', ...ruleFiles],
+    ['test', 'rules', ...ruleTests],
+  ]) {
+    const { status, stdout, stderr } = spawnSync('promtool', args, { cwd: fileURLToPath(new URL('rules/', folder)) })
+    t.equal(status, 0, `promtool ${args.join(' ')}\n${stdout.toString()}${stderr.toString()}`)
+  }
+})
+
+void t.test('the page beside the dashboards says of each what it answers', async (t) => {
+  const rows = [...read('README.md').matchAll(/^\| \[([^\]]+)\]\(dashboards\/([\w-]+)\.json\) \| (.+) \|$/gm)]
+  t.strictSame(
+    rows.map(([, , name, answers]) => [name, answers]),
+    pages.map(({ name, answers }) => [name, answers]),
   )
-  t.strictSame(rows, titles)
 })
 
 void t.test('provisioning names the data source and the folder that the dashboards are mounted to', async (t) => {

@@ -1,0 +1,161 @@
+import type { Page } from '../dashboard.ts'
+import { metric, rate, share, total } from '../query.ts'
+import { hitRatio, requestsByCache } from './overview.ts'
+
+export const cache: Page = {
+  name: 'cache',
+  title: 'cache',
+  answers: 'What is found where, is there room, and is the shared store well?',
+  rows: [
+    {
+      title: 'Over the time shown',
+      lines: [
+        [
+          hitRatio,
+          {
+            kind: 'stat',
+            title: 'Stale share',
+            shows:
+              'Answers past their time, given because upstream failed or while a fresh one was fetched, out of all answers from the cache.',
+            red: 'upstream fails and callers live on old answers: see the Upstream dashboard.',
+            unit: 'percentunit',
+            queries: [
+              [share(total('requests_total', 'cache="stale"'), total('requests_total', 'cache=~"hit|stale"')), 'stale'],
+            ],
+            warn: 0.05,
+            bad: 0.3,
+            max: 1,
+            empty: 'no hits',
+          },
+          {
+            kind: 'stat',
+            title: 'Evicted',
+            shows: 'Answers thrown out before their time because the cache was full, over the time shown.',
+            red: 'it is too small: raise `cache.memory.maxSize` or `cache.disk.maxSize`, as far as "Size" and the machine allow.',
+            unit: 'short',
+            queries: [[total('cache_evictions_total'), 'answers']],
+            warn: 1,
+            bad: 1000,
+            decimals: 0,
+          },
+          {
+            kind: 'now',
+            title: 'Redis',
+            shows: 'The worst of all instances: 1 = Redis answers, 0 = it is done without.',
+            red: 'each instance works for itself: limits and joining are local, hits are fewer. The log line `redis lost` says why.',
+            unit: 'none',
+            queries: [[`min(${metric('redis_up')})`, 'up']],
+            warn: 1,
+            bad: 0.5,
+            empty: 'not used',
+          },
+        ],
+      ],
+    },
+    {
+      title: 'What is found',
+      lines: [
+        [
+          requestsByCache,
+          {
+            kind: 'graph',
+            title: 'Hit ratio and its week',
+            shows:
+              'The share of answers without a call of their own in the last hour, and the median of the last seven days. All instances together; needs the recording rules.',
+            red: 'it fell below half of the median, which raises an alert: was the cache emptied, `cache.ttl` shortened, or are the prompts new?',
+            unit: 'percentunit',
+            queries: [
+              ['job:scrapellm_proxy_hits:ratio_rate1h', 'last hour'],
+              ['quantile_over_time(0.5, job:scrapellm_proxy_hits:ratio_rate1h[7d])', 'median of 7 days'],
+            ],
+            max: 1,
+          },
+        ],
+        [
+          {
+            kind: 'stack',
+            title: 'Look-ups by tier and result',
+            shows: 'Look-ups per second. A look-up that misses the first tier goes on to the next.',
+            red: null,
+            unit: 'ops',
+            queries: [[`sum by (tier, result) (${rate('cache_lookups_total')})`, '{{tier}} {{result}}']],
+          },
+          {
+            kind: 'stack',
+            title: 'Joined calls',
+            shows: 'Requests per minute answered by a call that was already under way for the same question.',
+            red: null,
+            unit: 'short',
+            queries: [[`60 * sum by (scraper) (${rate('joined_requests_total')})`, '{{scraper}}']],
+          },
+        ],
+      ],
+    },
+    {
+      title: 'Room',
+      lines: [
+        [
+          {
+            kind: 'graph',
+            title: 'Size',
+            shows: 'Bytes of the answers that are kept, by tier.',
+            red: 'it stays at its limit and "Evictions" is not 0: it is too small.',
+            unit: 'bytes',
+            queries: [[`sum by (tier) (${metric('cache_bytes')})`, '{{tier}}']],
+          },
+          {
+            kind: 'graph',
+            title: 'Answers kept',
+            shows: 'How many answers are kept, by tier.',
+            red: null,
+            unit: 'short',
+            queries: [[`sum by (tier) (${metric('cache_entries')})`, '{{tier}}']],
+          },
+          {
+            kind: 'stack',
+            title: 'Evictions',
+            shows: 'Answers thrown out before their time per minute, by tier.',
+            red: 'the cache is too small: raise `cache.memory.maxSize` or `cache.disk.maxSize`.',
+            unit: 'short',
+            queries: [[`60 * sum by (tier) (${rate('cache_evictions_total')})`, '{{tier}}']],
+          },
+        ],
+      ],
+    },
+    {
+      title: 'Shared store',
+      lines: [
+        [
+          {
+            kind: 'timeline',
+            title: 'Redis by instance',
+            shows: 'When each instance did without Redis. Empty where none is set.',
+            red: 'one instance: its network. All of them: Redis itself. The log line `redis lost` says why.',
+            unit: 'none',
+            queries: [[`min by (instance) (${metric('redis_up')})`, '{{instance}}']],
+            states: [
+              ['down', 'red'],
+              ['up', 'green'],
+            ],
+          },
+          {
+            kind: 'stack',
+            title: 'Redis errors',
+            shows: 'Operations on Redis per minute that failed or took too long.',
+            red: 'Redis is overloaded, out of memory or far away: look at its own metrics. Nobody waits for it: each request does without.',
+            unit: 'short',
+            queries: [[`60 * sum by (operation) (${rate('redis_errors_total')})`, '{{operation}}']],
+          },
+          {
+            kind: 'stack',
+            title: 'Rejected entries',
+            shows: 'Stored bytes per minute that were not taken for an answer, by tier and why.',
+            red: 'signature: somebody else writes to the store, or instances have different secrets; find out who. version: instances of different releases, passes by itself. damaged, too-big: a faulty disk or a foreign writer.',
+            unit: 'short',
+            queries: [[`60 * sum by (tier, flaw) (${rate('cache_rejections_total')})`, '{{tier}} {{flaw}}']],
+          },
+        ],
+      ],
+    },
+  ],
+}

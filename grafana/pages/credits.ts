@@ -1,0 +1,225 @@
+import type { Page } from '../dashboard.ts'
+import type { Panel } from '../panel.ts'
+import { metric, rate, share, total } from '../query.ts'
+
+const perMinute = (by: string, name: string): string => `60 * sum by (${by}) (${rate(name)})`
+
+export const budgetRemaining: Panel = {
+  kind: 'graph',
+  title: 'Budget remaining',
+  shows: 'Credits left of the budget of each client for the UTC day or month, less those held for calls under way.',
+  red: 'the client is refused with BUDGET_EXHAUSTED until the period ends; answers that are kept still come. Find out what it asks ("Spent by client"), then raise `clients.NAME.credits` or let it wait.',
+  unit: 'short',
+  queries: [[`min by (client, period) (${metric('credits_budget_remaining')})`, '{{client}} {{period}}']],
+  bad: 0,
+  warn: 1,
+}
+
+const stats: readonly Panel[] = [
+  {
+    kind: 'stat',
+    title: 'Spent',
+    shows: 'Credits charged by upstream over the time shown.',
+    red: null,
+    unit: 'short',
+    queries: [[total('credits_spent_total'), 'spent']],
+  },
+  {
+    kind: 'stat',
+    title: 'Saved',
+    shows: 'What answers would have cost on top without the proxy, over the time shown.',
+    red: null,
+    unit: 'short',
+    queries: [[total('credits_saved_total'), 'saved']],
+  },
+  {
+    kind: 'stat',
+    title: 'Saved share',
+    shows: 'Credits saved, out of all that the answers would have cost, over the time shown.',
+    red: null,
+    unit: 'percentunit',
+    queries: [
+      [
+        share(total('credits_saved_total'), `(${total('credits_saved_total')} + ${total('credits_spent_total')})`),
+        'saved',
+      ],
+    ],
+    max: 1,
+    empty: 'nothing spent',
+  },
+  {
+    kind: 'stat',
+    title: 'Wasted share',
+    shows:
+      'Credits that brought no answer (charged for an invalid one, or uncertain), out of those spent or uncertain.',
+    red: 'see "Wasted": invalid is the vendor (ask for a refund, with request ids of the log); uncertain are calls cut off: longer timeouts, a look at proxies and firewalls on the way.',
+    unit: 'percentunit',
+    queries: [
+      [
+        share(
+          total('credits_wasted_total'),
+          `(${total('credits_spent_total')} + (${total('credits_uncertain_total')} or vector(0)))`,
+        ),
+        'wasted',
+      ],
+    ],
+    warn: 0.01,
+    bad: 0.05,
+    max: 1,
+    empty: 'nothing spent',
+  },
+  {
+    kind: 'now',
+    title: 'Ledger',
+    shows:
+      'Credits that are not where they should be: spent + saved must equal delivered + wasted + unclaimed + settling.',
+    red: 'the proxy has a bug: report it, with the log lines `bug` of that time. Compare with the account of the vendor meanwhile.',
+    unit: 'short',
+    queries: [[`max(abs(${metric('ledger_imbalance_credits')}))`, 'imbalance']],
+    bad: 1,
+  },
+  {
+    kind: 'stat',
+    title: 'Budgets nearly spent',
+    shows: 'Times that a client reached 80 % of a budget, over the time shown.',
+    red: 'see "Budget remaining": will it last until the period ends?',
+    unit: 'short',
+    queries: [[total('credits_budget_soft_limit_total'), 'times']],
+    bad: 1,
+    decimals: 0,
+    empty: 'none',
+  },
+]
+
+export const credits: Page = {
+  name: 'credits',
+  title: 'credits',
+  answers: 'Who spends what on which scraper, what is saved, what is wasted, and how long will it last?',
+  rows: [
+    { title: 'Over the time shown', lines: [stats] },
+    {
+      title: 'Spent and saved',
+      lines: [
+        [
+          {
+            kind: 'stack',
+            title: 'Spent by scraper',
+            shows: 'Credits per minute, by scraper.',
+            red: null,
+            unit: 'short',
+            queries: [[perMinute('scraper', 'credits_spent_total'), '{{scraper}}']],
+          },
+          {
+            kind: 'stack',
+            title: 'Saved by how',
+            shows:
+              'Credits per minute that were not spent: hit, joined, stale, or rescued (an answer after a failed call).',
+            red: null,
+            unit: 'short',
+            queries: [[perMinute('how', 'credits_saved_total'), '{{how}}']],
+          },
+          {
+            kind: 'stack',
+            title: 'Wasted',
+            shows: 'Credits per minute without an answer: charged for an invalid one, or perhaps charged (uncertain).',
+            red: 'invalid: the vendor charges for answers that are none; ask for a refund. uncertain: see "Uncertain by key".',
+            unit: 'short',
+            queries: [[perMinute('why', 'credits_wasted_total'), '{{why}}']],
+          },
+        ],
+        [
+          {
+            kind: 'stack',
+            title: 'Spent by client',
+            shows: 'Credits per minute of the ten clients that spend most.',
+            red: null,
+            unit: 'short',
+            queries: [[`topk(10, ${perMinute('client', 'credits_spent_total')})`, '{{client}}']],
+          },
+          {
+            kind: 'stack',
+            title: 'Spent by upstream key',
+            shows: 'Credits per minute, by the upstream key that pays.',
+            red: null,
+            unit: 'short',
+            queries: [[perMinute('key', 'credits_spent_total'), '{{key}}']],
+          },
+          {
+            kind: 'graph',
+            title: 'Uncertain by key',
+            shows:
+              'Credits per minute that may have been charged: the attempt was sent and brought no complete answer.',
+            red: 'calls are cut off on the way. Look at timeouts (`retry.deadline`), at the network, and at upstream; compare with the account of the vendor.',
+            unit: 'short',
+            queries: [[perMinute('key', 'credits_uncertain_total'), '{{key}}']],
+            bad: 1,
+          },
+        ],
+        [
+          {
+            kind: 'graph',
+            title: 'Where credits went',
+            shows:
+              'Worth of the answers that clients got, and credits for answers that came after the payer had left, per minute.',
+            red: 'unclaimed grows: callers give up too early. They are kept for whoever asks next; raise the timeouts of callers, or let them submit jobs.',
+            unit: 'short',
+            queries: [
+              [`60 * sum(${rate('credits_delivered_total')})`, 'delivered'],
+              [`60 * sum(${rate('credits_unclaimed_total')})`, 'unclaimed'],
+            ],
+          },
+          {
+            kind: 'stack',
+            title: 'Refunded by scraper',
+            shows: 'Credits per minute that upstream gave back for jobs that failed, by scraper.',
+            red: null,
+            unit: 'short',
+            queries: [[perMinute('scraper', 'credits_refunded_total'), '{{scraper}}']],
+          },
+          {
+            kind: 'graph',
+            title: 'Compared with last week',
+            shows: 'Credits spent per hour, now and at the same time a week ago.',
+            red: 'three times as much as a week ago raises an alert: see "Spent by client" for who it is.',
+            unit: 'short',
+            queries: [
+              [`3600 * sum(rate(${metric('credits_spent_total')}[1h]))`, 'now'],
+              [`3600 * sum(rate(${metric('credits_spent_total')}[1h] offset 1w))`, 'a week ago'],
+            ],
+          },
+        ],
+      ],
+    },
+    {
+      title: 'Budgets',
+      lines: [
+        [
+          budgetRemaining,
+          {
+            kind: 'graph',
+            title: 'Budget held',
+            shows: "Credits of each client's budget that are held for calls under way.",
+            red: null,
+            unit: 'short',
+            queries: [[`sum by (client, period) (${metric('credits_budget_held')})`, '{{client}} {{period}}']],
+          },
+          {
+            kind: 'graph',
+            title: 'Hours until a budget is spent',
+            shows: 'At the pace of the last hour. Budgets of a day end with the UTC day.',
+            red: 'it will not last: see "Spent by client", then raise the budget, or make answers live longer (`clients.NAME.cache.ttl`).',
+            unit: 'h',
+            queries: [
+              [
+                `min by (client, period) (${metric('credits_budget_remaining')}) / on (client) group_left () (3600 * sum by (client) (rate(${metric('credits_spent_total')}[1h])) > 0)`,
+                '{{client}} {{period}}',
+              ],
+            ],
+            warn: 24,
+            bad: 4,
+          },
+        ],
+      ],
+    },
+  ],
+}

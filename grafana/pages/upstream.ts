@@ -1,0 +1,202 @@
+import type { Page } from '../dashboard.ts'
+import type { Panel } from '../panel.ts'
+import { metric, quantile, rate, share, total } from '../query.ts'
+import { circuits, failuresByClass, keys, openCircuits } from './overview.ts'
+
+const attempts = total('upstream_responses_total')
+
+const stats: readonly Panel[] = [
+  {
+    kind: 'stat',
+    title: 'Attempts that succeed',
+    shows:
+      'Attempts with a good answer, out of all, over the time shown. Retries hide most of the others from callers.',
+    red: 'see "Failures by class".',
+    unit: 'percentunit',
+    queries: [[`1 - ${share(total('upstream_failures_total'), attempts)}`, 'success']],
+    warn: 0.9,
+    bad: 0.7,
+    max: 1,
+    empty: 'no attempts',
+  },
+  {
+    kind: 'stat',
+    title: 'Answered 503',
+    shows: 'Attempts that upstream answered with 503 (warming up), out of all, over the time shown.',
+    red: 'the vendor has too few workers. Wait; fewer calls at a time (`upstream.perScraper`) help.',
+    unit: 'percentunit',
+    queries: [[share(total('upstream_responses_total', 'status="503"'), attempts), '503']],
+    warn: 0.1,
+    bad: 0.3,
+    max: 1,
+    empty: 'no attempts',
+  },
+  {
+    kind: 'stat',
+    title: 'Amplification',
+    shows: 'Attempts for each call that had to be made: 1 without retries, at most `retry.attempts`.',
+    red: 'retries multiply the load on an upstream that fails. See "Retries by class"; the retry budget ends it by itself.',
+    unit: 'short',
+    queries: [[`${attempts} / ((${attempts} - (${total('retries_total')} or vector(0))) > 0)`, 'attempts']],
+    warn: 1.2,
+    bad: 1.5,
+    decimals: 2,
+    empty: 'no attempts',
+  },
+  openCircuits,
+  {
+    kind: 'stat',
+    title: 'Ambiguous attempts',
+    shows: 'Attempts that were sent and got no complete answer, over the time shown: they may have been charged.',
+    red: 'something cuts calls: a firewall, a proxy on the way, too short a deadline, or upstream itself.',
+    unit: 'short',
+    queries: [[total('ambiguous_attempts_total'), 'attempts']],
+    bad: 1,
+    decimals: 0,
+  },
+  {
+    kind: 'stat',
+    title: 'Left by all callers',
+    shows: 'Calls that nobody waited for any more, over the time shown. They are finished and kept all the same.',
+    red: 'callers give up before upstream answers: raise their timeouts to ten minutes, or let them submit jobs.',
+    unit: 'short',
+    queries: [[total('orphaned_flights_total'), 'calls']],
+    bad: 10,
+    warn: 1,
+    decimals: 0,
+  },
+]
+
+export const upstream: Page = {
+  name: 'upstream',
+  title: 'upstream and retries',
+  answers: 'How does upstream behave, what is repeated, and what is not?',
+  rows: [
+    { title: 'Over the time shown', lines: [stats] },
+    {
+      title: 'Upstream',
+      lines: [
+        [
+          {
+            kind: 'stack',
+            title: 'Attempts by status',
+            shows: 'Attempts per second, by what upstream answered (none = no complete answer).',
+            red: '401: a key is dead. 429: a limit or no credits. 5xx: the vendor. none: the network. See "Failures by class".',
+            unit: 'ops',
+            queries: [[`sum by (status) (${rate('upstream_responses_total')})`, '{{status}}']],
+          },
+          failuresByClass,
+        ],
+        [
+          {
+            kind: 'graph',
+            title: 'Attempt latency',
+            shows:
+              'How long one attempt takes, by scraper: half of them less than p50, 19 of 20 less than p95. Minutes are normal.',
+            red: null,
+            unit: 's',
+            queries: [
+              [quantile(0.5, 'upstream_attempt_duration_seconds', ['scraper']), '{{scraper}} p50'],
+              [quantile(0.95, 'upstream_attempt_duration_seconds', ['scraper']), '{{scraper}} p95'],
+            ],
+          },
+          {
+            kind: 'stack',
+            title: 'Attempts open now',
+            shows: 'Attempts under way, by scraper.',
+            red: 'it stays at `upstream.maxConcurrent` or `upstream.perScraper`: questions queue up. Raise these, if the vendor allows more.',
+            unit: 'short',
+            queries: [[`sum by (scraper) (${metric('upstream_in_flight')})`, '{{scraper}}']],
+          },
+        ],
+      ],
+    },
+    {
+      title: 'Retries',
+      lines: [
+        [
+          {
+            kind: 'stack',
+            title: 'Retries by class',
+            shows: 'Repeated attempts per minute, by the failure that caused them.',
+            red: 'see "Failures by class" for what to do about each.',
+            unit: 'short',
+            queries: [[`60 * sum by (class) (${rate('retries_total')})`, '{{class}}']],
+          },
+          {
+            kind: 'stack',
+            title: 'Retries refused by reason',
+            shows: 'Failed attempts per minute that could have been repeated and were not, by what forbade it.',
+            red: 'attempts: it failed every time. budget: most calls fail. deadline: callers allow too little time. breaker: the scraper rests. key: no key is ready. abandoned: nobody waits.',
+            unit: 'short',
+            queries: [
+              [`60 * sum by (reason) (rate(${metric('retries_refused_total')}[$__rate_interval]))`, '{{reason}}'],
+            ],
+          },
+          {
+            kind: 'graph',
+            title: 'Retry budget',
+            shows: 'Tokens left in the retry budget of each scraper; without enough of them nothing is repeated.',
+            red: 'most calls fail, so that repeating them would do harm. It fills up by itself (`retry.budget.refill`).',
+            unit: 'short',
+            queries: [[`min by (scraper) (${metric('retry_budget_tokens')})`, '{{scraper}}']],
+            warn: 25,
+            bad: 10,
+          },
+        ],
+        [
+          {
+            kind: 'graph',
+            title: 'Amplification by scraper',
+            shows: 'Attempts for each call that had to be made, by scraper: 1 without retries.',
+            red: 'more than half of the calls are repeated: an alert after a quarter of an hour. See "Retries by class".',
+            unit: 'short',
+            queries: [
+              [
+                `sum by (scraper) (${rate('upstream_responses_total')}) / (sum by (scraper) (${rate('upstream_responses_total')}) - sum by (scraper) (${rate('retries_total')}) > 0)`,
+                '{{scraper}}',
+              ],
+            ],
+            warn: 1.2,
+            bad: 1.5,
+          },
+          {
+            kind: 'graph',
+            title: 'Attempts cut off',
+            shows: 'Ambiguous attempts per minute, and calls left by all callers, by scraper.',
+            red: 'ambiguous: something cuts calls that may be charged. left: callers give up too early.',
+            unit: 'short',
+            queries: [
+              [`60 * sum by (scraper) (${rate('ambiguous_attempts_total')})`, '{{scraper}} ambiguous'],
+              [`60 * sum by (scraper) (${rate('orphaned_flights_total')})`, '{{scraper}} left'],
+            ],
+          },
+        ],
+      ],
+    },
+    {
+      title: 'Circuits, keys and jobs',
+      lines: [
+        [circuits, keys],
+        [
+          {
+            kind: 'stack',
+            title: 'Circuit changes',
+            shows: 'Changes of circuit breakers per hour, by scraper and new state.',
+            red: 'a circuit flaps: upstream recovers for a moment and fails again. A longer `breaker.openFor` asks it less often.',
+            unit: 'short',
+            queries: [[`3600 * sum by (scraper, to) (${rate('breaker_transitions_total')})`, '{{scraper}} {{to}}']],
+          },
+          {
+            kind: 'stack',
+            title: 'Jobs by outcome',
+            shows: 'Job calls per second: submitted, polled, or why not.',
+            red: 'rejected: callers send nonsense. failed: upstream; see "Failures by class". refused: by the proxy. gone: callers hang up.',
+            unit: 'ops',
+            queries: [[`sum by (outcome) (${rate('jobs_total')})`, '{{outcome}}']],
+          },
+        ],
+      ],
+    },
+  ],
+}
