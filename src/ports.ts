@@ -56,8 +56,19 @@ export interface World {
   readonly output: Output
   readonly connect: (options: UpstreamOptions) => Transport
   readonly openDisk: (options: { readonly path: string; readonly maxBytes: number }, emit: Emit) => Disk
+  readonly openAuditFile: (options: { readonly path: string; readonly maxBytes: number }, emit: Emit) => AuditFile
   /** Calls back at once with what the file holds, and again after each change; null = it cannot be read. */
   readonly watchFile: (path: string, onChange: (text: string | null) => void) => { close(): void }
+}
+
+/** Lines for whoever looks into it later. Never throws and never blocks: lines that cannot be written are given up, and that is told. */
+export interface AuditFile {
+  /** One line, its end included. */
+  append(line: string): void
+  /** Resolves when all that waits now has been tried once. */
+  flush(): Promise<void>
+  /** Writes what waits, if it can be written now. */
+  close(): Promise<void>
 }
 
 /** A small JSON value under a name; null deletes. */
@@ -70,22 +81,10 @@ export interface DiskRecord {
 
 /** What survives a restart, for one process on one machine. Never throws for trouble with the file: then it is `down` and forgets at exit. */
 export interface Disk {
-  readonly openAuditFile: (options: { readonly path: string; readonly maxBytes: number }, emit: Emit) => AuditFile
-  readonly openShared: (options: SharedOptions, emit: Emit) => SharedStore
   /** Null when it is not kept, no good even instead of an error, damaged, or the disk is down. */
   readEntry(key: string): Entry | null
   /** Queued: readable at once, on the disk a moment later. One that is far too big is not kept. */
   writeEntry(key: string, entry: Entry): void
-/** Lines for whoever looks into it later. Never throws and never blocks: lines that cannot be written are given up, and that is told. */
-export interface AuditFile {
-  /** One line, its end included. */
-  append(line: string): void
-  /** Resolves when all that waits now has been tried once. */
-  flush(): Promise<void>
-  /** Writes what waits, if it can be written now. */
-  close(): Promise<void>
-}
-
   deleteEntry(key: string): void
   /** Returns how many; what cannot be reached now is purged when the disk returns. */
   purge(filter: PurgeFilter): number

@@ -16,8 +16,7 @@ export function realWorld(): World {
     output: createStdout(),
     connect: (options) => createTransport(options, clock),
     openDisk: (options, emit) => createDisk(options, clock, emit),
+    openAuditFile: (options, emit) => createAuditFile(options, clock, emit),
     watchFile: (path, onChange) => watchFile(path, clock, onChange),
   }
-    openAuditFile: (options, emit) => createAuditFile(options, clock, emit),
-    openShared: (options, emit) => createRedis(options, clock, random, emit),
 }

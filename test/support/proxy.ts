@@ -117,9 +117,8 @@ upstream: { url: "${upstream}", keys: [{ name: main, secret: ${UPSTREAM_KEY} }] 
     output: { write: (text) => void (written += text), flush: () => undefined },
     connect: (upstreamOptions) => createTransport(upstreamOptions, clock),
     openDisk: (diskOptions, emit) => createDisk(diskOptions, clock, emit),
-    watchFile: () => ({ close: () => undefined }),
     openAuditFile: (auditOptions, emit) => createAuditFile(auditOptions, clock, emit),
-    openShared: (sharedOptions, emit) => createRedis(sharedOptions, clock, seededRandom(13), emit),
+    watchFile: () => ({ close: () => undefined }),
   }
   const app = compose(loaded, world, '0.0.0-test')
   const { port, adminPort } = await app.listen()
