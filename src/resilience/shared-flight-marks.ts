@@ -1,0 +1,99 @@
+/**
+ * How a flight ended, as other replicas are told: that its answer is kept, how it failed, or that everybody must see for
+ * themselves. Answers are not in here but where answers are kept. What is told is sealed, so that whoever can write
+ * to the store still cannot put words into upstream's mouth, or move them from one question to another.
+ */
+import { createHmac, timingSafeEqual } from 'node:crypto'
+import type { Entry, Landing, Refused, Verdict } from '../model.ts'
+
+type Failed = Extract<Verdict, { kind: 'failed' }>
+
+export type Mark =
+  | { readonly kind: 'kept' }
+  | { readonly kind: 'failed'; readonly verdict: Failed; readonly stoppedBy: Refused | null }
+  /** There was an answer, and it cannot be had here. */
+  | { readonly kind: 'unshared' }
+
+/** Texts bound to a name, which nobody without the secret can make. */
+export interface Seal {
+  close(name: string, text: string): string
+  /** Null = not ours, or of another name. */
+  open(name: string, sealed: string): string | null
+}
+
+const MAX_BODY_BYTES = 64 * 1024
+const MAC_LENGTH = 43
+/** The flight ended for reasons of its own replica; the question is as good as it was. */
+const ownReasons: ReadonlySet<Refused | null> = new Set<Refused>(['deadline', 'abandoned', 'shutdown'])
+
+/** The first key seals; each of them is believed, so that keys can be changed one replica after the other. */
+export function createSeal(keys: readonly [Buffer, ...Buffer[]]): Seal {
+  return {
+    close: (name, text) => macOf(keys[0], name, text) + text,
+    open(name, sealed) {
+      const text = sealed.slice(MAC_LENGTH)
+      const mac = Buffer.from(sealed.slice(0, MAC_LENGTH))
+      const isOurs = keys.some((key) => isSame(mac, Buffer.from(macOf(key, name, text))))
+      return isOurs ? text : null
+    },
+  }
+}
+
+function macOf(key: Buffer, name: string, text: string): string {
+  return createHmac('sha256', key).update(`flight ${name} ${text}`).digest('base64url')
+}
+
+function isSame(one: Buffer, other: Buffer): boolean {
+  return one.length === other.length && timingSafeEqual(one, other)
+}
+
+/** Null = nothing that others must know: whoever of them waits may try it. */
+export function markOf({ verdict, stoppedBy }: Landing, isKept: boolean): Mark | null {
+  if (verdict.kind === 'answered') return isKept ? { kind: 'kept' } : { kind: 'unshared' }
+  if (ownReasons.has(stoppedBy)) return null
+  if (verdict.reply && verdict.reply.body.length > MAX_BODY_BYTES) return { kind: 'unshared' }
+  return { kind: 'failed', verdict, stoppedBy }
+}
+
+export function writeMark(mark: Mark): string {
+  if (mark.kind !== 'failed') return JSON.stringify(mark)
+  const { verdict } = mark
+  const reply = verdict.reply && { ...verdict.reply, body: verdict.reply.body.toString('base64') }
+  return JSON.stringify({ ...mark, verdict: { ...verdict, reply } })
+}
+
+/** Only for what a seal has vouched for. */
+export function readMark(text: string): Mark {
+  const mark = JSON.parse(text) as Mark
+  if (mark.kind !== 'failed' || !mark.verdict.reply) return mark
+  const { reply } = mark.verdict
+  return { ...mark, verdict: { ...mark.verdict, reply: { ...reply, body: Buffer.from(String(reply.body), 'base64') } } }
+}
+
+/** What another replica was told, as it looks to those who rode along: nothing was tried here, and nothing spent. */
+export function landingOfEntry(entry: Entry): Landing {
+  return {
+    verdict: {
+      kind: 'answered',
+      reply: {
+        status: entry.status,
+        contentType: entry.contentType,
+        retryAfter: null,
+        location: null,
+        body: entry.body,
+      },
+      // Somebody has paid that: for the sums of what is saved by sharing.
+      charge: { state: 'charged', credits: entry.priceCredits },
+      health: 'neutral',
+      keepable: true,
+    },
+    attempts: [],
+    stoppedBy: null,
+    chargedCredits: 0,
+    entry,
+  }
+}
+
+export function landingOfFailure({ verdict, stoppedBy }: Extract<Mark, { kind: 'failed' }>): Landing {
+  return { verdict: { ...verdict, health: 'neutral' }, attempts: [], stoppedBy, chargedCredits: 0, entry: null }
+}
