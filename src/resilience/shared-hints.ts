@@ -74,6 +74,10 @@ export function createSharedHints(ports: HintsPorts): SharedHints {
     onMessage: (text) => take(text, Number.POSITIVE_INFINITY, null),
     onSubscribed: () => void catchUp(),
   })
+  // The subscription has a connection of its own, which may be there before one can ask, or after.
+  const stopListening = store.onState((state) => {
+    if (state === 'up') void catchUp()
+  })
 
   function tell(name: string, note: string, leftMs: number): void {
     told.set(name, { note, until: clock.now() + leftMs })
@@ -111,7 +115,13 @@ export function createSharedHints(ports: HintsPorts): SharedHints {
     return `hints:{${topic}/${name}}`
   }
 
-  return { tell, close: () => subscription.close() }
+  return {
+    tell,
+    close() {
+      stopListening()
+      subscription.close()
+    },
+  }
 }
 
 /** One scraper is only tried by the replica that waits longest: the others, whose breakers are open as well, follow it. */
