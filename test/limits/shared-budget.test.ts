@@ -11,6 +11,7 @@ import {
   type SharedBudgetPorts,
   type SharedBudgets,
 } from '../../src/limits/shared-budget.ts'
+import { creditsScript } from '../../src/limits/scripts.ts'
 import type { Charge, Client } from '../../src/model.ts'
 import type { Shared, SharedStore } from '../../src/ports.ts'
 import { createClock } from '../../src/world/clock.ts'
@@ -369,6 +370,68 @@ void t.test('A refund is given once, in the period it was spent in, and never mo
   t.match(await inRedis(redis, t), { spent: 0, monthSpent: 0 })
 })
 
+void t.test('A hold belongs to the day it was made in, and old days are forgotten', async (t) => {
+  const redis = await startRedis(t)
+  const client = limited(1_000)
+  const replica = await upReplica(t, redis.url, [client])
+  const hold = await replica.budget.hold(client, aCall())
+  await hold.secure(3)
+  hold.spend(three)
+  const { day } = await inRedis(redis, t)
+  const yesterday = new Date(Date.parse(day) - 86_400_000).toISOString().slice(0, 10)
+  // As if all that had happened the day before.
+  const key = (kind: string) => `t:limits:{team}:credits:${kind}`
+  for (const kind of ['totals', 'records']) {
+    const moved = [...hash(await redis.ask('HGETALL', key(kind)))].map(([name, value]) => {
+      return [name.replace(day, yesterday), value.replaceAll(day, yesterday)]
+    })
+    await redis.ask('DEL', key(kind))
+    await redis.ask('HSET', key(kind), ...moved.flat(), ...(kind === 'totals' ? ['2020-01-01:spent', '5'] : []))
+  }
+  hold.settle()
+  await replica.budget.flush()
+  const totals = hash(await redis.ask('HGETALL', key('totals')))
+  t.equal(totals.get(`${yesterday}:spent`), '3')
+  t.equal(totals.get(`${yesterday}:held`), '20', 'the allowance')
+  t.equal(totals.get('day'), day)
+  t.notOk(totals.has('2020-01-01:spent'))
+  t.strictSame(standing(replica), { left: 1_000, held: 0, spent: 0 })
+
+  await fly(replica, client)
+  await replica.budget.flush()
+  const resetAt = replica.budget.states()[0]?.resetAt ?? 0
+  replica.world.clock.stepWall(86_400_000)
+  t.strictSame(standing(replica), { left: 1_000, held: 0, spent: 0 }, 'the next day begins by itself')
+  t.equal(replica.budget.states()[0]?.resetAt, resetAt + 86_400_000)
+  await replica.budget.flush()
+  await replica.budget.flush()
+  t.match(await inRedis(redis, t), { spent: 3, leased: 20 }, 'with an allowance of its own')
+})
+
+void t.test('Redis knows the calendar', async (t) => {
+  const redis = await startRedis(t)
+  const { store } = await upReplica(t, redis.url, [])
+  const keys = ['totals', 'records', 'due'].map((kind) => `{c}${kind}`)
+  const random = fakeWorld(5).random
+  const days = [0, 59, 365, 789, 11_016, 19_782, 19_783, 20_453, 20_819, 47_540, 47_541]
+  for (let i = 0; i < 200; i += 1) days.push(Math.floor(random.next() * 60_000))
+  await store.run(creditsScript, keys, creditsArguments([]))
+  for (const day of days) {
+    const at = day * 86_400_000
+    const date = new Date(at).toISOString().slice(0, 10)
+    await redis.ask('HSET', 't:{c}totals', `${date}:spent`, '5', `${date}:refunded`, '0')
+    const refund = [`refund-${day}`, 'refund', 0, 4, at + 86_399_999, 0, 0, 0, '', 1, 1]
+    await store.run(creditsScript, keys, creditsArguments(refund))
+    t.equal(await redis.ask('HGET', 't:{c}totals', `${date}:refunded`), '$1\r\n4\r\n', date)
+    await redis.ask('DEL', 't:{c}records')
+  }
+})
+
+/** Without limits and knowledge. */
+function creditsArguments(change: readonly (string | number)[]): readonly (string | number)[] {
+  return [-1, -1, '', 0, 'epoch', '', 0, 0, '', 0, 0, 1_000, 1_000, ...change]
+}
+
 void t.test(
   'L6: while Redis is stopped, only allowances are spent; what was used is told when it is back',
   async (t) => {
@@ -547,6 +610,9 @@ void t.test('A client without a limit is only written up', async (t) => {
   const adopted = replica.budget.adopt(hold.id)
   await adopted?.secure(3)
   adopted?.settle()
+  hold.spend(three)
+  await replica.budget.flush()
+  t.match(await inRedis(redis, t), { spent: 9, held: 0 }, 'late news counts')
 })
 
 void t.test('What comes twice, late or garbled does no harm', async (t) => {
