@@ -3,55 +3,12 @@
  * panel and every alert says what to do; the rules do what their unit tests say. `prometheus.test.ts` asks a real Prometheus.
  */
 import { spawnSync } from 'node:child_process'
-import { readFileSync, readdirSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { parse } from 'yaml'
 import { pages, stale } from '../grafana/build.ts'
 import { labelLists } from '../src/telemetry/labels.ts'
 import { createMetrics, metricCatalogue } from '../src/telemetry/metrics.ts'
-
-interface Panel {
-  readonly id: number
-  readonly type: string
-  readonly title: string
-  readonly description?: string
-  readonly gridPos: { readonly x: number; readonly y: number; readonly w: number; readonly h: number }
-  readonly targets?: readonly { readonly refId: string; readonly expr: string }[]
-  readonly fieldConfig?: { readonly defaults: { readonly unit?: string } }
-}
-
-interface Rule {
-  readonly record?: string
-  readonly alert?: string
-  readonly expr: string
-  readonly labels?: Readonly<Record<string, string>>
-  readonly annotations?: Readonly<Record<string, string>>
-}
-
-interface Dashboard {
-  readonly uid: string
-  readonly tags: readonly string[]
-  readonly links: readonly { readonly type: string; readonly tags: readonly string[]; readonly includeVars: boolean }[]
-  readonly schemaVersion: number
-  readonly panels: readonly Panel[]
-  readonly annotations: { readonly list: readonly { readonly expr?: string }[] }
-  readonly templating: {
-    readonly list: readonly { readonly name: string; readonly definition?: string; readonly multi?: boolean }[]
-  }
-}
-
-const folder = new URL('../grafana/', import.meta.url)
-const read = (path: string) => readFileSync(new URL(path, folder), 'utf8')
-const files = readdirSync(new URL('dashboards/', folder)).filter((name) => name.endsWith('.json'))
-const dashboards = files.map((name): [string, Dashboard] => [name, JSON.parse(read(`dashboards/${name}`))])
-
-const ruleFiles = readdirSync(new URL('rules/', folder)).filter((name) => !name.endsWith('.test.yaml'))
-const ruleTests = readdirSync(new URL('rules/', folder)).filter((name) => name.endsWith('.test.yaml'))
-const rules = ruleFiles.flatMap((name) => {
-  const { groups } = parse(read(`rules/${name}`)) as { groups: readonly { readonly rules: readonly Rule[] }[] }
-  return groups.flatMap((group) => group.rules)
-})
+import { dashboards, expressionsOf, read, ruleFiles, rules, rulesFolder, ruleTests, usesIn } from './support/grafana.ts'
 
 /** What Prometheus adds to every series. */
 const targetLabels = ['instance', 'job']
@@ -73,34 +30,6 @@ const catalogue = new Map<string, readonly string[]>([
   ['scrape_samples_scraped', []],
   ['scrape_duration_seconds', []],
 ])
-const names =
-  /(?<![\w:"])((?:job:scrapellm_proxy|scrapellm_proxy|process|nodejs|scrape)_[\w:]+|ALERTS\b|up\b)(?:\{([^}]*)\})?/g
-
-/** Each metric of an expression, with its matchers and the labels it is grouped by. */
-function usesIn(expr: string) {
-  const selectors = [...expr.matchAll(names)]
-  const grouped = [...expr.matchAll(/\bby \(([^)]*)\)/g)].flatMap(([, labels = '']) => labels.split(/, */))
-  return selectors.map(([, name = '', matchers = '']) => ({
-    name,
-    grouped,
-    matchers: [...matchers.matchAll(/(\w+)(=~|!~|!=|=)"([^"]*)"/g)].map(([, label = '', , value = '']) => ({
-      label,
-      values: value.startsWith('$') ? [] : value.split('|'),
-    })),
-  }))
-}
-
-function expressionsOf(dashboard: Dashboard): string[] {
-  return [
-    ...dashboard.panels.flatMap((panel) => (panel.targets ?? []).map(({ expr }) => expr)),
-    ...dashboard.annotations.list.flatMap(({ expr }) => expr ?? []),
-    ...dashboard.templating.list.flatMap(({ definition }) => {
-      const [, metric, label] = /^label_values\((\w+), (\w+)\)$/.exec(definition ?? '') ?? []
-      return metric ? [`count by (${label}) (${metric})`] : []
-    }),
-  ]
-}
-
 async function defaultMetrics(): Promise<Set<string>> {
   const gauges = {
     breakers: () => [],
@@ -249,7 +178,7 @@ void t.test('every alert is seen to fire and to be quiet in a unit test of the r
     ['check', 'rules', ...ruleFiles],
     ['test', 'rules', ...ruleTests],
   ]) {
-    const { status, stdout, stderr } = spawnSync('promtool', args, { cwd: fileURLToPath(new URL('rules/', folder)) })
+    const { status, stdout, stderr } = spawnSync('promtool', args, { cwd: rulesFolder })
     t.equal(status, 0, `promtool ${args.join(' ')}\n${stdout.toString()}${stderr.toString()}`)
   }
 })
