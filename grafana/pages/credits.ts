@@ -11,8 +11,8 @@ export const budgetRemaining: Panel = {
   red: 'the client is refused with BUDGET_EXHAUSTED until the period ends; answers that are kept still come. Find out what it asks ("Spent by client"), then raise `clients.NAME.credits` or let it wait.',
   unit: 'short',
   queries: [[`min by (client, period) (${metric('credits_budget_remaining')})`, '{{client}} {{period}}']],
-  bad: 0,
-  warn: 1,
+  warn: 30,
+  bad: 3,
 }
 
 const stats: readonly Panel[] = [
