@@ -17,7 +17,7 @@ export interface Sample {
 }
 
 export interface Prometheus {
-  /** Rejects with what Prometheus says of a query that it cannot read. */
+  /** What has a value; NaN is none. Rejects with what Prometheus says of a query that it cannot read. */
   readonly query: (expression: string) => Promise<readonly Sample[]>
   readonly api: (path: string, parameters?: Readonly<Record<string, string>>) => Promise<unknown>
   /** Once it has scraped that often since now, and evaluated the rules afterwards. */
@@ -72,7 +72,9 @@ export async function startPrometheus(t: Test, target: string, flags: readonly s
         readonly value: [number, string]
       }[]
     }
-    return data.result.map(({ metric, value: [, value] }) => ({ metric, value: Number(value) }))
+    return data.result
+      .map(({ metric, value: [, value] }) => ({ metric, value: Number(value) }))
+      .filter(({ value }) => !Number.isNaN(value))
   }
 
   async function scrapes(): Promise<number> {
