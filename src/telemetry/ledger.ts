@@ -126,7 +126,7 @@ export function createLedger({ metrics, broke }: LedgerPorts): Ledger {
       tallyOf(owner).settling -= attempt.charge.credits
     }
     if (verdict.kind === 'answered' && verdict.charge.state === 'charged') {
-      if (claimed) deliver(payer, scraper, verdict.charge.credits)
+      if (claimed) deliver(payer, verdict.charge.credits)
       else {
         tallyOf(payer).unclaimed += verdict.charge.credits
         metrics.creditsUnclaimed.add(verdict.charge.credits, payer, scraper)
@@ -140,12 +140,12 @@ export function createLedger({ metrics, broke }: LedgerPorts): Ledger {
     if (!saved) return
     tallyOf(client).saved[saved.how] += saved.credits
     metrics.creditsSaved.add(saved.credits, client, scraper, saved.how)
-    deliver(client, scraper, saved.credits)
+    deliver(client, saved.credits)
   }
 
-  function deliver(client: string, scraper: string, credits: number): void {
+  function deliver(client: string, credits: number): void {
     tallyOf(client).delivered += credits
-    metrics.creditsDelivered.add(credits, client, scraper)
+    metrics.creditsDelivered.add(credits, client)
   }
 
   function check(client: string): void {
