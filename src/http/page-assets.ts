@@ -57,11 +57,11 @@ ul{margin:.3rem 0;padding-left:1.2rem}
 @media (max-width:48rem){
 .wide{display:none}.narrow{display:block;font-weight:400}
 th,td{padding-right:.5rem;overflow-wrap:anywhere}
-.clip .id{max-width:44vw}
+.clip .id{max-width:35vw}
 input{width:100%}form{flex:1 1 100%}label{flex:1 1 100%}form input{flex:1 1 8rem;width:auto}
 dl{grid-template-columns:minmax(0,8rem) 1fr}
 table.cards,table.cards tbody,table.cards tr,table.cards th,table.cards td{display:block}
-table.cards thead{display:none}
+table.cards thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 table.cards tr{border-top:1px solid var(--line);padding:.5rem 0}
 table.cards th,table.cards td{border:0;padding:.1rem 0;text-align:left}
 table.cards td[data-name]{display:grid;grid-template-columns:6.5rem 1fr}

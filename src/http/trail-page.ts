@@ -67,7 +67,8 @@ function factsOf(trail: Trail): Markup {
 }
 
 function rideOf({ role, flight, stoppedBy }: Trail): Markup {
-  if (!flight || !role) return nothing
+  if (!role) return nothing
+  if (!flight) return fact('Flight', text('shared, for nothing, with a request that another replica asked for'))
   const left =
     stoppedBy && stoppedBy !== flight.stoppedBy ? `. It was not waited for to its end: ${reasonText(stoppedBy)}` : ''
   return fact('Flight', html`${roleOf(role, flight)}${left}`)

@@ -20,7 +20,7 @@
  * | `credits` | not hits | what it cost its client; for joined requests 0 |
  * | `stored` | leaders | the answer was kept |
  * | `role` | who rode on a flight | `leader` paid for it; `joined` shared it, its attempts are in the leader's line; `unattended` |
- * | `flight` | who rode on a flight | the `id` of the leader's line |
+ * | `flight` | who rode on a flight | the `id` of the leader's line; left out where that is in the file of another replica |
  * | `flight_at`, `landed` | leaders | when the flight began; false = the process ended before it |
  * | `stopped_by` | leaders | why its last attempt was not repeated |
  * | `attempts` | leaders | `number`, `after_ms` (since `flight_at`), `duration_ms`, `waited_ms` (before it), `class`, `status`, `key` (its name), `charge` (`charged`, `free`, `unknown`), `credits`, `retry_after_ms` |
@@ -45,8 +45,10 @@ export function hitLine(trail: Trail, call: Call, entry: Entry): string {
   const { at, durationMs, id, client, promptHash, prompt, tier, status, traceId } = trail
   return (
     `{"v":${VERSION},"kind":"request","at":${at},"duration_ms":${round(durationMs ?? 0)},"id":${JSON.stringify(id)}` +
-    `,"client":"${client}","scraper":"${call.scraper}","endpoint":"${call.endpoint}","question":"${call.key ?? ''}"` +
-    `,"prompt_hash":"${promptHash ?? ''}","price":${call.priceCredits},"cache":"hit","tier":"${tier ?? ''}"` +
+    `,"client":${JSON.stringify(client)},"scraper":"${call.scraper}","endpoint":"${call.endpoint}"` +
+    (call.key === null ? '' : `,"question":${JSON.stringify(call.key)}`) +
+    (promptHash === null ? '' : `,"prompt_hash":"${promptHash}"`) +
+    `,"price":${call.priceCredits},"cache":"hit","tier":"${tier ?? 'none'}"` +
     `,"age_ms":${Math.max(0, Math.round(at + (durationMs ?? 0) - entry.storedAt))},"status":${status ?? 0}` +
     (traceId === null ? '' : `,"trace_id":"${traceId}"`) +
     (prompt === null ? '}\n' : `,"prompt":${JSON.stringify(prompt)}}\n`)

@@ -101,7 +101,7 @@ export function createAudit(
     }
     const flight = flightOf(exchange, outcome)
     const trail = trailOf(access, outcome, flight, roleOf(request, outcome, flight))
-    const isAsked = flight !== null || (outcome.kind === 'refused' && outcome.error.fault !== 'client')
+    const isAsked = trail.role !== null || (outcome.kind === 'refused' && outcome.error.fault !== 'client')
     const ring = isAsked ? asked : others
     ring.push(trail)
     write(trail, flight, factsOf(exchange, outcome, trail.at))
@@ -170,7 +170,8 @@ export function createAudit(
       bytes: 400 + 2 * (id.length + (prompt?.length ?? 0)) + (role === 'joined' ? 0 : 250 * access.attempts),
       id,
       traceId: access.traceId ?? null,
-      at: Math.round(clock.wall() - durationMs),
+      // The wall has whole milliseconds, rounded down.
+      at: Math.ceil(clock.wall() - durationMs),
       durationMs,
       client: access.client,
       scraper: call?.scraper ?? 'none',
@@ -218,7 +219,7 @@ export function createAudit(
     return {
       id: request.id,
       traceId: traceIdOf(request.traceparent),
-      at: Math.round(at),
+      at: Math.ceil(at),
       durationMs: null,
       client: client?.name ?? 'unknown',
       scraper: call?.scraper ?? 'none',
@@ -260,8 +261,8 @@ export function createAudit(
 }
 
 function roleOf(request: ProxyRequest, outcome: Outcome, flight: RecordedFlight | null): Role | null {
-  if (!flight) return null
   if (outcome.kind === 'fetched') return outcome.role
+  if (!flight) return null
   return flight.owner === request ? 'leader' : 'joined'
 }
 

@@ -104,6 +104,23 @@ void t.test('with a token set, only the probes do without', async (t) => {
   t.equal((await ask('/nothing', { headers: { authorization: 'bearer  secret' } })).status, 404)
 })
 
+void t.test('a browser is asked for the token as a password, of whatever user', async (t) => {
+  const { ask } = await stage(t, { token: 'sécret:1' })
+  const page = { accept: 'text/html,application/xhtml+xml;q=0.9' }
+  const refused = await ask('/status', { headers: page })
+  t.equal(refused.status, 401)
+  t.match(refused.headers['www-authenticate'], /^Basic realm="[^"]+", charset="UTF-8"$/)
+  const basic = (pair: string) => ({ ...page, authorization: `Basic ${Buffer.from(pair).toString('base64')}` })
+  for (const pair of [':sécret:1', 'anybody:sécret:1'])
+    t.equal((await ask('/status', { headers: basic(pair) })).status, 200, pair)
+  for (const pair of ['', 'sécret:1', ':', ':wrong', ':sécret:1 ', 'sécret:1:'])
+    t.equal((await ask('/status', { headers: basic(pair) })).status, 401, pair)
+  for (const authorization of ['Basic', 'Basic ?', 'Basic a b'])
+    t.equal((await ask('/status', { headers: { ...page, authorization } })).status, 401, authorization)
+  const crossOrigin = { ...basic(':sécret:1'), origin: 'http://evil.example' }
+  t.equal((await ask('/status', { headers: crossOrigin })).status, 403, 'a password the browser knows is not enough')
+})
+
 void t.test("a web page on the operator's machine gets nothing", async (t) => {
   const { ask, admin } = await stage(t)
   for (const host of ['evil.example', `evil.example:${admin.port}`, '127.0.0.1.evil.example', 'localhost.evil'])

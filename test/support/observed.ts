@@ -2,6 +2,7 @@
  * The real parts in the real order, watched as in production: audit trail, tracing, metrics, status and the admin port over
  * real sockets; in front of an upstream that says what a test tells it to, under a clock that the test moves.
  */
+import { hash } from 'node:crypto'
 import type { Test } from 'tap'
 import { createCache } from '../../src/cache/tiered.ts'
 import { createLocalTier } from '../../src/cache/local-tier.ts'
@@ -22,6 +23,7 @@ import { createBreakers } from '../../src/resilience/breaker.ts'
 import { createBulkhead } from '../../src/resilience/bulkhead.ts'
 import { createFlights } from '../../src/resilience/coalesce.ts'
 import { createRetryBudget } from '../../src/resilience/retry-budget.ts'
+import { loneFlights } from '../../src/resilience/shared-flight.ts'
 import { createRetry } from '../../src/resilience/retry.ts'
 import { createAccessLog } from '../../src/telemetry/access-log.ts'
 import { type AuditOptions, createAudit } from '../../src/telemetry/audit.ts'
@@ -150,7 +152,7 @@ export function observed(observation: Observation = {}) {
     keyRest: keyRestDefaults,
   })
 
-  const pipeline = createPipeline({
+  const { handle } = createPipeline({
     clock,
     emit,
     clients: {
@@ -164,7 +166,7 @@ export function observed(observation: Observation = {}) {
           scraper: target.path.split('/').at(-1) ?? 'alpha',
           path: target.path,
           params: target.params,
-          key: `${target.path} ${JSON.stringify(target.params)}`,
+          key: hash('sha256', JSON.stringify(target), 'hex'),
           promptHash: 'abc123abc123',
         }),
       sign: () => {
@@ -192,6 +194,7 @@ export function observed(observation: Observation = {}) {
         },
       }),
     ),
+    sharedFlights: loneFlights,
     jobs: {
       follow: () => Promise.reject(new Error('no jobs here')),
       promise: () => ({ kind: 'gone' }),
@@ -249,7 +252,7 @@ export function observed(observation: Observation = {}) {
       },
     }
     const exchange: Exchange = { request, client: null, call: null, limits: null, credits: [] }
-    return { outcome: pipeline.handle(exchange), hangUp: () => [...listeners].forEach((listener) => listener()) }
+    return { outcome: handle(exchange), hangUp: () => [...listeners].forEach((listener) => listener()) }
   }
 
   /** The admin port, until the test ends. */
@@ -280,6 +283,5 @@ export function observed(observation: Observation = {}) {
       access.flush()
       return output.join('')
     },
-    refresh: pipeline,
   }
 }
