@@ -104,7 +104,11 @@ export function createSharedFlights(options: SharedFlightOptions, ports: SharedF
     for (;;) {
       const found = await find(course)
       if (found.kind === 'landed') return found.landing
-      if (found.kind === 'unshared') return lead(unleased)
+      if (found.kind === 'unshared') {
+        const landing = await lead(unleased)
+        tell(course, null, landing)
+        return landing
+      }
       const { lease } = found
       try {
         const landing = await lead(lease)
@@ -217,21 +221,22 @@ export function createSharedFlights(options: SharedFlightOptions, ports: SharedF
   // What became of it
 
   /** Behind the back of those who wait here: they have their answer already. */
-  function tell(course: Course, lease: OpenLease, landing: Landing | null): void {
+  function tell(course: Course, lease: OpenLease | null, landing: Landing | null): void {
     const told = pass(course, lease, landing)
       .catch((error: unknown) => emit({ kind: 'broke', where: 'shared flight', error }))
       .finally(() => {
-        forget(lease)
+        if (lease) forget(lease)
         telling.delete(told)
       })
     telling.add(told)
   }
 
-  async function pass({ question }: Course, lease: OpenLease, landing: Landing | null): Promise<void> {
+  async function pass({ question }: Course, lease: OpenLease | null, landing: Landing | null): Promise<void> {
     const landedAt = clock.now()
     const entry = landing?.entry ?? null
     // The answer first: whoever hears of it finds it. Meanwhile the lease is kept, so that nobody asks again.
-    const kept = entry ? await insist(landedAt, () => keep(question.key, entry, lease.fence)) : false
+    const kept = entry ? await insist(landedAt, () => keep(question.key, entry, lease?.fence ?? null)) : false
+    if (!lease) return
     const mark = landing && markOf(landing, kept === true)
     await insist(landedAt, async () => {
       lease.end()

@@ -362,7 +362,9 @@ void t.test('Who asked before it landed gets what landed, who asks later does no
   const { replicas, asked, redis, keys, field, isQuiet } = await aCluster(t, 2)
   const [one, two] = replicas as [Replica, Replica]
   const first = one.ask('q')
-  ;(await asked(1)).answer('first')
+  const leader = await asked(1)
+  await leader.lease.submitted('job-1')
+  leader.answer('first')
   await first.landing
   await one.flights.idle()
   t.equal(bodyOf(await two.ask('q', { agoMs: 60_000 }).landing), 'first')
@@ -371,7 +373,10 @@ void t.test('Who asked before it landed gets what landed, who asks later does no
   const [record = ''] = await keys('*:record')
   await redis.ask('HSET', record, 'markedAt', String(Number(await field('markedAt')) - 1_000_000))
   const later = two.ask('q')
-  ;(await asked(2)).answer('second')
+  const laterAsked = await asked(2)
+  t.equal(laterAsked.job, null, 'a job that has ended is not taken up')
+  t.equal(two.world.told('flight-taken-over').length, 0)
+  laterAsked.answer('second')
   t.equal(bodyOf(await later.landing), 'second')
   await two.flights.idle()
 
@@ -576,7 +581,12 @@ void t.test('What ends a flight for reasons of its own replica is for the next o
 })
 
 void t.test('An answer that cannot be shared does not make the others wait for each other', async (t) => {
-  const { replicas, asked, keys, isQuiet } = await aCluster(t, 3, () => ({ keep: async () => false }))
+  const kept: string[] = []
+  const keep: SharedFlightPorts['keep'] = async (_key, { body }, fence) => {
+    kept.push(`${body.toString()}, ${fence === null ? 'no' : 'a'} fence`)
+    return false
+  }
+  const { replicas, asked, keys, isQuiet } = await aCluster(t, 3, () => ({ keep }))
   const [one, ...rest] = replicas as [Replica, Replica, Replica]
   const first = one.ask('q')
   const leader = await asked(1)
@@ -588,6 +598,11 @@ void t.test('An answer that cannot be shared does not make the others wait for e
   t.strictSame(await keys('*:lease'), [], 'both fly at the same time')
   for (const { answer } of both) answer('too big as well')
   for (const { landing } of others) t.equal(bodyOf(await landing), 'too big as well')
+  t.strictSame(
+    kept,
+    ['too big, a fence', 'too big as well, no fence', 'too big as well, no fence'],
+    'it is tried again',
+  )
   await isQuiet(t)
 })
 
@@ -598,7 +613,7 @@ void t.test('An answer that is gone before it is read is asked for again, by one
   const [one, ...rest] = replicas as [Replica, Replica, Replica]
   const first = one.ask('q')
   const leader = await asked(1)
-  const others = rest.map((replica) => replica.ask('q'))
+  const others = rest.map((replica) => replica.ask('q', { agoMs: 60_000 }))
   for (const replica of rest) await follows(replica)
   leader.answer('purged')
   await first.landing
@@ -1002,6 +1017,12 @@ void t.test(
     t.equal(await run(land, second, '', 5_000, 0, '', 60_000, 't:channel', 'q'), 1)
     t.equal(await run(renew, second, 'b', 15_000, 'sent', '', 60_000), 0, 'a heartbeat that comes late revives nothing')
     t.equal(await redis.ask('EXISTS', 't:{q}:lease'), ':0\r\n')
+
+    await redis.ask('DEL', 't:{q}:record')
+    await redis.ask('SET', 't:{q}:lease', first)
+    t.equal(await run(renew, second, 'b', 15_000, 'sent', '', 60_000), 0)
+    t.equal(await run(land, second, '', 5_000, 0, '', 60_000, 't:channel', 'q'), 1)
+    t.match(await redis.ask('GET', 't:{q}:lease'), first, 'nobody gives back what is not theirs')
   },
 )
 
