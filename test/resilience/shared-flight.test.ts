@@ -920,7 +920,7 @@ void t.test('A tier that takes nothing while Redis is there holds the others up 
     tries.count += 1
     return 'away'
   }
-  const { replicas, asked, isQuiet } = await aCluster(t, 2, () => ({ keep }))
+  const { replicas, asked, isQuiet } = await aCluster(t, 2, (name) => (name === 'r1' ? { keep } : {}))
   const [one, two] = replicas as [Replica, Replica]
   const first = one.ask('q')
   const leader = await asked(1)
