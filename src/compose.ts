@@ -4,6 +4,8 @@
  */
 import { createHash } from 'node:crypto'
 import { createLocalTier } from './cache/local-tier.ts'
+import { createCodec, signingKeyOf } from './cache/codec.ts'
+import { createSharedTier } from './cache/shared-tier.ts'
 import { createCache } from './cache/tiered.ts'
 import type { Loaded } from './config/load.ts'
 import { resolveClient } from './config/policy.ts'
@@ -24,15 +26,22 @@ import { createKeyMemory } from './keys/key-memory.ts'
 import { createKeys } from './keys/pool.ts'
 import { createAdmission } from './limits/admission.ts'
 import { createBudget } from './limits/budget.ts'
-import type { Call, Client, Wishes } from './model.ts'
-import type { PromisedAnswer } from './parts.ts'
+import { createFleet } from './limits/insurance.ts'
+import { createSharedAdmission } from './limits/shared-admission.ts'
+import { createSharedBudget } from './limits/shared-budget.ts'
+import { createSharedConcurrencyLimits } from './limits/shared-concurrency.ts'
+import { createSharedRateLimits } from './limits/shared-rate.ts'
+import type { Call, Client, Tier, Wishes } from './model.ts'
+import type { Budget, PromisedAnswer } from './parts.ts'
 import { createPipeline } from './pipeline.ts'
-import type { World } from './ports.ts'
+import type { SharedOptions, SharedStore, World } from './ports.ts'
 import { createBreakers } from './resilience/breaker.ts'
 import { createBulkhead } from './resilience/bulkhead.ts'
 import { createFlights } from './resilience/coalesce.ts'
 import { createRetryBudget } from './resilience/retry-budget.ts'
 import { createRetry } from './resilience/retry.ts'
+import { createSeal } from './resilience/shared-flight-marks.ts'
+import { createSharedFlights, loneFlights } from './resilience/shared-flight.ts'
 import { priceOf } from './scrapellm/credits.ts'
 import { scrapers } from './scrapellm/endpoints.ts'
 import { promptHash } from './scrapellm/params.ts'
@@ -75,7 +84,7 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
     clients: clients.map(({ client }) => client.name),
     scrapers: profile.scrapers,
     keys: config.upstream.keys.map((key) => key.name),
-    tiers: config.cache.disk ? ['memory', 'disk'] : ['memory'],
+    tiers: tiersOf(config),
     version,
     gauges: {
       breakers: () => breakers.states(),
@@ -84,6 +93,7 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
       budgets: () => budget.states(),
       cache: tiers,
       configGeneration: () => 1,
+      redis: config.redis ? () => store?.state ?? 'down' : undefined,
     },
   })
   const access = createAccessLog(
@@ -93,15 +103,30 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
   const recorder = createRecorder({ metrics, access, log, clock, matches })
   const { emit } = recorder
 
-  const disk = config.cache.disk ? world.openDisk(diskOptions(config.cache.disk), emit) : null
+  const store = config.redis ? world.openShared(sharedOptions(config.redis), emit) : null
+  const disk = config.cache.disk && !store ? world.openDisk(diskOptions(config.cache.disk), emit) : null
   const records = disk ?? createMemoryStore(clock)
   const processId = random.id()
   const local = createLocalTier({
     maxBytes: config.cache.memory.maxSize,
     onEvicted: () => emit({ kind: 'cache-evicted', tier: 'memory' }),
   })
-  const cache = createCache({ replay: profile.replay }, local, disk, clock, emit)
-  const budget = createBudget({ clock, emit, random, store: disk, clients: () => clients.map(({ client }) => client) })
+  const shared = store
+    ? createSharedTier({
+        codec: createCodec({ signingKeys: signingKeysOf(config), maxBytes: MAX_SHARED_BYTES }),
+        store,
+        memory: local,
+        clock,
+        random,
+        emit,
+      })
+    : null
+  const cache = createCache({ replay: profile.replay }, { local, durable: disk, shared }, clock, emit)
+  const people = (): Client[] => clients.map(({ client }) => client)
+  const together = store ? share(store) : null
+  const ownBudget = createBudget({ clock, emit, random, store: disk, clients: people })
+  const budget: Budget = together?.budget ?? ownBudget
+  const sharedFlights = together?.flights ?? loneFlights
   const flights = createFlights({ clock, emit })
   const retryBudget = createRetryBudget({ ...config.retry.budget, clock })
   const retry = createRetry({ clock, random, emit, budget: retryBudget })
@@ -124,7 +149,7 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
       log.info('upstream key replaced', { key_name: name })
     },
   })
-  const admission = createAdmission({ clock })
+  const admission = together?.admission ?? createAdmission({ clock })
   const transport = world.connect({
     url: config.upstream.url,
     connectTimeoutMs: config.upstream.connectTimeout,
@@ -154,7 +179,12 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
     refund: budget.refund,
     fill({ client: payer, call, verdict, ageMs }) {
       const client = clientNamed(payer)
-      if (client) cache.store(cache.keyOf(call, client), call, verdict, client.cache, { unclaimed: false, ageMs })
+      if (client)
+        cache.store(cache.keyOf(call, client), call, verdict, client.cache, {
+          unclaimed: false,
+          ageMs,
+          isPassedOn: false,
+        })
     },
   })
 
@@ -175,6 +205,7 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
     bulkhead,
     keys,
     upstream: durable,
+    sharedFlights,
     jobs,
     recorder,
   })
@@ -197,6 +228,45 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
     { random, emit, ready: () => isListening && !server.draining, metrics: metrics.text, status, routes: [purge] },
   )
 
+  /** What the replicas count and do together. */
+  function share(store: SharedStore) {
+    const fleet = createFleet({ store, clock, replicaId: processId })
+    const ports = { store, clock, random, replicas: fleet.size }
+    const concurrency = createSharedConcurrencyLimits(ports)
+    const budget = createSharedBudget({
+      store,
+      clock,
+      random,
+      emit,
+      clients: people,
+      whenAway: config.redis?.whenAway ?? 'closed',
+      tell: ({ kind, client, credits }) => emit({ kind: 'credits-away', how: kind, client, credits }),
+    })
+    const flights = createSharedFlights(
+      { replicaId: processId },
+      {
+        store,
+        clock,
+        random,
+        emit,
+        seal: createSeal(signingKeysOf(config)),
+        read: (key) => shared?.read(key) ?? Promise.resolve('away'),
+        keep: (key, entry, fence) => shared?.keep(key, entry, fence) ?? Promise.resolve('away'),
+      },
+    )
+    return {
+      admission: createSharedAdmission({ rates: createSharedRateLimits(ports), concurrency }),
+      budget,
+      flights,
+      async close() {
+        await flights.idle()
+        flights.close()
+        concurrency.close()
+        await Promise.all([budget.close(), fleet.close()])
+      },
+    }
+  }
+
   /** What an operator may see: no secret, no prompt. */
   function status(): object {
     return {
@@ -212,6 +282,7 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
       flights: flights.list().map(({ scraper, askers, startedAt: at }) => ({ scraper, askers, started_at: iso(at) })),
       cache: tiers(),
       disk: disk?.state ?? null,
+      redis: store?.state ?? null,
       credits: recorder.credits(),
       budgets: budget
         .states()
@@ -247,7 +318,7 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
       const landing = pipeline.resume({ request, client, call, key }, budget.adopt(holdId) ?? budget.none)
       for (const promise of promised) if (isFor(promise, payer, call, key)) jobs.resume(promise.id, landing)
     }
-    budget.sweep()
+    ownBudget.sweep()
   }
 
   /** An answer kept under a key is for all who would find it there; any other only for the client that asked so. */
@@ -294,6 +365,10 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
       transport.close()
       breakers.close()
       disk?.close()
+      await shared?.settled()
+      await together?.close()
+      shared?.close()
+      store?.close()
       access.flush()
       output.flush()
     },
@@ -318,9 +393,35 @@ function secretsOf({ upstream, clients, admin }: Config): readonly string[] {
   return secrets.map((secret) => secret.reveal())
 }
 
+function tiersOf({ cache, redis }: Config): Tier[] {
+  if (redis) return ['memory', 'redis']
+  return cache.disk ? ['memory', 'disk'] : ['memory']
+}
+
+function sharedOptions(redis: NonNullable<Config['redis']>): SharedOptions {
+  const { username = null, password, database, timeout: timeoutMs, prefix } = redis
+  return { place: placeOf(redis), username, password: password?.reveal() ?? null, database, timeoutMs, prefix }
+}
+
+function placeOf({ url = '', sentinel, cluster }: NonNullable<Config['redis']>): SharedOptions['place'] {
+  if (sentinel) return { kind: 'sentinel', ...sentinel }
+  return cluster ? { kind: 'cluster', urls: cluster } : { kind: 'single', url }
+}
+
+/** The first signs, all are believed. Replicas with the same upstream keys believe each other without a secret of its own. */
+function signingKeysOf({ redis, upstream }: Config): readonly [Buffer, ...Buffer[]] {
+  const given = redis?.signingKey ?? []
+  const [first, ...others] = given.length > 0 ? given : upstream.keys.map(({ secret }) => secret)
+  if (!first) throw new TypeError('settings without an upstream key')
+  return [signingKeyOf(first.reveal()), ...others.map((secret) => signingKeyOf(secret.reveal()))]
+}
+
 function diskOptions({ path, maxSize }: Exclude<Config['cache']['disk'], false>) {
   return { path, maxBytes: maxSize }
 }
+
+/** A longer answer is kept by each replica for itself. */
+const MAX_SHARED_BYTES = 4 * 1_048_576
 
 const NO_WISHES: Wishes = {
   noCache: false,

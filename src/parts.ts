@@ -95,9 +95,9 @@ export interface RequestIdentity {
 
 export interface Admission {
   /** Throws RATE_LIMITED with the time to wait, or ENDPOINT_UNKNOWN for a scraper that is not this client's. Null = this client has no limit. */
-  admit(client: Client, call: Call): LimitState | null
+  admit(client: Client, call: Call): LimitState | null | Promise<LimitState | null>
   /** A place among the client's open questions. Throws CONCURRENCY_LIMITED. */
-  enter(client: Client): Place
+  enter(client: Client): Place | Promise<Place>
 }
 
 /** A place that is taken until it is left. */
@@ -169,6 +169,10 @@ export interface Question {
   readonly hold: Hold
   /** Where the answer will be kept; null = nowhere. */
   readonly cacheKey: string | null
+  /** The right to ask for all replicas. */
+  readonly lease: FlightLease
+  /** The job that a lost replica has left behind, as it was `submitted` to the lease; null = none. */
+  readonly takeover: string | null
 }
 
 export interface Asked {
@@ -210,14 +214,14 @@ export interface Cache {
   /** Where this client's answer to this call is kept; null = nowhere. */
   keyOf(call: Call, client: Client): string | null
   /** Never throws: a sick tier is a miss. */
-  lookup(key: string | null, call: Call, wishes: Wishes, policy: CachePolicy): Lookup
-  /** Never throws. Null = not to be kept. `unclaimed`: nobody waits for it any more; `ageMs`: how long ago it was answered. */
+  lookup(key: string | null, call: Call, wishes: Wishes, policy: CachePolicy): Lookup | Promise<Lookup>
+  /** Never throws. Null = not to be kept. `unclaimed`: nobody waits for it any more; `ageMs`: how long ago it was answered; `isPassedOn`: other replicas get it from its flight. */
   store(
     key: string | null,
     call: Call,
     verdict: Verdict,
     policy: CachePolicy,
-    kept: { readonly unclaimed: boolean; readonly ageMs: number },
+    kept: { readonly unclaimed: boolean; readonly ageMs: number; readonly isPassedOn: boolean },
   ): Entry | null
   /** Somebody has got this entry now. */
   claim(key: string, entry: Entry): void

@@ -24,6 +24,7 @@ import type {
   Cache,
   Clients,
   Flight,
+  FlightLease,
   Flights,
   Handle,
   Hold,
@@ -33,6 +34,7 @@ import type {
   Profile,
   Recorder,
   Retry,
+  SharedFlights,
   Through,
   Turn,
   Upstream,
@@ -53,6 +55,8 @@ export interface Parts {
   readonly bulkhead: Bulkhead
   readonly keys: Keys
   readonly upstream: Upstream
+  /** Other replicas may fly the same question. */
+  readonly sharedFlights: SharedFlights
   readonly jobs: Jobs
   readonly recorder: Recorder
 }
@@ -67,17 +71,19 @@ export interface Errand {
   readonly on: 'request' | 'refresh' | 'resume'
   /** What its flight must go through before anybody gets the landing. */
   readonly through: Through
+  /** Under which others may join it, here and on other replicas; null = nobody may. */
+  readonly joinKey: string | null
 }
 
 export interface Pipeline {
   readonly handle: Handle
   /** Flies an errand that an earlier process has begun and paid for. Null = it came to nothing. Never rejects. */
-  resume(errand: Omit<Errand, 'on' | 'through'>, hold: Hold): Promise<Landing | null>
+  resume(errand: Omit<Errand, 'on' | 'through' | 'joinKey'>, hold: Hold): Promise<Landing | null>
 }
 
 export function createPipeline(parts: Parts): Pipeline {
   const { clock, emit, clients, profile, admission, cache, budget, flights } = parts
-  const { retry, breakers, bulkhead, keys, upstream, jobs, recorder } = parts
+  const { retry, breakers, bulkhead, keys, upstream, sharedFlights, jobs, recorder } = parts
 
   /** Every exchange ends here, whatever happened: one outcome, recorded once. */
   async function handle(exchange: Exchange): Promise<Outcome> {
@@ -92,15 +98,17 @@ export function createPipeline(parts: Parts): Pipeline {
     const { request } = exchange
     const client = (exchange.client = clients.identify(request))
     const call = (exchange.call = profile.read(request))
-    exchange.limits = admission.admit(client, call)
-    const errand: Errand = { request, client, call, key: cache.keyOf(call, client), on: 'request', through: straight }
+    exchange.limits = await admission.admit(client, call)
+    const key = cache.keyOf(call, client)
+    const joinKey = mayJoin(call, request) ? key : null
+    const errand: Errand = { request, client, call, key, on: 'request', through: straight, joinKey }
     if (call.endpoint !== 'answer') {
       return jobs.follow(request, client, call, (joinKey, through) =>
-        ask(request, { ...errand, through }, joinKey, NOTHING_KNOWN),
+        ask(request, { ...errand, through, joinKey }, NOTHING_KNOWN),
       )
     }
 
-    const known = cache.lookup(errand.key, call, request.wishes, client.cache)
+    const known = await cache.lookup(errand.key, call, request.wishes, client.cache)
     if (known.kind === 'fresh') return given(errand, known)
     mayForward(request)
     if (known.kind === 'stale' && known.refresh) {
@@ -109,7 +117,7 @@ export function createPipeline(parts: Parts): Pipeline {
     }
 
     try {
-      const landed = await ask(request, errand, mayJoin(call, request) ? errand.key : null, known)
+      const landed = await ask(request, errand, known)
       return staleInstead(known, landed) ?? landed
     } catch (error) {
       const fallback = staleInstead(known, refused(error))
@@ -118,22 +126,25 @@ export function createPipeline(parts: Parts): Pipeline {
     }
   }
 
-  async function ask(request: ProxyRequest, errand: Errand, joinKey: string | null, known: Lookup): Promise<Outcome> {
+  async function ask(request: ProxyRequest, errand: Errand, known: Lookup): Promise<Outcome> {
     const { client, call } = errand
-    const place = admission.enter(client)
+    const place = await admission.enter(client)
     try {
-      const joined = await board(errand, joinKey, askerOf(request, client, call))
+      const joined = await board(errand, askerOf(request, client, call))
       const landing = await orLater(joined.landing, mayPromise(request, call) ? request.respondAsyncAfterMs : null)
       if (landing === 'later') return jobs.promise(client, call, joined.landing)
       if (!landing) return { kind: 'gone' }
-      return { kind: 'fetched', landing, role: joined.role, forwardedBecause: because(call, known) }
+      // Another replica asked and paid: its answer was joined, whoever began to wait for it here.
+      const role = landing.attempts.length === 0 ? 'joined' : joined.role
+      return { kind: 'fetched', landing, role, forwardedBecause: because(call, known) }
     } finally {
       place.leave()
     }
   }
 
   /** Who finds a flight under way rides along for nothing; who starts one has credits set aside first. */
-  async function board(errand: Errand, joinKey: string | null, asker: Asker): Promise<Joined> {
+  async function board(errand: Errand, asker: Asker): Promise<Joined> {
+    const { joinKey } = errand
     const hold = flights.has(joinKey) ? budget.none : await budget.hold(errand.client, errand.call)
     let isLeader = false
     try {
@@ -146,66 +157,82 @@ export function createPipeline(parts: Parts): Pipeline {
     }
   }
 
-  /** One flight: asked and paid for once, however many wait for it. It outlives the askers who leave. */
+  /** One flight: asked and paid for once, however many wait for it, on whichever replica. It outlives the askers who leave. */
   async function fly(errand: Errand, hold: Hold, flight: Flight): Promise<Landing> {
-    const { request, client, call, key } = errand
+    const { call, joinKey } = errand
+    const key = call.endpoint === 'answer' ? joinKey : null
     try {
-      // Nobody waits for what an earlier process left: it is finished, not begun anew.
-      const policy = errand.on === 'resume' ? { ...client.retry, attempts: 1 } : client.retry
-      const landing = await retry.run(call, policy, flight, (turn) =>
-        breakers.run(
-          call.scraper,
-          () => attempt(errand, hold, turn),
-          (tried) => tried.verdict.health,
-        ),
-      )
-      emit({
-        kind: 'flight-landed',
-        payer: client.name,
-        scraper: call.scraper,
-        landing,
-        claimed: errand.on === 'request' && flight.leaderWaits(),
-      })
-      const unclaimed = errand.on === 'resume' || flight.patienceUntil() === 0
-      const kept = { unclaimed, ageMs: 0 }
-      const entry = request.wishes.noStore ? null : cache.store(key, call, landing.verdict, client.cache, kept)
-      return { ...landing, entry }
+      const question = { key, scraper: call.scraper, askedAt: clock.now() }
+      return await sharedFlights.fly(question, flight, (lease) => lead(errand, hold, flight, lease, key !== null))
     } finally {
       hold.settle()
     }
   }
 
-  async function attempt(errand: Errand, hold: Hold, turn: Turn): Promise<Attempted> {
+  async function lead(
+    errand: Errand,
+    hold: Hold,
+    flight: Flight,
+    lease: FlightLease,
+    isPassedOn: boolean,
+  ): Promise<Landing> {
+    const { request, client, call, key } = errand
+    // Nobody waits for what an earlier process left: it is finished, not begun anew.
+    const policy = errand.on === 'resume' ? { ...client.retry, attempts: 1 } : client.retry
+    const landing = await retry.run(call, policy, flight, (turn) =>
+      breakers.run(
+        call.scraper,
+        () => attempt(errand, hold, turn, lease),
+        (tried) => tried.verdict.health,
+      ),
+    )
+    emit({
+      kind: 'flight-landed',
+      payer: client.name,
+      scraper: call.scraper,
+      landing,
+      claimed: errand.on === 'request' && flight.leaderWaits(),
+    })
+    const unclaimed = errand.on === 'resume' || flight.patienceUntil() === 0
+    const kept = { unclaimed, ageMs: 0, isPassedOn }
+    const entry = request.wishes.noStore ? null : cache.store(key, call, landing.verdict, client.cache, kept)
+    return { ...landing, entry }
+  }
+
+  async function attempt(errand: Errand, hold: Hold, turn: Turn, lease: FlightLease): Promise<Attempted> {
     const { request, client, call, key } = errand
     const place = bulkhead.enter(call.scraper)
     try {
       await hold.secure(call.priceCredits)
-      const lease = await keys.lease(call, turn)
+      const takeover = await lease.begin()
+      const keyLease = await keys.lease(call, turn)
       const startedAt = clock.now()
       emit({ kind: 'attempt-started', scraper: call.scraper })
       const { verdict, status } = await upstream.ask({
         call,
         turn,
-        key: lease,
+        key: keyLease,
         identity: request,
         client,
         hold,
         cacheKey: request.wishes.noStore ? null : key,
+        lease,
+        takeover,
       })
-      lease.report(verdict)
+      keyLease.report(verdict)
       hold.spend(verdict.charge)
       const tried: Attempt = {
         number: turn.number,
         startedAt,
         durationMs: clock.now() - startedAt,
         waitedMs: turn.waitedMs,
-        keyName: lease.name,
+        keyName: keyLease.name,
         status,
         class: verdict.kind === 'answered' ? 'ok' : verdict.class,
         charge: verdict.charge,
       }
       emit({ kind: 'attempt-ended', scraper: call.scraper, payer: client.name, attempt: tried })
-      return { attempt: tried, verdict, otherKeyReady: keys.hasOther(new Set([...turn.spentKeys, lease.name])) }
+      return { attempt: tried, verdict, otherKeyReady: keys.hasOther(new Set([...turn.spentKeys, keyLease.name])) }
     } finally {
       place.leave()
     }
@@ -220,13 +247,14 @@ export function createPipeline(parts: Parts): Pipeline {
   function refresh(errand: Errand): void {
     const { client, call, key } = errand
     if (flights.has(key) || breakers.isOpen(call.scraper) || !budget.hasRoom(client)) return
-    void unattended(board({ ...errand, on: 'refresh' }, key, patient(client, call)))
+    void unattended(board({ ...errand, on: 'refresh' }, patient(client, call)))
   }
 
-  function resume(begun: Omit<Errand, 'on' | 'through'>, hold: Hold): Promise<Landing | null> {
-    const errand: Errand = { ...begun, on: 'resume', through: straight }
+  function resume(begun: Omit<Errand, 'on' | 'through' | 'joinKey'>, hold: Hold): Promise<Landing | null> {
+    const joinKey = begun.call.bypass ? null : begun.key
+    const errand: Errand = { ...begun, on: 'resume', through: straight, joinKey }
     const asker = patient(errand.client, errand.call)
-    const joined = flights.join(begun.call.bypass ? null : begun.key, asker, (flight) => fly(errand, hold, flight))
+    const joined = flights.join(joinKey, asker, (flight) => fly(errand, hold, flight))
     if (joined.role === 'joined') hold.settle()
     return unattended(Promise.resolve(joined))
   }

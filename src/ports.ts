@@ -49,6 +49,20 @@ export interface Output {
   flush(): void
 }
 
+/** Where the shared store is: one server, a master that Sentinels watch over, or a cluster. */
+export interface SharedOptions {
+  readonly place:
+    | { readonly kind: 'single'; readonly url: string }
+    | { readonly kind: 'sentinel'; readonly urls: readonly string[]; readonly name: string }
+    | { readonly kind: 'cluster'; readonly urls: readonly string[] }
+  /** Null = as in the URL. */
+  readonly username: string | null
+  readonly password: string | null
+  readonly database: number
+  readonly timeoutMs: number
+  readonly prefix: string
+}
+
 /** All effects that parts may have: made once per process. Tests make their own. */
 export interface World {
   readonly clock: Clock
@@ -57,6 +71,7 @@ export interface World {
   readonly connect: (options: UpstreamOptions) => Transport
   readonly openDisk: (options: { readonly path: string; readonly maxBytes: number }, emit: Emit) => Disk
   readonly openAuditFile: (options: { readonly path: string; readonly maxBytes: number }, emit: Emit) => AuditFile
+  readonly openShared: (options: SharedOptions, emit: Emit) => SharedStore
   /** Calls back at once with what the file holds, and again after each change; null = it cannot be read. */
   readonly watchFile: (path: string, onChange: (text: string | null) => void) => { close(): void }
 }

@@ -3,14 +3,17 @@
  * are no good even instead of an error; whether one is fresh is for the caller to see.
  */
 import { LRUCache } from 'lru-cache'
-import type { Entry } from '../model.ts'
+import type { Entry, PurgeFilter } from '../model.ts'
+import { matches } from './entry.ts'
 
 export interface LocalTier {
   get(key: string): Entry | undefined
   set(key: string, entry: Entry): void
   delete(key: string): void
-  /** From the most to the least recently used. */
-  entries(): Iterable<readonly [string, Entry]>
+  /** Drops it if it was stored before. */
+  outdated(key: string, storedAt: number): void
+  /** Says how many. */
+  purge(filter: PurgeFilter): number
   readonly count: number
   readonly bytes: number
 }
@@ -31,7 +34,15 @@ export function createLocalTier(options: { readonly maxBytes: number; readonly o
     get: (key) => cache.get(key),
     set: (key, entry) => void cache.set(key, entry),
     delete: (key) => void cache.delete(key),
-    entries: () => cache.entries(),
+    outdated(key, storedAt) {
+      const entry = cache.peek(key)
+      if (entry && entry.storedAt < storedAt) cache.delete(key)
+    },
+    purge(filter) {
+      const doomed = Array.from(cache.entries()).filter(([, entry]) => matches(entry, filter))
+      for (const [key] of doomed) cache.delete(key)
+      return doomed.length
+    },
     get count() {
       return cache.size
     },

@@ -15,6 +15,11 @@ export interface SharedTier {
   read(key: string): Promise<Entry | null | 'away'>
   /** Returns at once. */
   write(key: string, entry: Entry): void
+  /**
+   * True = this entry is kept, or a newer one, or one of a greater fence. Fences are texts that sort; null is the newest. False =
+   * it can never be kept.
+   */
+  keep(key: string, entry: Entry, fence: string | null): Promise<boolean | 'away'>
   /** For all replicas; where the store is away, as soon as it is back. */
   purge(filter: PurgeFilter): void
   /** An entry in memory needs no look at this tier now. */
@@ -52,9 +57,11 @@ const MAX_WAITING_PURGES = 64
  * but a broken clock's. The announcement goes out with the entry, so that whoever hears of it finds it.
  */
 const writeScript: SharedScript = {
-  numberOfKeys: 1,
+  numberOfKeys: 2,
   replies: 'text',
-  lua: `local old = redis.pcall('GETRANGE', KEYS[1], 0, ${STAMP_CHARS - 1})
+  lua: `local fence = redis.call('GET', KEYS[2])
+if fence and ARGV[5] ~= '' and fence > ARGV[5] then return 0 end
+local old = redis.pcall('GETRANGE', KEYS[1], 0, ${STAMP_CHARS - 1})
 if type(old) == 'string' and #old == ${STAMP_CHARS} and string.sub(old, 1, 1) == '${FORMAT}' then
   local oldAt, newAt = tonumber(string.sub(old, 3)), tonumber(string.sub(ARGV[1], 3, ${STAMP_CHARS}))
   local limit = redis.call('TIME')[1] * 1000 + 7200000
@@ -64,6 +71,7 @@ if type(old) == 'string' and #old == ${STAMP_CHARS} and string.sub(old, 1, 1) ==
   end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if ARGV[5] ~= '' then redis.call('SET', KEYS[2], ARGV[5], 'PX', ARGV[2]) end
 redis.call('PUBLISH', ARGV[3], ARGV[4])
 return 1`,
 }
@@ -107,6 +115,10 @@ export function createSharedTier({ codec, store, memory, clock, random, emit }: 
   return {
     read,
     write,
+    async keep(key, entry, fence) {
+      const sent = await send(key, entry, fence)
+      return sent === 'away' ? 'away' : sent === 'kept'
+    },
     purge,
     isTrusted: bus.isTrusted,
     async settled() {
@@ -141,9 +153,9 @@ export function createSharedTier({ codec, store, memory, clock, random, emit }: 
       return
     }
     writingBytes += bytes
-    const done = send(key, entry).then((isAway) => {
+    const done = send(key, entry, null).then((sent) => {
       writingBytes -= bytes
-      if (isAway) waitFor(key, { entry, until: clock.now() + WAIT_MS })
+      if (sent === 'away') waitFor(key, { entry, until: clock.now() + WAIT_MS })
     })
     keepTrack(done)
   }
@@ -165,21 +177,22 @@ export function createSharedTier({ codec, store, memory, clock, random, emit }: 
     retryLater()
   }
 
-  /** True = the store is away, and it may be tried again. */
-  async function send(key: string, entry: Entry): Promise<boolean> {
+  /** `away`: it may be tried again. */
+  async function send(key: string, entry: Entry, fence: string | null): Promise<'kept' | 'useless' | 'away'> {
     const leftMs = Math.max(entry.freshUntil, entry.staleUntil) - clock.wall()
-    if (leftMs <= 0) return false
+    if (leftMs <= 0) return 'useless'
     const mark = await purges.known()
-    if (!mark) return true
+    if (!mark) return 'away'
     const bytes = codec.encode(key, { entry, mark })
     if (!bytes) {
       emit({ kind: 'cache-rejected', tier: 'redis', because: 'too-big' })
-      return false
+      return 'useless'
     }
     const message = replacedMessage(id, key, entry.storedAt)
-    const written = await store.run(writeScript, [nameOf(key)], [bytes, Math.ceil(leftMs), channelName, message])
+    const args = [bytes, Math.ceil(leftMs), channelName, message, fence ?? '']
+    const written = await store.run(writeScript, [nameOf(key), `${nameOf(key)}:fence`], args)
     if (written.kind === 'known' && written.value === 1) bus.trust(entry)
-    return written.kind === 'away'
+    return written.kind === 'away' ? 'away' : 'kept'
   }
 
   // While the store is away
@@ -231,7 +244,7 @@ export function createSharedTier({ codec, store, memory, clock, random, emit }: 
     for (const [key, one] of waiting) {
       if (isAway) break
       takeWaiting(key)
-      isAway = await send(key, one.entry)
+      isAway = (await send(key, one.entry, null)) === 'away'
       if (isAway && !waiting.has(key)) waitFor(key, one)
     }
     isCatchingUp = false
@@ -245,5 +258,5 @@ export function createSharedTier({ codec, store, memory, clock, random, emit }: 
 
 /** The format is in the name: replicas of two versions do not take turns in overwriting each other. */
 function nameOf(key: string): string {
-  return `c${FORMAT}:${key}`
+  return `c${FORMAT}:{${key}}`
 }

@@ -1,13 +1,14 @@
 /**
- * Keeping answers: what may be kept, for how long, for whom, and in which tiers. Memory is asked first, the disk after it; what
- * is found there moves up. Knows nothing of HTTP; a sick tier is a miss.
+ * Keeping answers: what may be kept, for how long, for whom, and in which tiers. Memory is asked first, then the disk, then what
+ * all replicas share; what is found there moves up. Knows nothing of HTTP; a sick tier is a miss.
  */
 import { createHash } from 'node:crypto'
 import type { CachePolicy, Call, Client, Entry, Lookup, PurgeFilter, Reply, Tier, Verdict, Wishes } from '../model.ts'
 import type { Cache } from '../parts.ts'
 import type { Clock, Disk, Emit } from '../ports.ts'
-import { isFreshEnough, isGone, matches, mayReplaceError } from './entry.ts'
+import { isFreshEnough, isGone, mayReplaceError } from './entry.ts'
 import type { LocalTier } from './local-tier.ts'
+import type { SharedTier } from './shared-tier.ts'
 
 export interface CacheOptions {
   /** How a body is given to those who did not pay for it; the identity where replays are not marked. */
@@ -17,16 +18,16 @@ export interface CacheOptions {
 const NOTHING: Lookup = { kind: 'missing', unwanted: false }
 const UNWANTED: Lookup = { kind: 'missing', unwanted: true }
 
-/** A slower tier that outlives the process. Never throws. */
-export type DurableTier = Pick<Disk, 'readEntry' | 'writeEntry' | 'deleteEntry' | 'purge'>
+/** None of them ever throws. */
+export interface Tiers {
+  readonly local: LocalTier
+  /** Outlives the process; null = there is none. */
+  readonly durable: Pick<Disk, 'readEntry' | 'writeEntry' | 'purge'> | null
+  /** What all replicas share; null = there is none. */
+  readonly shared: Pick<SharedTier, 'read' | 'write' | 'purge' | 'isTrusted'> | null
+}
 
-export function createCache(
-  options: CacheOptions,
-  local: LocalTier,
-  durable: DurableTier | null,
-  clock: Clock,
-  emit: Emit,
-): Cache {
+export function createCache(options: CacheOptions, { local, durable, shared }: Tiers, clock: Clock, emit: Emit): Cache {
   return { keyOf, lookup, store, claim, purge }
 
   function keyOf(call: Call, client: Client): string | null {
@@ -34,14 +35,30 @@ export function createCache(
     return client.cache.scope === 'shared' ? call.key : `${client.name}/${call.key}`
   }
 
-  function lookup(key: string | null, call: Call, wishes: Wishes, policy: CachePolicy): Lookup {
+  function lookup(key: string | null, call: Call, wishes: Wishes, policy: CachePolicy): Lookup | Promise<Lookup> {
     if (key === null) return NOTHING
     if (call.bypass) return UNWANTED
-    const near = lookIn('memory', inMemory(key))
-    if (near.kind !== 'missing' || near.unwanted || !durable) return near
-    const far = lookIn('disk', durable.readEntry(key) ?? undefined)
-    if (far.kind !== 'missing') local.set(key, far.entry)
-    return far
+    const near = lookNear(key)
+    if (!shared || (near.kind === 'fresh' && shared.isTrusted(near.entry))) return near
+    return lookFar(key, near, shared)
+
+    function lookNear(key: string): Lookup {
+      const found = lookIn('memory', inMemory(key))
+      if (found.kind !== 'missing' || found.unwanted || !durable) return found
+      const onDisk = lookIn('disk', durable.readEntry(key) ?? undefined)
+      if (onDisk.kind !== 'missing') local.set(key, onDisk.entry)
+      return onDisk
+    }
+
+    /** What the others do not have either, or cannot be asked for now, is as it is here: it was paid for. */
+    async function lookFar(key: string, near: Lookup, tier: NonNullable<Tiers['shared']>): Promise<Lookup> {
+      const entry = await tier.read(key)
+      if (entry === 'away') return near
+      const far = lookIn('redis', entry ?? undefined)
+      if (!entry) return near
+      local.set(key, entry)
+      return far
+    }
 
     function lookIn(tier: Tier, entry: Entry | undefined): Lookup {
       const found = judge(entry, tier, wishes, policy)
@@ -77,13 +94,14 @@ export function createCache(
     if (key === null) return null
     const entry = toEntry(call, verdict, policy, kept)
     if (!entry || (entry.status !== 200 && hidesAnAnswer(key))) return null
-    keep(key, entry)
+    keep(key, entry, kept.isPassedOn)
     return entry
   }
 
-  function keep(key: string, entry: Entry): void {
+  function keep(key: string, entry: Entry, isPassedOn: boolean): void {
     local.set(key, entry)
     durable?.writeEntry(key, entry)
+    if (!isPassedOn) shared?.write(key, entry)
   }
 
   /** "Empty result" is remembered only where no real answer is kept: an expired answer still beats an error. */
@@ -130,14 +148,13 @@ export function createCache(
   }
 
   function claim(key: string, entry: Entry): void {
-    keep(key, { ...entry, unclaimed: false })
+    keep(key, { ...entry, unclaimed: false }, false)
   }
 
   function purge(filter: PurgeFilter): number {
-    const doomed = Array.from(local.entries()).filter(([, entry]) => matches(entry, filter))
-    for (const [key] of doomed) local.delete(key)
-    // What is in memory is on the disk as well, where there is one.
-    return Math.max(doomed.length, durable?.purge(filter) ?? 0)
+    shared?.purge(filter)
+    // What is in memory is on the disk as well, where there is one; what others keep cannot be counted.
+    return Math.max(local.purge(filter), durable?.purge(filter) ?? 0)
   }
 }
 

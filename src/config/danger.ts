@@ -29,6 +29,7 @@ export function dangers(config: Config, environment: Readonly<Record<string, str
     ...sharedTokens(config.clients),
     ...contradictions(config),
     ...clientPauses(config),
+    ...redisDangers(config),
     ...jobDangers(config),
   ]
 }
@@ -210,12 +211,22 @@ function clientPauses({ clients, retry }: Config): Danger[] {
   })
 }
 
-function jobDangers({ cache, jobs }: Config): Danger[] {
-  if (jobs.execution !== 'durable' || cache.disk !== false) return []
+function redisDangers({ redis }: Config): Danger[] {
+  if (redis === undefined) return []
+  const given = [redis.url, redis.sentinel, redis.cluster].filter((one) => one !== undefined)
+  if (given.length === 1) return []
+  const path = ['redis']
+  if (given.length === 0)
+    return [{ path, text: 'says nowhere where Redis is; set redis.url, redis.sentinel or redis.cluster' }]
+  return [{ path, text: 'names Redis more than once; keep one of redis.url, redis.sentinel and redis.cluster' }]
+}
+
+function jobDangers({ cache, jobs, redis }: Config): Danger[] {
+  if (jobs.execution !== 'durable' || cache.disk !== false || redis !== undefined) return []
   return [
     {
       path: ['jobs', 'execution'],
-      text: 'durable needs cache.disk so that jobs survive; set cache.disk, or write sync',
+      text: 'durable needs cache.disk or redis so that jobs survive; set one of them, or write sync',
       because: [['cache', 'disk']],
     },
   ]

@@ -8,7 +8,7 @@ import type { Path } from './tree.ts'
 import { formatDuration, formatSize } from './units.ts'
 
 export interface Field {
-  readonly kind: 'duration' | 'size' | 'secret' | 'digest' | null
+  readonly kind: 'duration' | 'size' | 'secret' | 'digest' | 'access' | null
   /** `text` only takes text; `other` takes numbers or booleans, too. */
   readonly takes: 'text' | 'other'
   /** Names of a map with fixed names; null for any other. */
@@ -212,6 +212,7 @@ function shown(type: z.core.$ZodType, value: unknown): unknown {
   if (typeof value === 'number' && kind === 'duration') return formatDuration(value)
   if (typeof value === 'number' && kind === 'size') return formatSize(value)
   if (kind === 'secret') return String(value)
+  if (kind === 'access') return String(value).replace(/\/\/[^@]*@/, '//****@')
   if (kind === 'digest') return `${String(value).slice(0, 8)}…`
   if (Array.isArray(value)) return value.map((item) => shown(itemOf(bare), item))
   if (typeof value !== 'object' || value === null) return value

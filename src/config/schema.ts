@@ -20,7 +20,7 @@ import {
 } from './units.ts'
 
 /** What printing a value needs to know beyond its type; kept out of the JSON Schema. */
-export const nature = z.registry<{ kind: 'duration' | 'size' | 'secret' | 'digest' }>()
+export const nature = z.registry<{ kind: 'duration' | 'size' | 'secret' | 'digest' | 'access' }>()
 
 /** What `upstream.keys` is when no file says anything: the one setting that has no default of its own. */
 export const defaultKeys = [{ name: 'main', secret: '${SCRAPELLM_API_KEY}' }]
@@ -477,6 +477,38 @@ const shutdown = map({
   grace: live(duration(0, day).prefault('660s'), 'How long open requests may take to finish.'),
 })
 
+/** May hold a password, which is not printed. */
+function redisUrl() {
+  const error = 'expected a URL such as redis://127.0.0.1:6379'
+  const schema = z.string({ error }).regex(/^rediss?:\/\/[^\s/]+(\/\d{0,4})?$/, { error })
+  return schema.register(nature, { kind: 'access' })
+}
+
+const redis = map({
+  url: restart(redisUrl().optional(), 'One server; `rediss://` for TLS. Or else `sentinel`, or `cluster`.'),
+  sentinel: restart(
+    map({
+      urls: restart(list(redisUrl()), 'Where the Sentinels are.'),
+      name: restart(text('a name'), 'Under which name they watch over the master.'),
+    }).optional(),
+    'A master that Sentinels watch over.',
+  ),
+  cluster: restart(list(redisUrl()).optional(), 'Some servers of a cluster; it names the others.'),
+  username: restart(text('a name').optional(), 'Who we are, where it is not in the URL.'),
+  password: restart(secret(1).optional(), 'Where it is not in the URL; for Sentinel always.'),
+  database: restart(count(0, 9_999).prefault(0), 'Number of the database; 0 in a cluster.'),
+  timeout: restart(duration(10, 10_000).prefault('250ms'), 'The longest that any command takes before we do without.'),
+  prefix: restart(text('a prefix').prefault('slp:'), 'Before every key and channel of ours.'),
+  signingKey: restart(
+    oneOrMore(secret(16)),
+    'Signs what is shared, so that a foreign value is not believed; a list is for rotation. Made from the upstream keys when left out.',
+  ),
+  whenAway: restart(
+    z.enum(['closed', 'open'], { error: 'expected closed or open, found {found}' }).prefault('closed'),
+    'What budgets do without Redis: `closed` = only a small allowance that was taken in advance, `open` = each replica counts for itself.',
+  ),
+})
+
 export const schema = map({
   listen: restart(listen.prefault({}), 'The port for clients.'),
   admin: restart(admin.prefault({}), 'The port for operators.'),
@@ -492,6 +524,10 @@ export const schema = map({
   cache: live(cache.prefault({}), 'Answers kept so that they need not be paid for twice.'),
   retry: live(retry.prefault({}), 'When and how a failed call is repeated.'),
   breaker: live(breaker.prefault({}), 'The circuit breaker of each scraper.'),
+  redis: restart(
+    redis.optional(),
+    'What replicas share: answers, flights, limits, budgets. Leave it out on a single machine.',
+  ),
   jobs: live(jobs.prefault({}), 'How questions are carried out.'),
   log: live(log.prefault({}), 'What is written to standard output.'),
   shutdown: live(shutdown.prefault({}), 'What SIGTERM does.'),

@@ -21,7 +21,8 @@ export interface AdminParts {
   readonly random: Random
   readonly emit: Emit
   readonly ready: () => boolean
-  readonly metrics: () => Promise<{ readonly contentType: string; readonly body: string }>
+  /** In the format that the header Accept prefers. */
+  readonly metrics: (accept: string | undefined) => Promise<{ readonly contentType: string; readonly body: string }>
   /** Goes out as JSON: no secret in it. */
   readonly status: () => object
   readonly routes?: readonly AdminRoute[]
@@ -43,6 +44,8 @@ export interface AdminRequest {
   readonly params: URLSearchParams
   /** Whoever asks is a person with a browser. */
   readonly wantsPage?: boolean
+  /** The header. */
+  readonly accept?: string | undefined
   /** Of a POST; empty when none came. */
   readonly body: string
 }
@@ -90,7 +93,8 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
     if (!route) throw new ProxyError('METHOD_NOT_ALLOWED', 'Not with this method.', { allow: allowed(found) })
     const body = route.method === 'POST' ? await readBody(incoming) : ''
     const segment = segmentOf(route.path, pathname) ?? ''
-    return route.run({ segment, params: searchParams, wantsPage: wantsPage(incoming), body })
+    const { accept } = incoming.headers
+    return route.run({ segment, params: searchParams, wantsPage: wantsPage(incoming), accept, body })
   }
 
   /** A page in the operator's browser can reach loopback: by a name of its own (DNS rebinding) or by a form (CSRF). */
@@ -154,7 +158,7 @@ function builtIn({ ready, metrics, status }: AdminParts): AdminRoute[] {
       open: true,
       run: () => (ready() ? json({ status: 'ready' }) : json({ status: 'not ready' }, 503)),
     },
-    { method: 'GET', path: '/metrics', run: async () => ({ status: 200, ...(await metrics()) }) },
+    { method: 'GET', path: '/metrics', run: async ({ accept }) => ({ status: 200, ...(await metrics(accept)) }) },
     { method: 'GET', path: '/status', run: () => json(status()) },
   ]
 }

@@ -1,7 +1,7 @@
 /** Whether a client may ask now: not too often, and not too much at a time. Its limits come with the client. */
 import { ProxyError } from '../errors.ts'
-import type { Call, Client } from '../model.ts'
-import type { Admission } from '../parts.ts'
+import type { Call, Client, LimitState } from '../model.ts'
+import type { Place } from '../parts.ts'
 import type { Clock } from '../ports.ts'
 import { createConcurrencyLimits } from './concurrency.ts'
 import { createRateLimits } from './rate.ts'
@@ -11,7 +11,13 @@ export interface AdmissionGauges {
   open(clientName: string): number
 }
 
-export function createAdmission({ clock }: { readonly clock: Clock }): Admission & AdmissionGauges {
+/** For one process: it never has to wait for anything. */
+export interface LocalAdmission extends AdmissionGauges {
+  admit(client: Client, call: Call): LimitState | null
+  enter(client: Client): Place
+}
+
+export function createAdmission({ clock }: { readonly clock: Clock }): LocalAdmission {
   const rates = createRateLimits({ clock })
   const concurrency = createConcurrencyLimits()
   return {
@@ -24,7 +30,8 @@ export function createAdmission({ clock }: { readonly clock: Clock }): Admission
   }
 }
 
-function mayAsk({ scrapers }: Client, { scraper, endpoint }: Call): void {
+/** Throws ENDPOINT_UNKNOWN. */
+export function mayAsk({ scrapers }: Client, { scraper, endpoint }: Call): void {
   if (scrapers === null || endpoint === 'status' || scrapers.has(scraper)) return
   throw new ProxyError('ENDPOINT_UNKNOWN', 'This scraper is not among those that this client may ask.')
 }

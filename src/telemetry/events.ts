@@ -62,6 +62,13 @@ export type TelemetryEvent =
       readonly spentCredits: number
       readonly limitCredits: number
     }
+  /** The shared store is away: credits from what was leased in advance, counted by this replica alone, or not granted. */
+  | {
+      readonly kind: 'credits-away'
+      readonly how: 'allowance' | 'open' | 'refused'
+      readonly client: string
+      readonly credits: number
+    }
   /** Credits set aside by an earlier process count as spent now: its calls may have been charged. */
   | { readonly kind: 'holds-swept'; readonly holds: number; readonly credits: number }
   /** Bytes that are not an entry of ours: poisoned, foreign, of another version, cut off. */

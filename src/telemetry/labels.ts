@@ -14,6 +14,10 @@ export type SavedHow = 'hit' | 'joined' | 'stale' | 'rescued'
 /** `invalid`: charged for an answer that was none. `uncertain`: may have been charged for nothing. */
 export type WastedWhy = 'invalid' | 'uncertain'
 export type BudgetPeriod = 'day' | 'month'
+/** How credits were granted while the shared store was away. */
+export type AwayMode = 'allowance' | 'open' | 'refused'
+/** How the wait for another replica's flight ended, or in what state its flight was taken over. */
+export type SharedEnd = 'landed' | 'led' | 'left' | 'queued' | 'sent' | 'job' | 'lost'
 
 export interface LabelTypes {
   client: string
@@ -30,6 +34,8 @@ export interface LabelTypes {
   how: SavedHow
   why: WastedWhy
   period: BudgetPeriod
+  mode: AwayMode
+  end: SharedEnd
   outcome: JobOutcome
   operation: RedisOperation
   flaw: CacheFlaw
@@ -79,6 +85,8 @@ export const labelLists = {
   how: listOf<SavedHow>({ hit: 0, joined: 0, stale: 0, rescued: 0 }),
   why: listOf<WastedWhy>({ invalid: 0, uncertain: 0 }),
   period: listOf<BudgetPeriod>({ day: 0, month: 0 }),
+  mode: listOf<AwayMode>({ allowance: 0, open: 0, refused: 0 }),
+  end: listOf<SharedEnd>({ landed: 0, led: 0, left: 0, queued: 0, sent: 0, job: 0, lost: 0 }),
   outcome: listOf<JobOutcome>({ submitted: 0, polled: 0, rejected: 0, failed: 0, refused: 0, gone: 0 }),
   operation: listOf<RedisOperation>({
     connect: 0,
@@ -119,6 +127,8 @@ export function closedLists({ clients, scrapers, keys, tiers, version }: ListOpt
     how: list(labelLists.how, 'hit'),
     why: list(labelLists.why, 'invalid'),
     period: list(labelLists.period, 'day'),
+    mode: list(labelLists.mode, 'refused'),
+    end: list(labelLists.end, 'left'),
     outcome: list(labelLists.outcome, 'failed'),
     operation: list(labelLists.operation, 'get'),
     flaw: list(labelLists.flaw, 'damaged'),

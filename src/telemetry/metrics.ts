@@ -11,6 +11,7 @@ import type { Tier } from '../model.ts'
 import type { BreakerStatus, BudgetStatus, KeyStatus } from '../parts.ts'
 import type { BreakerState, KeyState } from './events.ts'
 import { closedLists, type LabelName, type LabelTypes, type ListOptions } from './labels.ts'
+import { openMetrics, openMetricsType, wantsOpenMetrics } from './open-metrics.ts'
 import {
   createCounter,
   createHistogram,
@@ -104,6 +105,16 @@ const counterRows = {
     ['client'],
     'credits_delivered_total',
     'Worth of the answers that clients got, paid for or saved. Spent + saved = delivered + wasted (invalid) + unclaimed + charges of calls under way.',
+  ),
+  creditsAway: row(
+    ['client', 'mode'],
+    'credits_away_total',
+    'Credits asked for while Redis was away: granted from the allowance leased in advance, counted by this replica alone (open), or refused.',
+  ),
+  sharedFlights: row(
+    ['end'],
+    'shared_flights_total',
+    "Questions that another replica was asking. Waited for until they landed, were led here in the end, or nobody waited any more (left); taken over from a lost replica before it asked (queued), after it may have (sent), or by its job; lost = this replica's own was taken over.",
   ),
   creditsRefunded: row(
     ['client', 'scraper', 'key'],
@@ -270,8 +281,8 @@ export function createMetrics(options: MetricsOptions) {
     ...counters(counterRows, 'counter'),
     ...counters(levelRows, 'gauge'),
     ...histograms(),
-    /** The Prometheus text of everything. */
-    text: async () => ({ contentType: registry.contentType as string, body: await registry.metrics() }),
+    /** Everything, as OpenMetrics with examples where `accept` prefers that. */
+    text,
   }
   for (const reading of readingRows) {
     expose(describe('gauge', reading), () =>
@@ -279,6 +290,12 @@ export function createMetrics(options: MetricsOptions) {
     )
   }
   return metrics
+
+  async function text(accept = '') {
+    const body = await registry.metrics()
+    if (!wantsOpenMetrics(accept)) return { contentType: registry.contentType as string, body }
+    return { contentType: openMetricsType, body: openMetrics(body, metrics.requestDuration.samples()) }
+  }
 
   function counters<Rows extends Readonly<Record<string, Row>>>(rows: Rows, type: 'counter' | 'gauge') {
     const made = Object.entries(rows).map(([id, row]) => {

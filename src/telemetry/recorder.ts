@@ -68,7 +68,7 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
 
     metrics.inFlightRequests.add(-1)
     metrics.requests.add(1, client, scraper, status, cache)
-    metrics.requestDuration.observe(durationMs / 1000, scraper, cache)
+    metrics.requestDuration.observeAs(request.id, durationMs / 1000, scraper, cache)
     if (isOverheadKnown(outcome)) {
       metrics.overhead.observe(overheadMs(request.arrivedAt, endedAt, landing?.attempts ?? []) / 1000)
     }
@@ -123,6 +123,14 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
         return countAttempt(event.scraper, event.attempt)
       case 'flight-landed':
         return ledger.landed(event.payer, event.scraper, event.landing, event.claimed)
+      case 'credits-away':
+        return metrics.creditsAway.add(event.credits, event.client, event.how)
+      case 'flight-followed':
+        return metrics.sharedFlights.add(1, event.end)
+      case 'flight-taken-over':
+        return metrics.sharedFlights.add(1, event.from)
+      case 'lease-lost':
+        return metrics.sharedFlights.add(1, 'lost')
       case 'budget-near':
         metrics.budgetNear.add(1, event.client, event.period)
         return log.warn('credit budget nearly spent', {

@@ -16,6 +16,13 @@ export interface Sample {
   readonly metricName?: string
   readonly labels: Readonly<Record<string, LabelValue>>
   readonly value: number
+  /** One of those that were counted in this bucket. */
+  readonly example?: Example
+}
+
+export interface Example {
+  readonly id: string
+  readonly value: number
 }
 
 export interface Counter<Values extends readonly LabelValue[]> {
@@ -25,6 +32,8 @@ export interface Counter<Values extends readonly LabelValue[]> {
 
 export interface Histogram<Values extends readonly LabelValue[]> {
   observe(seconds: number, ...values: Values): void
+  /** The same, and `id` is remembered as the latest example of its bucket. */
+  observeAs(id: string, seconds: number, ...values: Values): void
   samples(): Sample[]
 }
 
@@ -49,26 +58,40 @@ export function createHistogram<Values extends readonly LabelValue[]>(
   labels: readonly Label[],
   bounds: readonly number[],
 ): Histogram<Values> {
-  const cells = createCells(labels, () => ({ counts: Array<number>(bounds.length + 1).fill(0), sum: 0, count: 0 }))
+  const cells = createCells(labels, () => ({
+    counts: Array<number>(bounds.length + 1).fill(0),
+    sum: 0,
+    count: 0,
+    examples: new Map<number, Example>(),
+  }))
+
+  /** Says which bucket. */
+  function count(cell: ReturnType<typeof cells.at>, seconds: number): number {
+    cell.sum += seconds
+    cell.count += 1
+    let bucket = 0
+    while (bucket < bounds.length && seconds > (bounds[bucket] ?? 0)) bucket += 1
+    cell.counts[bucket] = (cell.counts[bucket] ?? 0) + 1
+    return bucket
+  }
+
   return {
-    observe(seconds, ...values) {
+    observe: (seconds, ...values) => void count(cells.at(values), seconds),
+    observeAs(id, seconds, ...values) {
       const cell = cells.at(values)
-      cell.sum += seconds
-      cell.count += 1
-      let bucket = 0
-      while (bucket < bounds.length && seconds > (bounds[bucket] ?? 0)) bucket += 1
-      cell.counts[bucket] = (cell.counts[bucket] ?? 0) + 1
+      cell.examples.set(count(cell, seconds), { id, value: seconds })
     },
     samples: () =>
       cells.all().flatMap(({ labels, cell }) => {
         let below = 0
-        const buckets = bounds.map((bound, index) => {
+        const buckets = [...bounds, '+Inf'].map((bound, index) => {
           below += cell.counts[index] ?? 0
-          return { metricName: `${name}_bucket`, labels: { ...labels, le: bound }, value: below }
+          const example = cell.examples.get(index)
+          const line = { metricName: `${name}_bucket`, labels: { ...labels, le: bound }, value: below }
+          return example ? { ...line, example } : line
         })
         return [
           ...buckets,
-          { metricName: `${name}_bucket`, labels: { ...labels, le: '+Inf' }, value: cell.count },
           { metricName: `${name}_sum`, labels, value: cell.sum },
           { metricName: `${name}_count`, labels, value: cell.count },
         ]

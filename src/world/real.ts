@@ -6,17 +6,20 @@ import { createDisk } from './disk.ts'
 import { watchFile } from './file-watch.ts'
 import { createStdout } from './output.ts'
 import { createRandom } from './random.ts'
+import { createRedis } from './redis.ts'
 import { createTransport } from './transport.ts'
 
 export function realWorld(): World {
   const clock = createClock()
+  const random = createRandom()
   return {
     clock,
-    random: createRandom(),
+    random,
     output: createStdout(),
     connect: (options) => createTransport(options, clock),
     openDisk: (options, emit) => createDisk(options, clock, emit),
     openAuditFile: (options, emit) => createAuditFile(options, clock, emit),
+    openShared: (options, emit) => createRedis(options, clock, random, emit),
     watchFile: (path, onChange) => watchFile(path, clock, onChange),
   }
 }

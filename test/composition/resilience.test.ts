@@ -14,6 +14,7 @@ import { createBulkhead } from '../../src/resilience/bulkhead.ts'
 import { createFlights } from '../../src/resilience/coalesce.ts'
 import { createRetryBudget } from '../../src/resilience/retry-budget.ts'
 import { createRetry } from '../../src/resilience/retry.ts'
+import { loneFlights } from '../../src/resilience/shared-flight.ts'
 import { fakeWorld } from '../support/world.ts'
 import {
   aCall,
@@ -80,6 +81,7 @@ function setUp(setting: Setting) {
     admission,
     breakers,
     keys,
+    sharedFlights: loneFlights,
     retry: createRetry({ clock, random, emit, budget }),
     clients: { identify: () => client },
     profile: {

@@ -17,7 +17,7 @@ function stage() {
   const world = fakeWorld()
   const filters: PurgeFilter[] = []
   const local = createLocalTier({ maxBytes: 10_000_000, onEvicted: () => undefined })
-  const cache = createCache({ replay: (body) => body }, local, null, world.clock, world.emit)
+  const cache = createCache({ replay: (body) => body }, { local, durable: null, shared: null }, world.clock, world.emit)
   const route = createPurgeRoute({
     purge(filter) {
       filters.push(filter)
@@ -29,15 +29,18 @@ function stage() {
     clock: world.clock,
   })
   const run = (body: string) => route.run({ segment: '', params: new URLSearchParams(), body })
-  const keep = (key: string, scraper: string, prompt: string, country: string) =>
+  const kept: string[] = []
+  const keep = (key: string, scraper: string, prompt: string, country: string) => {
+    kept.push(key)
     cache.store(
       key,
       aCall({ key, scraper, promptHash: `hash of ${prompt}`, country }),
       answered(),
       { ...aClient().cache, ttl: 24 * 60 * minute },
-      { unclaimed: false, ageMs: 0 },
+      { unclaimed: false, ageMs: 0, isPassedOn: false },
     )
-  const left = () => Array.from(local.entries(), ([key]) => key).toSorted()
+  }
+  const left = () => kept.filter((key) => local.get(key)).toSorted()
   return { ...world, route, run, keep, left, filters }
 }
 

@@ -11,6 +11,7 @@ import { createSimulator, instant, type Simulator, type SimulatorOptions } from 
 import { createAuditFile } from '../../src/world/audit-file.ts'
 import { createClock } from '../../src/world/clock.ts'
 import { createDisk } from '../../src/world/disk.ts'
+import { createRedis } from '../../src/world/redis.ts'
 import { createTransport } from '../../src/world/transport.ts'
 import { seededRandom } from './world.ts'
 
@@ -118,6 +119,7 @@ upstream: { url: "${upstream}", keys: [{ name: main, secret: ${UPSTREAM_KEY} }] 
     connect: (upstreamOptions) => createTransport(upstreamOptions, clock),
     openDisk: (diskOptions, emit) => createDisk(diskOptions, clock, emit),
     openAuditFile: (auditOptions, emit) => createAuditFile(auditOptions, clock, emit),
+    openShared: (sharedOptions, emit) => createRedis(sharedOptions, clock, seededRandom(13), emit),
     watchFile: () => ({ close: () => undefined }),
   }
   const app = compose(loaded, world, '0.0.0-test')

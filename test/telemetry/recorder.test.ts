@@ -284,6 +284,38 @@ void t.test('histograms add up: buckets rise to the count, the sum is the sum', 
   t.ok(Math.abs((value('request_duration_seconds_sum{scraper="chatgpt",cache="hit"}') ?? 0) - 790.0035) < 1e-6)
 })
 
+void t.test('whoever prefers OpenMetrics gets it, with the latest request of each bucket by its id', async (t) => {
+  const scene = createScene()
+  const named = (id: string) => {
+    const exchange = scene.exchange()
+    return { ...exchange, request: { ...exchange.request, id } }
+  }
+  for (const id of ['slow-one', 'slow-two']) scene.end(named(id), hit, 90_000)
+  scene.end(named('quote"and\\'), hit, 2)
+  scene.end(named('x'.repeat(101)), hit, 700_000)
+
+  const { contentType, body } = await scene.metrics.text('application/openmetrics-text;version=1.0.0,text/plain;q=0.5')
+  t.match(contentType, /^application\/openmetrics-text; version=1\.0\.0/)
+  t.ok(body.endsWith('\n# EOF\n'))
+  t.notMatch(body, /\n\n/)
+  t.match(body, '# TYPE scrapellm_proxy_requests counter\n')
+  t.match(body, /^scrapellm_proxy_requests_total\{.* 4$/m)
+  const bucket = (le: string) =>
+    new RegExp(
+      `^scrapellm_proxy_request_duration_seconds_bucket\\{.*le="${le.replace('+', '\\+')}"\\} (.*)$`,
+      'm',
+    ).exec(body)?.[1]
+  t.equal(bucket('120'), '3 # {request_id="slow-two"} 90')
+  t.equal(bucket('0.005'), '1 # {request_id="quote\\"and\\\\"} 0.002')
+  t.equal(bucket('60'), '1', 'nobody in between')
+  t.equal(bucket('+Inf'), '4', 'an id too long for the format is left out')
+
+  const plain = await scene.metrics.text('text/plain, application/openmetrics-text')
+  t.match(plain.contentType, /^text\/plain/)
+  t.match(plain.body, '# TYPE scrapellm_proxy_requests_total counter\n')
+  t.notMatch(plain.body, /request_id|EOF/)
+})
+
 void t.test(
   'overhead is what is left of a request without attempts and pauses, also for one who joined midway',
   async (t) => {
