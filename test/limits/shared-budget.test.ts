@@ -432,6 +432,124 @@ function creditsArguments(change: readonly (string | number)[]): readonly (strin
   return [-1, -1, '', 0, 'epoch', '', 0, 0, '', 0, 0, 1_000, 1_000, ...change]
 }
 
+void t.test('The script keeps its promises to replicas that come late, twice or from another time', async (t) => {
+  const redis = await startRedis(t)
+  const { store } = await upReplica(t, redis.url, [])
+  const ask = async (name: string, head: Partial<Head>, ...change: readonly (string | number)[]) => {
+    const { limit, epoch, runs, patienceMs, waryMs } = { ...defaultHead, ...head }
+    const keys = ['totals', 'records', 'due'].map((kind) => `{${name}}${kind}`)
+    const all = [limit, -1, epoch, runs, 'fresh', '', 0, 0, '', 0, 0, patienceMs, waryMs, ...change]
+    const reply = await store.run(creditsScript, keys, all)
+    const value = reply.kind === 'known' && Array.isArray(reply.value) ? reply.value : []
+    return { spent: Number(value[4]), held: Number(value[6]), became: value[13], record: value[14], swept: value[11] }
+  }
+  const change = (id: string, step: string, held: number, number = 1, ttlMs = 60_000) =>
+    [id, step, 1, 0, held, 0, 0, 0, '', number, ttlMs] as const
+
+  await ask('order', {}, ...change('a', 'reserve', 9, 5))
+  t.match(await ask('order', {}, ...change('a', 'keep', 3, 4)), { held: 9, record: 9 }, 'an older word is not heard')
+  t.match(await ask('order', {}, ...change('a', 'keep', 3, 6)), { held: 3 })
+  t.match(await ask('order', {}, ...change('a', 'end', 0, 1)), { held: 0 }, 'the end is always the last')
+
+  await ask('fifth', { limit: 100 }, ...change('a', 'reserve', 76))
+  t.match(
+    await ask('fifth', { limit: 100 }, ...change('b', 'lease', 5)),
+    { became: 1, held: 76 },
+    'not from the last fifth',
+  )
+  t.match(await ask('fifth', { limit: 100 }, ...change('b', 'lease', 4)), { became: 0, held: 80 })
+  t.match(
+    await ask('fifth', { limit: 100 }, ...change('b', 'lease', 5)),
+    { became: 1, record: 4 },
+    'what is leased stays',
+  )
+  t.match(await ask('fifth', { limit: 100 }, ...change('c', 'reserve', 20)), { became: 0, held: 100 }, 'others may')
+
+  await ask('silence', { patienceMs: 0 }, ...change('a', 'reserve', 3, 1, 1))
+  const since = Number(/:(\d+)/.exec(await redis.ask('PTTL', 't:{silence}due'))?.[1])
+  await until(async () => Number(/:(\d+)/.exec(await redis.ask('PTTL', 't:{silence}due'))?.[1]) < since - 20)
+  await redis.ask('HSET', 't:{silence}totals', 'seenAt', '1')
+  t.match(await ask('silence', { patienceMs: 60_000 }), { held: 3, swept: 0 }, 'Redis was away, not the replica')
+  await redis.ask('HSET', 't:{silence}totals', 'sweepFrom', '1')
+  t.match(await ask('silence', { patienceMs: 60_000 }), { held: 0, spent: 3, swept: 1 })
+
+  await ask('newcomer', {}, ...change('a', 'reserve', 3))
+  t.match(
+    await ask('newcomer', { epoch: 'lost' }, ...change('b', 'reserve', 3)),
+    { became: 2 },
+    'something was forgotten',
+  )
+  t.match(await ask('newcomer', { epoch: 'lost' }, 'old', 'keep', 1, 2, 3, 2, 5, 1, 'lost', 7, 1), {
+    held: 6,
+    spent: 0,
+  })
+  t.match(await redis.ask('HGET', 't:{newcomer}records', 'old'), / hold 1 3 2 7\r/, 'and is told again, its mark too')
+  t.match(
+    await ask('newcomer', { epoch: 'lost' }, 'old', 'reserve', 1, 2, 4, 2, 5, 1, 'lost', 8, 60_000),
+    { became: 2, held: 6 },
+    'but no more than it was',
+  )
+  t.match(
+    await ask('newcomer', { epoch: 'lost' }, 'older', 'reserve', 1, 2, 4, 2, 5, 1, 'lost', 8, 60_000),
+    { became: 2, record: 3, held: 9 },
+    'even when it comes with a wish for more',
+  )
+})
+
+interface Head {
+  readonly limit: number
+  readonly epoch: string
+  readonly runs: number
+  readonly patienceMs: number
+  readonly waryMs: number
+}
+
+const defaultHead: Head = { limit: -1, epoch: '', runs: 0, patienceMs: 60_000, waryMs: 60_000 }
+
+void t.test('What is being given back is not taken, and what is being taken is not given back', async (t) => {
+  const redis = await startRedis(t)
+  const client = limited(1_000)
+  const real = openReplica(t, redis.url, [])
+  await until(() => real.store.state === 'up')
+  let answers = Number.POSITIVE_INFINITY
+  const store: SharedStore = {
+    ...real.store,
+    state: 'up',
+    onState: () => () => {},
+    async run(...args): Promise<Shared<unknown>> {
+      const reply = await real.store.run(...args)
+      answers -= 1
+      return answers >= 0 ? reply : { kind: 'away', sent: true }
+    },
+  }
+  const other = withStore(real.store, [client])
+  const replica = withStore(store, [client])
+  await replica.budget.flush()
+  await replica.budget.flush()
+  const hold = await replica.budget.hold(client, aCall())
+  await Promise.all([hold.secure(6), replica.budget.flush()])
+  t.match(await inRedis(redis, t), { held: 6 }, 'a sign of life does not undo what is under way')
+
+  hold.spend({ state: 'charged', credits: 8 })
+  await until(async () => (await inRedis(redis, t)).spent === 8)
+  t.pass('what cost too much is told at once')
+
+  const big = await other.budget.hold(client, aCall({ priceCredits: 950 }))
+  await replica.budget.flush()
+  answers = 0
+  await replica.budget.flush()
+  t.equal(await codeOf(replica.budget.hold(client, aCall())), 'OVERLOADED', 'the allowance has gone back, or may have')
+  answers = Number.POSITIVE_INFINITY
+  big.settle()
+  for (const { budget } of [other, replica, other, replica]) await budget.flush()
+  t.equal((await inRedis(redis, t)).leased, 40)
+
+  await other.budget.hold(client, aCall({ priceCredits: 951 }))
+  answers = 1
+  t.equal(await codeOf(replica.budget.hold(client, aCall())), 'OVERLOADED')
+  t.equal(await codeOf(replica.budget.hold(client, aCall())), 'OVERLOADED', 'so it is when it was wanted for this')
+})
+
 void t.test(
   'L6: while Redis is stopped, only allowances are spent; what was used is told when it is back',
   async (t) => {
