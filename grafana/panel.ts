@@ -49,6 +49,8 @@ export interface Panel {
   readonly decimals?: number
   /** In place of "no data", where nothing is not a fault. */
   readonly empty?: string
+  /** Shows single requests, by their ids, beside the sum of all. */
+  readonly examples?: true
   /** Timeline: the words and colours of the values 0, 1, 2 … */
   readonly states?: readonly (readonly [word: string, color: string])[]
 }
@@ -147,12 +149,13 @@ function words({ states = [] }: Panel) {
   return [{ type: MappingType.ValueToText as const, options: Object.fromEntries(options) }]
 }
 
-function target({ kind }: Panel, index: number, [expression, name]: Query): DataqueryBuilder {
+function target({ kind, examples }: Panel, index: number, [expression, name]: Query): DataqueryBuilder {
   const query = new DataqueryBuilder()
     .refId('ABCDEFGH'.charAt(index))
     .datasource(source)
     .expr(expression)
     .legendFormat(name)
+  if (examples) query.exemplar(true)
   if (kind === 'heatmap') query.format(PromQueryFormat.Heatmap)
   return kind === 'stat' || kind === 'now' ? query.instant() : query.range()
 }

@@ -194,6 +194,12 @@ void t.test('the page beside the dashboards says of each what it answers', async
 void t.test('provisioning names the data source and the folder that the dashboards are mounted to', async (t) => {
   const sources = parse(read('provisioning/datasources/prometheus.yaml'))
   t.match(sources, { apiVersion: 1, datasources: [{ type: 'prometheus', url: '$PROMETHEUS_URL' }] })
+  // Grafana replaces one $ by the environment and makes one of two.
+  t.match(sources, {
+    datasources: [
+      { jsonData: { exemplarTraceIdDestinations: [{ name: 'request_id', url: /\/requests\/\$\$\{__value\.raw\}$/ }] } },
+    ],
+  })
   const providers = parse(read('provisioning/dashboards/scrapellm-proxy.yaml'))
   t.match(providers, { apiVersion: 1, providers: [{ type: 'file' }] })
   t.match(read('README.md'), `/grafana/dashboards:${providers.providers[0].options.path}`)

@@ -61,7 +61,7 @@ async function aStage(t: Test): Promise<Stage> {
   t.teardown(() => sim.close())
   const redis = await startRedis(t)
   const proxy = await startProxy(t, url, [...settings, `redis.url=${redis.url}`], {})
-  const prometheus = await startPrometheus(t, new URL(proxy.adminUrl).host)
+  const prometheus = await startPrometheus(t, new URL(proxy.adminUrl).host, ['--enable-feature=exemplar-storage'])
   return { sim, proxy, prometheus }
 }
 
@@ -199,6 +199,17 @@ void t.test('what a real Prometheus says of the dashboards and alerts', async (t
   await t.test('every metric of the catalogue is scraped', async (t) => {
     const known = new Set((await prometheus.api('label/__name__/values')) as readonly string[])
     for (const { name, type } of metricCatalogue) t.ok(known.has(type === 'histogram' ? `${name}_bucket` : name), name)
+  })
+
+  await t.test('single requests can be found by their ids', async (t) => {
+    const { headers } = await request(undefined, `${stage.proxy.url}/scrapers/chatgpt?prompt=whose`)
+    await prometheus.scraped(2)
+    const found = await prometheus.api('query_exemplars', {
+      query: 'scrapellm_proxy_request_duration_seconds_bucket{cache="miss"}',
+      start: '0',
+      end: '9999999999',
+    })
+    t.match(JSON.stringify(found), `"request_id":"${String(headers['x-request-id'])}"`)
   })
 
   await t.test('the alerts that such a time deserves fire', async (t) => {

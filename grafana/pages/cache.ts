@@ -148,6 +148,15 @@ export const cache: Page = {
           },
           {
             kind: 'stack',
+            title: 'Shared calls',
+            shows:
+              'Questions per minute that another instance was asking already: waited for (landed, led, left), or taken over from an instance that was lost (queued, sent, job, lost).',
+            red: 'queued, sent, job, lost: instances die or lose Redis. sent may have been paid twice. Look at their logs and at "Redis by instance".',
+            unit: 'short',
+            queries: [[`60 * sum by (end) (${rate('shared_flights_total')})`, '{{end}}']],
+          },
+          {
+            kind: 'stack',
             title: 'Rejected entries',
             shows: 'Stored bytes per minute that were not taken for an answer, by tier and why.',
             red: 'signature: somebody else writes to the store, or instances have different secrets; find out who. version: instances of different releases, passes by itself. damaged, too-big: a faulty disk or a foreign writer.',

@@ -118,13 +118,15 @@ export const clients: Page = {
           {
             kind: 'graph',
             title: 'Latency of hits',
-            shows: 'How long callers wait for an answer that is kept.',
+            shows:
+              'How long callers wait for an answer that is kept. Dots are single requests: they lead to what happened to them.',
             red: 'a hit takes milliseconds: the process is short of CPU (Runtime dashboard, event loop), or the disk is slow.',
             unit: 's',
             queries: [
               [quantile(0.5, 'request_duration_seconds', [], 'cache="hit"'), 'p50'],
               [quantile(0.99, 'request_duration_seconds', [], 'cache="hit"'), 'p99'],
             ],
+            examples: true,
             warn: 0.01,
             bad: 0.05,
           },
@@ -132,10 +134,11 @@ export const clients: Page = {
             kind: 'graph',
             title: 'Latency by cache result',
             shows:
-              'How long 19 of 20 callers wait at most, by what the cache did. A miss takes what upstream takes, and minutes are normal.',
+              'How long 19 of 20 callers wait at most, by what the cache did. A miss takes what upstream takes, and minutes are normal. Dots are single requests: they lead to what happened to them.',
             red: null,
             unit: 's',
             queries: [[quantile(0.95, 'request_duration_seconds', ['cache']), '{{cache}}']],
+            examples: true,
           },
           {
             kind: 'heatmap',

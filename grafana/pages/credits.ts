@@ -204,6 +204,15 @@ export const credits: Page = {
             queries: [[`sum by (client, period) (${metric('credits_budget_held')})`, '{{client}} {{period}}']],
           },
           {
+            kind: 'stack',
+            title: 'Asked without Redis',
+            shows:
+              'Credits per minute that clients asked for while Redis was away, by what became of it: granted from what was leased in advance, counted by one instance alone (open), or refused.',
+            red: 'Redis is gone: see the Cache dashboard. `redis.whenAway` says what clients get until it is back.',
+            unit: 'short',
+            queries: [[perMinute('client, mode', 'credits_away_total'), '{{client}} {{mode}}']],
+          },
+          {
             kind: 'graph',
             title: 'Hours until a budget is spent',
             shows: 'At the pace of the last hour. Budgets of a day end with the UTC day.',
