@@ -42,17 +42,33 @@ export interface LineFacts {
 
 /** For an answer out of the cache: as little work as can be. */
 export function hitLine(trail: Trail, call: Call, entry: Entry): string {
-  const { at, durationMs, id, client, promptHash, prompt, tier, status, traceId } = trail
+  const { at, durationMs, id, client, prompt, tier, status, traceId } = trail
+  const tookMs = durationMs ?? 0
   return (
-    `{"v":${VERSION},"kind":"request","at":${at},"duration_ms":${round(durationMs ?? 0)},"id":${JSON.stringify(id)}` +
-    `,"client":${JSON.stringify(client)},"scraper":"${call.scraper}","endpoint":"${call.endpoint}"` +
-    (call.key === null ? '' : `,"question":${JSON.stringify(call.key)}`) +
-    (promptHash === null ? '' : `,"prompt_hash":"${promptHash}"`) +
-    `,"price":${call.priceCredits},"cache":"hit","tier":"${tier ?? 'none'}"` +
-    `,"age_ms":${Math.max(0, Math.round(at + (durationMs ?? 0) - entry.storedAt))},"status":${status ?? 0}` +
+    `{"v":${VERSION},"kind":"request","at":${at},"duration_ms":${round(tookMs)},"id":${quoted(id)}` +
+    `,"client":${quoted(client)}${questionOf(call)},"cache":"hit","tier":"${tier ?? 'none'}"` +
+    `,"age_ms":${Math.max(0, Math.round(at + tookMs - entry.storedAt))},"status":${status ?? 0}` +
     (traceId === null ? '' : `,"trace_id":"${traceId}"`) +
     (prompt === null ? '}\n' : `,"prompt":${JSON.stringify(prompt)}}\n`)
   )
+}
+
+/** What a hit's line says of its question is the same each time it is asked. */
+const questions = new WeakMap<Call, string>()
+
+function questionOf(call: Call): string {
+  const known = questions.get(call)
+  if (known !== undefined) return known
+  const { scraper, endpoint, key, promptHash, priceCredits } = call
+  const facts = { scraper, endpoint, question: given(key), prompt_hash: given(promptHash), price: priceCredits }
+  const text = `,${JSON.stringify(facts).slice(1, -1)}`
+  questions.set(call, text)
+  return text
+}
+
+/** Most ids and names need no escaping, and to look is cheaper than to do it. */
+function quoted(text: string): string {
+  return /^[\w.:/+-]*$/.test(text) ? `"${text}"` : JSON.stringify(text)
 }
 
 export function requestLine(trail: Trail, flight: RecordedFlight | null, facts: LineFacts): string {
@@ -70,28 +86,28 @@ function line(kind: string, trail: Trail, flight: RecordedFlight | null, facts: 
     v: VERSION,
     kind,
     at: trail.at,
-    duration_ms: known(trail.durationMs === null ? null : round(trail.durationMs)),
+    duration_ms: given(trail.durationMs === null ? null : round(trail.durationMs)),
     id: trail.id,
     client: trail.client,
     scraper: trail.scraper,
-    endpoint: known(trail.endpoint),
-    question: known(call?.key),
-    prompt_hash: known(trail.promptHash),
-    price: known(call?.priceCredits),
-    patience_ms: known(facts.patienceMs),
-    timeout_ms: known(call?.timeoutMs),
-    cache: kind === 'request' ? known(trail.cache) : undefined,
-    tier: known(trail.tier),
-    age_ms: known(facts.ageMs),
-    status: known(trail.status),
-    code: known(trail.code),
+    endpoint: given(trail.endpoint),
+    question: given(call?.key),
+    prompt_hash: given(trail.promptHash),
+    price: given(call?.priceCredits),
+    patience_ms: given(facts.patienceMs),
+    timeout_ms: given(call?.timeoutMs),
+    cache: kind === 'request' ? given(trail.cache) : undefined,
+    tier: given(trail.tier),
+    age_ms: given(facts.ageMs),
+    status: given(trail.status),
+    code: given(trail.code),
     credits: isHit ? undefined : trail.credits,
-    stored: known(facts.stored),
-    role: known(trail.role),
-    flight: known(trail.role === null ? null : flight?.id),
+    stored: given(facts.stored),
+    role: given(trail.role),
+    flight: given(trail.role === null ? null : flight?.id),
     ...(flight && trail.role !== 'joined' ? attemptsOf(flight) : {}),
-    trace_id: known(trail.traceId),
-    prompt: known(trail.prompt),
+    trace_id: given(trail.traceId),
+    prompt: given(trail.prompt),
   })}\n`
 }
 
@@ -99,24 +115,24 @@ function attemptsOf(flight: RecordedFlight): object {
   return {
     flight_at: flight.startedAt,
     landed: flight.landedAt !== null,
-    stopped_by: known(flight.stoppedBy),
+    stopped_by: given(flight.stoppedBy),
     attempts: flight.attempts.map((attempt) => ({
       number: attempt.number,
       after_ms: attempt.startedAt - flight.startedAt,
       duration_ms: round(attempt.durationMs),
       waited_ms: round(attempt.waitedMs),
       class: attempt.class,
-      status: known(attempt.status),
+      status: given(attempt.status),
       key: attempt.keyName,
       charge: attempt.charge.state,
       credits: attempt.charge.credits,
-      retry_after_ms: known(attempt.retryAfterMs),
+      retry_after_ms: given(attempt.retryAfterMs),
     })),
   }
 }
 
 /** `JSON.stringify` leaves out what is undefined. */
-function known<T>(value: T | null | undefined): T | undefined {
+function given<T>(value: T | null | undefined): T | undefined {
   return value ?? undefined
 }
 
