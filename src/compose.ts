@@ -22,8 +22,9 @@ import { createDurableUpstream } from './jobs/durable.ts'
 import { createPlainUpstream } from './jobs/plain.ts'
 import { createMemoryStore } from './jobs/store.ts'
 import { followKeyFiles } from './keys/key-files.ts'
-import { createKeyMemory } from './keys/key-memory.ts'
+import { createKeyMemory, noMemory } from './keys/key-memory.ts'
 import { createKeys } from './keys/pool.ts'
+import { createSharedRests } from './keys/shared-rests.ts'
 import { createAdmission } from './limits/admission.ts'
 import { createBudget } from './limits/budget.ts'
 import { createFleet } from './limits/insurance.ts'
@@ -42,6 +43,7 @@ import { createRetryBudget } from './resilience/retry-budget.ts'
 import { createRetry } from './resilience/retry.ts'
 import { createSeal } from './resilience/shared-flight-marks.ts'
 import { createSharedFlights, loneFlights } from './resilience/shared-flight.ts'
+import { createCircuitHints, createSharedHints } from './resilience/shared-hints.ts'
 import { priceOf } from './scrapellm/credits.ts'
 import { scrapers } from './scrapellm/endpoints.ts'
 import { promptHash } from './scrapellm/params.ts'
@@ -130,15 +132,28 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
   const flights = createFlights({ clock, emit })
   const retryBudget = createRetryBudget({ ...config.retry.budget, clock })
   const retry = createRetry({ clock, random, emit, budget: retryBudget })
-  const breakers = createBreakers({ policy: config.breaker, scrapers: profile.scrapers, clock, random, emit })
+  const { openForMax } = config.breaker
+  const hints = store
+    ? createCircuitHints({ store, clock, random, scrapers: profile.scrapers, openForMaxMs: openForMax })
+    : null
+  const breakers = createBreakers({
+    policy: config.breaker,
+    scrapers: profile.scrapers,
+    clock,
+    random,
+    emit,
+    ...(hints ? { hints } : {}),
+  })
   const { maxConcurrent, perScraper = null } = config.upstream
   const bulkhead = createBulkhead({ maxConcurrent, perScraper })
   const keyRest = {
     creditsExhausted: retryPolicy.classes.creditsExhausted.keyRest,
     unauthorized: retryPolicy.classes.unauthorized.keyRest,
   }
-  const keyMemory = disk ? { memory: createKeyMemory(disk, clock) } : {}
-  const keys = createKeys({ clock, random, emit, keys: config.upstream.keys, keyRest, ...keyMemory })
+  const rests = store ? restsOver(store) : null
+  const memory = rests ?? (disk ? createKeyMemory(disk, clock) : noMemory)
+  const keys = createKeys({ clock, random, emit, keys: config.upstream.keys, keyRest, memory })
+  rests?.follow(({ name, because, untilAt }) => keys.heed(name, because, untilAt))
   const keyWatch = followKeyFiles({
     files: keyFiles,
     watch: world.watchFile,
@@ -228,6 +243,13 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
     { random, emit, ready: () => isListening && !server.draining, metrics: metrics.text, status, routes: [purge] },
   )
 
+  function restsOver(store: SharedStore) {
+    const names = config.upstream.keys.map(({ name }) => name)
+    const longestMs = Math.max(keyRest.creditsExhausted ?? 0, keyRest.unauthorized ?? 0, LONGEST_LIMIT_MS)
+    const topic = { store, clock, random, topic: 'keys', names, maxLeftMs: longestMs }
+    return createSharedRests({ clock, openHints: (heard) => createSharedHints({ ...topic, heard }) })
+  }
+
   /** What the replicas count and do together. */
   function share(store: SharedStore) {
     const fleet = createFleet({ store, clock, replicaId: processId })
@@ -259,8 +281,8 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
       budget,
       flights,
       async close() {
-        await flights.idle()
         flights.close()
+        await flights.idle()
         concurrency.close()
         await Promise.all([budget.close(), fleet.close()])
       },
@@ -315,7 +337,8 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
       const client = clientNamed(payer)
       if (!client) continue
       const request = { id: random.id(), traceparent: null, wishes: NO_WISHES }
-      const landing = pipeline.resume({ request, client, call, key }, budget.adopt(holdId) ?? budget.none)
+      const askedAt = clock.now()
+      const landing = pipeline.resume({ request, client, call, key, askedAt }, budget.adopt(holdId) ?? budget.none)
       for (const promise of promised) if (isFor(promise, payer, call, key)) jobs.resume(promise.id, landing)
     }
     ownBudget.sweep()
@@ -367,6 +390,8 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
       disk?.close()
       await shared?.settled()
       await together?.close()
+      rests?.close()
+      hints?.close()
       shared?.close()
       store?.close()
       access.flush()
@@ -419,6 +444,9 @@ function signingKeysOf({ redis, upstream }: Config): readonly [Buffer, ...Buffer
 function diskOptions({ path, maxSize }: Exclude<Config['cache']['disk'], false>) {
   return { path, maxBytes: maxSize }
 }
+
+/** As long as a rate limit of upstream is believed. */
+const LONGEST_LIMIT_MS = 3_600_000
 
 /** A longer answer is kept by each replica for itself. */
 const MAX_SHARED_BYTES = 4 * 1_048_576

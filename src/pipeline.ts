@@ -67,6 +67,7 @@ export interface Errand {
   readonly client: Client
   readonly call: Call
   readonly key: string | null
+  readonly askedAt: number
   /** A caller waits; or an answer grows old while it is used; or an earlier process left it unfinished. */
   readonly on: 'request' | 'refresh' | 'resume'
   /** What its flight must go through before anybody gets the landing. */
@@ -101,7 +102,8 @@ export function createPipeline(parts: Parts): Pipeline {
     exchange.limits = await admission.admit(client, call)
     const key = cache.keyOf(call, client)
     const joinKey = mayJoin(call, request) ? key : null
-    const errand: Errand = { request, client, call, key, on: 'request', through: straight, joinKey }
+    const { arrivedAt: askedAt } = request
+    const errand: Errand = { request, client, call, key, askedAt, on: 'request', through: straight, joinKey }
     if (call.endpoint !== 'answer') {
       return jobs.follow(request, client, call, (joinKey, through) =>
         ask(request, { ...errand, through, joinKey }, NOTHING_KNOWN),
@@ -159,11 +161,15 @@ export function createPipeline(parts: Parts): Pipeline {
 
   /** One flight: asked and paid for once, however many wait for it, on whichever replica. It outlives the askers who leave. */
   async function fly(errand: Errand, hold: Hold, flight: Flight): Promise<Landing> {
-    const { call, joinKey } = errand
+    const { call, joinKey, askedAt } = errand
     const key = call.endpoint === 'answer' ? joinKey : null
     try {
-      const question = { key, scraper: call.scraper, askedAt: clock.now() }
-      return await sharedFlights.fly(question, flight, (lease) => lead(errand, hold, flight, lease, key !== null))
+      const question = { key, scraper: call.scraper, askedAt }
+      const landing = await sharedFlights.fly(question, flight, (lease) =>
+        lead(errand, hold, flight, lease, key !== null),
+      )
+      if (key !== null && landing.attempts.length === 0 && landing.entry?.unclaimed) cache.claim(key, landing.entry)
+      return landing
     } finally {
       hold.settle()
     }
@@ -247,7 +253,7 @@ export function createPipeline(parts: Parts): Pipeline {
   function refresh(errand: Errand): void {
     const { client, call, key } = errand
     if (flights.has(key) || breakers.isOpen(call.scraper) || !budget.hasRoom(client)) return
-    void unattended(board({ ...errand, on: 'refresh' }, patient(client, call)))
+    void unattended(board({ ...errand, on: 'refresh', askedAt: clock.now() }, patient(client, call)))
   }
 
   function resume(begun: Omit<Errand, 'on' | 'through' | 'joinKey'>, hold: Hold): Promise<Landing | null> {

@@ -191,6 +191,8 @@ export function createSharedTier({ codec, store, memory, clock, random, emit }: 
     const message = replacedMessage(id, key, entry.storedAt)
     const args = [bytes, Math.ceil(leftMs), channelName, message, fence ?? '']
     const written = await store.run(writeScript, [nameOf(key), `${nameOf(key)}:fence`], args)
+    // A newer one is there: ours is not to be given here either.
+    if (fence !== null && written.kind === 'known' && written.value === 0) memory.outdated(key, entry.storedAt + 1)
     if (written.kind === 'known' && written.value === 1) bus.trust(entry)
     return written.kind === 'away' ? 'away' : 'kept'
   }

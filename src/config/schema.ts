@@ -161,6 +161,10 @@ const listen = map({
     count(0, 65_535).prefault(8080),
     'Port on which the proxy listens; 0 = any free port, named in the log line "listening".',
   ),
+  reusePort: restart(
+    flag().prefault(false),
+    'Lets several processes of this machine listen on the same port, each with an admin port of its own.',
+  ),
 })
 
 const admin = map({

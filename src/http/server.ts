@@ -19,6 +19,8 @@ export interface ServerOptions {
   readonly host: string
   /** 0 = any free port. */
   readonly port: number
+  /** Other processes may listen on it as well. */
+  readonly reusePort?: boolean
   readonly timeouts?: Partial<Timeouts>
 }
 
@@ -79,7 +81,7 @@ const defaults: Timeouts = {
 /** A target of 64 KiB must get through to us to be answered properly. */
 const maxHeaderSize = 72 * 1024
 
-export function createServer({ host, port, timeouts }: ServerOptions, parts: ServerParts): Server {
+export function createServer({ host, port, reusePort = false, timeouts }: ServerOptions, parts: ServerParts): Server {
   const { clock, random, emit, serving } = parts
   const { headersMs, requestMs, keepAliveMs, checkMs, slowReaderMs } = { ...defaults, ...timeouts }
   const target = createTargets()
@@ -211,7 +213,7 @@ export function createServer({ host, port, timeouts }: ServerOptions, parts: Ser
     listen: () =>
       new Promise((resolve, reject) => {
         server.once('error', reject)
-        server.listen({ host, port }, () => {
+        server.listen({ host, port, reusePort }, () => {
           server.off('error', reject)
           chosenPort = (server.address() as AddressInfo).port
           resolve()

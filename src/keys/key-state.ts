@@ -63,6 +63,11 @@ export function renew(condition: KeyCondition): KeyCondition {
   return because === null || because === 'rateLimited' ? condition : { kind: 'trial', because, lentUntil: null }
 }
 
+/** What another replica says of it: it rests longer, never shorter. */
+export function heed(condition: KeyCondition, untilAt: number, because: FailureClass): KeyCondition {
+  return untilAt > (untilOf(condition) ?? 0) ? layDown(condition, untilAt, because) : condition
+}
+
 /** When it may be used again; null = now, or when its trial ends, which nobody knows. */
 export function untilOf(condition: KeyCondition): number | null {
   return isResting(condition) ? condition.untilAt : null

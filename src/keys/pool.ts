@@ -4,11 +4,12 @@
  * while it runs: what is said of the old one is then said of nobody. The secrets are revealed here and nowhere else.
  */
 import { ProxyError } from '../errors.ts'
-import type { Call, Verdict } from '../model.ts'
+import type { FailureClass, Call, Verdict } from '../model.ts'
 import type { KeyLease, Keys, Turn } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
 import {
   awaken,
+  heed,
   becauseOf,
   isLendable,
   judge,
@@ -42,6 +43,8 @@ interface KeysPorts {
 export interface KeyPool extends Keys {
   /** False when the key has this secret already, or there is no such key. */
   replace(name: string, secret: Secret): boolean
+  /** Another replica lets this key rest. */
+  heed(name: string, because: FailureClass, untilAt: number): void
 }
 
 interface Key {
@@ -115,6 +118,11 @@ export function createKeys({ clock, random, emit, keys: options, keyRest, memory
     return true
   }
 
+  function heedOther(name: string, because: FailureClass, untilAt: number): void {
+    const key = keys.find((one) => one.name === name)
+    if (key) become(key, heed(current(key), untilAt, because))
+  }
+
   /** How long to wait for a key that comes back by itself and soon; null = do not. */
   function worthwhileWait({ spentKeys, leftMs }: Turn): number | null {
     const next = firstToReturn(spentKeys)
@@ -168,6 +176,7 @@ export function createKeys({ clock, random, emit, keys: options, keyRest, memory
     lease,
     hasOther,
     replace,
+    heed: heedOther,
     states: () =>
       keys.map((key) => ({ name: key.name, state: labelOf(current(key)), untilAt: untilOf(key.condition) })),
   }

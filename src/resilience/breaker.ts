@@ -27,7 +27,17 @@ export interface BreakerPolicy {
   readonly openForMax: number
 }
 
+/** What replicas tell each other; it can only put a probe off. */
+export interface BreakerHints {
+  opened(scraper: string, openForMs: number): void
+  /** When a circuit that is open until then may be tried. */
+  triedAt(scraper: string, openUntil: number): number
+}
+
+const noHints: BreakerHints = { opened: () => {}, triedAt: (_scraper, openUntil) => openUntil }
+
 interface BreakersPorts {
+  readonly hints?: BreakerHints
   readonly policy: BreakerPolicy
   /** The scrapers that have a breaker; any other name passes unguarded. */
   readonly scrapers: readonly string[]
@@ -89,7 +99,7 @@ export function createBreakers(ports: BreakersPorts): Breakers & { close(): void
   }
 }
 
-function createCircuit(scraper: string, { policy, clock, random, emit }: BreakersPorts): Circuit {
+function createCircuit(scraper: string, { policy, clock, random, emit, hints = noHints }: BreakersPorts): Circuit {
   const gate = createGate()
   let state: State = { kind: 'closed', since: clock.now() }
   let generation = 0
@@ -170,6 +180,7 @@ function createCircuit(scraper: string, { policy, clock, random, emit }: Breaker
     doublings += 1
     gate.shut()
     enter({ kind: 'open', until: now + openForMs }, openForMs)
+    hints.opened(scraper, openForMs)
   }
 
   function close(): void {
@@ -179,7 +190,7 @@ function createCircuit(scraper: string, { policy, clock, random, emit }: Breaker
 
   /** The end of the open time has no timer: it is noticed by the next call, or whoever looks. */
   function refresh(): void {
-    if (state.kind !== 'open' || clock.now() < state.until) return
+    if (state.kind !== 'open' || clock.now() < hints.triedAt(scraper, state.until)) return
     gate.unlock()
     const trial = { allowed: 1, steppedAt: clock.now(), inFlight: 0, successes: 0, isProbed: false }
     enter({ kind: 'half-open', trial }, null)
@@ -192,13 +203,13 @@ function createCircuit(scraper: string, { policy, clock, random, emit }: Breaker
   }
 
   function remainingMs(): number {
-    return state.kind === 'open' ? state.until - clock.now() : 0
+    return state.kind === 'open' ? hints.triedAt(scraper, state.until) - clock.now() : 0
   }
 
   function status(): BreakerStatus {
     refresh()
     const kind: BreakerState = state.kind
-    return { scraper, state: kind, openUntil: state.kind === 'open' ? state.until : null }
+    return { scraper, state: kind, openUntil: state.kind === 'open' ? hints.triedAt(scraper, state.until) : null }
   }
 
   function shutDown(): void {
