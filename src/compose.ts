@@ -15,8 +15,11 @@ import { createAdmin } from './http/admin.ts'
 import { createClients } from './http/clients.ts'
 import type { Drained } from './http/drain.ts'
 import { createPurgeRoute } from './http/purge.ts'
+import { createRequestRoutes } from './http/requests.ts'
 import { createResponder, matches } from './http/respond.ts'
 import { createServer } from './http/server.ts'
+import { createStatusPage } from './http/status-page.ts'
+import { createStatus } from './http/status.ts'
 import { createJobs } from './jobs/book.ts'
 import { createDurableUpstream } from './jobs/durable.ts'
 import { createPlainUpstream } from './jobs/plain.ts'
@@ -49,9 +52,11 @@ import { scrapers } from './scrapellm/endpoints.ts'
 import { promptHash } from './scrapellm/params.ts'
 import { createProfile } from './scrapellm/profile.ts'
 import { createAccessLog } from './telemetry/access-log.ts'
+import { createAudit } from './telemetry/audit.ts'
 import { createLog, type Log } from './telemetry/log.ts'
 import { createMetrics } from './telemetry/metrics.ts'
 import { createRecorder } from './telemetry/recorder.ts'
+import { createTracing } from './telemetry/tracing.ts'
 
 /** What the settings are checked against and cannot know by themselves. */
 export const known = { scrapers, priceCredits: Math.min(...scrapers.map(priceOf)) }
@@ -102,7 +107,16 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
     { level: config.log.level, prompts: config.log.prompts },
     { clock, sink: output.write },
   )
-  const recorder = createRecorder({ metrics, access, log, clock, matches })
+  const tracing = createTracing({ clock, random, version })
+  const auditFile = config.audit
+    ? world.openAuditFile(auditOptions(config.audit), (event) => recorder.emit(event))
+    : null
+  const audit = createAudit(
+    { prompts: config.log.prompts },
+    { clock, keyOf: (call, client) => cache.keyOf(call, client), append: auditFile?.append ?? null },
+  )
+  const watchers = [audit, ...tracing.watchers]
+  const recorder = createRecorder({ metrics, access, log, clock, matches, watchers, traceIdOf: tracing.traceIdOf })
   const { emit } = recorder
 
   const store = config.redis ? world.openShared(sharedOptions(config.redis), emit) : null
@@ -215,11 +229,11 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
     cache,
     budget,
     flights,
-    retry,
+    retry: tracing.retry(audit.retry(retry)),
     breakers,
     bulkhead,
     keys,
-    upstream: durable,
+    upstream: audit.upstream(tracing.upstream(durable)),
     sharedFlights,
     jobs,
     recorder,
@@ -238,9 +252,42 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
     clock,
   })
   let isListening = false
+  const status = createStatus({
+    version,
+    startedAt,
+    clock,
+    configGeneration: () => 1,
+    ready: isReady,
+    draining: () => server.draining,
+    openRequests: () => server.openRequests,
+    breakers: breakers.states,
+    keys: keys.states,
+    flights: flights.list,
+    cache: tiers,
+    disk: () => disk?.state ?? null,
+    redis: () => store?.state ?? null,
+    auditFile: () => auditFile?.state ?? null,
+    credits: recorder.credits,
+    budgets: budget.states,
+    clients: () =>
+      (together?.budget ?? ownBudget).spending().map(({ client, dayCredits, monthCredits }) => ({
+        name: client,
+        openQuestions: admission.open(client),
+        dayCredits,
+        monthCredits,
+      })),
+    trails: audit,
+  })
   const admin = createAdmin(
     { host: config.admin.host, port: config.admin.port, token: config.admin.token?.reveal() ?? null },
-    { random, emit, ready: () => isListening && !server.draining, metrics: metrics.text, status, routes: [purge] },
+    {
+      random,
+      emit,
+      ready: isReady,
+      metrics: metrics.text,
+      status,
+      routes: [purge, createStatusPage(status), ...createRequestRoutes({ trails: audit, clock })],
+    },
   )
 
   function restsOver(store: SharedStore) {
@@ -289,36 +336,8 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
     }
   }
 
-  /** What an operator may see: no secret, no prompt. */
-  function status(): object {
-    return {
-      version,
-      uptime_seconds: Math.floor((clock.wall() - startedAt) / 1000),
-      config_generation: 1,
-      draining: server.draining,
-      open_requests: server.openRequests,
-      breakers: breakers
-        .states()
-        .map(({ scraper, state, openUntil }) => ({ scraper, state, open_until: iso(openUntil) })),
-      keys: keys.states().map(({ name, state, untilAt }) => ({ name, state, until: iso(untilAt) })),
-      flights: flights.list().map(({ scraper, askers, startedAt: at }) => ({ scraper, askers, started_at: iso(at) })),
-      cache: tiers(),
-      disk: disk?.state ?? null,
-      redis: store?.state ?? null,
-      credits: recorder.credits(),
-      budgets: budget
-        .states()
-        .map(({ client, period, limitCredits, leftCredits, heldCredits, spentCredits, resetAt }) => ({
-          client,
-          period,
-          limit: limitCredits,
-          left: leftCredits,
-          held: heldCredits,
-          spent: spentCredits,
-          reset_at: iso(resetAt),
-        })),
-      clients: clients.map(({ client }) => ({ name: client.name, open_questions: admission.open(client.name) })),
-    }
+  function isReady(): boolean {
+    return isListening && !server.draining
   }
 
   function tiers(): readonly { readonly tier: 'memory' | 'disk'; readonly entries: number; readonly bytes: number }[] {
@@ -395,6 +414,8 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
       shared?.close()
       store?.close()
       access.flush()
+      audit.close()
+      await auditFile?.close()
       output.flush()
     },
   }
@@ -441,6 +462,10 @@ function signingKeysOf({ redis, upstream }: Config): readonly [Buffer, ...Buffer
   return [signingKeyOf(first.reveal()), ...others.map((secret) => signingKeyOf(secret.reveal()))]
 }
 
+function auditOptions({ path, maxSize }: NonNullable<Config['audit']>) {
+  return { path, maxBytes: maxSize }
+}
+
 function diskOptions({ path, maxSize }: Exclude<Config['cache']['disk'], false>) {
   return { path, maxBytes: maxSize }
 }
@@ -458,8 +483,4 @@ const NO_WISHES: Wishes = {
   maxAgeMs: null,
   maxStaleMs: null,
   minFreshMs: null,
-}
-
-function iso(at: number | null): string | null {
-  return at !== null && Number.isFinite(at) ? new Date(at).toISOString() : null
 }

@@ -80,6 +80,7 @@ export interface World {
 export interface AuditFile {
   /** One line, its end included. */
   append(line: string): void
+  readonly state: 'up' | 'down'
   /** Resolves when all that waits now has been tried once. */
   flush(): Promise<void>
   /** Writes what waits, if it can be written now. */

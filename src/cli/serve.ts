@@ -24,16 +24,6 @@ export async function serve(loaded: Loaded, world: World, version: string, signa
   const { port, adminPort } = await app.listen()
   const url = `http://${inUrl(config.listen.host)}:${port}`
   const adminUrl = `http://${inUrl(config.admin.host)}:${adminPort}`
-  app.log.info('listening', {
-    host: config.listen.host,
-    port,
-    url,
-    admin_host: config.admin.host,
-    admin_port: adminPort,
-    admin_url: adminUrl,
-    version,
-  })
-
   const ended = new Promise<number>((resolve) => {
     let code: number | null = null
     const stop = (reason: string, exitCode: number): void => {
@@ -56,6 +46,16 @@ export async function serve(loaded: Loaded, world: World, version: string, signa
       app.log.error('uncaught', { error })
       stop('uncaught', 1)
     })
+  })
+  // Last: whoever waits for this line may send a signal the moment it is there.
+  app.log.info('listening', {
+    host: config.listen.host,
+    port,
+    url,
+    admin_host: config.admin.host,
+    admin_port: adminPort,
+    admin_url: adminUrl,
+    version,
   })
   return { app, port, adminPort, ended }
 }

@@ -463,6 +463,14 @@ const jobs = map({
   ),
 })
 
+const audit = map({
+  path: restart(text('the path of a file').prefault('data/audit.ndjson'), 'The file; its folder is made when missing.'),
+  maxSize: restart(
+    size(1024 ** 2, 1024 ** 4).prefault('100MiB'),
+    'When it is full, it is set aside as `.1`, in place of the one before.',
+  ),
+})
+
 const log = map({
   level: live(
     z
@@ -533,6 +541,7 @@ export const schema = map({
     'What replicas share: answers, flights, limits, budgets. Leave it out on a single machine.',
   ),
   jobs: live(jobs.prefault({}), 'How questions are carried out.'),
+  audit: restart(audit.optional(), 'One line for each request with all its attempts, as a file: what `replay` reads.'),
   log: live(log.prefault({}), 'What is written to standard output.'),
   shutdown: live(shutdown.prefault({}), 'What SIGTERM does.'),
 })

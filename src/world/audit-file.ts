@@ -45,7 +45,14 @@ export function createAuditFile(
   let writing: Promise<void> | null = null
   let isClosed = false
 
-  return { append, flush, close }
+  return {
+    append,
+    flush,
+    close,
+    get state() {
+      return trouble ? 'down' : 'up'
+    },
+  }
 
   function append(line: string): void {
     if (isClosed) return
