@@ -68,6 +68,7 @@ function greeting(url: string, admin: string, upstream: string, quiet: boolean):
     '',
     `  proxy      ${url}`,
     `  admin      ${admin}/metrics   ${admin}/status`,
+    `  status     ${admin}/   (the page for people)`,
     `  simulator  ${upstream}/__sim/ledger   (what upstream would have charged)`,
     '',
     'Try, in another terminal:',
