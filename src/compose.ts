@@ -20,6 +20,7 @@ import { createResponder, matches } from './http/respond.ts'
 import { createServer } from './http/server.ts'
 import { createStatusPage } from './http/status-page.ts'
 import { createStatus } from './http/status.ts'
+import { none } from './http/wishes.ts'
 import { createJobs } from './jobs/book.ts'
 import { createDurableUpstream } from './jobs/durable.ts'
 import { createPlainUpstream } from './jobs/plain.ts'
@@ -35,7 +36,7 @@ import { createSharedAdmission } from './limits/shared-admission.ts'
 import { createSharedBudget } from './limits/shared-budget.ts'
 import { createSharedConcurrencyLimits } from './limits/shared-concurrency.ts'
 import { createSharedRateLimits } from './limits/shared-rate.ts'
-import type { Call, Client, Tier, Wishes } from './model.ts'
+import type { Call, Client, Tier } from './model.ts'
 import type { Budget, PromisedAnswer } from './parts.ts'
 import { createPipeline } from './pipeline.ts'
 import type { SharedOptions, SharedStore, World } from './ports.ts'
@@ -355,7 +356,7 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
     for (const { call, client: payer, cacheKey: key, holdId } of durable.leftBehind().submitted) {
       const client = clientNamed(payer)
       if (!client) continue
-      const request = { id: random.id(), traceparent: null, wishes: NO_WISHES }
+      const request = { id: random.id(), traceparent: null, wishes: none }
       const askedAt = clock.now()
       const landing = pipeline.resume({ request, client, call, key, askedAt }, budget.adopt(holdId) ?? budget.none)
       for (const promise of promised) if (isFor(promise, payer, call, key)) jobs.resume(promise.id, landing)
@@ -475,12 +476,3 @@ const LONGEST_LIMIT_MS = 3_600_000
 
 /** A longer answer is kept by each replica for itself. */
 const MAX_SHARED_BYTES = 4 * 1_048_576
-
-const NO_WISHES: Wishes = {
-  noCache: false,
-  noStore: false,
-  onlyIfCached: false,
-  maxAgeMs: null,
-  maxStaleMs: null,
-  minFreshMs: null,
-}

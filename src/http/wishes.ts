@@ -4,7 +4,7 @@
  */
 import type { Wishes } from '../model.ts'
 
-const none: Wishes = {
+export const none: Wishes = {
   noCache: false,
   noStore: false,
   onlyIfCached: false,
