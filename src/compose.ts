@@ -20,7 +20,7 @@ import { createResponder, matches } from './http/respond.ts'
 import { createServer } from './http/server.ts'
 import { createStatusPage } from './http/status-page.ts'
 import { createStatus } from './http/status.ts'
-import { none } from './http/wishes.ts'
+import { noWishes } from './http/wishes.ts'
 import { createJobs } from './jobs/book.ts'
 import { createDurableUpstream } from './jobs/durable.ts'
 import { createPlainUpstream } from './jobs/plain.ts'
@@ -356,7 +356,7 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
     for (const { call, client: payer, cacheKey: key, holdId } of durable.leftBehind().submitted) {
       const client = clientNamed(payer)
       if (!client) continue
-      const request = { id: random.id(), traceparent: null, wishes: none }
+      const request = { id: random.id(), traceparent: null, wishes: noWishes }
       const askedAt = clock.now()
       const landing = pipeline.resume({ request, client, call, key, askedAt }, budget.adopt(holdId) ?? budget.none)
       for (const promise of promised) if (isFor(promise, payer, call, key)) jobs.resume(promise.id, landing)

@@ -4,7 +4,7 @@
  */
 import type { Wishes } from '../model.ts'
 
-export const none: Wishes = {
+export const noWishes: Wishes = {
   noCache: false,
   noStore: false,
   onlyIfCached: false,
@@ -12,15 +12,15 @@ export const none: Wishes = {
   maxStaleMs: null,
   minFreshMs: null,
 }
-const noCacheOnly: Wishes = { ...none, noCache: true }
+const noCacheOnly: Wishes = { ...noWishes, noCache: true }
 
 const seconds = /^\d{1,15}$/
 
 /** `Pragma` counts only where there is no `Cache-Control`. */
 export function readWishes(cacheControl: string | null, pragma: string | null): Wishes {
   if (cacheControl === null) {
-    if (pragma === null) return none
-    return readList(pragma).has('no-cache') ? noCacheOnly : none
+    if (pragma === null) return noWishes
+    return readList(pragma).has('no-cache') ? noCacheOnly : noWishes
   }
   const directives = readList(cacheControl)
   return {
