@@ -195,10 +195,11 @@ export interface Jobs {
     forward: (joinKey: string | null, through: Through) => Promise<Outcome>,
   ): Promise<Outcome>
   /** Answers a question later: 202 with the id of a job, under which `landing` can be polled. */
-  promise(client: Client, call: Call, landing: Promise<Landing | null>): Outcome
-  /** What an earlier process promised and did not keep; it has failed unless it is resumed. */
-  interrupted(): readonly PromisedAnswer[]
-  resume(id: string, landing: Promise<Landing | null>): void
+  promise(client: Client, call: Call, landing: Promise<Landing | null>): Outcome | Promise<Outcome>
+  /** What a dead process promised and did not keep; it fails unless it is resumed. */
+  interrupted(): readonly PromisedAnswer[] | Promise<readonly PromisedAnswer[]>
+  /** From when it resolves on, the promise is this process's. */
+  resume(id: string, landing: Promise<Landing | null>): void | Promise<void>
 }
 
 export type Through = (flight: Promise<Landing>) => Promise<Landing>

@@ -8,8 +8,9 @@
 import type { Call, Client, Landing, Outcome, ProxyRequest, Reply, Verdict } from '../model.ts'
 import type { JobState, Jobs, KeyLease, OwnJob, Profile, PromisedAnswer, Through } from '../parts.ts'
 import type { Clock, DiskRecord, Emit, Random } from '../ports.ts'
-import { type Archive, createArchive, type Job } from './archive.ts'
+import { type Archive, createArchive, type Found, type Job } from './archive.ts'
 import { createIdempotency } from './idempotency.ts'
+import type { Liveness } from './liveness.ts'
 import { type JobStore, KEPT_MS } from './store.ts'
 
 export interface JobPorts {
@@ -22,8 +23,8 @@ export interface JobPorts {
   readonly fill: (answer: JobAnswer) => void
   /** Credits that upstream has given back, and when they were spent. */
   readonly refund: (client: string, credits: number, spentAt: number) => void
-  /** The same for all that share this process, another one after a restart. */
-  readonly processId: string
+  /** Of this process, and of those that have promised something. */
+  readonly life: Liveness
   readonly maxDocumentBytes?: number
 }
 
@@ -46,14 +47,12 @@ const INTERRUPTED = 'interrupted by a restart of the proxy'
 const noKey: KeyLease = { name: 'none', secret: null, report: () => {} }
 
 export function createJobs(ports: JobPorts): Jobs {
-  const { profile, store, clock, random, emit, fill, refund, processId } = ports
+  const { profile, store, clock, random, emit, fill, refund, life } = ports
   const dialect = profile.jobs
-  const archive: Archive = createArchive(store, clock, ports.maxDocumentBytes ?? MAX_DOCUMENT_BYTES)
-  const idempotency = createIdempotency({ store, clock, processId })
+  const archive: Archive = createArchive(store, clock, life.processId, ports.maxDocumentBytes ?? MAX_DOCUMENT_BYTES)
+  const idempotency = createIdempotency({ store, clock, random, life })
   /** Documents of jobs that were pending a moment ago. */
   const pending = new Map<string, { readonly reply: Reply; readonly until: number }>()
-  /** Promises of an earlier process that this one keeps. */
-  const resumed = new Set<string>()
 
   return { follow, promise, interrupted, resume }
 
@@ -79,50 +78,47 @@ export function createJobs(ports: JobPorts): Jobs {
   function opened({ name }: Client, call: Call, { verdict, attempts }: Landing): readonly DiskRecord[] {
     const id = verdict.kind === 'answered' ? dialect.submittedId(verdict.reply) : null
     if (id === null) return []
-    return [
-      archive.opening(dialect.canonicalId(id), {
-        id,
-        owner: name,
-        question: dialect.toQuestion(call),
-        keyName: attempts.at(-1)?.keyName ?? null,
-        charge: verdict.charge,
-        createdAt: clock.wall(),
-        promisedBy: null,
-      }),
-    ]
+    return archive.opening(dialect.canonicalId(id), {
+      id,
+      owner: name,
+      question: dialect.toQuestion(call),
+      keyName: attempts.at(-1)?.keyName ?? null,
+      charge: verdict.charge,
+      createdAt: clock.wall(),
+      promisedBy: null,
+    })
   }
 
   // Polls
 
   async function poll(client: Client, call: Call, forward: Forward): Promise<Outcome> {
     const id = dialect.idOf(call)
-    const job = archive.get(id)
-    if (job && !mayRead(job, client)) return told(dialect.unknown)
-    const known = remembered(id, job)
+    const found = await archive.get(id)
+    if (found && !mayRead(found.job, client)) return told(dialect.unknown)
+    const known = await remembered(id, found)
     if (known) return told(known)
     return forward(
       `job/${id}`,
-      noting(({ verdict }) => {
-        if (verdict.kind === 'answered') note(id, verdict.reply)
+      noting(async ({ verdict }) => {
+        if (verdict.kind === 'answered') await note(id, verdict.reply)
       }),
     )
   }
 
-  function remembered(id: string, job: Job | null): Reply | null {
+  async function remembered(id: string, found: Found | null): Promise<Reply | null> {
+    if (found && found.document !== null) return documentReply(found.document)
     const recent = pending.get(id)
     if (recent && clock.now() < recent.until) return recent.reply
     pending.delete(id)
-    const document = archive.document(id)
-    if (document !== null) return documentReply(document)
-    return job && job.promisedBy !== null ? own(job) : null
+    return found && found.job.promisedBy !== null ? own(found) : null
   }
 
-  function note(id: string, reply: Reply): void {
+  async function note(id: string, reply: Reply): Promise<void> {
     const state = dialect.read(reply)
     if (!state) return
     if (state.status === 'pending') return notePending(id, reply)
-    const job = archive.get(id) ?? stranger(id)
-    if (job.status === 'pending') ended(id, job, state, state.status, reply)
+    const found = (await archive.get(id)) ?? stranger(id)
+    if (found.job.status === 'pending') await ended(id, found, state, state.status, reply)
   }
 
   function notePending(id: string, reply: Reply): void {
@@ -136,12 +132,19 @@ export function createJobs(ports: JobPorts): Jobs {
   }
 
   /** Once per job. */
-  function ended(id: string, job: Job, state: JobState, status: 'done' | 'failed', reply: Reply): void {
+  async function ended(
+    id: string,
+    found: Found,
+    state: JobState,
+    status: 'done' | 'failed',
+    reply: Reply,
+  ): Promise<void> {
+    const { job } = found
     const wallMs = clock.wall()
     const createdAt = Math.min(state.createdAt ?? job.createdAt, wallMs)
-    archive.end(id, job, status, reply.body.toString(), createdAt + KEPT_MS)
+    const isFirst = await archive.end(id, found, status, reply.body.toString(), createdAt + KEPT_MS)
     const { owner, question } = job
-    if (owner === null || question === null) return
+    if (!isFirst || owner === null || question === null) return
     if (status === 'failed') return refunded(job, owner, question.scraper)
     const answer = dialect.toAnswer(question, reply)
     if (!answer) return
@@ -156,8 +159,8 @@ export function createJobs(ports: JobPorts): Jobs {
     emit({ kind: 'job-refunded', payer, scraper, key: keyName ?? noKey.name, credits: charge.credits })
   }
 
-  function stranger(id: string): Job {
-    return {
+  function stranger(id: string): Found {
+    const job: Job = {
       id,
       owner: null,
       question: null,
@@ -167,11 +170,14 @@ export function createJobs(ports: JobPorts): Jobs {
       promisedBy: null,
       status: 'pending',
     }
+    return { job, document: null, revision: null }
   }
 
   // Promises
 
-  function promise(client: Client, call: Call, landing: Promise<Landing | null>): Outcome {
+  async function promise(client: Client, call: Call, landing: Promise<Landing | null>): Promise<Outcome> {
+    // It may come to nothing before the promise is written down.
+    const landed = landing.catch(() => null)
     const id = random.id()
     const createdAt = clock.wall()
     const job = {
@@ -181,55 +187,59 @@ export function createJobs(ports: JobPorts): Jobs {
       keyName: null,
       charge: null,
       createdAt,
-      promisedBy: processId,
+      promisedBy: life.processId,
     }
-    store.put([archive.opening(dialect.canonicalId(id), job)])
-    void keep(id, landing)
+    await store.put([...archive.opening(dialect.canonicalId(id), job), ...life.sign()])
+    void keep(id, landed)
     return told(dialect.write({ id, question: call, createdAt, state: { kind: 'accepted' } }))
   }
 
-  function interrupted(): readonly PromisedAnswer[] {
-    return Array.from(archive.promised())
-      .filter(isInterrupted)
-      .flatMap(({ id, owner, question }) => (owner && question ? [{ id, client: owner, call: question }] : []))
+  async function interrupted(): Promise<readonly PromisedAnswer[]> {
+    const left: PromisedAnswer[] = []
+    for (const { id, owner, question, status, promisedBy } of await archive.promised()) {
+      if (status !== 'pending' || promisedBy === null || !owner || !question) continue
+      if (await life.isDead(promisedBy)) left.push({ id, client: owner, call: question })
+    }
+    return left
   }
 
-  function resume(id: string, landing: Promise<Landing | null>): void {
-    resumed.add(id)
-    void keep(id, landing)
+  async function resume(id: string, landing: Promise<Landing | null>): Promise<void> {
+    const landed = landing.catch(() => null)
+    const canonical = dialect.canonicalId(id)
+    const found = await archive.get(canonical)
+    if (found?.job.status !== 'pending' || !(await archive.promiseInstead(canonical, found))) return
+    void keep(id, landed)
   }
 
   async function keep(id: string, landing: Promise<Landing | null>): Promise<void> {
-    const landed = await landing.catch(() => null)
-    const verdict = landed?.verdict
-    end(id, verdict?.kind === 'answered' ? verdict.reply.body : null, null)
+    const verdict = (await landing)?.verdict
+    await end(id, verdict?.kind === 'answered' ? verdict.reply.body : null, null)
   }
 
-  function end(id: string, answer: Buffer | null, error: string | null): void {
+  async function end(id: string, answer: Buffer | null, error: string | null): Promise<void> {
     const canonical = dialect.canonicalId(id)
-    const job = archive.get(canonical)
+    const found = await archive.get(canonical)
     // What has ended stays ended, and has no question any more.
-    if (!job?.question) return
+    if (!found?.job.question) return
+    const { question, createdAt } = found.job
     const completedAt = clock.wall()
     const state: OwnJob['state'] = answer
       ? { kind: 'done', completedAt, answer }
       : { kind: 'failed', completedAt, error }
-    const { body } = dialect.write({ id, question: job.question, createdAt: job.createdAt, state })
-    archive.end(canonical, job, answer ? 'done' : 'failed', body.toString(), job.createdAt + KEPT_MS)
+    const { body } = dialect.write({ id, question, createdAt, state })
+    await archive.end(canonical, found, answer ? 'done' : 'failed', body.toString(), createdAt + KEPT_MS)
   }
 
   /** Upstream does not know it, and is not asked. */
-  function own(job: Job): Reply {
-    const { id, question, createdAt } = job
+  async function own({ job }: Found): Promise<Reply> {
+    const { id, question, createdAt, promisedBy } = job
     if (job.status !== 'pending' || !question || clock.wall() >= createdAt + KEPT_MS) return dialect.unknown
-    if (!isInterrupted(job)) return dialect.write({ id, question, createdAt, state: { kind: 'pending' } })
-    end(id, null, INTERRUPTED)
-    const document = archive.document(dialect.canonicalId(id))
+    // Others may be about to take up what a dead process has left behind.
+    const isLost = promisedBy !== null && (await life.isLongDead(promisedBy))
+    if (!isLost) return dialect.write({ id, question, createdAt, state: { kind: 'pending' } })
+    await end(id, null, INTERRUPTED)
+    const document = (await archive.get(dialect.canonicalId(id)))?.document ?? null
     return document === null ? dialect.unknown : documentReply(document)
-  }
-
-  function isInterrupted({ id, status, promisedBy }: Job): boolean {
-    return status === 'pending' && promisedBy !== null && promisedBy !== processId && !resumed.has(id)
   }
 }
 
@@ -238,10 +248,10 @@ function mayRead({ owner }: Job, client: Client): boolean {
 }
 
 /** What a landing tells is remembered before anybody gets it. */
-function noting(note: (landing: Landing) => void): Through {
+function noting(note: (landing: Landing) => Promise<void>): Through {
   return async (flight) => {
     const landing = await flight
-    note(landing)
+    await note(landing)
     return landing
   }
 }

@@ -1,6 +1,7 @@
 /**
  * An attempt backed by a job: submitted, written down by its id, polled until it has ended. A process that dies meanwhile leaves
- * the id behind, and the same question asked again, of this process or the next, polls that job and submits nothing.
+ * the id behind, and the same question asked again, of another replica or the next process, polls that job and submits nothing.
+ * A replica that waits for this very flight gets the job with its lease; what nobody waits for is found in the store.
  *
  * Written down before the submission as well, so that one which a crash cut off is known: its fate is not. A job is polled to its
  * end even when nobody waits any more, because it is paid for. Polls are patient; only upstream's own word ends a job.
@@ -8,7 +9,8 @@
 import { hash } from 'node:crypto'
 import type { Call, Charge, Reply, Verdict } from '../model.ts'
 import type { Asked, Hold, Profile, Question, Upstream } from '../parts.ts'
-import type { Clock, Random, Timer } from '../ports.ts'
+import type { Clock, DiskRecord, Random, Timer } from '../ports.ts'
+import type { Liveness } from './liveness.ts'
 import { type JobStore, KEPT_MS } from './store.ts'
 
 export interface DurablePorts {
@@ -19,16 +21,19 @@ export interface DurablePorts {
   readonly store: JobStore
   readonly clock: Clock
   readonly random: Random
-  /** The same for all that share this process, another one after a restart. */
-  readonly processId: string
-  /** The hold under which an earlier process submitted, when another question takes up its job: that one pays then. */
+  /** Of this process, and of those that have submitted something. */
+  readonly life: Liveness
+  /** The hold under which another process submitted, when another question takes up its job: that one pays then. */
   readonly adoptHold: (holdId: string) => Hold | null
 }
 
 export interface DurableUpstream extends Upstream {
-  /** What an earlier process left behind. To be called once, at start; asking the same takes up what is `submitted`. */
-  leftBehind(): LeftBehind
-  /** Polls no more; what is under way is left for the next process. */
+  /**
+   * What dead processes left behind and nobody else has taken up: it is ours now, and told once. Asking the same takes up what is
+   * `submitted`. To be called at start, and now and then where processes share the store.
+   */
+  leftBehind(): Promise<LeftBehind>
+  /** Polls no more; what is under way is left for others. */
   close(): void
 }
 
@@ -66,6 +71,12 @@ const SAFE_AFTER_MS = 5_000
 /** One 404 may come from a machine that has not heard of the job yet. */
 const BELIEVED = 3
 
+/** As a lease passes it on. */
+interface HandedOver {
+  readonly id: string
+  readonly record: DurableRecord
+}
+
 /** Where a poll leaves us. */
 type Polled =
   | { readonly kind: 'pending'; readonly waitMs: number }
@@ -79,48 +90,61 @@ interface Course {
 }
 
 export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
-  const { plain, execution, profile, store, clock, random, processId, adoptHold } = ports
+  const { plain, execution, profile, store, clock, random, life, adoptHold } = ports
   const dialect = profile.jobs
+  const { processId } = life
+  /** Left behind by others, and ours now. */
   const orphans = new Map<string, DurableRecord>()
+  const untold: { submitted: DurableRecord[]; lost: DurableRecord[] } = { submitted: [], lost: [] }
   const sleeping = new Set<Timer>()
+  let searched: Promise<void> | null = null
   let isClosed = false
-  for (const [id, value] of store.list(SPACE)) {
-    const record = value as DurableRecord
-    if (record.processId === processId) continue
-    // Who wanted a fresh answer has got it: nobody else may be given it as theirs.
-    if (record.isSettled && record.call.bypass) forget(id)
-    else orphans.set(id, record)
-  }
 
   return { ask, leftBehind, close }
 
   async function ask(question: Question): Promise<Asked> {
     if (question.call.endpoint !== 'answer') return plain.ask(question)
-    const orphan = adopt(question)
-    if (orphan) return takeUp(...orphan, question)
+    await (searched ??= search())
+    const left = (await handedOver(question)) ?? (await adopt(question))
+    if (left) return takeUp(...left, question)
     return execution === 'durable' ? submit(question) : plain.ask(question)
   }
 
   async function submit(question: Question): Promise<Asked> {
     const id = random.id()
     const record = recordOf(question)
-    write(id, record)
+    await write(id, record)
     const asked = await plain.ask({ ...question, call: dialect.toSubmission(question.call) })
     const jobId = asked.verdict.kind === 'answered' ? dialect.submittedId(asked.verdict.reply) : null
     if (jobId === null) {
-      forget(id)
+      await forget(id)
       return asked
     }
     const submitted = { ...record, jobId }
-    write(id, submitted)
+    await announce(id, submitted, question)
     return follow(id, submitted, question, FIRST_POLL_MS)
   }
 
-  function takeUp(id: string, record: DurableRecord, question: Question): Promise<Asked> {
+  async function takeUp(id: string, record: DurableRecord, question: Question): Promise<Asked> {
     if (record.holdId !== question.hold.id) adoptHold(record.holdId)?.settle()
     const mine = { ...record, processId }
-    write(id, mine)
+    await announce(id, mine, question)
     return follow(id, mine, question, FIRST_POLL_MS * random.next())
+  }
+
+  /** For the next process, and for those who wait for this flight. */
+  async function announce(id: string, record: DurableRecord, { lease }: Question): Promise<void> {
+    const job: HandedOver = { id, record }
+    await Promise.all([write(id, record), lease.submitted(JSON.stringify(job))])
+  }
+
+  /** The job that came with the lease, as far as it has come by now. */
+  async function handedOver({ takeover }: Question): Promise<[string, DurableRecord] | null> {
+    if (takeover === null) return null
+    const { id, record } = JSON.parse(takeover) as HandedOver
+    orphans.delete(id)
+    const there = await store.get(SPACE, id)
+    return [id, (there?.value as DurableRecord | undefined) ?? record]
   }
 
   async function follow(id: string, record: DurableRecord, question: Question, firstMs: number): Promise<Asked> {
@@ -157,43 +181,65 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
     return { ...verdict, charge: { state: 'charged', credits: verdict.charge.credits } }
   }
 
-  function over(id: string, record: DurableRecord, verdict: Verdict): Asked {
+  async function over(id: string, record: DurableRecord, verdict: Verdict): Promise<Asked> {
     const status = verdict.reply?.status ?? null
+    const there = (await store.get(SPACE, id))?.value as DurableRecord | undefined
+    // This process was taken for dead: whoever has taken it up pays.
+    if (there && there.processId !== processId) return { verdict: { ...verdict, charge: paidBefore }, status }
     if (verdict.kind === 'failed') {
-      forget(id)
+      await forget(id)
       return { verdict, status }
     }
-    // Until the answer is on the disk, the job is the only way back to it.
-    write(id, { ...record, isSettled: true })
-    clock.after(SAFE_AFTER_MS, () => forget(id))
+    // Until the answer is kept, the job is the only way back to it.
+    await write(id, { ...record, isSettled: true })
+    clock.after(SAFE_AFTER_MS, () => void forget(id))
     return { verdict: record.isSettled ? { ...verdict, charge: paidBefore } : verdict, status }
   }
 
   /** Who wants a fresh answer takes up only a job of somebody who did, too. */
-  function adopt({ call, client, cacheKey }: Question): [string, DurableRecord] | null {
+  async function adopt({ call, client, cacheKey }: Question): Promise<[string, DurableRecord] | null> {
     const wanted = identityOf(cacheKey, call, client.name)
     for (const [id, record] of orphans) {
       const isSame = identityOf(record.cacheKey, record.call, record.client) === wanted
-      if (record.jobId === null || !isSame || (call.bypass && !record.call.bypass)) continue
+      if (!isSame || (call.bypass && !record.call.bypass)) continue
       orphans.delete(id)
-      return [id, record]
+      const there = (await store.get(SPACE, id))?.value as DurableRecord | undefined
+      // Another replica has got it with the lease.
+      if (there?.processId === processId) return [id, record]
     }
     return null
   }
 
-  function leftBehind(): LeftBehind {
-    const submitted: DurableRecord[] = []
-    const lost: DurableRecord[] = []
-    for (const [id, record] of orphans) {
-      if (record.jobId !== null) {
-        submitted.push(record)
-        continue
-      }
-      lost.push(record)
-      orphans.delete(id)
-      forget(id)
+  async function leftBehind(): Promise<LeftBehind> {
+    await (searched = search())
+    return { submitted: untold.submitted.splice(0), lost: untold.lost.splice(0) }
+  }
+
+  /** Of several that search at the same time one gets it. */
+  async function search(): Promise<void> {
+    const verdicts = new Map<string, Promise<boolean>>()
+    for (const [id, value] of await store.list(SPACE)) {
+      const { processId: owner } = value as DurableRecord
+      const isDead = verdicts.get(owner) ?? life.isDead(owner)
+      verdicts.set(owner, isDead)
+      if (await isDead) await claim(id, owner)
     }
-    return { submitted, lost }
+  }
+
+  async function claim(id: string, owner: string): Promise<void> {
+    const there = await store.get(SPACE, id)
+    const record = there?.value as DurableRecord | undefined
+    if (!there || record?.processId !== owner) return
+    // Who wanted a fresh answer has got it: nobody else may be given it as theirs. What was being submitted is not heard of again.
+    const isLost = record.jobId === null
+    const isUseless = isLost || (record.isSettled && record.call.bypass)
+    const mine = { ...record, processId }
+    const swapped = await store.swap(isUseless ? gone(id) : recorded(id, mine), there.revision, life.sign())
+    if (swapped.kind === 'other') return
+    if (isLost) untold.lost.push(record)
+    if (isUseless) return
+    orphans.set(id, mine)
+    untold.submitted.push(mine)
   }
 
   function close(): void {
@@ -234,13 +280,21 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
     }
   }
 
-  function write(id: string, record: DurableRecord): void {
-    store.put([{ space: SPACE, key: id, value: record, expiresAt: record.submittedAt + KEPT_MS }])
+  function write(id: string, record: DurableRecord): Promise<void> {
+    return store.put([recorded(id, record), ...life.sign()])
   }
 
-  function forget(id: string): void {
-    store.put([{ space: SPACE, key: id, value: null, expiresAt: null }])
+  function forget(id: string): Promise<void> {
+    return store.put([gone(id)])
   }
+}
+
+function recorded(id: string, record: DurableRecord): DiskRecord {
+  return { space: SPACE, key: id, value: record, expiresAt: record.submittedAt + KEPT_MS }
+}
+
+function gone(id: string): DiskRecord {
+  return { space: SPACE, key: id, value: null, expiresAt: null }
 }
 
 function count(course: Course, verdict: Verdict): void {

@@ -1,15 +1,17 @@
 /**
  * One submission per `Idempotency-Key` and client: who comes again gets the first reply, who comes meanwhile waits for it.
  *
- * The key is taken, on the disk, before anything is sent, and free again when nothing can have been submitted. Where it may have
+ * The key is taken, in the store, before anything is sent, and free again when nothing can have been submitted. Where it may have
  * been, by a call that was cut off or a process that died, no repetition is safe: the key stays taken and every repetition is
- * refused, until its caller decides for a new key and a possible second charge. Kept for 24 h.
+ * refused, until its caller decides for a new key and a possible second charge. Kept for 24 h. Of all processes that share the store one gets
+ * a key; while it is away, each knows only the keys that it was asked with itself.
  */
 import { hash } from 'node:crypto'
 import { ProxyError } from '../errors.ts'
 import type { Call, Client, Landing, Outcome, ProxyRequest, Reply } from '../model.ts'
 import type { Through } from '../parts.ts'
-import type { Clock, DiskRecord } from '../ports.ts'
+import type { Clock, DiskRecord, Random } from '../ports.ts'
+import type { Liveness } from './liveness.ts'
 import { type JobStore, KEPT_MS } from './store.ts'
 
 export interface Idempotency {
@@ -31,8 +33,8 @@ export interface Submission {
 interface Ports {
   readonly store: JobStore
   readonly clock: Clock
-  /** The same for all that share this process, another one after a restart. */
-  readonly processId: string
+  readonly random: Pick<Random, 'id'>
+  readonly life: Pick<Liveness, 'processId' | 'sign' | 'isDead'>
 }
 
 /** `unknown`: it may have been submitted, and nothing will ever tell. */
@@ -40,6 +42,8 @@ interface Taken {
   readonly parameters: string
   readonly state: 'submitting' | 'submitted' | 'unknown'
   readonly processId: string
+  /** No two are the same. */
+  readonly claim: string
   readonly takenAt: number
   readonly reply: KeptReply | null
 }
@@ -51,7 +55,8 @@ interface KeptReply {
 }
 
 interface UnderWay {
-  readonly parameters: string
+  /** The parameters that the key is taken with, by us or before. */
+  readonly parameters: Promise<string>
   /** Null = it ended before it was a flight, or in an error: whoever waits may try themselves. */
   readonly ended: Promise<Landing | null>
 }
@@ -59,25 +64,26 @@ interface UnderWay {
 const SPACE = 'idempotency'
 const LONGEST_WAIT_MS = 10_000
 const RETRY_AFTER_MS = 1_000
+/** Between two looks at what another process submits. */
+const LOOK_MS = 250
 
-export function createIdempotency({ store, clock, processId }: Ports): Idempotency {
+export function createIdempotency({ store, clock, random, life }: Ports): Idempotency {
   const underWay = new Map<string, UnderWay>()
 
   return { once }
 
   async function once(
-    { request, client, call, idempotencyKey }: Submission,
+    submission: Submission,
     submit: (through: Through) => Promise<Outcome>,
     accepted: (landing: Landing) => readonly DiskRecord[],
   ): Promise<Outcome> {
+    const { request, client, call, idempotencyKey } = submission
     const name = nameOf(client, idempotencyKey)
     const parameters = parametersOf(call)
     for (;;) {
       const other = underWay.get(name)
-      const taken = other ?? recall(name)
-      if (!taken) return first(name, parameters, submit, accepted)
-      if (taken.parameters !== parameters) throw otherParameters()
-      if (!other) return again(taken as Taken)
+      if (!other) return first(request, name, parameters, submit, accepted)
+      if ((await other.parameters) !== parameters) throw otherParameters()
       const ended = await patiently(request, other.ended)
       if (ended === 'gone') return { kind: 'gone' }
       if (ended === 'late') throw stillSubmitting()
@@ -87,33 +93,41 @@ export function createIdempotency({ store, clock, processId }: Ports): Idempoten
     }
   }
 
+  /** Of those who come to this process. */
   async function first(
+    request: ProxyRequest,
     name: string,
     parameters: string,
     submit: (through: Through) => Promise<Outcome>,
     accepted: (landing: Landing) => readonly DiskRecord[],
   ): Promise<Outcome> {
     const { promise: ended, resolve } = Promise.withResolvers<Landing | null>()
-    const taken: Taken = { parameters, state: 'submitting', processId, takenAt: clock.wall(), reply: null }
-    underWay.set(name, { parameters, ended })
-    store.put([recordOf(name, taken)])
+    const known = Promise.withResolvers<string>()
+    const { processId } = life
+    const takenAt = clock.wall()
+    const taken: Taken = { parameters, state: 'submitting', processId, claim: random.id(), takenAt, reply: null }
+    underWay.set(name, { parameters: known.promise, ended })
     let isAloft = false
+    let isMine = false
     try {
+      const outcome = await claim(request, name, taken, known.resolve)
+      if (outcome) return outcome
+      isMine = true
       return await submit(through)
     } finally {
-      if (!isAloft) end(null, [freed(name)])
+      if (!isAloft) await end(null, isMine ? [freed(name)] : [])
     }
 
     async function through(flight: Promise<Landing>): Promise<Landing> {
       isAloft = true
       try {
         const landing = await flight
-        end(landing, settled(landing))
+        await end(landing, settled(landing))
         return landing
       } catch (error) {
         // A refusal is thrown only before the first attempt; anything else is a bug, and may have come after it.
         const isSafe = error instanceof ProxyError
-        end(null, [isSafe ? freed(name) : recordOf(name, { ...taken, state: 'unknown' })])
+        await end(null, [isSafe ? freed(name) : recordOf(name, { ...taken, state: 'unknown' })])
         throw error
       }
     }
@@ -128,21 +142,38 @@ export function createIdempotency({ store, clock, processId }: Ports): Idempoten
       return [isSafe ? freed(name) : recordOf(name, { ...taken, state: 'unknown' })]
     }
 
-    function end(landing: Landing | null, records: readonly DiskRecord[]): void {
-      store.put(records)
+    async function end(landing: Landing | null, records: readonly DiskRecord[]): Promise<void> {
+      if (records.length > 0) await store.put(records)
       underWay.delete(name)
       resolve(landing)
     }
   }
 
-  function recall(name: string): Taken | null {
-    return store.get(SPACE, name) as Taken | null
-  }
-
-  function again({ state, reply, processId: takenBy }: Taken): Outcome {
-    if (reply) return { kind: 'job', reply: restore(reply), idempotentReplay: true }
-    if (state === 'submitting' && takenBy === processId) throw stillSubmitting()
-    throw fateUnknown()
+  /** Null = the key is ours. Whoever submits elsewhere and lives is waited for. */
+  async function claim(
+    request: ProxyRequest,
+    name: string,
+    taken: Taken,
+    tell: (parameters: string) => void,
+  ): Promise<Outcome | null> {
+    for (;;) {
+      const said = await store.swap(recordOf(name, taken), null, life.sign())
+      const there = (said.kind === 'written' ? taken : said.there?.value) as Taken | undefined
+      tell(there?.parameters ?? taken.parameters)
+      if (said.kind === 'written') return null
+      if (!there) throw fateUnknown()
+      if (there.parameters !== taken.parameters) throw otherParameters()
+      if (there.reply) return { kind: 'job', reply: restore(there.reply), idempotentReplay: true }
+      if (there.state !== 'submitting' || (await life.isDead(there.processId))) throw fateUnknown()
+      // A neighbour in the same process, which nobody here can hear.
+      if (there.processId === life.processId) throw stillSubmitting()
+      const { promise: rested, resolve } = Promise.withResolvers<'rested'>()
+      const timer = clock.after(LOOK_MS, () => resolve('rested'))
+      const ended = await patiently(request, rested)
+      timer.cancel()
+      if (ended === 'gone') return { kind: 'gone' }
+      if (ended === 'late') throw stillSubmitting()
+    }
   }
 
   /** Waits as long as the caller would, and no longer than is decent. */

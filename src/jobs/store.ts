@@ -1,14 +1,66 @@
 /**
- * Where jobs are written down: on the disk, or in memory where there is none. Then all of it is forgotten with the process.
+ * Where jobs are written down. For one process: on the disk, or in memory where there is none; then all of it is forgotten with
+ * the process. For several, see shared-store.ts. Nothing here rejects.
  */
 import type { Clock, Disk, DiskRecord } from '../ports.ts'
 
-export type JobStore = Pick<Disk, 'put' | 'get' | 'list'>
+export interface JobStore {
+  /** Other processes write here at the same time. */
+  readonly isShared: boolean
+  /** All or nothing. Acknowledged when it resolves. */
+  put(records: readonly DiskRecord[]): Promise<void>
+  /** Null = nothing is known. */
+  get(space: string, key: string): Promise<Written | null>
+  /** Certainly not there: trouble with the store is no proof. */
+  isGone(space: string, key: string): Promise<boolean>
+  list(space: string): Promise<readonly (readonly [key: string, value: unknown])[]>
+  /**
+   * Writes all, if the first record is still of this revision (null = is not there). Where the reply to that may get lost, the
+   * very same record counts as written: two that must be told apart are different.
+   */
+  swap(record: DiskRecord, revision: string | null, others?: readonly DiskRecord[]): Promise<Swap>
+}
+
+export interface Written {
+  readonly value: unknown
+  /** Another one for another value. */
+  readonly revision: string
+}
+
+export type Swap = { readonly kind: 'written' } | { readonly kind: 'other'; readonly there: Written | null }
+
+export type Records = Pick<Disk, 'put' | 'get' | 'list'>
 
 /** As long as jobs and their keys are kept: as long as upstream does. */
 export const KEPT_MS = 24 * 60 * 60 * 1_000
 
-export function createMemoryStore(clock: Clock): JobStore {
+/** What one process has for itself: no step of it can be interrupted. */
+export function createLocalJobStore(records: Records): JobStore {
+  return {
+    isShared: false,
+    put: async (list) => records.put(list),
+    get: async (space, key) => written(space, key),
+    isGone: async (space, key) => written(space, key) === null,
+    list: async (space) => [...records.list(space)],
+    async swap(record, revision, others = []) {
+      const there = written(record.space, record.key)
+      if ((there?.revision ?? null) !== revision) return { kind: 'other', there }
+      records.put([record, ...others])
+      return { kind: 'written' }
+    },
+  }
+
+  function written(space: string, key: string): Written | null {
+    const value = records.get(space, key) ?? null
+    return value === null ? null : { value, revision: revisionOf(value) }
+  }
+}
+
+function revisionOf(value: unknown): string {
+  return JSON.stringify(value)
+}
+
+export function createMemoryStore(clock: Clock): Records {
   const records = new Map<string, DiskRecord>()
 
   function put(list: readonly DiskRecord[]): void {

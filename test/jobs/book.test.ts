@@ -6,7 +6,8 @@ import t, { type Test } from 'tap'
 import { ProxyError } from '../../src/errors.ts'
 import { createJobs, type JobAnswer, type JobPorts } from '../../src/jobs/book.ts'
 import { createPlainUpstream } from '../../src/jobs/plain.ts'
-import { createMemoryStore, type JobStore } from '../../src/jobs/store.ts'
+import { createLiveness } from '../../src/jobs/liveness.ts'
+import { createLocalJobStore, createMemoryStore, type JobStore } from '../../src/jobs/store.ts'
 import type { Landing, Outcome } from '../../src/model.ts'
 import type { Through, Upstream } from '../../src/parts.ts'
 import type { Clock } from '../../src/ports.ts'
@@ -41,7 +42,10 @@ interface Book extends Desk {
   readonly events: Event[]
 }
 
-function aBook(clock: Clock, upstream: Upstream, store: JobStore, changes: Partial<JobPorts> = {}): Book {
+type Changes = Partial<JobPorts> & { readonly processId?: string }
+
+function aBook(clock: Clock, upstream: Upstream, store: JobStore, changes: Changes = {}): Book {
+  const { processId = 'first', ...others } = changes
   const filled: JobAnswer[] = []
   const events: Event[] = []
   const jobs = createJobs({
@@ -52,8 +56,8 @@ function aBook(clock: Clock, upstream: Upstream, store: JobStore, changes: Parti
     emit: (event) => void events.push(event),
     fill: (answer) => void filled.push(answer),
     refund: () => {},
-    processId: 'first',
-    ...changes,
+    life: createLiveness({ store, clock, processId }),
+    ...others,
   })
   return { ...createDesk(jobs, clock, upstream), filled, events }
 }
@@ -68,7 +72,7 @@ async function withSimulator(t: Test, options: SimulatorOptions = {}) {
     await sim.close()
   })
   const upstream = createPlainUpstream({ profile, transport })
-  const store = createMemoryStore(clock)
+  const store = createLocalJobStore(createMemoryStore(clock))
   return { clock, sim, upstream, store, ...aBook(clock, upstream, store) }
 }
 
@@ -76,7 +80,7 @@ async function withSimulator(t: Test, options: SimulatorOptions = {}) {
 function withFunction(says: Parameters<typeof upstreamOf>[0] = () => json(202, { job_id: UUID })) {
   const world = fakeWorld()
   const { upstream, calls } = upstreamOf(says)
-  const store = createMemoryStore(world.clock)
+  const store = createLocalJobStore(createMemoryStore(world.clock))
   return { ...world, upstream, calls, store, ...aBook(world.clock, upstream, store) }
 }
 
@@ -214,6 +218,7 @@ void t.test('whoever waits for a submission waits as long as they would, and 10 
   t.match(await patient, { status: 409, retryAfterMs: 1_000 })
   const stayer = aCaller(clock, { idempotencyKey: 'k', arrivedAt: clock.now() - 9_000 })
   const since = refusalOf(submit('prompt=x', 'k', team, stayer))
+  await clock.settle()
   t.equal(stayer.listeners(), 1)
   await clock.advance(1_000)
   t.match(await since, { status: 409 }, 'counted from its arrival')
@@ -456,7 +461,7 @@ void t.test('a job that failed is kept, and its refund told once', async (t) => 
 
 void t.test('a job that nobody submitted here is kept when it has ended, and nothing is made of it', async (t) => {
   const { sim, upstream, clock, poll, events, filled } = await withSimulator(t)
-  const elsewhere = aBook(clock, upstream, createMemoryStore(clock))
+  const elsewhere = aBook(clock, upstream, createLocalJobStore(createMemoryStore(clock)))
   sim.script({ call: 'submit', prompt: 'bad' }, [{ kind: 'failed', polls: 0 }])
   for (const query of ['prompt=good', 'prompt=bad']) {
     const id = jobIdOf(await elsewhere.submit(query))
@@ -502,22 +507,22 @@ void t.test('a document from the future is not kept longer than a day', async (t
 void t.test('a submission whose reply has no id is nobody’s job', async (t) => {
   const { submit, store } = withFunction(() => json(202, { ok: true }))
   t.match(await submit('prompt=x'), { landing: { verdict: { kind: 'failed' } } })
-  t.same([...store.list('job')], [])
+  t.same(await store.list('job'), [])
 })
 
 // Promises
 
 const answer = landingOf(answered({ reply: json(200, '{"status":"done","result":"Yes.","credits_used":3}') }))
 
-function promised(landing: Promise<Landing | null>) {
+async function promised(landing: Promise<Landing | null>) {
   const setting = withFunction()
-  const outcome = setting.jobs.promise(team, questionOf('prompt=x&country=de'), landing)
+  const outcome = await setting.jobs.promise(team, questionOf('prompt=x&country=de'), landing)
   return { ...setting, outcome, id: jobIdOf(outcome) }
 }
 
 void t.test('a promise is kept: 202, pending, then the answer', async (t) => {
   const landing = Promise.withResolvers<Landing | null>()
-  const { clock, outcome, id, poll, calls } = promised(landing.promise)
+  const { clock, outcome, id, poll, calls } = await promised(landing.promise)
   t.match(outcome, { kind: 'job', idempotentReplay: false, reply: { status: 202, location: `/jobs/${id}` } })
   t.strictSame(bodyOf(outcome), { job_id: id, status: 'pending', scraper: 'grok' })
   const asked = { prompt: 'x', country: 'DE', created_at: '2026-01-15T12:00:00+00:00' }
@@ -551,7 +556,7 @@ void t.test('a promise that cannot be kept has failed, and says no more than tha
     ['refused', () => Promise.reject(new ProxyError('DEADLINE_EXCEEDED', 'secret'))],
   ]
   for (const [name, landing] of endings) {
-    const { clock, id, poll, filled } = promised(landing())
+    const { clock, id, poll, filled } = await promised(landing())
     await clock.settle()
     const document = bodyOf(await poll(id))
     t.match(document, { status: 'failed', error: 'execution failed' }, name)
@@ -561,21 +566,21 @@ void t.test('a promise that cannot be kept has failed, and says no more than tha
 })
 
 void t.test('a promise of a dead process has failed, unless it is taken up again', async (t) => {
-  const { clock, upstream, store, jobs, id } = promised(new Promise(() => {}))
-  const other = jobIdOf(jobs.promise(others, questionOf('prompt=y'), new Promise(() => {})))
-  t.same(jobs.interrupted(), [], 'the living keep their own')
+  const { clock, upstream, store, jobs, id } = await promised(new Promise(() => {}))
+  const other = jobIdOf(await jobs.promise(others, questionOf('prompt=y'), new Promise(() => {})))
+  t.same(await jobs.interrupted(), [], 'the living keep their own')
 
   const next = aBook(clock, upstream, store, { processId: 'second' })
-  t.match(next.jobs.interrupted(), [
+  t.match(await next.jobs.interrupted(), [
     { id, client: 'team', call: questionOf('prompt=x&country=de') },
     { id: other, client: 'others' },
   ])
   const landing = Promise.withResolvers<Landing | null>()
-  next.jobs.resume(id, landing.promise)
-  t.match(next.jobs.interrupted(), [{ id: other }])
+  await next.jobs.resume(id, landing.promise)
+  t.match(await next.jobs.interrupted(), [{ id: other }])
   t.equal(bodyOf(await next.poll(id))['status'], 'pending')
   t.match(bodyOf(await next.poll(other, others)), { status: 'failed', error: /interrupted/ })
-  t.same(next.jobs.interrupted(), [])
+  t.same(await next.jobs.interrupted(), [])
   await clock.advance(1_000)
   t.match(
     bodyOf(await next.poll(other, others)),
@@ -586,13 +591,13 @@ void t.test('a promise of a dead process has failed, unless it is taken up again
   landing.resolve(answer)
   await clock.settle()
   t.equal(bodyOf(await next.poll(id))['status'], 'done')
-  next.jobs.resume(id, Promise.resolve(null))
+  await next.jobs.resume(id, Promise.resolve(null))
   await clock.settle()
   t.equal(bodyOf(await next.poll(id))['status'], 'done', 'what has ended stays ended')
 })
 
 void t.test('a promise older than a day is not answered any more', async (t) => {
-  const { clock, id, poll, calls } = promised(new Promise(() => {}))
+  const { clock, id, poll, calls } = await promised(new Promise(() => {}))
   await clock.advance(day)
   t.equal(replyOf(await poll(id)).status, 404)
   t.equal(calls.length, 0)
@@ -601,11 +606,11 @@ void t.test('a promise older than a day is not answered any more', async (t) => 
 void t.test('an answer too big to be kept leaves an unknown job behind, not a question to upstream', async (t) => {
   const { clock, upstream, store, calls } = withFunction()
   const { jobs, poll } = aBook(clock, upstream, store, { maxDocumentBytes: 10 })
-  const id = jobIdOf(jobs.promise(team, questionOf('prompt=x'), Promise.resolve(answer)))
+  const id = jobIdOf(await jobs.promise(team, questionOf('prompt=x'), Promise.resolve(answer)))
   await clock.settle()
   t.equal(replyOf(await poll(id)).status, 404)
   const left = aBook(clock, upstream, store, { processId: 'second', maxDocumentBytes: 10 })
-  const lost = jobIdOf(jobs.promise(team, questionOf('prompt=x'), new Promise(() => {})))
+  const lost = jobIdOf(await jobs.promise(team, questionOf('prompt=x'), new Promise(() => {})))
   t.equal(replyOf(await left.poll(lost)).status, 404, 'nor one that was interrupted')
   t.equal(calls.length, 0)
 })

@@ -77,6 +77,8 @@ export function aQuestion(call: Call, changes: Partial<Question> = {}): Question
     client: team,
     hold: aHold(),
     cacheKey: call.key,
+    lease: { fence: null, begin: async () => null, submitted: async () => {} },
+    takeover: null,
     ...changes,
   }
 }

@@ -5,7 +5,8 @@
 import t, { type Test } from 'tap'
 import { createDurableUpstream, type DurablePorts, type DurableUpstream } from '../../src/jobs/durable.ts'
 import { createPlainUpstream } from '../../src/jobs/plain.ts'
-import { createMemoryStore, type JobStore } from '../../src/jobs/store.ts'
+import { createLiveness } from '../../src/jobs/liveness.ts'
+import { createLocalJobStore, createMemoryStore, type JobStore } from '../../src/jobs/store.ts'
 import type { Call, Reply } from '../../src/model.ts'
 import type { Upstream } from '../../src/parts.ts'
 import type { Clock } from '../../src/ports.ts'
@@ -42,7 +43,7 @@ function durable(
     store,
     clock,
     random,
-    processId,
+    life: createLiveness({ store, clock, processId }),
     adoptHold,
     ...changes,
   })
@@ -59,10 +60,14 @@ function withPolls(polls: readonly Says[], submits: readonly Says[] = [accepted]
     const n = asked.filter((one) => one.call.endpoint === call.endpoint).length
     return kind[Math.min(n, kind.length) - 1] ?? 'down'
   })
-  const store = createMemoryStore(clock)
+  const store = createLocalJobStore(createMemoryStore(clock))
   const upstream = durable(clock, plain, store)
   const calls = (endpoint: Call['endpoint']) => asked.filter(({ call }) => call.endpoint === endpoint)
-  return { ...world, plain, store, asked, upstream, calls, written: () => [...store.list('durable')].map(([, v]) => v) }
+  return { ...world, plain, store, asked, upstream, calls, written: () => writtenIn(store) }
+}
+
+async function writtenIn(store: JobStore): Promise<readonly unknown[]> {
+  return (await store.list('durable')).map(([, value]) => value)
 }
 
 const question = questionOf('prompt=x&country=DE&timeout=60')
@@ -84,7 +89,7 @@ void t.test('what is no question goes its plain way', async (t) => {
   const { upstream, asked, written } = withPolls([done])
   await upstream.ask(aQuestion(submissionOf('prompt=x')))
   t.equal(asked.length, 1)
-  t.same(written(), [])
+  t.same(await written(), [])
 })
 
 void t.test('it is polled after a second, then less and less often, every five seconds in the end', async (t) => {
@@ -162,7 +167,7 @@ void t.test('how a job ends, and what that is for the question', async (t) => {
     const { verdict, status } = await clock.finish(upstream.ask(aQuestion(question)))
     t.match(verdict, { kind: 'failed', ...expected }, name)
     t.equal(status, verdict.reply?.status ?? null)
-    t.same(written(), [], 'nothing is left of it')
+    t.same(await written(), [], 'nothing is left of it')
     t.equal(calls('status').length, name.includes('three') ? 3 : 1)
   }
 })
@@ -201,18 +206,18 @@ void t.test('a submission that fails is a failure like any other, and leaves not
     const { verdict } = await upstream.ask(aQuestion(question))
     t.match(verdict, { kind: 'failed', class: expected, charge: { state: charge } })
     t.equal(calls('status').length, 0)
-    t.same(written(), [])
+    t.same(await written(), [])
   }
 })
 
 void t.test('it is written down before it is submitted, and by its id as soon as that is known', async (t) => {
   const world = fakeWorld()
   const { clock } = world
-  const store = createMemoryStore(clock)
-  const written = () => [...store.list('durable')].map(([, value]) => value)
+  const store = createLocalJobStore(createMemoryStore(clock))
+  const written = () => writtenIn(store)
   const seen: unknown[] = []
-  const { upstream: plain } = upstreamOf(({ endpoint }) => {
-    seen.push(...written())
+  const { upstream: plain } = upstreamOf(async ({ endpoint }) => {
+    seen.push(...(await written()))
     return endpoint === 'submit' ? accepted : done
   })
   const hold = aHold('hold-1')
@@ -232,9 +237,9 @@ void t.test('it is written down before it is submitted, and by its id as soon as
     { ...record, jobId: null },
     { ...record, jobId: UUID },
   ])
-  t.strictSame(written(), [{ ...record, jobId: UUID, isSettled: true }], 'until the answer is safe')
+  t.strictSame(await written(), [{ ...record, jobId: UUID, isSettled: true }], 'until the answer is safe')
   await clock.advance(5_000)
-  t.same(written(), [])
+  t.same(await written(), [])
 })
 
 // The next process
@@ -251,13 +256,13 @@ void t.test('what a process left behind is taken up by whoever asks the same, an
   const adopted: string[] = []
   const adoptHold = (id: string) => (adopted.push(id), abandoned)
   const next = durable(clock, plain, store, 'second', { adoptHold })
-  t.match(next.leftBehind(), {
+  t.match(await next.leftBehind(), {
     submitted: [{ jobId: UUID, client: 'team', keyName: 'main', holdId: 'old', call: question }],
     lost: [],
   })
   const takenUpAt = clock.now()
   const answer = next.ask(aQuestion(question, { client: others, hold: aHold('new') }))
-  t.strictSame(durable(clock, plain, store, 'second').leftBehind().submitted, [], 'by one only')
+  t.strictSame((await durable(clock, plain, store, 'second').leftBehind()).submitted, [], 'by one only')
   const { verdict } = await clock.finish(answer)
   t.match(verdict, { kind: 'answered', charge: { state: 'charged', credits: 3 } })
   t.equal(calls('submit').length, 1)
@@ -265,7 +270,7 @@ void t.test('what a process left behind is taken up by whoever asks the same, an
   t.strictSame(adopted, ['old'])
   t.ok(abandoned.settled(), 'who asks now pays, and the first hold is given back')
   await clock.advance(5_000)
-  t.same([...store.list('durable')], [])
+  t.same(await writtenIn(store), [])
 
   void next.ask(aQuestion(question))
   await clock.settle()
@@ -315,7 +320,7 @@ void t.test('a neighbour in the same process leaves alone what is being followed
   const first = upstream.ask(aQuestion(question))
   await clock.settle()
   const reloaded = durable(clock, plain, store)
-  t.strictSame(reloaded.leftBehind(), { submitted: [], lost: [] })
+  t.strictSame(await reloaded.leftBehind(), { submitted: [], lost: [] })
   await clock.finish(Promise.all([first, reloaded.ask(aQuestion(question))]))
   t.equal(calls('submit').length, 2)
 })
@@ -332,10 +337,10 @@ void t.test('a submission that a crash cut off is known as lost, once, and never
     calls.map(({ endpoint }) => endpoint),
     ['submit', 'status'],
   )
-  t.match(next.leftBehind(), { submitted: [], lost: [{ jobId: null, holdId: 'old', client: 'team' }] })
-  t.strictSame(next.leftBehind(), { submitted: [], lost: [] })
+  t.match(await next.leftBehind(), { submitted: [], lost: [{ jobId: null, holdId: 'old', client: 'team' }] })
+  t.strictSame(await next.leftBehind(), { submitted: [], lost: [] })
   await clock.advance(5_000)
-  t.strictSame(durable(clock, plain, store, 'third').leftBehind(), { submitted: [], lost: [] })
+  t.strictSame(await durable(clock, plain, store, 'third').leftBehind(), { submitted: [], lost: [] })
 })
 
 void t.test('an answer that a crash took before it was safe comes again, and is paid once', async (t) => {
@@ -347,7 +352,7 @@ void t.test('an answer that a crash took before it was safe comes again, and is 
     const call = questionOf(query)
     await clock.finish(upstream.ask(aQuestion(call)))
     const next = durable(clock, plain, store, 'second')
-    const { submitted } = next.leftBehind()
+    const { submitted } = await next.leftBehind()
     t.match(submitted, isComingAgain ? [{ isSettled: true }] : [], 'who wanted a fresh answer has got it')
     const { verdict } = await clock.finish(next.ask(aQuestion(call)))
     t.match(verdict, { kind: 'answered', charge: { state: isComingAgain ? 'free' : 'charged' } })
@@ -392,7 +397,7 @@ async function withSimulator(t: Test) {
     await sim.close()
   })
   const plain = createPlainUpstream({ profile, transport })
-  return { sim, clock: hasty(clock), plain, store: createMemoryStore(clock) }
+  return { sim, clock: hasty(clock), plain, store: createLocalJobStore(createMemoryStore(clock)) }
 }
 
 /** Pauses are over at once. */
