@@ -104,7 +104,8 @@ void t.test('every metric that is named exists', async (t) => {
   const files = grafana.filter((path) => /\.(?:md|json|ya?ml)$/.test(path)).map((path) => `grafana/${path}`)
   t.ok(files.length > 2)
   for (const path of ['README.md', 'CHANGELOG.md', ...files]) {
-    for (const [name] of read(path).matchAll(/scrapellm_proxy_[a-z][a-z_]*[a-z]/g))
+    // A name with a colon is a recording rule's, which the rules themselves define.
+    for (const [name] of read(path).matchAll(/scrapellm_proxy_[a-z][a-z_]*[a-z](?![a-z_\d:])/g))
       t.ok(names.has(name), `${path}: ${name}`)
   }
 })
