@@ -24,7 +24,10 @@ import { noWishes } from './http/wishes.ts'
 import { createJobs } from './jobs/book.ts'
 import { createDurableUpstream } from './jobs/durable.ts'
 import { createPlainUpstream } from './jobs/plain.ts'
-import { createMemoryStore } from './jobs/store.ts'
+import { createLiveness } from './jobs/liveness.ts'
+import { createSharedRecords } from './jobs/shared-records.ts'
+import { createSharedJobStore } from './jobs/shared-store.ts'
+import { createLocalJobStore, createMemoryStore } from './jobs/store.ts'
 import { followKeyFiles } from './keys/key-files.ts'
 import { createKeyMemory, noMemory } from './keys/key-memory.ts'
 import { createKeys } from './keys/pool.ts'
@@ -39,7 +42,7 @@ import { createSharedRateLimits } from './limits/shared-rate.ts'
 import type { Call, Client, Tier } from './model.ts'
 import type { Budget, PromisedAnswer } from './parts.ts'
 import { createPipeline } from './pipeline.ts'
-import type { SharedOptions, SharedStore, World } from './ports.ts'
+import type { SharedOptions, SharedStore, Timer, World } from './ports.ts'
 import { createBreakers } from './resilience/breaker.ts'
 import { createBulkhead } from './resilience/bulkhead.ts'
 import { createFlights } from './resilience/coalesce.ts'
@@ -122,7 +125,8 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
 
   const store = config.redis ? world.openShared(sharedOptions(config.redis), emit) : null
   const disk = config.cache.disk && !store ? world.openDisk(diskOptions(config.cache.disk), emit) : null
-  const records = disk ?? createMemoryStore(clock)
+  const jobStore = store ? createSharedJobStore(createSharedRecords(store, clock), clock) : null
+  const jobRecords = jobStore ?? createLocalJobStore(disk ?? createMemoryStore(clock))
   const processId = random.id()
   const local = createLocalTier({
     maxBytes: config.cache.memory.maxSize,
@@ -189,23 +193,24 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
   const plain = createPlainUpstream({ profile, transport })
   const { execution } = config.jobs
   const adoptHold = budget.adopt
+  const life = createLiveness({ store: jobRecords, clock, processId })
   const durable = createDurableUpstream({
     plain,
     execution,
     profile,
-    store: records,
+    store: jobRecords,
     clock,
     random,
-    processId,
+    life,
     adoptHold,
   })
   const jobs = createJobs({
     profile,
-    store: records,
+    store: jobRecords,
     clock,
     random,
     emit,
-    processId,
+    life,
     refund: budget.refund,
     fill({ client: payer, call, verdict, ageMs }) {
       const client = clientNamed(payer)
@@ -253,6 +258,7 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
     clock,
   })
   let isListening = false
+  let takingUp: Timer | null = null
   const status = createStatus({
     version,
     startedAt,
@@ -350,18 +356,25 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
     return clients.find(({ client }) => client.name === name)?.client ?? null
   }
 
-  /** What an earlier process has begun and paid for is flown to its end; what it set aside for anything else counts as spent. */
-  function takeUp(): void {
-    const promised = jobs.interrupted()
-    for (const { call, client: payer, cacheKey: key, holdId } of durable.leftBehind().submitted) {
+  /** What a process that is gone has begun and paid for is flown to its end. */
+  async function takeUp(): Promise<void> {
+    const promised = await jobs.interrupted()
+    for (const { call, client: payer, cacheKey: key, holdId } of (await durable.leftBehind()).submitted) {
       const client = clientNamed(payer)
       if (!client) continue
       const request = { id: random.id(), traceparent: null, wishes: noWishes }
       const askedAt = clock.now()
       const landing = pipeline.resume({ request, client, call, key, askedAt }, budget.adopt(holdId) ?? budget.none)
-      for (const promise of promised) if (isFor(promise, payer, call, key)) jobs.resume(promise.id, landing)
+      for (const promise of promised) if (isFor(promise, payer, call, key)) await jobs.resume(promise.id, landing)
     }
-    ownBudget.sweep()
+  }
+
+  /** Other replicas may be lost at any time, and what they have begun with them. */
+  function keepTakingUp(): void {
+    takingUp = clock.after(TAKE_UP_EVERY_MS, () => {
+      keepTakingUp()
+      takeUp().catch((error: unknown) => recorder.emit({ kind: 'broke', where: 'taking up', error }))
+    })
   }
 
   /** An answer kept under a key is for all who would find it there; any other only for the client that asked so. */
@@ -373,7 +386,10 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
   }
 
   async function listen(): Promise<Ports> {
-    takeUp()
+    await takeUp()
+    // What nobody has adopted by now belonged to calls that were lost.
+    ownBudget.sweep()
+    if (store) keepTakingUp()
     await admin.listen()
     await server.listen()
     isListening = true
@@ -402,12 +418,15 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
     drain,
     hurry,
     async close() {
+      takingUp?.cancel()
       keyWatch.close()
       durable.close()
       await admin.close()
       transport.close()
       breakers.close()
       disk?.close()
+      await life.close()
+      jobStore?.close()
       await shared?.settled()
       await together?.close()
       rests?.close()
@@ -470,6 +489,8 @@ function auditOptions({ path, maxSize }: NonNullable<Config['audit']>) {
 function diskOptions({ path, maxSize }: Exclude<Config['cache']['disk'], false>) {
   return { path, maxBytes: maxSize }
 }
+
+const TAKE_UP_EVERY_MS = 15_000
 
 /** As long as a rate limit of upstream is believed. */
 const LONGEST_LIMIT_MS = 3_600_000
