@@ -174,12 +174,13 @@ export async function until(isSo: () => Promise<boolean> | boolean): Promise<voi
   while (!(await isSo())) await new Promise((resolve) => setTimeout(resolve, 10))
 }
 
-/** Free now, and below those that the system gives to outgoing connections. */
-let nextPort = 11_000 + (process.pid % 900) * 20
+/** Free now, and, like the port of its cluster bus, below those that the system gives to outgoing connections. Files run side by side. */
+const LOWEST = 11_000
+const RANGE = 11_000
 
 async function freePort(): Promise<number> {
   for (;;) {
-    nextPort += 1
+    const nextPort = LOWEST + Math.floor(Math.random() * RANGE)
     const server = createServer()
     const isFree = await new Promise<boolean>((resolve) => {
       server.once('error', () => resolve(false))
