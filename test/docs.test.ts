@@ -169,9 +169,14 @@ void t.test('the curl lines work against the demo, as they stand but for the por
 })
 
 void t.test('what is passed to npm start does what the page says, with the settings it shows', async (t) => {
-  const cwd = t.testdir({ 'my.yaml': example('settings') })
-  const names = [...example('settings').matchAll(/\$\{(\w+)\}/g)].map(([, name = '']) => name)
-  t.ok(names.includes('SCRAPELLM_API_KEY'))
+  const files = { 'my.yaml': example('settings'), 'replica.yaml': example('replica') }
+  const cwd = t.testdir(files)
+  const names = [
+    ...Object.values(files)
+      .join('')
+      .matchAll(/\$\{(\w+)\}/g),
+  ].map(([, name = '']) => name)
+  t.ok(names.includes('SCRAPELLM_API_KEY') && names.includes('REDIS_PASSWORD'))
   const environment = Object.fromEntries(names.map((name) => [name, `${name}-of-the-documentation-test`]))
   const invocations = commandsIn(readme).flatMap((command) => /^npm start -- (.*)$/.exec(command)?.[1] ?? [])
   t.ok(invocations.length >= 4)
@@ -185,7 +190,11 @@ void t.test('what is passed to npm start does what the page says, with the setti
 
 void t.test('every sample of settings is right', async (t) => {
   const environment = new Proxy({}, { get: (_target, name) => `${String(name)}-of-the-documentation-test` })
-  const samples = [example('settings'), ...['default', 'minimal', 'example'].map((name) => read(`config/${name}.yaml`))]
+  const samples = [
+    example('settings'),
+    example('replica'),
+    ...['default', 'minimal', 'example'].map((name) => read(`config/${name}.yaml`)),
+  ]
   for (const text of samples) {
     // example.yaml takes its port from the environment, which answers with words here.
     t.doesNotThrow(() =>
