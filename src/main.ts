@@ -5,6 +5,8 @@ import { helpText, parseCommandLine, type Invocation } from './cli/args.ts'
 import { runCheck } from './cli/check.ts'
 import { runDemo } from './cli/demo.ts'
 import type { Io } from './cli/io.ts'
+import { replayOptions } from './cli/replay-options.ts'
+import { runReplay } from './cli/replay.ts'
 import { runSchema } from './cli/schema.ts'
 import { serve } from './cli/serve.ts'
 import { readSettings } from './cli/settings.ts'
@@ -27,6 +29,9 @@ const io: Io = {
 }
 
 const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string }
+
+/** One line that is written over, for whoever looks; not in a file. */
+const progress = process.stderr.isTTY ? (text: string) => io.stderr(`\r\u001B[K${text}`) : null
 
 async function main(words: readonly string[]): Promise<number> {
   const parsed = parseCommandLine(words)
@@ -61,6 +66,8 @@ async function run(invocation: Invocation): Promise<number> {
       return runSchema(invocation, io)
     case 'token':
       return runToken({ name: invocation.operand ?? '' }, io)
+    case 'replay':
+      return runReplay(replayOptions(invocation), { ...io, progress })
     default:
       return invocation.command satisfies never
   }

@@ -53,7 +53,22 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   'config/': ['errors.ts', 'keys/secret.ts'],
   'config/reload.ts': ['errors.ts', 'ports.ts', 'config/'],
   'simulator/': [],
-  'cli/': ['config/', 'simulator/', 'compose.ts', 'world/', 'errors.ts', 'keys/secret.ts', 'ports.ts'],
+  // The parts once more, in virtual time, in front of an upstream that is played.
+  'replay/': [
+    'pipeline.ts',
+    'parts.ts',
+    'ports.ts',
+    'model.ts',
+    'errors.ts',
+    'cache/',
+    'config/policy.ts',
+    'config/schema.ts',
+    'keys/',
+    'limits/',
+    'resilience/',
+    'telemetry/ledger.ts',
+  ],
+  'cli/': ['config/', 'simulator/', 'compose.ts', 'world/', 'errors.ts', 'keys/secret.ts', 'ports.ts', 'replay/'],
   // Writes the tables of the README, the one of all metrics among them.
   'cli/docs.ts': ['config/', 'cli/', 'errors.ts', 'telemetry/metrics.ts'],
   'compose.ts': [

@@ -1,0 +1,249 @@
+/**
+ * `replay`: what a policy would have made of recorded requests, or of invented ones, beside what was recorded. Costs nothing,
+ * needs no key, opens no connection.
+ */
+import { closeSync, openSync, readSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { known } from '../compose.ts'
+import type { Config } from '../config/schema.ts'
+import { resolveClient } from '../config/policy.ts'
+import { reason } from '../config/reference.ts'
+import { formatDuration } from '../config/units.ts'
+import { ConfigError } from '../errors.ts'
+import { createLuck } from '../replay/chance.ts'
+import { countOpenings } from '../replay/openings.ts'
+import { type AuditSource, type Recording, readRecording, ReplayError } from '../replay/recording.ts'
+import { replay } from '../replay/replay.ts'
+import { type Column, type Report, toJson, toTable } from '../replay/report.ts'
+import { createSynthetic } from '../replay/synthetic.ts'
+import type { Traffic } from '../replay/traffic.ts'
+import type { Weather } from '../replay/weather.ts'
+import type { Io } from './io.ts'
+import { readSettings } from './settings.ts'
+
+export interface ReplayWanted {
+  readonly configs: readonly string[]
+  readonly sets: readonly string[]
+  readonly audits: readonly string[]
+  readonly candidates: readonly string[]
+  /** The policy that was in force; none = the packaged settings. */
+  readonly recorded: readonly string[]
+  readonly synthetic: { readonly count: number; readonly perSecond: number } | null
+  readonly weather: Weather
+  /** Given, whether it has a meaning here or not. */
+  readonly isOutageTimed: boolean
+  readonly isRateGiven: boolean
+  readonly seed: number
+  readonly json: boolean
+}
+
+interface Policy {
+  readonly name: string
+  readonly config: Config
+}
+
+export interface ReplayIo extends Pick<Io, 'stdout' | 'stderr' | 'environment' | 'readFile' | 'cwd'> {
+  /** Null = nobody looks. */
+  readonly progress: ((text: string) => void) | null
+}
+
+const CURRENT = 'current policy'
+
+/** Resolves to the exit code. */
+export async function runReplay(wanted: ReplayWanted, io: ReplayIo): Promise<number> {
+  try {
+    const report = await reportOf(wanted, io)
+    io.progress?.('')
+    io.stdout(wanted.json ? toJson(report) : toTable(report))
+    return 0
+  } catch (error) {
+    if (error instanceof ReplayError) io.stderr(`${error.message}\n`)
+    else if (error instanceof ConfigError) for (const mistake of error.mistakes) io.stderr(`${mistake}\n`)
+    else throw error
+    return error instanceof ConfigError ? 78 : 1
+  }
+}
+
+async function reportOf(wanted: ReplayWanted, io: ReplayIo): Promise<Report> {
+  const { audits, synthetic, weather, seed } = wanted
+  const misfit = misfitOf(wanted)
+  if (misfit !== null) throw new ReplayError(misfit)
+  const current = policyOf(CURRENT, wanted.recorded, [], io)
+  const candidates = candidatesOf(wanted, io)
+  const luck = createLuck(seed)
+  const recording = synthetic
+    ? null
+    : readRecording(
+        audits.map((name) => auditSource(name, io)),
+        luck,
+      )
+  const traffic = recording?.traffic ?? createSynthetic(syntheticOptions(wanted, current), luck)
+
+  const isCalm = isFair(weather)
+  const columns: Column[] = []
+  if (recording && isCalm) columns.push(await recordedColumn(recording, current))
+  const isCompared = !recording || !isCalm || wanted.recorded.length > 0
+  for (const policy of isCompared ? [current, ...candidates] : candidates)
+    columns.push(await simulatedColumn(policy, current, traffic, wanted, io))
+
+  const { count: requests, from, until } = traffic
+  return {
+    traffic: { requests, from, until },
+    weather: describe(weather) ?? (recording ? null : 'fair'),
+    seed,
+    columns,
+    notes: notesOf(recording, [current, ...candidates], wanted),
+  }
+}
+
+/** What each option has right by itself, and together makes no sense. */
+function misfitOf({ audits, synthetic, weather, isOutageTimed, isRateGiven }: ReplayWanted): string | null {
+  if (audits.length === 0 && !synthetic) return 'replay needs --audit FILE, or --requests N for invented requests'
+  if (audits.length > 0 && synthetic) return '--requests invents requests, and --audit reads them: leave one out'
+  if (isRateGiven && !synthetic) return '--rate is for invented requests: add --requests N'
+  if (isOutageTimed && !weather.outage) return '--outage-at says when: add --outage, which says how long'
+  return null
+}
+
+async function recordedColumn({ tally, attempts }: Recording, { config }: Policy): Promise<Column> {
+  const breakerOpenings = await countOpenings(
+    { attempts, scrapers: known.scrapers, policy: config.breaker },
+    setImmediate,
+  )
+  return { name: 'recorded', kind: 'recorded', figures: { ...tally.figures(), breakerOpenings } }
+}
+
+async function simulatedColumn(
+  { name, config }: Policy,
+  current: Policy,
+  traffic: Traffic,
+  { weather, seed }: ReplayWanted,
+  { progress }: ReplayIo,
+): Promise<Column> {
+  const figures = await replay(
+    {
+      config,
+      traffic,
+      weather,
+      seed,
+      scrapers: known.scrapers,
+      recordedDeadlineMs: (client) => deadlineOf(current, client),
+    },
+    {
+      soon: setImmediate,
+      onProgress: (asked) => progress?.(`${name}: ${asked} of ${traffic.count} requests`),
+    },
+  )
+  return { name, kind: 'simulated', figures }
+}
+
+/** Each file of `--candidate` is one; those of `--config` together are one; with neither, `--set` over those of `--recorded`. */
+function candidatesOf(
+  { configs, candidates, sets, recorded, weather, synthetic }: ReplayWanted,
+  io: ReplayIo,
+): Policy[] {
+  const merged = configs.length > 0 ? [policyOf(configs.join(' + '), configs, sets, io)] : []
+  const single = candidates.map((name) => policyOf(name, [name], sets, io))
+  if (merged.length + single.length > 0) return [...merged, ...single]
+  return sets.length > 0 || (isFair(weather) && !synthetic) ? [policyOf('candidate', recorded, sets, io)] : []
+}
+
+function policyOf(name: string, configs: readonly string[], sets: readonly string[], io: ReplayIo): Policy {
+  // No call is made, so no key is needed.
+  const environment = { SCRAPELLM_API_KEY: 'not-needed', ...io.environment }
+  return { name, config: readSettings({ configs, sets }, { ...io, environment }).config }
+}
+
+function syntheticOptions({ synthetic }: ReplayWanted, { config }: Policy) {
+  const { count, perSecond } = synthetic ?? { count: 0, perSecond: 1 }
+  const names = Object.keys(config.clients)
+  const client = names.includes('anonymous') ? 'anonymous' : (names[0] ?? 'anonymous')
+  return { count, perSecond, client, scraper: known.scrapers[0], priceCredits: known.priceCredits }
+}
+
+function deadlineOf({ config }: Policy, client: string): number {
+  const name = [client, 'anonymous'].find((name) => config.clients[name] !== undefined)
+  return name === undefined ? config.retry.deadline : resolveClient(config, name).retry.deadline
+}
+
+function isFair(weather: Weather): boolean {
+  return describe(weather) === null
+}
+
+function describe({ outage, failureRate, rateLimit, slow }: Weather): string | null {
+  const parts = [
+    outage &&
+      `an outage of ${formatDuration(outage.forMs)} ${outage.afterMs === null ? 'after a third' : `after ${formatDuration(outage.afterMs)}`}`,
+    failureRate !== null && `${Math.round(failureRate * 10_000) / 100} % of the attempts fail`,
+    rateLimit && `upstream takes ${rateLimit.limit} attempts per ${formatDuration(rateLimit.perMs)} and key`,
+    slow !== 1 && `upstream takes ${slow} times as long`,
+  ].filter((part) => typeof part === 'string')
+  return parts.length > 0 ? parts.join('; ') : null
+}
+
+function notesOf(
+  recording: Recording | null,
+  policies: readonly Policy[],
+  { recorded, weather }: ReplayWanted,
+): string[] {
+  const notes: string[] = []
+  const before = recorded.length > 0 ? recorded.join(' + ') : 'the packaged settings'
+  if (recording && isFair(weather)) {
+    notes.push(
+      `recorded: sums over the audit lines; breaker openings: their attempts, led past the breaker of ${before}.`,
+    )
+  } else notes.push(`All columns are simulated; the current policy is ${before}.`)
+  notes.push('simulated: the real pipeline in virtual time, with empty circuits and full retry budgets at its start.')
+  if (!recording) return notes
+  const { broken, strayAttempts, clients } = recording
+  if (broken.length > 0) notes.push(`Broken lines passed over: ${some(broken)}.`)
+  if (strayAttempts > 0) notes.push(`Attempts for no request in here, in no simulated column: ${strayAttempts}.`)
+  for (const { name, config } of policies) {
+    const missing = clients.filter((client) => config.clients[client] === undefined)
+    if (missing.length > 0) {
+      const fate = config.clients['anonymous'] === undefined ? 'unknown and refused' : 'anonymous'
+      notes.push(`Not in the settings of ${name}, and so ${fate}: ${some(missing)}.`)
+    }
+  }
+  return notes
+}
+
+function some(names: readonly string[]): string {
+  return names.length > 10 ? `${names.slice(0, 10).join(', ')} and ${names.length - 10} more` : names.join(', ')
+}
+
+function auditSource(name: string, { cwd }: ReplayIo): AuditSource {
+  return { name, lines: linesOf(name, resolve(cwd, name)) }
+}
+
+/** A file may be bigger than a text can be. */
+function* linesOf(name: string, path: string): Generator<string> {
+  const file = attempted(name, () => openSync(path, 'r'))
+  try {
+    const chunk = Buffer.allocUnsafe(1024 * 1024)
+    let rest = Buffer.alloc(0)
+    for (;;) {
+      const length = attempted(name, () => readSync(file, chunk))
+      const bytes = Buffer.concat([rest, chunk.subarray(0, length)])
+      let from = 0
+      for (let to = bytes.indexOf(10); to >= 0; to = bytes.indexOf(10, from)) {
+        yield bytes.toString('utf8', from, to)
+        from = to + 1
+      }
+      rest = bytes.subarray(from)
+      if (length > 0) continue
+      if (rest.length > 0) yield rest.toString('utf8')
+      return
+    }
+  } finally {
+    closeSync(file)
+  }
+}
+
+function attempted<T>(name: string, work: () => T): T {
+  try {
+    return work()
+  } catch (error) {
+    throw new ReplayError(`${name}: cannot be read (${reason(error)})`)
+  }
+}

@@ -1,0 +1,33 @@
+/**
+ * Chance that repeats itself. What upstream does is not drawn from a stream but looked up by question and attempt: so the same
+ * question meets the same luck under every policy, and two columns differ by their policies and nothing else.
+ */
+import type { Random } from '../ports.ts'
+
+/** Uniform in [0, 1), always the same for the same numbers. */
+export type Luck = (question: number, attempt: number, purpose: number) => number
+
+export function createLuck(seed: number): Luck {
+  const start = mix(seed ^ 0x5bd1e995)
+  return (question, attempt, purpose) =>
+    mix(Math.imul(mix(start ^ question), 31) ^ Math.imul(attempt, 0x9e3779b1) ^ Math.imul(purpose, 0x85ebca6b)) /
+    2 ** 32
+}
+
+/** For the proxy's own chance: backoff, the open time of a circuit, keys. */
+export function createSeededRandom(seed: number): Random {
+  let state = mix(seed ^ 0x2545f491)
+  let ids = 0
+  return {
+    next: () => mix((state = (state + 0x9e3779b9) >>> 0)) / 2 ** 32,
+    id: () => `00000000-0000-4000-8000-${String((ids += 1)).padStart(12, '0')}`,
+  }
+}
+
+/** A finaliser of MurmurHash3: each bit of the input changes half of those of the output. */
+function mix(value: number): number {
+  let mixed = value >>> 0
+  mixed = Math.imul(mixed ^ (mixed >>> 16), 0x85ebca6b)
+  mixed = Math.imul(mixed ^ (mixed >>> 13), 0xc2b2ae35)
+  return (mixed ^ (mixed >>> 16)) >>> 0
+}

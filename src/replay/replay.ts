@@ -1,0 +1,242 @@
+/**
+ * One policy against one traffic: the real pipeline with its real parts, in virtual time; only upstream is played. One process
+ * with empty circuits, full retry budgets and rested keys, whose memory holds what disk and Redis would. The same settings, traffic, weather
+ * and seed make the same figures.
+ */
+import { createLocalTier } from '../cache/local-tier.ts'
+import { createCache } from '../cache/tiered.ts'
+import { resolveClient } from '../config/policy.ts'
+import { resolveRetry, type Config } from '../config/schema.ts'
+import { ProxyError, refusals, type Code } from '../errors.ts'
+import { createKeys } from '../keys/pool.ts'
+import { createAdmission } from '../limits/admission.ts'
+import { createBudget } from '../limits/budget.ts'
+import type { Client, Exchange, Outcome, ProxyRequest, Wishes } from '../model.ts'
+import { createPipeline } from '../pipeline.ts'
+import type { Emit } from '../ports.ts'
+import { createBreakers } from '../resilience/breaker.ts'
+import { createBulkhead } from '../resilience/bulkhead.ts'
+import { createFlights } from '../resilience/coalesce.ts'
+import { createRetryBudget } from '../resilience/retry-budget.ts'
+import { createRetry } from '../resilience/retry.ts'
+import { loneFlights } from '../resilience/shared-flight.ts'
+import { createLedger } from '../telemetry/ledger.ts'
+import { createLuck, createSeededRandom } from './chance.ts'
+import { createTally, type Figures } from './figures.ts'
+import type { Kept, Question, Traffic } from './traffic.ts'
+import { callOf, jobs, noVendor, questionOf, read, refused } from './stand-ins.ts'
+import { createReplayedUpstream, type ReplayedRequest } from './upstream.ts'
+import { replyOf } from './verdict.ts'
+import { createVirtualClock } from './virtual-clock.ts'
+import { createSky, type Weather } from './weather.ts'
+
+export interface ReplayOptions {
+  readonly config: Config
+  readonly traffic: Traffic
+  readonly weather: Weather
+  readonly seed: number
+  readonly scrapers: readonly string[]
+  /** How long requests of this client could take when they were recorded; what is shorter is the caller's own patience. */
+  readonly recordedDeadlineMs: (client: string) => number
+}
+
+export interface ReplayPorts {
+  readonly soon: (job: () => void) => void
+  /** So many questions have been asked. */
+  readonly onProgress: (asked: number) => void
+}
+
+const REPORT_EVERY = 10_000
+/** What replicas share has no limit of its own that we know. */
+const SHARED_BYTES = 2 * 1024 ** 3
+const silent = { add: () => {}, samples: () => [] }
+
+const noWishes: Wishes = {
+  noCache: false,
+  noStore: false,
+  onlyIfCached: false,
+  maxAgeMs: null,
+  maxStaleMs: null,
+  minFreshMs: null,
+}
+
+export async function replay(options: ReplayOptions, { soon, onProgress }: ReplayPorts): Promise<Figures> {
+  const { config, traffic, weather, seed, scrapers, recordedDeadlineMs } = options
+  const clock = createVirtualClock(traffic.from, soon)
+  const random = createSeededRandom(seed)
+  const tally = createTally()
+  let bug: unknown = null
+  const ledger = createLedger({
+    metrics: {
+      creditsSpent: silent,
+      creditsUncertain: silent,
+      creditsWasted: silent,
+      creditsSaved: silent,
+      creditsDelivered: silent,
+      creditsUnclaimed: silent,
+      creditsRefunded: silent,
+      ledgerImbalance: silent,
+    },
+    broke: (error) => void (bug = error),
+  })
+  const clients = new Map(
+    Object.keys(config.clients).map((name): [string, Client] => [name, { name, ...resolveClient(config, name) }]),
+  )
+  const everybody = [...clients.values()]
+  const retry = resolveRetry(config.retry)
+  const local = createLocalTier({ maxBytes: cacheBytes(config), onEvicted: () => {} })
+  const cache = createCache({ replay: (body) => body }, { local, durable: null, shared: null }, clock, emit)
+  const { maxConcurrent, perScraper = null } = config.upstream
+  const { creditsExhausted, unauthorized } = retry.classes
+  const keyRest = { creditsExhausted: creditsExhausted.keyRest, unauthorized: unauthorized.keyRest }
+  const budget = createRetryBudget({ ...config.retry.budget, clock })
+
+  const { handle } = createPipeline({
+    clock,
+    emit,
+    clients: { identify },
+    profile: { ...noVendor, scrapers, read },
+    admission: createAdmission({ clock }),
+    cache,
+    budget: createBudget({ clock, emit, random, store: null, clients: () => everybody }),
+    flights: createFlights({ clock, emit }),
+    retry: createRetry({ clock, random, emit, budget }),
+    breakers: createBreakers({ policy: config.breaker, scrapers, clock, random, emit }),
+    bulkhead: createBulkhead({ maxConcurrent, perScraper }),
+    keys: createKeys({ clock, random, emit, keys: config.upstream.keys, keyRest }),
+    upstream: createReplayedUpstream({
+      clock,
+      fortune: traffic.fortune,
+      sky: createSky(weather, traffic, createLuck(seed)),
+    }),
+    sharedFlights: loneFlights,
+    jobs,
+    recorder: { begin: () => {}, record },
+  })
+
+  inTurn(traffic.kept, keep)
+  inTurn(traffic.questions(), ask)
+  await clock.run()
+  if (bug !== null) throw bug
+  const { spent, uncertain, saved } = ledger.status().total
+  const credits = { spent, uncertain, saved: saved.hit + saved.joined + saved.stale + saved.rescued }
+  return { ...tally.figures(), credits }
+
+  /** Each one at its time. */
+  function inTurn<T extends { readonly at: number }>(items: Iterable<T>, act: (item: T) => void): void {
+    const left = items[Symbol.iterator]()
+    next()
+
+    function next(): void {
+      const { done, value } = left.next()
+      if (done) return
+      clock.after(value.at - clock.now(), () => {
+        act(value)
+        next()
+      })
+    }
+  }
+
+  function ask(question: Question): void {
+    if (question.number % REPORT_EVERY === 0) onProgress(question.number)
+    const exchange: Exchange = {
+      request: requestOf(question),
+      client: null,
+      call: null,
+      limits: null,
+      credits: [],
+    }
+    void handle(exchange)
+  }
+
+  function requestOf(question: Question): ReplayedRequest {
+    const { number, client, patienceMs, wish, goneAfterMs, laterAfterMs } = question
+    const isOwnPatience = patienceMs !== null && patienceMs < recordedDeadlineMs(client)
+    return {
+      question,
+      lastFailure: null,
+      id: String(number),
+      method: wish === 'head' ? 'HEAD' : 'GET',
+      target: { path: '', params: [], token: null },
+      token: null,
+      wishes: wish === 'only-if-cached' ? { ...noWishes, onlyIfCached: true } : noWishes,
+      ifNoneMatch: null,
+      patienceMs: isOwnPatience ? patienceMs : null,
+      idempotencyKey: null,
+      respondAsyncAfterMs: laterAfterMs,
+      traceparent: null,
+      arrivedAt: clock.now(),
+      onGone: goneAfterMs === null ? stays : leavesAfter(goneAfterMs),
+    }
+  }
+
+  function leavesAfter(ms: number): ProxyRequest['onGone'] {
+    const leavesAt = clock.now() + ms
+    return (listener) => {
+      const timer = clock.after(leavesAt - clock.now(), listener)
+      return () => timer.cancel()
+    }
+  }
+
+  /** As the proxy does it: who has no place in the settings is anonymous, where that is allowed. */
+  function identify(request: ProxyRequest): Client {
+    const { refusal, client: name } = questionOf(request)
+    const client = clients.get(name) ?? clients.get('anonymous')
+    if (client) return client
+    if (refusal) throw refused(refusal)
+    throw new ProxyError('CLIENT_UNKNOWN', 'This client is not in the settings.')
+  }
+
+  function keep({ storedAt, key, scraper, priceCredits, client: name }: Kept): void {
+    const client = clients.get(name) ?? clients.get('anonymous')
+    if (!client) return
+    const call = callOf({ endpoint: 'answer', key, scraper, priceCredits, timeoutMs: null, wish: null })
+    const verdict = { kind: 'answered', reply: replyOf(200), charge: free, health: 'up', keepable: true } as const
+    const ageMs = clock.wall() - storedAt
+    cache.store(cache.keyOf(call, client), call, verdict, client.cache, { unclaimed: false, ageMs, isPassedOn: false })
+  }
+
+  function record({ request, client, call }: Exchange, outcome: Outcome): void {
+    if (outcome.kind === 'refused' && outcome.error.code === 'INTERNAL') bug = outcome.error.cause
+    const code = codeOf(outcome)
+    tally.answered({ status: statusOf(outcome, code), code, durationMs: clock.now() - request.arrivedAt })
+    if (client) ledger.answered(client.name, call?.scraper ?? 'none', outcome)
+  }
+
+  function emit(event: Parameters<Emit>[0]): void {
+    const { kind } = event
+    if (kind === 'attempt-started') ledger.started()
+    else if (kind === 'flight-landed') ledger.landed(event.payer, event.scraper, event.landing, event.claimed)
+    else if (kind === 'retried') tally.retried(1)
+    else if (kind === 'retry-refused') tally.stopped(event.reason)
+    else if (kind === 'broke') bug = event.error
+    else if (kind === 'breaker-changed' && event.to === 'open') tally.opened()
+    else if (kind === 'attempt-ended') {
+      tally.attempted(event.attempt.charge)
+      ledger.ended(event.payer, event.scraper, event.attempt)
+    }
+  }
+}
+
+const free = { state: 'free', credits: 0 } as const
+const stays: ProxyRequest['onGone'] = () => () => {}
+
+function codeOf(outcome: Outcome): Code | null {
+  if (outcome.kind === 'refused') return outcome.error.code
+  if (outcome.kind !== 'fetched') return null
+  const { verdict } = outcome.landing
+  return verdict.kind === 'failed' ? verdict.refusal : null
+}
+
+function statusOf(outcome: Outcome, code: Code | null): number | 'gone' {
+  if (outcome.kind === 'gone') return 'gone'
+  if (outcome.kind === 'refused') return outcome.error.status
+  if (outcome.kind === 'job') return outcome.reply.status
+  if (outcome.kind !== 'fetched') return outcome.entry.status
+  return outcome.landing.verdict.reply?.status ?? refusals[code ?? 'INTERNAL'].statuses[0]
+}
+
+function cacheBytes({ cache, redis }: Config): number {
+  const beside = redis ? SHARED_BYTES : cache.disk ? cache.disk.maxSize : 0
+  return cache.memory.maxSize + beside
+}

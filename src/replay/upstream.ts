@@ -1,0 +1,68 @@
+/** In the place of upstream: every attempt ends as the recording and the weather have it, after as long as they have it. */
+import type { ProxyRequest, VerdictClass } from '../model.ts'
+import type { Question as Asking, Upstream } from '../parts.ts'
+import type { Clock } from '../ports.ts'
+import { FREE, type Fortune, type Play, type Question } from './traffic.ts'
+import { verdictOf } from './verdict.ts'
+import type { Moment } from './weather.ts'
+
+/** A request of the replay, which remembers the question that it asks. */
+export interface ReplayedRequest extends ProxyRequest {
+  readonly question: Question
+  lastFailure: VerdictClass | null
+}
+
+interface UpstreamPorts {
+  readonly clock: Clock
+  readonly fortune: Fortune
+  readonly sky: (moment: Moment) => Play
+}
+
+/** What upstream takes for `timeout` where none is given. */
+const DEFAULT_TIMEOUT_MS = 300_000
+/** It is not to the millisecond; and so much longer we wait for its own 408. */
+const PUNCTUAL_MS = 1_000
+const GRACE_MS = 15_000
+
+export function createReplayedUpstream({ clock, fortune, sky }: UpstreamPorts): Upstream {
+  return {
+    async ask(asking) {
+      const { call } = asking
+      const play = withinLimit(playOf(asking), asking)
+      await new Promise<void>((resolve) => clock.after(play.durationMs, resolve))
+      return { verdict: verdictOf(play, call.endpoint === 'answer'), status: play.status }
+    },
+  }
+
+  function playOf({ identity, turn, key }: Asking): Play {
+    if (!isReplayed(identity)) throw new TypeError('a question that nobody replays')
+    const { question } = identity
+    const at = clock.wall()
+    const attempt = turn.number
+    const after = attempt === 1 ? null : identity.lastFailure
+    const play = sky({
+      question: question.number,
+      attempt,
+      key: key.name,
+      at,
+      play: () => fortune.draw(question, attempt, after, at),
+      playOk: () => fortune.drawOk(question, attempt, at),
+    })
+    identity.lastFailure = play.class === 'ok' ? null : play.class
+    return play
+  }
+}
+
+/** Nobody waits longer than the caller's `timeout`, or than what is left of the request: then it is a 408, free of charge. */
+function withinLimit(play: Play, { call, turn }: Asking): Play {
+  if (call.endpoint !== 'answer') return play
+  const limitMs = Math.min(call.timeoutMs ?? DEFAULT_TIMEOUT_MS, Math.max(0, turn.leftMs))
+  const longestMs = limitMs + (play.class === 'ambiguous' ? GRACE_MS : PUNCTUAL_MS)
+  if (play.durationMs <= longestMs) return play
+  if (play.class === 'ambiguous') return { ...play, durationMs: longestMs }
+  return { class: 'timeout', status: 408, durationMs: limitMs, charge: FREE, retryAfterMs: null }
+}
+
+export function isReplayed(request: object): request is ReplayedRequest {
+  return 'question' in request
+}
