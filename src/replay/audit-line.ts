@@ -72,7 +72,7 @@ class Broken extends Error {}
 export function readLine(text: string): Read {
   try {
     const fields: unknown = JSON.parse(text)
-    if (!isFields(fields)) return { kind: 'broken' }
+    if (!isFields(fields) || fields['v'] === undefined) return { kind: 'broken' }
     if (fields['v'] !== VERSION) return { kind: 'version', version: fields['v'] }
     const { kind } = fields
     if (kind !== 'request' && kind !== 'flight') return { kind: 'other' }
