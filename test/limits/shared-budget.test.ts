@@ -494,6 +494,7 @@ void t.test('The script keeps its promises to replicas that come late, twice or 
     { became: 2, record: 3, held: 9 },
     'even when it comes with a wish for more',
   )
+  t.match(await redis.ask('HGET', 't:{newcomer}records', 'older'), / hold 1 3 2 8\r/, 'and it is marked as it was')
 })
 
 interface Head {
