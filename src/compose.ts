@@ -30,6 +30,7 @@ import { createSharedJobStore } from './jobs/shared-store.ts'
 import { createLocalJobStore, createMemoryStore } from './jobs/store.ts'
 import { followKeyFiles } from './keys/key-files.ts'
 import { createKeyMemory, noMemory } from './keys/key-memory.ts'
+import type { KeyRest } from './keys/key-state.ts'
 import { createKeys } from './keys/pool.ts'
 import { createSharedRests } from './keys/shared-rests.ts'
 import { createAdmission } from './limits/admission.ts'
@@ -165,10 +166,9 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
   })
   const { maxConcurrent, perScraper = null } = config.upstream
   const bulkhead = createBulkhead({ maxConcurrent, perScraper })
-  const keyRest = {
-    creditsExhausted: retryPolicy.classes.creditsExhausted.keyRest,
-    unauthorized: retryPolicy.classes.unauthorized.keyRest,
-  }
+  const keyRest: KeyRest = Object.fromEntries(
+    Object.entries(retryPolicy.classes).map(([name, { keyRest: restMs }]) => [name, restMs]),
+  )
   const rests = store ? restsOver(store) : null
   const memory = rests ?? (disk ? createKeyMemory(disk, clock) : noMemory)
   const keys = createKeys({ clock, random, emit, keys: config.upstream.keys, keyRest, memory })

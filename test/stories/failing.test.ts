@@ -182,6 +182,21 @@ void t.test('a key runs dry: you do not notice, and it rests', async (t) => {
   t.same(await metric('key_state'), { 'key="one"': 0, 'key="two"': 0 }, 'one trial brought it back')
 })
 
+void t.test('a key rests for whatever class the settings say', async (t) => {
+  const { ask, sim, metric } = await aProxy(
+    t,
+    `${TWO_KEYS}\nretry: { attempts: 1, classes: { serverError: { keyRest: 1m } } }`,
+  )
+  sim.script({ prompt: 'a' }, ['500'])
+  await ask('a')
+  t.equal((await ask('b')).status, 200)
+  t.same(
+    sim.requests.map(({ key }) => key),
+    ['key-one', 'key-two'],
+  )
+  t.same(await metric('key_state'), { 'key="one"': 1, 'key="two"': 0 })
+})
+
 void t.test('every key is spent: 503 with the earliest return, and known answers still come', async (t) => {
   const { ask, sim } = await aProxy(t, TWO_KEYS)
   await ask('known')
