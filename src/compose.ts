@@ -30,7 +30,7 @@ import { createSharedJobStore } from './jobs/shared-store.ts'
 import { createLocalJobStore, createMemoryStore } from './jobs/store.ts'
 import { followKeyFiles } from './keys/key-files.ts'
 import { createKeyMemory, noMemory } from './keys/key-memory.ts'
-import type { KeyRest } from './keys/key-state.ts'
+import { restsIn } from './keys/key-state.ts'
 import { createKeys } from './keys/pool.ts'
 import { createSharedRests } from './keys/shared-rests.ts'
 import { createAdmission } from './limits/admission.ts'
@@ -166,9 +166,7 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
   })
   const { maxConcurrent, perScraper = null } = config.upstream
   const bulkhead = createBulkhead({ maxConcurrent, perScraper })
-  const keyRest: KeyRest = Object.fromEntries(
-    Object.entries(retryPolicy.classes).map(([name, { keyRest: restMs }]) => [name, restMs]),
-  )
+  const keyRest = restsIn(retryPolicy)
   const rests = store ? restsOver(store) : null
   const memory = rests ?? (disk ? createKeyMemory(disk, clock) : noMemory)
   const keys = createKeys({ clock, random, emit, keys: config.upstream.keys, keyRest, memory })

@@ -3,7 +3,7 @@
  * credits, or that was refused, must pass a trial of one request after its rest before it is trusted again. A rest is only
  * ever extended. Pure: the time is a parameter.
  */
-import type { FailureClass, Verdict } from '../model.ts'
+import type { FailureClass, RetryPolicy, Verdict } from '../model.ts'
 import type { KeyState } from '../telemetry/events.ts'
 
 export type KeyCondition =
@@ -15,6 +15,11 @@ export type KeyCondition =
 
 /** How long a key that met a failure of this class rests; null or absent = it does not. */
 export type KeyRest = Readonly<Partial<Record<FailureClass, number | null>>>
+
+/** As the settings say it, class by class. */
+export function restsIn({ classes }: RetryPolicy): KeyRest {
+  return Object.fromEntries(Object.entries(classes).map(([name, { keyRest }]) => [name, keyRest]))
+}
 
 export const ready: KeyCondition = { kind: 'ready' }
 

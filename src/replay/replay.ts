@@ -8,6 +8,7 @@ import { createCache } from '../cache/tiered.ts'
 import { resolveClient } from '../config/policy.ts'
 import { resolveRetry, type Config } from '../config/schema.ts'
 import { ProxyError, refusals, type Code } from '../errors.ts'
+import { restsIn } from '../keys/key-state.ts'
 import { createKeys } from '../keys/pool.ts'
 import { createAdmission } from '../limits/admission.ts'
 import { createBudget } from '../limits/budget.ts'
@@ -83,12 +84,9 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
     Object.keys(config.clients).map((name): [string, Client] => [name, { name, ...resolveClient(config, name) }]),
   )
   const everybody = [...clients.values()]
-  const retry = resolveRetry(config.retry)
   const local = createLocalTier({ maxBytes: cacheBytes(config), onEvicted: () => {} })
   const cache = createCache({ replay: (body) => body }, { local, durable: null, shared: null }, clock, emit)
   const { maxConcurrent, perScraper = null } = config.upstream
-  const { creditsExhausted, unauthorized } = retry.classes
-  const keyRest = { creditsExhausted: creditsExhausted.keyRest, unauthorized: unauthorized.keyRest }
   const budget = createRetryBudget({ ...config.retry.budget, clock })
 
   const { handle } = createPipeline({
@@ -103,7 +101,7 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
     retry: createRetry({ clock, random, emit, budget }),
     breakers: createBreakers({ policy: config.breaker, scrapers, clock, random, emit }),
     bulkhead: createBulkhead({ maxConcurrent, perScraper }),
-    keys: createKeys({ clock, random, emit, keys: config.upstream.keys, keyRest }),
+    keys: createKeys({ clock, random, emit, keys: config.upstream.keys, keyRest: restsIn(resolveRetry(config.retry)) }),
     upstream: createReplayedUpstream({
       clock,
       fortune: traffic.fortune,
