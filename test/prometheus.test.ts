@@ -98,6 +98,7 @@ async function aRound({ sim, proxy }: Stage, round: number): Promise<void> {
   await sim.received(1, { prompt: left })
   hangUp.abort()
   await gone
+  await hungUp(proxy, round)
   sim.release({ prompt: left })
   await sim.idle()
 
@@ -116,6 +117,15 @@ async function aRound({ sim, proxy }: Stage, round: number): Promise<void> {
     const headers = { 'content-type': 'application/json' }
     const { json } = await send('/scrapers/chatgpt/jobs', { method: 'POST', headers, body })
     await send(`/jobs/${String(json['job_id'])}`)
+  }
+}
+
+/** Once the proxy has noticed as well: the answer must not come before. It tells nobody, so its metrics are read until it has. */
+async function hungUp({ adminUrl }: Running, times: number): Promise<void> {
+  const counted = /^scrapellm_proxy_requests_total\{[^}]*status="gone"[^}]*\} (\d+)/m
+  for (;;) {
+    const { text } = await request(undefined, `${adminUrl}/metrics`)
+    if (Number(counted.exec(text)?.[1] ?? 0) >= times) return
   }
 }
 
