@@ -83,7 +83,18 @@ export interface Ports {
   readonly adminPort: number
 }
 
-export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'>, world: World, version: string): App {
+/** What callers and operators come in by: sockets, unless somebody hands in other doors. */
+export interface Doors {
+  readonly createServer: typeof createServer
+  readonly createAdmin: typeof createAdmin
+}
+
+export function compose(
+  { config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'>,
+  world: World,
+  version: string,
+  doors: Doors = { createServer, createAdmin },
+): App {
   const { clock, random, output } = world
   const startedAt = clock.wall()
   const log = createLog({ level: config.log.level, sink: output.write, secrets: secretsOf(config) })
@@ -246,7 +257,13 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
     handle: pipeline.handle,
     respond: createResponder({ markReplays: config.cache.markReplays, replay: profile.replay }),
   }
-  const server = createServer(config.listen, { clock, random, emit, serving: () => serving, refused: recorder.refused })
+  const server = doors.createServer(config.listen, {
+    clock,
+    random,
+    emit,
+    serving: () => serving,
+    refused: recorder.refused,
+  })
 
   const purge = createPurgeRoute({
     purge: cache.purge,
@@ -283,7 +300,7 @@ export function compose({ config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'
       })),
     trails: audit,
   })
-  const admin = createAdmin(
+  const admin = doors.createAdmin(
     { host: config.admin.host, port: config.admin.port, token: config.admin.token?.reveal() ?? null },
     {
       random,

@@ -27,7 +27,13 @@ const TIMED_OUT: RedisFailure = { because: 'timeout', isRefusal: false, word: ''
 
 type Settled = { readonly value: unknown } | { readonly failure: RedisFailure }
 
-export function createRedis(options: RedisOptions, clock: Clock, random: Random, emit: Emit): SharedStore {
+export function createRedis(
+  options: RedisOptions,
+  clock: Clock,
+  random: Random,
+  emit: Emit,
+  connect: typeof createRedisClient = createRedisClient,
+): SharedStore {
   const { prefix, timeoutMs } = options
   const digests = new WeakMap<SharedScript, string>()
   const listeners = new Set<(state: 'up' | 'down') => void>()
@@ -40,7 +46,7 @@ export function createRedis(options: RedisOptions, clock: Clock, random: Random,
   let movedAt = Number.NEGATIVE_INFINITY
 
   const breaker = createRedisBreaker({ clock, random, probe, changed: review })
-  const client = createRedisClient(
+  const client = connect(
     options,
     { silenceMs: Math.max(SILENCE_MS, 4 * timeoutMs), pauseMs, mayMove },
     {
