@@ -113,6 +113,7 @@ export function compose(
       breakers: () => breakers.states(),
       keys: () => keys.states(),
       retryTokens: (scraper) => retryBudget.tokens(scraper),
+      queued: (scraper) => bulkhead.queued(scraper),
       budgets: () => budget.states(),
       cache: tiers,
       configGeneration: () => 1,
@@ -160,7 +161,7 @@ export function compose(
   const ownBudget = createBudget({ clock, emit, random, store: disk, clients: people })
   const budget: Budget = together?.budget ?? ownBudget
   const sharedFlights = together?.flights ?? loneFlights
-  const flights = createFlights({ clock, emit })
+  const flights = createFlights({ clock, emit, random })
   const retryBudget = createRetryBudget({ ...config.retry.budget, clock })
   const retry = createRetry({ clock, random, emit, budget: retryBudget })
   const { openForMax } = config.breaker
@@ -175,8 +176,8 @@ export function compose(
     emit,
     ...(hints ? { hints } : {}),
   })
-  const { maxConcurrent, perScraper = null } = config.upstream
-  const bulkhead = createBulkhead({ maxConcurrent, perScraper })
+  const { maxConcurrent, perScraper = null, queue } = config.upstream
+  const bulkhead = createBulkhead({ maxConcurrent, perScraper, queue }, { clock, random, emit })
   const keyRest = restsIn(retryPolicy)
   const rests = store ? restsOver(store) : null
   const memory = rests ?? (disk ? createKeyMemory(disk, clock) : noMemory)

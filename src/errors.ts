@@ -134,6 +134,14 @@ export class ProxyError extends Error {
   }
 }
 
+/**
+ * OVERLOADED, to be tried again after 1 to 5 seconds: those who are sent away together must not come back together.
+ * `chance` is in [0, 1).
+ */
+export function overloaded(detail: string, chance: number, options: { readonly close?: boolean } = {}): ProxyError {
+  return new ProxyError('OVERLOADED', detail, { ...options, retryAfterMs: 1_000 + Math.floor(chance * 5) * 1_000 })
+}
+
 /** The settings are wrong. Every mistake at once; `main` prints them and exits with 78 (EX_CONFIG of sysexits.h). */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError'

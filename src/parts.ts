@@ -108,8 +108,8 @@ export interface Place {
 
 /** At most so many attempts at a time, in all and per scraper. */
 export interface Bulkhead {
-  /** Throws OVERLOADED. */
-  enter(scraper: string): Place
+  /** Waits a little where there is no place, as long as somebody waits for the flight. Throws, or rejects with, OVERLOADED. */
+  enter(scraper: string, flight: Pick<Flight, 'patienceUntil' | 'onAbandoned'>): Place | Promise<Place>
 }
 
 /** Credits of a client per UTC day and month. Credits are integers; no interleaving ever spends more than the limit. */

@@ -188,7 +188,7 @@ export function createPipeline(parts: Parts): Pipeline {
     const landing = await retry.run(call, policy, flight, (turn) =>
       breakers.run(
         call.scraper,
-        () => attempt(errand, hold, turn, lease),
+        () => attempt(errand, hold, flight, turn, lease),
         (tried) => tried.verdict.health,
       ),
     )
@@ -205,9 +205,15 @@ export function createPipeline(parts: Parts): Pipeline {
     return { ...landing, entry }
   }
 
-  async function attempt(errand: Errand, hold: Hold, turn: Turn, lease: FlightLease): Promise<Attempted> {
+  async function attempt(
+    errand: Errand,
+    hold: Hold,
+    flight: Flight,
+    turn: Turn,
+    lease: FlightLease,
+  ): Promise<Attempted> {
     const { request, client, call, key } = errand
-    const place = bulkhead.enter(call.scraper)
+    const place = await bulkhead.enter(call.scraper, flight)
     try {
       await hold.secure(call.priceCredits)
       const takeover = await lease.begin()

@@ -104,9 +104,32 @@ export const upstream: Page = {
             kind: 'stack',
             title: 'Attempts open now',
             shows: 'Attempts under way, by scraper.',
-            red: 'it stays at `upstream.maxConcurrent` or `upstream.perScraper`: questions queue up. Raise these, if the vendor allows more.',
+            red: 'it stays at `upstream.maxConcurrent` or `upstream.perScraper`: see "Waiting for a place". Raise these, if the vendor allows more.',
             unit: 'short',
             queries: [[`sum by (scraper) (${metric('upstream_in_flight')})`, '{{scraper}}']],
+          },
+        ],
+        [
+          {
+            kind: 'stack',
+            title: 'Waiting for a place',
+            shows:
+              'Attempts that found all places of `upstream.maxConcurrent` or `perScraper` taken and wait for one, by scraper.',
+            red: 'more is asked than may be under way: some are refused with 503 OVERLOADED. Raise these limits, if the vendor allows more, or `upstream.queue`.',
+            unit: 'short',
+            queries: [[`sum by (scraper) (${metric('upstream_queue_length')})`, '{{scraper}}']],
+          },
+          {
+            kind: 'graph',
+            title: 'Wait for a place',
+            shows:
+              'How long attempts waited for a place, those included that were refused in the end; those that found one at once are not.',
+            red: 'the wait nears `upstream.queue.maxWait`: more are refused than served. See "Waiting for a place".',
+            unit: 's',
+            queries: [
+              [quantile(0.5, 'upstream_queue_wait_seconds', []), 'p50'],
+              [quantile(0.95, 'upstream_queue_wait_seconds', []), 'p95'],
+            ],
           },
         ],
       ],

@@ -204,6 +204,16 @@ const upstream = map({
       .optional(),
     'Upstream calls under way at the same time for one scraper: a number for each, or a map of scraper names to numbers.',
   ),
+  queue: live(
+    map({
+      size: live(
+        count(0, 10_000).prefault(100),
+        'Calls that may wait for each scraper when there is no place for them; 0 = they are refused at once.',
+      ),
+      maxWait: live(duration(0, 60_000).prefault('1s'), 'None waits longer; then it is refused with 503 OVERLOADED.'),
+    }).prefault({}),
+    'What happens to calls beyond `maxConcurrent` and `perScraper`.',
+  ),
   connectTimeout: live(duration(10, 600_000).prefault('5s'), 'How long a connection to upstream may take to open.'),
   maxResponseSize: live(
     size(1024, 1024 ** 3).prefault('16MiB'),

@@ -86,7 +86,7 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
   const everybody = [...clients.values()]
   const local = createLocalTier({ maxBytes: cacheBytes(config), onEvicted: () => {} })
   const cache = createCache({ replay: (body) => body }, { local, durable: null, shared: null }, clock, emit)
-  const { maxConcurrent, perScraper = null } = config.upstream
+  const { maxConcurrent, perScraper = null, queue } = config.upstream
   const budget = createRetryBudget({ ...config.retry.budget, clock })
 
   const { handle } = createPipeline({
@@ -97,10 +97,10 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
     admission: createAdmission({ clock }),
     cache,
     budget: createBudget({ clock, emit, random, store: null, clients: () => everybody }),
-    flights: createFlights({ clock, emit }),
+    flights: createFlights({ clock, emit, random }),
     retry: createRetry({ clock, random, emit, budget }),
     breakers: createBreakers({ policy: config.breaker, scrapers, clock, random, emit }),
-    bulkhead: createBulkhead({ maxConcurrent, perScraper }),
+    bulkhead: createBulkhead({ maxConcurrent, perScraper, queue }, { clock, random, emit }),
     keys: createKeys({ clock, random, emit, keys: config.upstream.keys, keyRest: restsIn(resolveRetry(config.retry)) }),
     upstream: createReplayedUpstream({
       clock,

@@ -1,33 +1,59 @@
 /**
- * At most so many attempts at a time, over all scrapers and for each. It never queues: who finds no place is told at once,
- * because calls here take minutes and a queue would only hide that.
+ * At most so many attempts at a time, over all scrapers and for each. Who finds no place waits in the queue of its scraper,
+ * which is short and soon over: calls here take minutes, and a long queue would only hide that. Free places go to the
+ * scrapers in turn, so that neither a long queue nor a full scraper keeps the others from theirs.
+ *
+ * Promises: a place is counted in the step that gives it, so no interleaving exceeds a limit; a flight that nobody waits for
+ * any more leaves the queue; afterwards there is neither a timer nor a listener left.
  */
-import { ProxyError } from '../errors.ts'
-import type { Bulkhead, Place } from '../parts.ts'
+import { overloaded, type ProxyError } from '../errors.ts'
+import type { Bulkhead, Flight, Place } from '../parts.ts'
+import type { Clock, Emit, Random } from '../ports.ts'
 
 export interface BulkheadPolicy {
   readonly maxConcurrent: number
   /** A limit for each, or for those that are named; null, or not named = only the limit over all holds. */
   readonly perScraper: number | Readonly<Record<string, number>> | null
+  /** So many may wait for each scraper, 0 = none, and none longer than so many milliseconds. */
+  readonly queue: { readonly size: number; readonly maxWait: number }
 }
 
 export interface BulkheadGauges {
   /** Attempts under way, of one scraper or of all. */
   inFlight(scraper?: string): number
+  /** Attempts that wait for a place, of one scraper or of all. */
+  queued(scraper?: string): number
 }
 
-const retryAfterMs = 1_000
+interface BulkheadPorts {
+  readonly clock: Clock
+  readonly random: Random
+  readonly emit: Emit
+}
 
-export function createBulkhead(policy: BulkheadPolicy): Bulkhead & BulkheadGauges {
-  const { maxConcurrent, perScraper } = policy
+interface Waiting {
+  /** Takes the place that is free. */
+  enter(): void
+}
+
+type Patience = Pick<Flight, 'patienceUntil' | 'onAbandoned'>
+
+export function createBulkhead(policy: BulkheadPolicy, ports: BulkheadPorts): Bulkhead & BulkheadGauges {
+  const { maxConcurrent, perScraper, queue: queuePolicy } = policy
+  const { clock, random, emit } = ports
   const taken = new Map<string, number>()
+  /** In the order of their turns; none is empty. */
+  const queues = new Map<string, Set<Waiting>>()
   let inAll = 0
 
-  function enter(scraper: string): Place {
-    const ofScraper = taken.get(scraper) ?? 0
-    if (inAll >= maxConcurrent || ofScraper >= limitOf(scraper))
-      throw new ProxyError('OVERLOADED', 'Too many upstream calls are under way.', { retryAfterMs })
-    taken.set(scraper, ofScraper + 1)
+  function enter(scraper: string, flight: Patience): Place | Promise<Place> {
+    if (hasRoom(scraper)) return take(scraper)
+    if (queued(scraper) >= queuePolicy.size || queuePolicy.maxWait === 0) throw full()
+    return wait(scraper, flight)
+  }
+
+  function take(scraper: string): Place {
+    taken.set(scraper, inFlight(scraper) + 1)
     inAll += 1
 
     let isTaken = true
@@ -37,8 +63,53 @@ export function createBulkhead(policy: BulkheadPolicy): Bulkhead & BulkheadGauge
         isTaken = false
         inAll -= 1
         taken.set(scraper, inFlight(scraper) - 1)
+        passOn()
       },
     }
+  }
+
+  function wait(scraper: string, flight: Patience): Promise<Place> {
+    return new Promise((resolve, reject) => {
+      const startedAt = clock.now()
+      const queue = queues.get(scraper) ?? new Set()
+      const waiting: Waiting = {
+        enter() {
+          stepOut()
+          resolve(take(scraper))
+        },
+      }
+      const giveUp = (): void => {
+        stepOut()
+        reject(full())
+      }
+      queue.add(waiting)
+      queues.set(scraper, queue)
+      const timer = clock.after(queuePolicy.maxWait, giveUp)
+      const stopListening = flight.onAbandoned(giveUp)
+
+      function stepOut(): void {
+        timer.cancel()
+        stopListening()
+        queue.delete(waiting)
+        if (queue.size === 0) queues.delete(scraper)
+        emit({ kind: 'queue-left', scraper, waitedMs: clock.now() - startedAt })
+      }
+    })
+  }
+
+  /** One place is free: it goes to who came first, of the scraper whose turn it is among those that may have it. */
+  function passOn(): void {
+    for (const [scraper, queue] of queues) {
+      if (!hasRoom(scraper)) continue
+      queues.delete(scraper)
+      queues.set(scraper, queue)
+      const [first] = queue
+      return first?.enter()
+    }
+  }
+
+  function hasRoom(scraper: string): boolean {
+    return inAll < maxConcurrent && inFlight(scraper) < limitOf(scraper)
   }
 
   function limitOf(scraper: string): number {
@@ -50,5 +121,14 @@ export function createBulkhead(policy: BulkheadPolicy): Bulkhead & BulkheadGauge
     return scraper === undefined ? inAll : (taken.get(scraper) ?? 0)
   }
 
-  return { enter, inFlight }
+  function queued(scraper?: string): number {
+    if (scraper !== undefined) return queues.get(scraper)?.size ?? 0
+    return queues.values().reduce((sum, { size }) => sum + size, 0)
+  }
+
+  function full(): ProxyError {
+    return overloaded('Too many upstream calls are under way.', random.next())
+  }
+
+  return { enter, inFlight, queued }
 }

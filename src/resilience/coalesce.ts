@@ -6,14 +6,15 @@
  * Promises: joining is synchronous; every asker gets the landing, the flight's error, or their own deadline; afterwards
  * there is neither a flight nor a timer left. It knows nothing of what is flown.
  */
-import { ProxyError } from '../errors.ts'
+import { overloaded, ProxyError } from '../errors.ts'
 import type { Landing } from '../model.ts'
 import type { Asker, Flight, Flights, FlightStatus, Joined } from '../parts.ts'
-import type { Clock, Emit } from '../ports.ts'
+import type { Clock, Emit, Random } from '../ports.ts'
 
 interface FlightsPorts {
   readonly clock: Clock
   readonly emit: Emit
+  readonly random: Random
   /** So many may wait for one flight; the next one is refused with OVERLOADED. */
   readonly maxAskers?: number
 }
@@ -37,7 +38,7 @@ interface Airborne {
   progress: Landing | null
 }
 
-export function createFlights({ clock, emit, maxAskers = 10_000 }: FlightsPorts): Flights {
+export function createFlights({ clock, emit, random, maxAskers = 10_000 }: FlightsPorts): Flights {
   const joinable = new Map<string, Airborne>()
   const aloft = new Set<Airborne>()
   let whenIdle: (() => void)[] = []
@@ -65,7 +66,7 @@ export function createFlights({ clock, emit, maxAskers = 10_000 }: FlightsPorts)
 
   function board(airborne: Airborne, asker: Asker): Promise<Landing | null> {
     if (airborne.waiting.size >= maxAskers)
-      throw new ProxyError('OVERLOADED', 'Too many requests wait for the same answer.', { retryAfterMs: 1_000 })
+      throw overloaded('Too many requests wait for the same answer.', random.next())
 
     const landing = new Promise<Landing | null>((resolve, reject) => {
       const waiting: Waiting = {

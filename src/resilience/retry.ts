@@ -60,18 +60,15 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
     flight: Flight,
     attempt: (turn: Turn) => Promise<Attempted>,
   ): Promise<Landing> {
-    let isAttempting = false
-    const stopListening = flight.onAbandoned(() => {
-      if (isAttempting) emit({ kind: 'flight-orphaned', scraper: call.scraper })
-    })
+    let wasAbandoned = false
+    const stopListening = flight.onAbandoned(() => void (wasAbandoned = true))
     try {
       return await fly(call, policy, flight, async (turn) => {
-        isAttempting = true
-        try {
-          return await attempt(turn)
-        } finally {
-          isAttempting = false
-        }
+        wasAbandoned = false
+        const tried = await attempt(turn)
+        // Told only now: an attempt that was refused, or waited for its place in vain, has asked nothing.
+        if (wasAbandoned) emit({ kind: 'flight-orphaned', scraper: call.scraper })
+        return tried
       })
     } finally {
       stopListening()

@@ -20,6 +20,8 @@ export type TelemetryEvent =
   | { readonly kind: 'attempt-started'; readonly scraper: string }
   /** One attempt has ended; `payer` is the client that is charged for it. */
   | { readonly kind: 'attempt-ended'; readonly scraper: string; readonly payer: string; readonly attempt: Attempt }
+  /** An attempt waited so long for a place in the bulkhead, and got one or gave up. */
+  | { readonly kind: 'queue-left'; readonly scraper: string; readonly waitedMs: number }
   | { readonly kind: 'retried'; readonly scraper: string; readonly class: VerdictClass; readonly waitMs: number }
   | { readonly kind: 'retry-refused'; readonly scraper: string; readonly reason: Refused }
   | {

@@ -155,6 +155,7 @@ const seconds = {
   // every scraper and cache result: no more of them than a decision needs.
   request: [0.001, 0.005, 0.01, 0.05, 0.25, 1, 5, 15, 30, 60, 120, 300, 600],
   overhead: [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5],
+  queue: [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5],
   attempt: [0.5, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600],
 }
 
@@ -175,6 +176,14 @@ const histogramRows = {
     ...row(['scraper'], 'upstream_attempt_duration_seconds', 'Seconds that one upstream attempt took.'),
     bounds: seconds.attempt,
   },
+  queueWait: {
+    ...row(
+      [],
+      'upstream_queue_wait_seconds',
+      'Seconds that attempts waited for a place under `upstream.maxConcurrent` or `perScraper`, with or without success; those that found one at once are not in it.',
+    ),
+    bounds: seconds.queue,
+  },
 } as const
 
 const breakerLevels: Readonly<Record<BreakerState, number>> = { closed: 0, 'half-open': 1, open: 2 }
@@ -182,6 +191,10 @@ const keyLevels: Readonly<Record<KeyState, number>> = { ready: 0, resting: 1, sp
 
 /** Gauges that are read from the live parts at each scrape. */
 const readingRows: readonly Reading[] = [
+  {
+    ...row(['scraper'], 'upstream_queue_length', 'Upstream attempts that wait for a place now.'),
+    read: ({ scrapers, gauges }) => scrapers.map((scraper) => [gauges.queued?.(scraper) ?? 0, scraper]),
+  },
   {
     ...row(
       ['scraper'],
@@ -260,6 +273,7 @@ export interface Gauges {
   /** Left out where nothing is limited. */
   readonly budgets?: () => readonly BudgetStatus[]
   readonly retryTokens: (scraper: string) => number
+  readonly queued?: (scraper: string) => number
   readonly cache: () => readonly { readonly tier: Tier; readonly entries: number; readonly bytes: number }[]
   readonly configGeneration: () => number
   /** Left out where there is no Redis. */

@@ -141,6 +141,8 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
         })
       case 'holds-swept':
         return log.warn('credits of an earlier run counted as spent', { holds: event.holds, credits: event.credits })
+      case 'queue-left':
+        return metrics.queueWait.observe(event.waitedMs / 1000)
       case 'retried':
         return metrics.retries.add(1, event.scraper, event.class)
       case 'retry-refused':

@@ -33,6 +33,7 @@ interface Setting {
   readonly client?: Client
   readonly breaker?: Partial<typeof breakerDefaults>
   readonly maxConcurrent?: number
+  readonly queue?: { readonly size: number; readonly maxWait: number }
   /** How long upstream takes over each answer. */
   readonly takesMs?: number
   /** What upstream says to its n-th call, which came with this key. */
@@ -51,8 +52,9 @@ function setUp(setting: Setting) {
   const world = fakeWorld(seed)
   const { clock, random, emit } = world
   const budget = createRetryBudget({ ...budgetDefaults, clock })
-  const flights = createFlights({ clock, emit })
-  const bulkhead = createBulkhead({ maxConcurrent: setting.maxConcurrent ?? 200, perScraper: null })
+  const flights = createFlights({ clock, emit, random })
+  const { maxConcurrent = 200, queue = { size: 0, maxWait: 0 } } = setting
+  const bulkhead = createBulkhead({ maxConcurrent, perScraper: null, queue }, world)
   const admission = createAdmission({ clock })
   const breakers = createBreakers({
     policy: { ...breakerDefaults, ...setting.breaker },
@@ -231,9 +233,9 @@ void t.test('All hang up during a call: it is finished and kept, and who asks ag
   await clock.advance(500)
   first.hangUp()
   t.match(await first.outcome, { kind: 'gone' })
-  t.equal(told('flight-orphaned').length, 1)
   const again = ask()
   t.match(await clock.finish(again.outcome), { kind: 'fetched', role: 'joined' })
+  t.equal(told('flight-orphaned').length, 1)
 
   const alone = ask()
   await clock.advance(500)
@@ -349,6 +351,43 @@ void t.test('R9: repetitions need a place like everybody else; a pause takes non
   t.match(await clock.finish(meanwhile.outcome), { landing: { verdict: { kind: 'answered' } } })
   t.match(await clock.finish(first.outcome), { landing: { verdict: { kind: 'answered' }, attempts: { length: 2 } } })
   t.equal(upstream.mostInFlight, 1)
+})
+
+void t.test('R9: who finds no place waits a little for one, repetitions too', async (t) => {
+  const { ask, clock, upstream, left } = setUp({
+    maxConcurrent: 1,
+    queue: { size: 10, maxWait: 1_500 },
+    says: (n) => (n === 1 ? failed('serverError', { retryAfterMs: 500 }) : answered()),
+  })
+  const first = ask({ question: '/one' })
+  const second = ask({ question: '/two' })
+  const third = ask({ question: '/three' })
+  t.match(await clock.finish(third.outcome), { kind: 'refused', error: { code: 'OVERLOADED', status: 503 } })
+  const outcomes = await clock.finish(Promise.all([first.outcome, second.outcome]))
+  t.match(outcomes, [{ landing: { attempts: { length: 2 } } }, { landing: { attempts: { length: 1 } } }])
+  t.equal(upstream.mostInFlight, 1)
+  t.strictSame(left(), nothingLeft)
+})
+
+void t.test('Who leaves the queue has asked nothing: no call, no bill, no orphan', async (t) => {
+  const { ask, clock, upstream, left, told } = setUp({
+    maxConcurrent: 1,
+    queue: { size: 10, maxWait: 5_000 },
+    takesMs: 3_000,
+    says: yes,
+  })
+  const first = ask({ question: '/one' })
+  const gone = ask({ question: '/two' })
+  const late = ask({ question: '/three', patienceMs: 1_000 })
+  await clock.advance(500)
+  gone.hangUp()
+  t.match(await gone.outcome, { kind: 'gone' })
+  t.match(await clock.finish(late.outcome), { kind: 'refused', error: { code: 'DEADLINE_EXCEEDED' } })
+  t.match(await clock.finish(first.outcome), { landing: { verdict: { kind: 'answered' } } })
+  await clock.advance(10_000)
+  t.equal(upstream.calls.length, 1)
+  t.strictSame(told('flight-orphaned'), [])
+  t.strictSame(left(), nothingLeft)
 })
 
 void t.test('R1: in a total outage the breaker and the budget together keep upstream quiet', async (t) => {

@@ -5,7 +5,7 @@ import type { Clock } from '../../src/ports.ts'
 import { createFlights } from '../../src/resilience/coalesce.ts'
 import { createProfile } from '../../src/scrapellm/profile.ts'
 import { aClient, attempted } from '../support/verdicts.ts'
-import { epoch } from '../support/world.ts'
+import { epoch, seededRandom } from '../support/world.ts'
 
 export const profile: Profile = createProfile({ markReplays: true, version: '0.0.0-test' }, { wall: () => epoch })
 
@@ -92,7 +92,7 @@ export function landingOf(verdict: Verdict): Landing {
 
 /** Forwards as the pipeline does, with one attempt each. */
 export function createForwarder(clock: Clock, upstream: Upstream) {
-  const flights = createFlights({ clock, emit: () => {} })
+  const flights = createFlights({ clock, emit: () => {}, random: seededRandom(1) })
 
   return (request: ProxyRequest, call: Call, client: Client) =>
     async (joinKey: string | null, through: Through): Promise<Outcome> => {

@@ -314,8 +314,8 @@ async function looksAgain(replica: Replica): Promise<void> {
 
 void t.test('S1, S7: a thousand ask eight replicas the same at once, upstream is asked once', async (t) => {
   const { replicas, asked, upstream, isQuiet } = await aCluster(t, 8)
-  const joined = replicas.flatMap(({ flights, world: { clock, emit }, lead }) => {
-    const local = createFlights({ clock, emit })
+  const joined = replicas.flatMap(({ flights, world: { clock, emit, random }, lead }) => {
+    const local = createFlights({ clock, emit, random })
     return Array.from({ length: 125 }, () => {
       const asker = { scraper: 'alpha', deadlineAt: clock.now() + hour, onGone: nobody }
       const question = { key: 'q', scraper: 'alpha', askedAt: clock.now() }

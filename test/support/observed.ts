@@ -134,7 +134,7 @@ export function observed(observation: Observation = {}) {
 
   const cache = createCache({ replay: (body) => body }, { local, durable: null, shared: null }, clock, emit)
   const budget = createBudget({ clock, emit, random, store: createMemoryStore(clock), clients: () => clients })
-  const flights = createFlights({ clock, emit })
+  const flights = createFlights({ clock, emit, random })
   const retryBudget = createRetryBudget({ ...budgetDefaults, clock })
   const admission = createAdmission({ clock })
   const breakers = createBreakers({
@@ -182,7 +182,10 @@ export function observed(observation: Observation = {}) {
     flights,
     retry: tracing.retry(audit.retry(createRetry({ clock, random, emit, budget: retryBudget }))),
     breakers,
-    bulkhead: createBulkhead({ maxConcurrent: 200, perScraper: null }),
+    bulkhead: createBulkhead(
+      { maxConcurrent: 200, perScraper: null, queue: { size: 0, maxWait: 0 } },
+      { clock, random, emit },
+    ),
     keys,
     upstream: audit.upstream(
       tracing.upstream({

@@ -634,6 +634,7 @@ void t.test('what is scraped is what the catalogue describes, default process me
   scene.end(scene.exchange(), hit)
   scene.end(scene.exchange(), { kind: 'refused', error: new ProxyError('RATE_LIMITED', 'Slow.'), landing: null })
   scene.emit({ kind: 'attempt-ended', scraper: 'chatgpt', payer: 'batch', attempt: attempt() })
+  scene.emit({ kind: 'queue-left', scraper: 'chatgpt', waitedMs: 300 })
   const { contentType, body } = await scene.metrics.text()
   t.equal(contentType, 'text/plain; version=0.0.4; charset=utf-8')
 
