@@ -1,3 +1,4 @@
+#!/usr/bin/env node
 /** The way in: reads the command line, runs one command, and ends with its exit code. Everything else is elsewhere. */
 import { readFileSync } from 'node:fs'
 import { randomBytes } from 'node:crypto'

@@ -249,7 +249,7 @@ function withoutComments(text: string): string {
 }
 
 function headOf(text: string): string {
-  return /^(\/\*\*[\s\S]*?\*\/|(\/\/.*\n)+)/.exec(text)?.[0] ?? ''
+  return /^(?:#!.*\n)?(\/\*\*[\s\S]*?\*\/|(\/\/.*\n)+)/.exec(text)?.[0] ?? ''
 }
 
 // Tests
@@ -355,6 +355,7 @@ const rules: readonly Rule[] = [
     right: [
       ['cache/local-tier.ts', '/** A. */\nexport { a }\n'],
       ['cache/b.ts', '// A.\nexport const b = 1\n'],
+      ['main.ts', '#!/usr/bin/env node\n/** A. */\n'],
     ],
   },
 ]

@@ -83,7 +83,7 @@ function substitute(written: string, environment: Surroundings['environment'], c
 function missing(name: string): string {
   if (name !== 'SCRAPELLM_API_KEY')
     return `the environment variable ${name} is not set; set it, or write \${${name}:-default}`
-  return 'the environment variable SCRAPELLM_API_KEY is not set; run "export SCRAPELLM_API_KEY=your-key" first, or try "npm run demo", which needs no key'
+  return 'the environment variable SCRAPELLM_API_KEY is not set; run "export SCRAPELLM_API_KEY=your-key" first, or try "npm run demo" (installed as a package: "scrapellm-proxy demo"), which needs no key'
 }
 
 /** As YAML would read it, had it been in the file: numbers and booleans are not text. */

@@ -17,7 +17,7 @@ import {
   statSync,
 } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
-import { DatabaseSync } from 'node:sqlite'
+import type { DatabaseSync } from 'node:sqlite'
 import type { DiskTrouble } from '../telemetry/events.ts'
 
 export const PAGE_BYTES = 4096
@@ -61,6 +61,7 @@ export interface OpenFile {
 /** Throws; `troubleOf` says what it means. */
 export function openFile(path: string, walPages: number): OpenFile {
   create(path)
+  const { DatabaseSync } = sqlite()
   const db = new DatabaseSync(path, { timeout: 0 })
   try {
     const outdated = prepare(db, walPages)
@@ -68,6 +69,17 @@ export function openFile(path: string, walPages: number): OpenFile {
   } catch (error) {
     db.close()
     throw error
+  }
+}
+
+/** Node 22 says at the first use that it is experimental: news of Node, with nothing to do for whoever runs the proxy. */
+function sqlite(): typeof import('node:sqlite') {
+  const { emitWarning } = process
+  process.emitWarning = () => undefined
+  try {
+    return process.getBuiltinModule('node:sqlite')
+  } finally {
+    process.emitWarning = emitWarning
   }
 }
 

@@ -1,0 +1,141 @@
+/**
+ * The package as a stranger gets it: packed, installed into an empty folder from the registry without a compiler, and run under every
+ * Node that it is for: 22, 24 and 26. The others than the one at hand come from the registry, too (Linux only).
+ */
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { delimiter, dirname, join, relative } from 'node:path'
+import t, { type Test } from 'tap'
+import { createSimulator, instant } from '../src/simulator/simulator.ts'
+import { root, shell, start, type Program } from './support/process.ts'
+import { request } from './support/proxy.ts'
+
+const KEY = 'upstream-key-of-the-tests'
+/** Beside the one that runs this. */
+const OTHER_NODES = ['22', '26']
+
+const folder = mkdtempSync(join(tmpdir(), 'scrapellm-proxy-package-'))
+const home = join(folder, 'home')
+const installed = join(home, 'node_modules/scrapellm-proxy')
+t.teardown(() => rmSync(folder, { recursive: true, force: true }))
+
+const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
+  readonly version: string
+}
+
+/** In a shell, as a reader would, and without what coverage puts into the environment of every Node. */
+async function run(t: Test, line: string, cwd: string): Promise<string> {
+  const { code, stdout, stderr } = await shell(t, `unset NODE_OPTIONS; ${line}`, { cwd })
+  if (code !== 0) throw new Error(`${line}\n${stdout}\n${stderr}`)
+  return stdout
+}
+
+/** For each Node a folder with nothing but it, for the front of PATH. */
+async function nodes(t: Test): Promise<readonly string[]> {
+  const shelf = join(folder, 'nodes')
+  mkdirSync(join(shelf, 'own'), { recursive: true })
+  symlinkSync(process.execPath, join(shelf, 'own/node'))
+  const isServed = process.platform === 'linux' && ['x64', 'arm64'].includes(process.arch)
+  const others = isServed ? OTHER_NODES : []
+  const wanted = others.map((version) => `node${version}@npm:node-linux-${process.arch}@${version}`)
+  if (wanted.length > 0) await run(t, `npm install --silent --no-audit --no-fund --prefix . ${wanted.join(' ')}`, shelf)
+  return [join(shelf, 'own'), ...others.map((version) => join(shelf, `node_modules/node${version}/bin`))]
+}
+
+void t.test('the package', async (t) => {
+  mkdirSync(home)
+  const packed = run(t, `npm pack --silent --json --pack-destination ${folder}`, root)
+  const shelves = nodes(t)
+  const [tarball] = JSON.parse(await packed) as { filename: string; files: { path: string }[] }[]
+  await run(t, `npm install --silent --no-audit --no-fund --prefix . ../${tarball?.filename ?? ''}`, home)
+
+  await t.test('holds what runs and what an operator needs, and nothing else', async (t) => {
+    const paths = tarball?.files.map(({ path }) => path) ?? []
+    for (const path of ['dist/main.js', 'config/default.yaml', 'config/schema.json', 'README.md', 'CHANGELOG.md'])
+      t.ok(paths.includes(path), path)
+    const allowed =
+      /^(dist\/.*\.js|(config|deploy|docs|grafana)\/.*|[A-Z]+\.md|package\.json|src\/simulator\/README\.md)$/
+    t.strictSame(
+      paths.filter((path) => !allowed.test(path) || /test/.test(path)),
+      [],
+    )
+  })
+
+  await t.test('brings nothing that must be compiled, and no Node of its own', async (t) => {
+    const lock = JSON.parse(readFileSync(join(home, 'node_modules/.package-lock.json'), 'utf8')) as {
+      packages: Record<string, { hasInstallScript?: boolean }>
+    }
+    const packages = Object.entries(lock.packages)
+    t.ok(packages.length > 9)
+    t.strictSame(
+      packages.filter(([path, { hasInstallScript }]) => hasInstallScript || /node-linux|typescript|engine/.test(path)),
+      [],
+    )
+    t.notOk(existsSync(join(home, 'node_modules/.bin/node')))
+  })
+
+  await t.test('has a schema for each of its settings files, where an editor looks for it', async (t) => {
+    const files = [...(tarball?.files ?? [])].map(({ path }) => path).filter((path) => path.endsWith('.yaml'))
+    const schemas = files.flatMap((path) => {
+      const [, schema] =
+        /^# yaml-language-server: \$schema=(\S+)$/m.exec(readFileSync(join(installed, path), 'utf8')) ?? []
+      return schema === undefined ? [] : [relative(installed, join(installed, dirname(path), schema))]
+    })
+    t.ok(schemas.length >= 3)
+    t.strictSame([...new Set(schemas)], ['config/schema.json'])
+  })
+
+  const versions: string[] = []
+  for (const shelf of await shelves) {
+    const version = (await run(t, `${shelf}/node --version`, folder)).trim()
+    versions.push(version.slice(0, 3))
+    await t.test(`runs under Node ${version}`, async (t) => runsUnder(t, shelf))
+  }
+  if (process.platform === 'linux') t.strictSame(versions.toSorted(), ['v22', 'v24', 'v26'])
+})
+
+async function runsUnder(t: Test, shelf: string): Promise<void> {
+  const environment = {
+    SCRAPELLM_API_KEY: KEY,
+    PATH: [shelf, process.env['PATH'] ?? ''].join(delimiter),
+  }
+  const cwd = t.testdir()
+  const bin = join(home, 'node_modules/.bin/scrapellm-proxy')
+  const begin = (...args: string[]): Program =>
+    start(t, '/bin/sh', ['-c', 'unset NODE_OPTIONS; exec "$@"', 'sh', bin, ...args], { cwd, environment })
+
+  const help = await shell(t, 'unset NODE_OPTIONS; npx scrapellm-proxy --help', { cwd: home, environment })
+  t.match(help, { code: 0, stderr: '', stdout: /^scrapellm-proxy \[COMMAND\]/ })
+  t.strictSame(await begin('--version').ended, { code: 0, stdout: `${manifest.version}\n`, stderr: '' })
+  t.match(await begin('check').ended, { code: 0, stdout: /^ok\n/, stderr: '' })
+  t.match(await begin('check', '--set', 'cahce.ttl=1h').ended, { code: 78, stderr: /did you mean "cache"/ })
+
+  await t.test('the demo answers', async (t) => {
+    const demo = begin('demo', '--quiet', '--port', '0', '--set', 'admin.port=0')
+    const [, url = ''] = await demo.saw(/proxy +(http:\S+)/)
+    const asked = await shell(t, `curl --fail --silent '${url}/scrapers/chatgpt?prompt=hello'`)
+    t.match(JSON.parse(asked.stdout), { scraper: 'chatgpt', credits_used: 3 })
+    demo.signal('SIGTERM')
+    t.match(await demo.ended, { code: 0, stderr: '' })
+  })
+
+  await t.test('a paid answer survives a restart, and Node has nothing to say', async (t) => {
+    const sim = createSimulator({ latency: instant })
+    const { url: upstream } = await sim.start()
+    t.teardown(() => sim.close())
+    const told: unknown[] = []
+    for (let turn = 0; turn < 2; turn += 1) {
+      const sets = ['listen.port=0', 'admin.port=0', `upstream.url=${upstream}`].flatMap((one) => ['--set', one])
+      const proxy = begin(...sets)
+      const [, url = ''] = await proxy.saw(/"url":"(http:[^"]+)"/)
+      const { status, headers } = await request(undefined, `${url}/scrapers/gemini?prompt=kept`)
+      told.push([status, headers['x-proxy-credits'], /detail=(\w+)/.exec(String(headers['cache-status']))?.[1]])
+      proxy.signal('SIGTERM')
+      t.match(await proxy.ended, { code: 0, stderr: '' })
+    }
+    t.strictSame(told, [
+      [200, '3', undefined],
+      [200, '0', 'disk'],
+    ])
+  })
+}
