@@ -47,6 +47,7 @@ import type { SharedOptions, SharedStore, Timer, World } from './ports.ts'
 import { createBreakers } from './resilience/breaker.ts'
 import { createBulkhead } from './resilience/bulkhead.ts'
 import { createFlights } from './resilience/coalesce.ts'
+import { createOverload } from './resilience/overload.ts'
 import { createRetryBudget } from './resilience/retry-budget.ts'
 import { createRetry } from './resilience/retry.ts'
 import { createSeal } from './resilience/shared-flight-marks.ts'
@@ -113,6 +114,7 @@ export function compose(
       breakers: () => breakers.states(),
       keys: () => keys.states(),
       retryTokens: (scraper) => retryBudget.tokens(scraper),
+      overload: () => overload,
       queued: (scraper) => bulkhead.queued(scraper),
       budgets: () => budget.states(),
       cache: tiers,
@@ -178,6 +180,7 @@ export function compose(
   })
   const { maxConcurrent, perScraper = null, queue } = config.upstream
   const bulkhead = createBulkhead({ maxConcurrent, perScraper, queue }, { clock, random, emit })
+  const overload = createOverload(config.overload, { clock, random, emit, gauge: world.gaugePressure() })
   const keyRest = restsIn(retryPolicy)
   const rests = store ? restsOver(store) : null
   const memory = rests ?? (disk ? createKeyMemory(disk, clock) : noMemory)
@@ -248,6 +251,7 @@ export function compose(
     retry: tracing.retry(audit.retry(retry)),
     breakers,
     bulkhead,
+    overload,
     keys,
     upstream: audit.upstream(tracing.upstream(durable)),
     sharedFlights,
@@ -263,6 +267,7 @@ export function compose(
     random,
     emit,
     serving: () => serving,
+    isCritical: () => overload.state === 'critical',
     refused: recorder.refused,
   })
 
@@ -283,6 +288,7 @@ export function compose(
     ready: isReady,
     draining: () => server.draining,
     openRequests: () => server.openRequests,
+    overload: () => overload,
     breakers: breakers.states,
     keys: keys.states,
     flights: flights.list,
@@ -440,6 +446,7 @@ export function compose(
       await admin.close()
       transport.close()
       breakers.close()
+      overload.close()
       disk?.close()
       await life.close()
       jobStore?.close()

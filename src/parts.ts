@@ -24,7 +24,7 @@ import type {
   Wishes,
   WireResult,
 } from './model.ts'
-import type { BreakerState, KeyState } from './telemetry/events.ts'
+import type { BreakerState, KeyState, OverloadState } from './telemetry/events.ts'
 
 export interface Clients {
   /** Compares in constant time. Throws CLIENT_UNKNOWN. */
@@ -110,6 +110,13 @@ export interface Place {
 export interface Bulkhead {
   /** Waits a little where there is no place, as long as somebody waits for the flight. Throws, or rejects with, OVERLOADED. */
   enter(scraper: string, flight: Pick<Flight, 'patienceUntil' | 'onAbandoned'>): Place | Promise<Place>
+}
+
+/** Whether the process has more to do than it can. */
+export interface Overload {
+  readonly state: OverloadState
+  /** Throws OVERLOADED while known answers are all that is given. */
+  mayAsk(): void
 }
 
 /** Credits of a client per UTC day and month. Credits are integers; no interleaving ever spends more than the limit. */

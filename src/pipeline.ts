@@ -3,7 +3,8 @@
  *
  *   identify → read → admit → look up ─ fresh ────────────────────────────────────┐
  *                               ├─ stale, may be shown while it is refreshed ─────┤
- *                               └─ miss → enter → hold credits → join a flight    │
+ *                               └─ miss → not overloaded → enter → hold credits   │
+ *                                     join a flight                               │
  *                                     retry( breaker( secure → lease a key → ask upstream ))
  *                                     store → settle ── stale instead of error? ──┤
  *                                                                                 └→ record → respond
@@ -31,6 +32,7 @@ import type {
   Jobs,
   Joined,
   Keys,
+  Overload,
   Profile,
   Recorder,
   Retry,
@@ -53,6 +55,7 @@ export interface Parts {
   readonly retry: Retry
   readonly breakers: Breakers
   readonly bulkhead: Bulkhead
+  readonly overload: Overload
   readonly keys: Keys
   readonly upstream: Upstream
   /** Other replicas may fly the same question. */
@@ -84,7 +87,7 @@ export interface Pipeline {
 
 export function createPipeline(parts: Parts): Pipeline {
   const { clock, emit, clients, profile, admission, cache, budget, flights } = parts
-  const { retry, breakers, bulkhead, keys, upstream, sharedFlights, jobs, recorder } = parts
+  const { retry, breakers, bulkhead, overload, keys, upstream, sharedFlights, jobs, recorder } = parts
 
   /** Every exchange ends here, whatever happened: one outcome, recorded once. */
   async function handle(exchange: Exchange): Promise<Outcome> {
@@ -130,6 +133,7 @@ export function createPipeline(parts: Parts): Pipeline {
 
   async function ask(request: ProxyRequest, errand: Errand, known: Lookup): Promise<Outcome> {
     const { client, call } = errand
+    overload.mayAsk()
     const place = await admission.enter(client)
     try {
       const joined = await board(errand, askerOf(request, client, call))
@@ -255,10 +259,11 @@ export function createPipeline(parts: Parts): Pipeline {
     return { kind: 'hit', entry, tier }
   }
 
-  /** Asks for a fresh answer that nobody waits for, unless that would hurt: a sick upstream, or a client short of credits. */
+  /** Asks for a fresh answer that nobody waits for, unless that would hurt: a sick upstream, a client short of credits, or too much to do. */
   function refresh(errand: Errand): void {
     const { client, call, key } = errand
     if (flights.has(key) || breakers.isOpen(call.scraper) || !budget.hasRoom(client)) return
+    if (overload.state !== 'calm') return
     void unattended(board({ ...errand, on: 'refresh', askedAt: clock.now() }, patient(client, call)))
   }
 

@@ -49,6 +49,23 @@ export interface Output {
   flush(): void
 }
 
+/** How hard the process is pressed: since the look before, and now. */
+export interface Pressure {
+  /** 99 of 100 times the event loop was no later than this. */
+  readonly eventLoopDelayMs: number
+  /** The share of the time in which it had something to do, 0 to 1. */
+  readonly eventLoopBusy: number
+  /** The share in use of all memory that the process may take, or of its heap, whichever is fuller. */
+  readonly memory: number
+}
+
+export interface PressureGauge {
+  /** What the process may take, by its container or its machine. */
+  readonly limitBytes: number
+  read(): Pressure
+  close(): void
+}
+
 /** Where the shared store is: one server, a master that Sentinels watch over, or a cluster. */
 export interface SharedOptions {
   readonly place:
@@ -72,6 +89,7 @@ export interface World {
   readonly openDisk: (options: { readonly path: string; readonly maxBytes: number }, emit: Emit) => Disk
   readonly openAuditFile: (options: { readonly path: string; readonly maxBytes: number }, emit: Emit) => AuditFile
   readonly openShared: (options: SharedOptions, emit: Emit) => SharedStore
+  readonly gaugePressure: () => PressureGauge
   /** Calls back at once with what the file holds, and again after each change; null = it cannot be read. */
   readonly watchFile: (path: string, onChange: (text: string | null) => void) => { close(): void }
 }

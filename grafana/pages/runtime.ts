@@ -86,6 +86,38 @@ export const runtime: Page = {
       ],
     },
     {
+      title: 'Overload',
+      lines: [
+        [
+          {
+            kind: 'timeline',
+            title: 'Load shedding',
+            shows: 'When an instance has more to do than it can: first misses are refused, then every new request.',
+            red: 'callers get 503 OVERLOADED. "Event loop" and "Memory in use" say why: run more instances, or give them more memory or CPU.',
+            unit: 'none',
+            queries: [[`max by (instance) (${metric('overload_state')})`, '{{instance}}']],
+            states: [
+              ['calm', 'green'],
+              ['misses are refused', 'orange'],
+              ['all requests are refused', 'red'],
+            ],
+          },
+          {
+            kind: 'graph',
+            title: 'Memory in use',
+            shows:
+              'Share in use of the memory that each instance may take (by its container or machine), or of its heap, whichever is fuller.',
+            red: 'misses are refused from `overload.memory` on. Give it more memory, or lower `cache.memory.maxSize`; "Memory" says what it is used for.',
+            unit: 'percentunit',
+            queries: [[`max by (instance) (${metric('memory_used_ratio')})`, '{{instance}}']],
+            warn: 0.75,
+            bad: 0.85,
+            max: 1,
+          },
+        ],
+      ],
+    },
+    {
       title: 'Process',
       lines: [
         [

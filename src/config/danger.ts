@@ -171,7 +171,7 @@ function tokensOf(client: Client): string[] {
   return [...client.token.map((token) => hash('sha256', token.reveal())), ...client.tokenSha256]
 }
 
-function contradictions({ breaker, retry }: Config): Danger[] {
+function contradictions({ breaker, retry, overload }: Config): Danger[] {
   const found: Danger[] = []
   if (breaker.minimum > breaker.window) {
     found.push({
@@ -185,6 +185,13 @@ function contradictions({ breaker, retry }: Config): Danger[] {
       path: ['breaker', 'openFor'],
       text: `is longer than openForMax (${formatDuration(breaker.openForMax)}); lower it, or raise breaker.openForMax`,
       because: [['breaker', 'openForMax']],
+    })
+  }
+  if (overload.memory > overload.memoryCritical) {
+    found.push({
+      path: ['overload', 'memory'],
+      text: `is above memoryCritical (${overload.memoryCritical}), so that known answers would never be spared; lower it`,
+      because: [['overload', 'memoryCritical']],
     })
   }
   if (retry.backoff.base > retry.backoff.max) {

@@ -481,6 +481,26 @@ const audit = map({
   ),
 })
 
+function share(what: string) {
+  const error = `expected ${what}, a number above 0, up to 1, found {found}`
+  return z.number({ error }).gt(0, { error }).max(1, { error })
+}
+
+const overload = map({
+  eventLoopDelay: live(
+    duration(0, 60_000).prefault('200ms'),
+    'When the event loop is late by this for two seconds on end, only known answers are given; five times as late, none. 0s = it is not looked at.',
+  ),
+  memory: live(
+    share('a share of memory').prefault(0.85),
+    'From this share of the memory that the process may take (container, machine or heap) on, only known answers are given.',
+  ),
+  memoryCritical: live(
+    share('a share of memory').prefault(0.95),
+    'From this share on, every new request is refused; the admin port still answers.',
+  ),
+})
+
 const log = map({
   level: live(
     z
@@ -552,6 +572,10 @@ export const schema = map({
   ),
   jobs: live(jobs.prefault({}), 'How questions are carried out.'),
   audit: restart(audit.optional(), 'One line for each request with all its attempts, as a file: what `replay` reads.'),
+  overload: live(
+    overload.prefault({}),
+    'When the process has more to do than it can: what is refused then gets 503 OVERLOADED.',
+  ),
   log: live(log.prefault({}), 'What is written to standard output.'),
   shutdown: live(shutdown.prefault({}), 'What SIGTERM does.'),
 })

@@ -5,7 +5,7 @@
  */
 import { createServer as createHttpServer, type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
-import { ProxyError } from '../errors.ts'
+import { overloaded, ProxyError } from '../errors.ts'
 import type { Exchange, ProxyRequest } from '../model.ts'
 import type { Handle } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
@@ -48,6 +48,8 @@ export interface ServerParts {
   readonly random: Random
   readonly emit: Emit
   readonly serving: () => Serving
+  /** Every new request is refused. */
+  readonly isCritical?: () => boolean
   /** Told of every refusal that no exchange exists for, and that therefore nobody records. */
   readonly refused: (error: ProxyError, id?: string) => void
 }
@@ -82,7 +84,7 @@ const defaults: Timeouts = {
 const maxHeaderSize = 72 * 1024
 
 export function createServer({ host, port, reusePort = false, timeouts }: ServerOptions, parts: ServerParts): Server {
-  const { clock, random, emit, serving } = parts
+  const { clock, random, emit, serving, isCritical = () => false } = parts
   const { headersMs, requestMs, keepAliveMs, checkMs, slowReaderMs } = { ...defaults, ...timeouts }
   const target = createTargets()
   const connections = new Map<Socket, Connection>()
@@ -140,6 +142,7 @@ export function createServer({ host, port, reusePort = false, timeouts }: Server
     try {
       if (refusal) throw refusal
       if (drainer.stopped) throw new ProxyError('SHUTTING_DOWN', 'This proxy is shutting down.', { close: true })
+      if (isCritical()) throw overloaded('This proxy is overloaded.', random.next(), { close: true })
       const onGone = watch(outgoing)
       const request = readRequest(incoming, fields, { id, arrivedAt: clock.now(), onGone, target })
       serve({ request, client: null, call: null, limits: null, credits: [] }, incoming, outgoing, connection)

@@ -4,7 +4,7 @@
  */
 import type { BreakerStatus, BudgetStatus, FlightStatus, KeyStatus } from '../parts.ts'
 import type { Clock } from '../ports.ts'
-import type { BreakerState, KeyState } from '../telemetry/events.ts'
+import type { BreakerState, KeyState, OverloadCause, OverloadState } from '../telemetry/events.ts'
 import type { LedgerStatus } from '../telemetry/ledger.ts'
 import type { Trail, Trails } from '../telemetry/trail.ts'
 
@@ -19,6 +19,7 @@ export interface StatusGauges {
   readonly ready: () => boolean
   readonly draining: () => boolean
   readonly openRequests: () => number
+  readonly overload?: () => OverloadStatus
   readonly breakers: () => readonly BreakerStatus[]
   readonly keys: () => readonly KeyStatus[]
   readonly flights: () => readonly FlightStatus[]
@@ -31,6 +32,12 @@ export interface StatusGauges {
   readonly budgets: () => readonly BudgetStatus[]
   readonly clients: () => readonly ClientGauge[]
   readonly trails: Trails
+}
+
+export interface OverloadStatus {
+  readonly state: OverloadState
+  /** Null while calm. */
+  readonly because: OverloadCause | null
 }
 
 export interface TierStatus {
@@ -61,6 +68,7 @@ export interface StatusReport {
   readonly health: Health
   readonly draining: boolean
   readonly open_requests: number
+  readonly overload: OverloadState
   readonly breakers: readonly {
     readonly scraper: string
     readonly state: BreakerState
@@ -125,6 +133,7 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
   const { clock, startedAt, trails } = gauges
   return () => {
     const parts = {
+      overload: gauges.overload?.() ?? noOverload,
       breakers: gauges.breakers(),
       keys: gauges.keys(),
       disk: gauges.disk(),
@@ -142,6 +151,7 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
       health: healthOf(gauges.ready(), gauges.draining(), parts),
       draining: gauges.draining(),
       open_requests: gauges.openRequests(),
+      overload: parts.overload.state,
       breakers: parts.breakers.map(({ scraper, state, openUntil }) => ({ scraper, state, open_until: iso(openUntil) })),
       keys: parts.keys.map(({ name, state, untilAt }) => ({ name, state, until: iso(untilAt) })),
       flights: gauges.flights().map(({ scraper, askers, startedAt: at }) => ({ scraper, askers, started_at: iso(at) })),
@@ -171,7 +181,15 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
   }
 }
 
+const noOverload: OverloadStatus = { state: 'calm', because: null }
+const overloadWords = {
+  shedding: 'overloaded, misses are refused',
+  critical: 'overloaded, all new requests are refused',
+}
+const overloadCauses = { 'event-loop': 'the event loop is late', memory: 'memory is nearly full' }
+
 interface Vital {
+  readonly overload: OverloadStatus
   readonly breakers: readonly BreakerStatus[]
   readonly keys: readonly KeyStatus[]
   readonly disk: Up | null
@@ -188,11 +206,21 @@ function healthOf(isReady: boolean, isDraining: boolean, vital: Vital): Health {
   return { state: because.length === 0 ? 'ok' : 'degraded', because }
 }
 
-function troublesOf({ breakers, keys, disk, redis, auditFile, credits, budgets }: Vital): string[] {
+function troublesOf({
+  overload: { state, because },
+  breakers,
+  keys,
+  disk,
+  redis,
+  auditFile,
+  credits,
+  budgets,
+}: Vital): string[] {
   const circuits = breakers.filter(({ state }) => state !== 'closed').map(({ scraper }) => scraper)
   const resting = keys.filter(({ state }) => state !== 'ready').map(({ name }) => name)
   const empty = budgets.filter(({ leftCredits }) => leftCredits <= 0)
   return [
+    ...(state === 'calm' || because === null ? [] : [`${overloadWords[state]}: ${overloadCauses[because]}`]),
     ...(circuits.length > 0 ? [`upstream fails for ${circuits.join(', ')} (circuit not closed)`] : []),
     ...(resting.length > 0
       ? [`${resting.length === keys.length ? 'no key is ready' : 'not ready'}: key ${resting.join(', ')}`]

@@ -18,6 +18,7 @@ import type { Emit } from '../ports.ts'
 import { createBreakers } from '../resilience/breaker.ts'
 import { createBulkhead } from '../resilience/bulkhead.ts'
 import { createFlights } from '../resilience/coalesce.ts'
+import { neverOverloaded } from '../resilience/overload.ts'
 import { createRetryBudget } from '../resilience/retry-budget.ts'
 import { createRetry } from '../resilience/retry.ts'
 import { loneFlights } from '../resilience/shared-flight.ts'
@@ -101,6 +102,7 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
     retry: createRetry({ clock, random, emit, budget }),
     breakers: createBreakers({ policy: config.breaker, scrapers, clock, random, emit }),
     bulkhead: createBulkhead({ maxConcurrent, perScraper, queue }, { clock, random, emit }),
+    overload: neverOverloaded,
     keys: createKeys({ clock, random, emit, keys: config.upstream.keys, keyRest: restsIn(resolveRetry(config.retry)) }),
     upstream: createReplayedUpstream({
       clock,

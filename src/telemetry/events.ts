@@ -13,6 +13,10 @@ export type RedisOperation = 'connect' | 'probe' | 'get' | 'set' | 'delete' | 's
 /** `unreachable`: refused, reset, no such name. `timeout`: connected, and does not answer. */
 export type RedisTrouble = 'unreachable' | 'timeout' | 'auth' | 'loading' | 'busy' | 'read-only' | 'cluster' | 'error'
 
+/** `shedding`: only known answers are given; `critical`: every new request is refused. */
+export type OverloadState = 'calm' | 'shedding' | 'critical'
+export type OverloadCause = 'event-loop' | 'memory'
+
 /** Why bytes of a shared tier were not taken for an entry. */
 export type CacheFlaw = 'signature' | 'version' | 'damaged' | 'too-big'
 
@@ -20,6 +24,15 @@ export type TelemetryEvent =
   | { readonly kind: 'attempt-started'; readonly scraper: string }
   /** One attempt has ended; `payer` is the client that is charged for it. */
   | { readonly kind: 'attempt-ended'; readonly scraper: string; readonly payer: string; readonly attempt: Attempt }
+  /** The process has more to do than it can, or no more; `because` is null when it is over. */
+  | {
+      readonly kind: 'overload-changed'
+      readonly to: OverloadState
+      readonly because: OverloadCause | null
+      readonly eventLoopDelayMs: number
+      /** Share of the limit. */
+      readonly memory: number
+    }
   /** An attempt waited so long for a place in the bulkhead, and got one or gave up. */
   | { readonly kind: 'queue-left'; readonly scraper: string; readonly waitedMs: number }
   | { readonly kind: 'retried'; readonly scraper: string; readonly class: VerdictClass; readonly waitMs: number }

@@ -9,7 +9,7 @@
 import prom from 'prom-client'
 import type { Tier } from '../model.ts'
 import type { BreakerStatus, BudgetStatus, KeyStatus } from '../parts.ts'
-import type { BreakerState, KeyState } from './events.ts'
+import type { BreakerState, KeyState, OverloadState } from './events.ts'
 import { closedLists, type LabelName, type LabelTypes, type ListOptions } from './labels.ts'
 import { openMetrics, openMetricsType, wantsOpenMetrics } from './open-metrics.ts'
 import {
@@ -187,10 +187,27 @@ const histogramRows = {
 } as const
 
 const breakerLevels: Readonly<Record<BreakerState, number>> = { closed: 0, 'half-open': 1, open: 2 }
+const overloadLevels: Readonly<Record<OverloadState, number>> = { calm: 0, shedding: 1, critical: 2 }
 const keyLevels: Readonly<Record<KeyState, number>> = { ready: 0, resting: 1, spent: 2 }
 
 /** Gauges that are read from the live parts at each scrape. */
 const readingRows: readonly Reading[] = [
+  {
+    ...row(
+      [],
+      'overload_state',
+      'Overload: 0 calm, 1 shedding (misses are refused, known answers come), 2 critical (all new requests are refused).',
+    ),
+    read: ({ gauges }) => [[overloadLevels[gauges.overload?.().state ?? 'calm']]],
+  },
+  {
+    ...row(
+      [],
+      'memory_used_ratio',
+      'Share in use of the memory that the process may take (by its container or machine), or of its heap, whichever is fuller.',
+    ),
+    read: ({ gauges }) => [[gauges.overload?.().memory ?? 0]],
+  },
   {
     ...row(['scraper'], 'upstream_queue_length', 'Upstream attempts that wait for a place now.'),
     read: ({ scrapers, gauges }) => scrapers.map((scraper) => [gauges.queued?.(scraper) ?? 0, scraper]),
@@ -274,6 +291,7 @@ export interface Gauges {
   readonly budgets?: () => readonly BudgetStatus[]
   readonly retryTokens: (scraper: string) => number
   readonly queued?: (scraper: string) => number
+  readonly overload?: () => { readonly state: OverloadState; readonly memory: number }
   readonly cache: () => readonly { readonly tier: Tier; readonly entries: number; readonly bytes: number }[]
   readonly configGeneration: () => number
   /** Left out where there is no Redis. */

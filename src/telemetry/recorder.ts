@@ -141,6 +141,8 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
         })
       case 'holds-swept':
         return log.warn('credits of an earlier run counted as spent', { holds: event.holds, credits: event.credits })
+      case 'overload-changed':
+        return logOverload(event)
       case 'queue-left':
         return metrics.queueWait.observe(event.waitedMs / 1000)
       case 'retried':
@@ -190,6 +192,14 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
   function logBreaker({ scraper, to, openForMs }: Extract<TelemetryEvent, { kind: 'breaker-changed' }>): void {
     if (to === 'open') return log.warn('circuit opened', { scraper, open_for_ms: openForMs })
     log.info(to === 'closed' ? 'circuit closed' : 'circuit half-open', { scraper })
+  }
+
+  function logOverload(event: Extract<TelemetryEvent, { kind: 'overload-changed' }>): void {
+    const { to, because, eventLoopDelayMs, memory } = event
+    const fields = { because, event_loop_delay_ms: Math.round(eventLoopDelayMs), memory: Number(memory.toFixed(2)) }
+    if (to === 'calm') return log.info('overload is over', fields)
+    if (to === 'shedding') return log.warn('overload: misses are refused', fields)
+    log.error('overload: all new requests are refused', fields)
   }
 
   function logKey({ key, to, because, untilAt }: Extract<TelemetryEvent, { kind: 'key-changed' }>): void {

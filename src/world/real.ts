@@ -5,6 +5,7 @@ import { createClock } from './clock.ts'
 import { createDisk } from './disk.ts'
 import { watchFile } from './file-watch.ts'
 import { createStdout } from './output.ts'
+import { createPressureGauge } from './pressure.ts'
 import { createRandom } from './random.ts'
 import { createRedis } from './redis.ts'
 import { createTransport } from './transport.ts'
@@ -20,6 +21,7 @@ export function realWorld(): World {
     openDisk: (options, emit) => createDisk(options, clock, emit),
     openAuditFile: (options, emit) => createAuditFile(options, clock, emit),
     openShared: (options, emit) => createRedis(options, clock, random, emit),
+    gaugePressure: createPressureGauge,
     watchFile: (path, onChange) => watchFile(path, clock, onChange),
   }
 }

@@ -12,6 +12,7 @@ import { createPipeline } from '../../src/pipeline.ts'
 import { createBreakers } from '../../src/resilience/breaker.ts'
 import { createBulkhead } from '../../src/resilience/bulkhead.ts'
 import { createFlights } from '../../src/resilience/coalesce.ts'
+import { neverOverloaded } from '../../src/resilience/overload.ts'
 import { createRetryBudget } from '../../src/resilience/retry-budget.ts'
 import { createRetry } from '../../src/resilience/retry.ts'
 import { loneFlights } from '../../src/resilience/shared-flight.ts'
@@ -80,6 +81,7 @@ function setUp(setting: Setting) {
     emit,
     flights,
     bulkhead,
+    overload: neverOverloaded,
     admission,
     breakers,
     keys,

@@ -22,6 +22,7 @@ import { createPipeline } from '../../src/pipeline.ts'
 import { createBreakers } from '../../src/resilience/breaker.ts'
 import { createBulkhead } from '../../src/resilience/bulkhead.ts'
 import { createFlights } from '../../src/resilience/coalesce.ts'
+import { neverOverloaded } from '../../src/resilience/overload.ts'
 import { createRetryBudget } from '../../src/resilience/retry-budget.ts'
 import { loneFlights } from '../../src/resilience/shared-flight.ts'
 import { createRetry } from '../../src/resilience/retry.ts'
@@ -182,6 +183,7 @@ export function observed(observation: Observation = {}) {
     flights,
     retry: tracing.retry(audit.retry(createRetry({ clock, random, emit, budget: retryBudget }))),
     breakers,
+    overload: neverOverloaded,
     bulkhead: createBulkhead(
       { maxConcurrent: 200, perScraper: null, queue: { size: 0, maxWait: 0 } },
       { clock, random, emit },

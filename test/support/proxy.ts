@@ -6,7 +6,7 @@ import http from 'node:http'
 import type { Test } from 'tap'
 import { compose, type App } from '../../src/compose.ts'
 import { loadConfig } from '../../src/config/load.ts'
-import type { Clock, Timer, World } from '../../src/ports.ts'
+import type { Clock, Pressure, Timer, World } from '../../src/ports.ts'
 import { createSimulator, instant, type Simulator, type SimulatorOptions } from '../../src/simulator/simulator.ts'
 import { createAuditFile } from '../../src/world/audit-file.ts'
 import { createClock } from '../../src/world/clock.ts'
@@ -52,7 +52,11 @@ export interface Proxy {
   readonly metric: (name: string) => Promise<Record<string, number>>
 }
 
+const calm: Pressure = { eventLoopDelayMs: 0, eventLoopBusy: 0, memory: 0.1 }
+
 export interface ProxyOptions {
+  /** How hard the process is pressed; it is always calm otherwise. */
+  readonly pressure?: () => Pressure
   readonly simulator?: SimulatorOptions
   readonly environment?: Record<string, string>
 }
@@ -120,6 +124,7 @@ upstream: { url: "${upstream}", keys: [{ name: main, secret: ${UPSTREAM_KEY} }] 
     openDisk: (diskOptions, emit) => createDisk(diskOptions, clock, emit),
     openAuditFile: (auditOptions, emit) => createAuditFile(auditOptions, clock, emit),
     openShared: (sharedOptions, emit) => createRedis(sharedOptions, clock, seededRandom(13), emit),
+    gaugePressure: () => ({ limitBytes: 1024 ** 3, read: options.pressure ?? (() => calm), close: () => undefined }),
     watchFile: () => ({ close: () => undefined }),
   }
   const app = compose(loaded, world, '0.0.0-test')
