@@ -387,8 +387,8 @@ export interface KeyStatus {
   readonly untilAt: number | null
 }
 
-/** Answers one request. Never rejects. */
-export type Handle = (exchange: Exchange) => Promise<Outcome>
+/** Answers one request; at once where nothing has to be waited for. Never throws or rejects. */
+export type Handle = (exchange: Exchange) => Outcome | Promise<Outcome>
 
 export interface Recorder {
   begin(exchange: Exchange): void

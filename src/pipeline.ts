@@ -90,31 +90,55 @@ export function createPipeline(parts: Parts): Pipeline {
   const { retry, breakers, bulkhead, overload, keys, upstream, sharedFlights, jobs, recorder } = parts
 
   /** Every exchange ends here, whatever happened: one outcome, recorded once. */
-  async function handle(exchange: Exchange): Promise<Outcome> {
+  function handle(exchange: Exchange): Outcome | Promise<Outcome> {
     recorder.begin(exchange)
-    const outcome = await decide(exchange).catch((error: unknown) => refused(error))
+    const outcome = decideOrRefuse(exchange)
+    return outcome instanceof Promise ? outcome.then((known) => end(exchange, known)) : end(exchange, outcome)
+  }
+
+  function end(exchange: Exchange, outcome: Outcome): Outcome {
     if (exchange.client) exchange.credits = budget.limits(exchange.client)
     recorder.record(exchange, outcome)
     return outcome
   }
 
-  async function decide(exchange: Exchange): Promise<Outcome> {
+  function decideOrRefuse(exchange: Exchange): Outcome | Promise<Outcome> {
+    try {
+      const outcome = decide(exchange)
+      return outcome instanceof Promise ? outcome.catch(refused) : outcome
+    } catch (error) {
+      return refused(error)
+    }
+  }
+
+  /** Goes straight on where nothing has to be waited for: a hit costs no promise and no turn of the loop. */
+  function decide(exchange: Exchange): Outcome | Promise<Outcome> {
     const { request } = exchange
     const client = (exchange.client = clients.identify(request))
     const call = (exchange.call = profile.read(request))
-    exchange.limits = await admission.admit(client, call)
-    const key = cache.keyOf(call, client)
-    const joinKey = mayJoin(call, request) ? key : null
-    const { arrivedAt: askedAt } = request
-    const errand: Errand = { request, client, call, key, askedAt, on: 'request', through: straight, joinKey }
-    if (call.endpoint !== 'answer') {
-      return jobs.follow(request, client, call, (joinKey, through) =>
-        ask(request, { ...errand, through, joinKey }, NOTHING_KNOWN),
-      )
-    }
+    return after(admission.admit(client, call), (limits) => {
+      exchange.limits = limits
+      const key = cache.keyOf(call, client)
+      if (call.endpoint !== 'answer') return follow(errandOf(request, client, call, key), request)
+      return after(cache.lookup(key, call, request.wishes, client.cache), (known) => {
+        if (known.kind === 'fresh') return given(key, known)
+        return forward(errandOf(request, client, call, key), request, known)
+      })
+    })
+  }
 
-    const known = await cache.lookup(errand.key, call, request.wishes, client.cache)
-    if (known.kind === 'fresh') return given(errand, known)
+  function errandOf(request: ProxyRequest, client: Client, call: Call, key: string | null): Errand {
+    const joinKey = mayJoin(call, request) ? key : null
+    return { request, client, call, key, askedAt: request.arrivedAt, on: 'request', through: straight, joinKey }
+  }
+
+  function follow(errand: Errand, request: ProxyRequest): Promise<Outcome> {
+    return jobs.follow(request, errand.client, errand.call, (joinKey, through) =>
+      ask(request, { ...errand, through, joinKey }, NOTHING_KNOWN),
+    )
+  }
+
+  async function forward(errand: Errand, request: ProxyRequest, known: Lookup): Promise<Outcome> {
     mayForward(request)
     if (known.kind === 'stale' && known.refresh) {
       refresh(errand)
@@ -254,7 +278,7 @@ export function createPipeline(parts: Parts): Pipeline {
     }
   }
 
-  function given({ key }: Errand, { entry, tier }: Extract<Lookup, { kind: 'fresh' }>): Outcome {
+  function given(key: string | null, { entry, tier }: Extract<Lookup, { kind: 'fresh' }>): Outcome {
     if (entry.unclaimed && key !== null) cache.claim(key, entry)
     return { kind: 'hit', entry, tier }
   }
@@ -309,6 +333,11 @@ export function createPipeline(parts: Parts): Pipeline {
   }
 
   return { handle, resume }
+}
+
+/** At once where the value is there already, else when it comes. */
+function after<T, U>(value: T | Promise<T>, next: (value: T) => U | Promise<U>): U | Promise<U> {
+  return value instanceof Promise ? value.then(next) : next(value)
 }
 
 const NOTHING_KNOWN: Lookup = { kind: 'missing', unwanted: false }

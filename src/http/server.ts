@@ -6,7 +6,7 @@
 import { createServer as createHttpServer, type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
 import { overloaded, ProxyError } from '../errors.ts'
-import type { Exchange, ProxyRequest } from '../model.ts'
+import type { Exchange, Outcome, ProxyRequest } from '../model.ts'
 import type { Handle } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
 import { type ConnectionState, createBadRequests, linger } from './bad-request.ts'
@@ -100,6 +100,8 @@ export function createServer({ host, port, reusePort = false, timeouts }: Server
     noDelay: true,
     keepAlive: true,
     keepAliveInitialDelay: 30_000,
+    // Nobody reads a body here, so a request without one need not have a stream that ends.
+    optimizeEmptyRequests: true,
     // Ours is stricter and answers with a problem document: see request.ts.
     requireHostHeader: false,
   })
@@ -164,7 +166,7 @@ export function createServer({ host, port, reusePort = false, timeouts }: Server
       emit({ kind: 'broke', where: 'http', error })
       settle(incoming, outgoing, connection, refuse(exchange.request.id, ProxyError.from(error)))
     }
-    void handle(exchange).then((outcome) => {
+    const finish = (outcome: Outcome): void => {
       let response: Response | null
       try {
         response = respond(exchange, outcome, clock.wall())
@@ -172,7 +174,11 @@ export function createServer({ host, port, reusePort = false, timeouts }: Server
         return fail(error)
       }
       settle(incoming, outgoing, connection, response)
-    }, fail)
+    }
+    const outcome = handle(exchange)
+    // A hit leaves within the turn of the loop in which it came.
+    if (outcome instanceof Promise) void outcome.then(finish, fail)
+    else finish(outcome)
   }
 
   /** Never throws. */

@@ -166,7 +166,7 @@ function setUp(setting: Setting) {
     }
     const exchange: Exchange = { request, client: null, call: null, limits: null, credits: [] }
     const hangUp = (): void => [...listeners].forEach((listener) => listener())
-    return { outcome: handle(exchange), hangUp, listeners }
+    return { outcome: Promise.resolve(handle(exchange)), hangUp, listeners }
   }
 
   /** What must be nothing when nobody asks any more. */

@@ -257,7 +257,10 @@ export function observed(observation: Observation = {}) {
       },
     }
     const exchange: Exchange = { request, client: null, call: null, limits: null, credits: [] }
-    return { outcome: handle(exchange), hangUp: () => [...listeners].forEach((listener) => listener()) }
+    return {
+      outcome: Promise.resolve(handle(exchange)),
+      hangUp: () => [...listeners].forEach((listener) => listener()),
+    }
   }
 
   /** The admin port, until the test ends. */
