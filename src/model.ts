@@ -164,6 +164,7 @@ export type WireResult =
         | 'tls'
         | 'connect-timeout'
         | 'reset'
+        | 'malformed'
         | 'timeout'
         | 'truncated'
         | 'too-big'

@@ -11,7 +11,7 @@ import { EventEmitter } from 'node:events'
 import http from 'node:http'
 import https from 'node:https'
 import type { Socket } from 'node:net'
-import { Stream } from 'node:stream'
+import { type Duplex, Stream } from 'node:stream'
 import { createProxyServer } from 'http-proxy-3'
 import type { Reply, UpstreamRequest, WireResult } from '../model.ts'
 import type { Clock, Transport, UpstreamOptions } from '../ports.ts'
@@ -34,6 +34,7 @@ export function createTransport(options: UpstreamOptions, clock: Clock): Transpo
     scheduling: 'lifo',
     timeout: IDLE_SOCKET_MS,
   })
+  endIfNotIdle(agent)
   const proxy = createProxyServer({
     target,
     agent,
@@ -83,6 +84,24 @@ export function createTransport(options: UpstreamOptions, clock: Clock): Transpo
   }
 }
 
+/** What upstream says on an idle connection answers nobody: it must not be there when the next one asks (CVE-2026-48931). */
+function endIfNotIdle(agent: http.Agent): void {
+  const keep = agent.keepSocketAlive.bind(agent)
+  const reuse = agent.reuseSocket.bind(agent)
+  agent.keepSocketAlive = (socket) => {
+    socket.on('data', hangUp)
+    return keep(socket)
+  }
+  agent.reuseSocket = (socket, request) => {
+    socket.off('data', hangUp)
+    reuse(socket, request)
+  }
+}
+
+function hangUp(this: Duplex): void {
+  this.destroy()
+}
+
 const NAME_ERRORS = new Set(['ENOTFOUND', 'EAI_AGAIN', 'EAI_FAIL', 'EAI_NODATA', 'EAI_NONAME'])
 const REFUSED_ERRORS = new Set([
   'ECONNREFUSED',
@@ -100,7 +119,7 @@ function reasonOf(code: string, sent: boolean): BrokenReason {
   if (REFUSED_ERRORS.has(code)) return 'refused'
   if (code.startsWith('ERR_TLS') || code.startsWith('ERR_SSL') || code.startsWith('CERT_') || code.includes('CERT'))
     return 'tls'
-  return 'reset'
+  return code.startsWith('HPE_') ? 'malformed' : 'reset'
 }
 
 function synthetic(response: unknown): SyntheticResponse {
@@ -157,6 +176,8 @@ class SyntheticResponse extends EventEmitter {
   connection(request: http.ClientRequest, socket: Socket): void {
     if (request.reusedSocket || !socket.connecting) this.sent = true
     else socket.once(this.#secure ? 'secureConnect' : 'connect', () => (this.sent = true))
+    // After a 101 that nobody asked for, Node ends the request without an answer and without an error.
+    request.once('close', () => this.fail('malformed'))
   }
 
   receive(incoming: http.IncomingMessage): void {

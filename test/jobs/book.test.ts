@@ -363,7 +363,9 @@ void t.test('a pending job is remembered for a second, and never longer', async 
 })
 
 void t.test('pending documents do not pile up', async (t) => {
-  const { clock, poll, calls } = withFunction((call) => json(200, { job_id: call.path, status: 'pending' }))
+  const { clock, poll, calls } = withFunction((call) =>
+    json(200, { job_id: call.path.slice('/jobs/'.length), status: 'pending' }),
+  )
   for (let n = 0; n <= 10_000; n += 1) await poll(`job_${n}`)
   t.equal((await poll('job_0')).kind, 'fetched', 'the oldest had to go')
   t.equal((await poll('job_10000')).kind, 'job')
@@ -475,7 +477,7 @@ void t.test('documents are bounded: the oldest is asked for again, and is its ow
   const { clock, upstream, store, calls } = withFunction((call, n) =>
     call.endpoint === 'submit'
       ? json(202, { job_id: `job_${n}` })
-      : json(200, { job_id: 'x', status: 'done', result: { result: 'x'.repeat(500) } }),
+      : json(200, { job_id: call.path.slice('/jobs/'.length), status: 'done', result: { result: 'x'.repeat(500) } }),
   )
   const { submit, poll } = aBook(clock, upstream, store, { maxDocumentBytes: 1_200 })
   const ids = [await submit('prompt=1'), await submit('prompt=2'), await submit('prompt=3')].map(jobIdOf)

@@ -59,6 +59,8 @@ export interface ProxyOptions {
   readonly pressure?: () => Pressure
   readonly simulator?: SimulatorOptions
   readonly environment?: Record<string, string>
+  /** Instead of the simulator. */
+  readonly upstream?: string
 }
 
 export const UPSTREAM_KEY = 'upstream-key-of-the-proxy'
@@ -98,7 +100,8 @@ export function elasticClock(): ElasticClock {
 /** `settings` is YAML over: free ports, the simulator as upstream, one key, quick pauses. */
 export async function aProxy(t: Test, settings = '', options: ProxyOptions = {}): Promise<Proxy> {
   const sim = createSimulator({ latency: instant, ...options.simulator })
-  const { url: upstream } = await sim.start()
+  const { url: simulator } = await sim.start()
+  const { upstream = simulator } = options
   const base = `
 listen: { port: 0 }
 admin: { port: 0 }

@@ -160,11 +160,11 @@ for (const [name, server, reason] of [
     'too-big',
   ],
   ['a body over the limit is refused', raw(`HTTP/1.1 200 OK\r\n\r\n${'x'.repeat(2048)}`, 'stay'), 'too-big'],
-  ['a malformed answer is a broken exchange', raw('SMTP ready\r\n\r\n', 'end'), 'reset'],
+  ['a malformed answer is a broken exchange', raw('SMTP ready\r\n\r\n', 'end'), 'malformed'],
   [
     'two framings at once are a broken exchange',
     raw('HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}', 'end'),
-    'reset',
+    'malformed',
   ],
 ] as const) {
   void t.test(name, async (t) => {
@@ -172,6 +172,37 @@ for (const [name, server, reason] of [
     t.same(broken(await transportTo(t, url).forward(REQUEST)), { sent: true, reason })
   })
 }
+
+void t.test('an answer that nobody asked for ends the idle connection: the next one asks on another', async (t) => {
+  const body = 'HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n'
+  let connections = 0
+  const gone: Promise<void>[] = []
+  const url = await listening(
+    t,
+    net.createServer((socket) => {
+      connections++
+      gone.push(new Promise((resolve) => socket.once('close', () => resolve())))
+      socket.on('error', () => undefined)
+      // The second one is said when the first has long been taken.
+      socket.on('data', () => socket.write(`${body}1`, () => setTimeout(() => socket.write(`${body}2`), 20)))
+    }),
+  )
+  const transport = transportTo(t, url)
+  for (let turn = 1; turn <= 3; turn++) {
+    const result = await transport.forward(REQUEST)
+    t.equal(result.kind === 'reply' && result.reply.body.toString(), '1')
+    await gone[turn - 1]
+  }
+  t.equal(connections, 3)
+})
+
+void t.test('a protocol that nobody asked for is no answer, and told at once', async (t) => {
+  const url = await listening(
+    t,
+    raw('HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n', 'stay'),
+  )
+  t.same(broken(await transportTo(t, url).forward(REQUEST)), { sent: true, reason: 'malformed' })
+})
 
 void t.test('the attempt ends at its limit, and the connection with it', async (t) => {
   const clock = handClock()
