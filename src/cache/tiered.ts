@@ -38,50 +38,41 @@ export function createCache(options: CacheOptions, { local, durable, shared }: T
   function lookup(key: string | null, call: Call, wishes: Wishes, policy: CachePolicy): Lookup | Promise<Lookup> {
     if (key === null) return NOTHING
     if (call.bypass) return UNWANTED
-    const near = lookNear(key)
+    const near = lookNear(key, wishes, policy)
     if (!shared || (near.kind === 'fresh' && shared.isTrusted(near.entry))) return near
-    return lookFar(key, near, shared)
-
-    function lookNear(key: string): Lookup {
-      const found = lookIn('memory', inMemory(key))
-      if (found.kind !== 'missing' || found.unwanted || !durable) return found
-      const onDisk = lookIn('disk', durable.readEntry(key) ?? undefined)
-      if (onDisk.kind !== 'missing') local.set(key, onDisk.entry)
-      return onDisk
-    }
-
-    /** What the others do not have either, or cannot be asked for now, is as it is here: it was paid for. */
-    async function lookFar(key: string, near: Lookup, tier: NonNullable<Tiers['shared']>): Promise<Lookup> {
-      const entry = await tier.read(key)
-      if (entry === 'away') return near
-      const far = lookIn('redis', entry ?? undefined)
-      if (!entry) return near
-      local.set(key, entry)
-      return far
-    }
-
-    function lookIn(tier: Tier, entry: Entry | undefined): Lookup {
-      const found = judge(entry, tier, wishes, policy)
-      const result = found.kind === 'fresh' ? 'hit' : found.kind === 'stale' ? 'stale' : 'miss'
-      emit({ kind: 'cache-looked-up', tier, result })
-      return found
-    }
+    return lookFar(key, near, shared, wishes, policy)
   }
 
-  function inMemory(key: string): Entry | undefined {
-    const entry = local.get(key)
-    if (!entry || !isGone(entry, clock.wall())) return entry
+  function lookNear(key: string, wishes: Wishes, policy: CachePolicy): Lookup {
+    const found = judge(local.get(key), 'memory', wishes, policy)
+    if (found.kind !== 'missing' || found.unwanted) return found
     local.delete(key)
-    return undefined
+    if (!durable) return found
+    const onDisk = judge(durable.readEntry(key), 'disk', wishes, policy)
+    if (onDisk.kind !== 'missing') local.set(key, onDisk.entry)
+    return onDisk
   }
 
-  function judge(entry: Entry | undefined, tier: Tier, wishes: Wishes, policy: CachePolicy): Lookup {
-    const wallMs = clock.wall()
-    if (!entry || isGone(entry, wallMs)) return NOTHING
-    if (isFreshEnough(entry, wishes, wallMs)) return { kind: 'fresh', entry, tier }
-    const refresh = wallMs < entry.freshUntil + policy.staleWhileRevalidate
-    if (mayReplaceError(entry, wishes, wallMs)) return { kind: 'stale', entry, tier, refresh }
-    return UNWANTED
+  /** What the others do not have either, or cannot be asked for now, is as it is here: it was paid for. */
+  async function lookFar(
+    key: string,
+    near: Lookup,
+    tier: NonNullable<Tiers['shared']>,
+    wishes: Wishes,
+    policy: CachePolicy,
+  ): Promise<Lookup> {
+    const entry = await tier.read(key)
+    if (entry === 'away') return near
+    const far = judge(entry, 'redis', wishes, policy)
+    if (!entry) return near
+    local.set(key, entry)
+    return far
+  }
+
+  function judge(entry: Entry | undefined | null, tier: Tier, wishes: Wishes, policy: CachePolicy): Lookup {
+    const found = entry ? judgeKept(entry, tier, wishes, policy, clock.wall()) : NOTHING
+    emit({ kind: 'cache-looked-up', tier, result: resultOf(found) })
+    return found
   }
 
   function store(
@@ -156,6 +147,19 @@ export function createCache(options: CacheOptions, { local, durable, shared }: T
     // What is in memory is on the disk as well, where there is one; what others keep cannot be counted.
     return Math.max(local.purge(filter), durable?.purge(filter) ?? 0)
   }
+}
+
+function judgeKept(entry: Entry, tier: Tier, wishes: Wishes, policy: CachePolicy, wallMs: number): Lookup {
+  if (isGone(entry, wallMs)) return NOTHING
+  if (isFreshEnough(entry, wishes, wallMs)) return { kind: 'fresh', entry, tier }
+  const refresh = wallMs < entry.freshUntil + policy.staleWhileRevalidate
+  if (mayReplaceError(entry, wishes, wallMs)) return { kind: 'stale', entry, tier, refresh }
+  return UNWANTED
+}
+
+function resultOf({ kind }: Lookup): 'hit' | 'stale' | 'miss' {
+  if (kind === 'fresh') return 'hit'
+  return kind === 'stale' ? 'stale' : 'miss'
 }
 
 /** A small buffer may be a window into a shared 8 KiB pool, which it would keep alive as long as it is cached. */

@@ -196,17 +196,31 @@ function problem(id: string, error: ProxyError, headers: string[]): Response {
 }
 
 function rateLimit({ policy, remaining, resetMs }: LimitState): string {
-  return `${policy.slice(0, policy.indexOf(';'))};r=${remaining};t=${Math.ceil(resetMs / 1000)}`
+  return `${nameOf(policy)};r=${remaining};t=${Math.ceil(resetMs / 1000)}`
+}
+
+/** There are as many policies as the settings name. */
+const policyNames = new Map<string, string>()
+
+function nameOf(policy: string): string {
+  const known = policyNames.get(policy)
+  if (known !== undefined) return known
+  const name = policy.slice(0, policy.indexOf(';'))
+  if (policyNames.size < 10_000) policyNames.set(policy, name)
+  return name
 }
 
 /** What every answer carries. */
 function start(exchange: Exchange, cacheStatus: string, attempts: number, credits: number): string[] {
   const headers = begin(exchange.request.id, cacheStatus, attempts, credits)
-  const standing = exchange.limits ? [exchange.limits, ...exchange.credits] : exchange.credits
-  if (standing.length > 0) {
-    headers.push('RateLimit-Policy', standing.map(({ policy }) => policy).join(', '))
-    headers.push('RateLimit', standing.map(rateLimit).join(', '))
+  const { limits, credits: budgets } = exchange
+  let policies = limits ? limits.policy : ''
+  let states = limits ? rateLimit(limits) : ''
+  for (const budget of budgets) {
+    policies = policies === '' ? budget.policy : `${policies}, ${budget.policy}`
+    states = states === '' ? rateLimit(budget) : `${states}, ${rateLimit(budget)}`
   }
+  if (states !== '') headers.push('RateLimit-Policy', policies, 'RateLimit', states)
   return headers
 }
 

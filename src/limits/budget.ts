@@ -47,13 +47,23 @@ interface OpenHold extends Hold {
   readonly restCredits: number
 }
 
+type Today = readonly [day: Period, month: Period]
+
+interface Limited {
+  readonly account: Account
+  readonly limitCredits: number
+  readonly policy: string
+}
+
+const noLimits: readonly LimitState[] = []
 const none: Hold = { id: 'none', secure: async () => {}, spend() {}, settle() {} }
 const unlimited: Limits = { perDay: null, perMonth: null }
 
 export function createBudget({ clock, emit, random, store, clients }: BudgetPorts): Budgets {
   const accounts = createAccounts(clock, emit, store)
   const leftBehind = new Map<string, OpenHold>()
-  let today: readonly [day: Period, month: Period] | null = null
+  let today: Today | null = null
+  const limitedBy = new WeakMap<Client, { readonly day: Today; readonly own: readonly Limited[] }>()
   findLeftBehind()
 
   return { hold, none, adopt, refund, hasRoom, limits, states, sweep, spending }
@@ -110,14 +120,13 @@ export function createBudget({ clock, emit, random, store, clients }: BudgetPort
 
   function limits(client: Client): readonly LimitState[] {
     const wallMs = clock.wall()
-    return limited(client).map(({ account, limitCredits }) => {
-      const { kind, startsAt, resetAt } = account.period
-      return {
-        policy: `"credits-${kind}";q=${limitCredits};w=${(resetAt - startsAt) / 1_000}`,
-        remaining: Math.max(0, leftOf(account, limitCredits)),
-        resetMs: resetAt - wallMs,
-      }
-    })
+    const own = limited(client, wallMs)
+    if (own.length === 0) return noLimits
+    return own.map(({ account, limitCredits, policy }) => ({
+      policy,
+      remaining: Math.max(0, leftOf(account, limitCredits)),
+      resetMs: account.period.resetAt - wallMs,
+    }))
   }
 
   function states(): readonly BudgetStatus[] {
@@ -136,11 +145,20 @@ export function createBudget({ clock, emit, random, store, clients }: BudgetPort
     }))
   }
 
-  function limited({ name, credits }: Client): { readonly account: Account; readonly limitCredits: number }[] {
-    return periods().flatMap((period) => {
-      const limitCredits = limitOf(credits, period)
-      return limitCredits === null ? [] : [{ account: accounts.of(name, period), limitCredits }]
+  /** Looked up once per client and day: every answer tells how its client stands. */
+  function limited(client: Client, wallMs = clock.wall()): readonly Limited[] {
+    const day = periods(wallMs)
+    const known = limitedBy.get(client)
+    if (known?.day === day) return known.own
+    const own = day.flatMap((period) => {
+      const limitCredits = limitOf(client.credits, period)
+      if (limitCredits === null) return []
+      const { kind, startsAt, resetAt } = period
+      const policy = `"credits-${kind}";q=${limitCredits};w=${(resetAt - startsAt) / 1_000}`
+      return [{ account: accounts.of(client.name, period), limitCredits, policy }]
     })
+    limitedBy.set(client, { day, own })
+    return own
   }
 
   function spending(): readonly Spending[] {
@@ -153,8 +171,7 @@ export function createBudget({ clock, emit, random, store, clients }: BudgetPort
     }))
   }
 
-  function periods(): readonly [day: Period, month: Period] {
-    const wallMs = clock.wall()
+  function periods(wallMs = clock.wall()): Today {
     if (!today || wallMs < today[0].startsAt || wallMs >= today[0].resetAt) today = [dayOf(wallMs), monthOf(wallMs)]
     return today
   }

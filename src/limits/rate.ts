@@ -14,6 +14,7 @@ export interface RateLimits {
 export function createRateLimits({ clock }: { readonly clock: Clock }): RateLimits {
   /** Per client: when its bucket is full again (the "theoretical arrival time"). */
   const fullAt = new Map<string, number>()
+  const policies = new WeakMap<RatePolicy, string>()
 
   function admit({ name, rate }: Client): LimitState | null {
     if (!rate) return null
@@ -31,10 +32,17 @@ export function createRateLimits({ clock }: { readonly clock: Clock }): RateLimi
     const nextUs = aheadUs + perRequestUs
     fullAt.set(name, nowUs + nextUs)
     return {
-      policy: policyOf(rate),
+      policy: policies.get(rate) ?? remembered(rate),
       remaining: Math.floor((toleranceUs - nextUs) / perRequestUs) + 1,
       resetMs: Math.ceil(nextUs / 1_000),
     }
+  }
+
+  /** The same text for every request of a client. */
+  function remembered(rate: RatePolicy): string {
+    const policy = policyOf(rate)
+    policies.set(rate, policy)
+    return policy
   }
 
   return { admit }

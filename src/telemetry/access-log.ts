@@ -68,29 +68,63 @@ export function createAccessLog(
     sink(text)
   }
 
-  function line({
-    id,
-    client,
-    call,
-    status,
-    cache,
-    tier,
-    code,
-    attempts,
-    credits,
-    durationMs,
-    traceId,
-  }: Access): string {
+  /** Few pieces, because each one is an allocation: what many lines have in common is written once. */
+  function line(access: Access): string {
+    const { id, client, call, durationMs, traceId } = access
+    const { question, hash } = questionOf(call)
     return (
-      `{"level":"info","time":"${isoTime(clock.wall())}","msg":"request","id":${JSON.stringify(id)}` +
-      `,"client":${quoteName(client)},"scraper":${quoteName(call?.scraper ?? 'none')}` +
-      `,"endpoint":${call ? `"${call.endpoint}"` : 'null'},"status":${status === 'gone' ? '"gone"' : status}` +
-      `,"cache":"${cache}","tier":${tier ? `"${tier}"` : 'null'},"code":${code ? `"${code}"` : 'null'}` +
-      `,"attempts":${attempts},"credits":${credits},"duration_ms":${Math.round(durationMs * 1000) / 1000}` +
-      `,"prompt_hash":${call?.promptHash ? `"${call.promptHash}"` : 'null'}` +
+      `{"level":"info","time":"${isoTime(clock.wall())}","msg":"request","id":${quoted(id)}` +
+      `,"client":${quoteName(client)}${question}${endOf(access)}${Math.round(durationMs * 1000) / 1000}${hash}` +
       `${traceId ? `,"trace_id":"${traceId}"` : ''}${prompts ? promptOf(call) : ''}}\n`
     )
   }
+}
+
+/** Most ids need no escaping, and to look is cheaper than to do it. */
+function quoted(id: string | null): string {
+  return id !== null && /^[\w.:/+-]*$/.test(id) ? `"${id}"` : JSON.stringify(id)
+}
+
+/** What a line says of its question is the same each time it is asked. */
+const questions = new WeakMap<Call, Asked>()
+const unread: Asked = { question: ',"scraper":"none","endpoint":null', hash: ',"prompt_hash":null' }
+
+interface Asked {
+  readonly question: string
+  readonly hash: string
+}
+
+function questionOf(call: Call | null): Asked {
+  if (!call) return unread
+  const known = questions.get(call)
+  if (known) return known
+  const asked = {
+    question: `,"scraper":${JSON.stringify(call.scraper)},"endpoint":"${call.endpoint}"`,
+    hash: `,"prompt_hash":${call.promptHash === null ? 'null' : `"${call.promptHash}"`}`,
+  }
+  questions.set(call, asked)
+  return asked
+}
+
+const memoryHit = endingOf(200, 'hit', 'memory', null, 0, 0)
+
+function endOf({ status, cache, tier, code, attempts, credits }: Access): string {
+  if (cache === 'hit' && tier === 'memory' && status === 200) return memoryHit
+  return endingOf(status, cache, tier, code, attempts, credits)
+}
+
+function endingOf(
+  status: Access['status'],
+  cache: CacheLabel,
+  tier: Tier | null,
+  code: Code | null,
+  attempts: number,
+  credits: number,
+): string {
+  return (
+    `,"status":${status === 'gone' ? '"gone"' : status},"cache":"${cache}","tier":${tier ? `"${tier}"` : 'null'}` +
+    `,"code":${code ? `"${code}"` : 'null'},"attempts":${attempts},"credits":${credits},"duration_ms":`
+  )
 }
 
 function promptOf(call: Call | null): string {
@@ -110,16 +144,22 @@ function createQuote(): (name: string) => string {
   }
 }
 
-/** ISO 8601; the part down to the second is made once per second. */
+/** ISO 8601; made once per millisecond, the part down to the second once per second. */
 function createIsoTime(): (at: number) => string {
   let second = Number.NaN
+  let secondText = ''
+  let millisecond = Number.NaN
   let text = ''
   return (at) => {
+    const thisMillisecond = Math.floor(at)
+    if (thisMillisecond === millisecond) return text
+    millisecond = thisMillisecond
     const thisSecond = Math.floor(at / 1000)
     if (thisSecond !== second) {
       second = thisSecond
-      text = new Date(thisSecond * 1000).toISOString().slice(0, -4)
+      secondText = new Date(thisSecond * 1000).toISOString().slice(0, -4)
     }
-    return `${text}${String(Math.floor(at) - thisSecond * 1000).padStart(3, '0')}Z`
+    text = `${secondText}${String(thisMillisecond - thisSecond * 1000).padStart(3, '0')}Z`
+    return text
   }
 }
