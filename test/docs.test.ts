@@ -254,7 +254,13 @@ void t.test('the TypeScript sample runs as it stands, and reads our refusals', a
 
 void t.test('every link and every file that is named leads somewhere', async (t) => {
   let links = 0
-  const pages = { 'README.md': '', 'CHANGELOG.md': '', 'grafana/README.md': 'grafana', 'src/README.md': 'src' }
+  const pages = {
+    'README.md': '',
+    'CHANGELOG.md': '',
+    'deploy/README.md': 'deploy',
+    'grafana/README.md': 'grafana',
+    'src/README.md': 'src',
+  }
   for (const [page, folder] of Object.entries(pages)) {
     for (const [, link = ''] of read(page).matchAll(/\]\(([^)\s]+)\)/g)) {
       if (/^https?:/.test(link)) continue
@@ -267,7 +273,7 @@ void t.test('every link and every file that is named leads somewhere', async (t)
   }
   t.ok(links > 5)
   const text = readme.replace(/<!-- generated:[^]*?<!-- \/generated:\w+ -->/g, '')
-  for (const [, path = ''] of text.matchAll(/[`\s]((?:config|grafana|src|test)\/[\w./-]*\w\/?)/g)) {
+  for (const [, path = ''] of text.matchAll(/[`\s]((?:config|deploy|grafana|src|test)\/[\w./-]*\w\/?)/g)) {
     const places = [path, `src/${path}`]
     t.ok(
       places.some((place) => existsSync(join(root, place))),

@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { delimiter, dirname, join, relative } from 'node:path'
 import t, { type Test } from 'tap'
 import { createSimulator, instant } from '../src/simulator/simulator.ts'
-import { root, shell, start, type Program } from './support/process.ts'
+import { root, shell, startBare, type Program } from './support/process.ts'
 import { request } from './support/proxy.ts'
 
 const KEY = 'upstream-key-of-the-tests'
@@ -101,10 +101,9 @@ async function runsUnder(t: Test, shelf: string): Promise<void> {
   }
   const cwd = t.testdir()
   const bin = join(home, 'node_modules/.bin/scrapellm-proxy')
-  const begin = (...args: string[]): Program =>
-    start(t, '/bin/sh', ['-c', 'unset NODE_OPTIONS; exec "$@"', 'sh', bin, ...args], { cwd, environment })
+  const begin = (...args: string[]): Program => startBare(t, [bin, ...args], { cwd, environment })
 
-  const help = await shell(t, 'unset NODE_OPTIONS; npx scrapellm-proxy --help', { cwd: home, environment })
+  const help = await startBare(t, ['npx', 'scrapellm-proxy', '--help'], { cwd: home, environment }).ended
   t.match(help, { code: 0, stderr: '', stdout: /^scrapellm-proxy \[COMMAND\]/ })
   t.strictSame(await begin('--version').ended, { code: 0, stdout: `${manifest.version}\n`, stderr: '' })
   t.match(await begin('check').ended, { code: 0, stdout: /^ok\n/, stderr: '' })

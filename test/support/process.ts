@@ -118,6 +118,11 @@ export function start(
   }
 }
 
+/** A program as a stranger runs it: without what coverage puts into the environment of every Node. */
+export function startBare(t: Test, command: readonly string[], surroundings?: Surroundings): Program {
+  return start(t, '/bin/sh', ['-c', 'unset NODE_OPTIONS; exec "$@"', 'sh', ...command], surroundings)
+}
+
 /** `scrapellm-proxy ARGS`, not waited for. */
 export function startProgram(t: Test, args: readonly string[], surroundings?: Surroundings): Program {
   return start(t, process.execPath, [main, ...args], surroundings)
