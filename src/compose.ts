@@ -2,35 +2,34 @@
  * The composition root: settings and a world in, a running proxy out. The only file that connects parts to the world; what
  * each part does is in its own file, the order of a request in `pipeline.ts`. Longer than other files, because everything is connected here and nowhere else.
  */
-import { createHash } from 'node:crypto'
 import { createLocalTier } from './cache/local-tier.ts'
-import { createCodec, signingKeyOf } from './cache/codec.ts'
+import { createCodec } from './cache/codec.ts'
 import { createSharedTier } from './cache/shared-tier.ts'
-import { createCache } from './cache/tiered.ts'
+import { createSigningKeys } from './cache/signing-keys.ts'
 import type { Loaded } from './config/load.ts'
 import { resolveClient } from './config/policy.ts'
-import { resolveRetry, type Config } from './config/schema.ts'
+import { createReloader, type Reloaded, type SettingsSource } from './config/reload.ts'
+import type { Config } from './config/schema.ts'
 import { parseDuration } from './config/units.ts'
+import { createGenerations, type Generations } from './generations.ts'
 import { createAdmin } from './http/admin.ts'
-import { createClients } from './http/clients.ts'
 import type { Drained } from './http/drain.ts'
 import { createPurgeRoute } from './http/purge.ts'
+import { createReloadRoute } from './http/reload.ts'
 import { createRequestRoutes } from './http/requests.ts'
-import { createResponder, matches } from './http/respond.ts'
+import { matches } from './http/respond.ts'
 import { createServer } from './http/server.ts'
 import { createStatusPage } from './http/status-page.ts'
 import { createStatus } from './http/status.ts'
 import { noWishes } from './http/wishes.ts'
 import { createJobs } from './jobs/book.ts'
 import { createDurableUpstream } from './jobs/durable.ts'
-import { createPlainUpstream } from './jobs/plain.ts'
 import { createLiveness } from './jobs/liveness.ts'
 import { createSharedRecords } from './jobs/shared-records.ts'
 import { createSharedJobStore } from './jobs/shared-store.ts'
 import { createLocalJobStore, createMemoryStore } from './jobs/store.ts'
 import { followKeyFiles } from './keys/key-files.ts'
 import { createKeyMemory, noMemory } from './keys/key-memory.ts'
-import { restsIn } from './keys/key-state.ts'
 import { createKeys } from './keys/pool.ts'
 import { createSharedRests } from './keys/shared-rests.ts'
 import { createAdmission } from './limits/admission.ts'
@@ -42,14 +41,12 @@ import { createSharedConcurrencyLimits } from './limits/shared-concurrency.ts'
 import { createSharedRateLimits } from './limits/shared-rate.ts'
 import type { Call, Client, Tier } from './model.ts'
 import type { Budget, PromisedAnswer } from './parts.ts'
-import { createPipeline } from './pipeline.ts'
 import type { SharedOptions, SharedStore, Timer, World } from './ports.ts'
 import { createBreakers } from './resilience/breaker.ts'
-import { createBulkhead } from './resilience/bulkhead.ts'
+import { type BulkheadPolicy, createBulkhead } from './resilience/bulkhead.ts'
 import { createFlights } from './resilience/coalesce.ts'
 import { createOverload } from './resilience/overload.ts'
 import { createRetryBudget } from './resilience/retry-budget.ts'
-import { createRetry } from './resilience/retry.ts'
 import { createSeal } from './resilience/shared-flight-marks.ts'
 import { createSharedFlights, loneFlights } from './resilience/shared-flight.ts'
 import { createCircuitHints, createSharedHints } from './resilience/shared-hints.ts'
@@ -57,6 +54,7 @@ import { priceOf } from './scrapellm/credits.ts'
 import { scrapers } from './scrapellm/endpoints.ts'
 import { promptHash } from './scrapellm/params.ts'
 import { createProfile } from './scrapellm/profile.ts'
+import { createServing, keysOf, type Lasting } from './serving.ts'
 import { createAccessLog } from './telemetry/access-log.ts'
 import { createAudit } from './telemetry/audit.ts'
 import { createLog, type Log } from './telemetry/log.ts'
@@ -69,6 +67,8 @@ export const known = { scrapers, priceCredits: Math.min(...scrapers.map(priceOf)
 
 export interface App {
   readonly log: Log
+  /** Puts the settings as they are now in force, or leaves everything as it was and says why. */
+  reload(because: string): Reloaded
   /** Opens both ports; rejects when one cannot be had. */
   listen(): Promise<Ports>
   /** Contract section 7: not ready at once, no new connections after `readinessDelay`, open requests finish or the grace ends. */
@@ -90,66 +90,71 @@ export interface Doors {
   readonly createAdmin: typeof createAdmin
 }
 
+/** `source`: where settings are read from again; left out, there is nothing to be reloaded. */
 export function compose(
-  { config, keyFiles }: Pick<Loaded, 'config' | 'keyFiles'>,
+  loaded: Loaded,
   world: World,
   version: string,
   doors: Doors = { createServer, createAdmin },
+  source: SettingsSource = { read: () => loaded, files: [] },
 ): App {
+  // The settings at start: for what lasts as long as the process. All else takes those in force, or of its own request.
+  const { config: firstConfig } = loaded
   const { clock, random, output } = world
   const startedAt = clock.wall()
-  const log = createLog({ level: config.log.level, sink: output.write, secrets: secretsOf(config) })
-  const profile = createProfile({ markReplays: config.cache.markReplays, version }, clock)
-  const clients = clientsOf(config)
-  const retryPolicy = resolveRetry(config.retry)
+  const log = createLog({ level: firstConfig.log.level, sink: output.write, secrets: secretsOf(firstConfig) })
+  const profile = createProfile({ version }, clock)
+  let generations: Generations | null = null
 
   // First of all, because parts may have something to tell as soon as they are made; what it reads of them is read when asked.
   const metrics = createMetrics({
-    clients: clients.map(({ client }) => client.name),
+    clients: Object.keys(firstConfig.clients),
     scrapers: profile.scrapers,
-    keys: config.upstream.keys.map((key) => key.name),
-    tiers: tiersOf(config),
+    keys: keyNamesOf(firstConfig),
+    tiers: tiersOf(firstConfig),
     version,
     gauges: {
       breakers: () => breakers.states(),
-      keys: () => keys.states(),
-      retryTokens: (scraper) => retryBudget.tokens(scraper),
+      keys: () => served.current.keys.states(),
+      retryTokens: (scraper) => served.current.retryBudget.tokens(scraper),
       overload: () => overload,
       queued: (scraper) => bulkhead.queued(scraper),
       budgets: () => budget.states(),
       cache: tiers,
-      configGeneration: () => 1,
-      redis: config.redis ? () => store?.state ?? 'down' : undefined,
+      configGeneration: () => served.number,
+      redis: firstConfig.redis ? () => store?.state ?? 'down' : undefined,
     },
   })
   const access = createAccessLog(
-    { level: config.log.level, prompts: config.log.prompts },
+    { level: firstConfig.log.level, prompts: firstConfig.log.prompts },
     { clock, sink: output.write },
   )
   const tracing = createTracing({ clock, random, version })
-  const auditFile = config.audit
-    ? world.openAuditFile(auditOptions(config.audit), (event) => recorder.emit(event))
+  const auditFile = firstConfig.audit
+    ? world.openAuditFile(auditOptions(firstConfig.audit), (event) => recorder.emit(event))
     : null
   const audit = createAudit(
-    { prompts: config.log.prompts },
-    { clock, keyOf: (call, client) => cache.keyOf(call, client), append: auditFile?.append ?? null },
+    { prompts: firstConfig.log.prompts },
+    { clock, keyOf: (call, client) => served.current.cache.keyOf(call, client), append: auditFile?.append ?? null },
   )
   const watchers = [audit, ...tracing.watchers]
   const recorder = createRecorder({ metrics, access, log, clock, matches, watchers, traceIdOf: tracing.traceIdOf })
   const { emit } = recorder
 
-  const store = config.redis ? world.openShared(sharedOptions(config.redis), emit) : null
-  const disk = config.cache.disk && !store ? world.openDisk(diskOptions(config.cache.disk), emit) : null
+  const store = firstConfig.redis ? world.openShared(sharedOptions(firstConfig.redis), emit) : null
+  const disk = firstConfig.cache.disk && !store ? world.openDisk(diskOptions(firstConfig.cache.disk), emit) : null
   const jobStore = store ? createSharedJobStore(createSharedRecords(store, clock), clock) : null
   const jobRecords = jobStore ?? createLocalJobStore(disk ?? createMemoryStore(clock))
   const processId = random.id()
   const local = createLocalTier({
-    maxBytes: config.cache.memory.maxSize,
+    maxBytes: firstConfig.cache.memory.maxSize,
     onEvicted: () => emit({ kind: 'cache-evicted', tier: 'memory' }),
   })
+  const signingKeys = createSigningKeys(clock)
+  signingKeys.adopt(signingSecretsOf(firstConfig))
   const shared = store
     ? createSharedTier({
-        codec: createCodec({ signingKeys: signingKeysOf(config), maxBytes: MAX_SHARED_BYTES }),
+        codec: createCodec({ signingKeys: signingKeys.all, maxBytes: MAX_SHARED_BYTES }),
         store,
         memory: local,
         clock,
@@ -157,66 +162,37 @@ export function compose(
         emit,
       })
     : null
-  const cache = createCache({ replay: profile.replay }, { local, durable: disk, shared }, clock, emit)
-  const people = (): Client[] => clients.map(({ client }) => client)
   const together = store ? share(store) : null
   const ownBudget = createBudget({ clock, emit, random, store: disk, clients: people })
   const budget: Budget = together?.budget ?? ownBudget
   const sharedFlights = together?.flights ?? loneFlights
   const flights = createFlights({ clock, emit, random })
-  const retryBudget = createRetryBudget({ ...config.retry.budget, clock })
-  const retry = createRetry({ clock, random, emit, budget: retryBudget })
-  const { openForMax } = config.breaker
+  const retryBudget = createRetryBudget({ ...firstConfig.retry.budget, clock })
   const hints = store
-    ? createCircuitHints({ store, clock, random, scrapers: profile.scrapers, openForMaxMs: openForMax })
+    ? createCircuitHints({
+        store,
+        clock,
+        random,
+        scrapers: profile.scrapers,
+        openForMaxMs: () => inForce().breaker.openForMax,
+      })
     : null
   const breakers = createBreakers({
-    policy: config.breaker,
+    policy: firstConfig.breaker,
     scrapers: profile.scrapers,
     clock,
     random,
     emit,
     ...(hints ? { hints } : {}),
   })
-  const { maxConcurrent, perScraper = null, queue } = config.upstream
-  const bulkhead = createBulkhead({ maxConcurrent, perScraper, queue }, { clock, random, emit })
-  const overload = createOverload(config.overload, { clock, random, emit, gauge: world.gaugePressure() })
-  const keyRest = restsIn(retryPolicy)
+  const bulkhead = createBulkhead(placesOf(firstConfig), { clock, random, emit })
+  const overload = createOverload(firstConfig.overload, { clock, random, emit, gauge: world.gaugePressure() })
   const rests = store ? restsOver(store) : null
   const memory = rests ?? (disk ? createKeyMemory(disk, clock) : noMemory)
-  const keys = createKeys({ clock, random, emit, keys: config.upstream.keys, keyRest, memory })
-  rests?.follow(({ name, because, untilAt }) => keys.heed(name, because, untilAt))
-  const keyWatch = followKeyFiles({
-    files: keyFiles,
-    watch: world.watchFile,
-    replace: keys.replace,
-    tell({ name, kind, secret }) {
-      if (!secret) return log.warn('upstream key file is no good', { key_name: name, because: kind })
-      log.hide(secret.reveal())
-      log.info('upstream key replaced', { key_name: name })
-    },
-  })
+  const firstKeys = createKeys({ clock, random, emit, memory, ...keysOf(firstConfig) })
   const admission = together?.admission ?? createAdmission({ clock })
-  const transport = world.connect({
-    url: config.upstream.url,
-    connectTimeoutMs: config.upstream.connectTimeout,
-    maxResponseBytes: config.upstream.maxResponseSize,
-  })
-
-  const plain = createPlainUpstream({ profile, transport })
-  const { execution } = config.jobs
-  const adoptHold = budget.adopt
   const life = createLiveness({ store: jobRecords, clock, processId })
-  const durable = createDurableUpstream({
-    plain,
-    execution,
-    profile,
-    store: jobRecords,
-    clock,
-    random,
-    life,
-    adoptHold,
-  })
+  const durable = createDurableUpstream({ profile, store: jobRecords, clock, random, life, adoptHold: budget.adopt })
   const jobs = createJobs({
     profile,
     store: jobRecords,
@@ -227,6 +203,7 @@ export function compose(
     refund: budget.refund,
     fill({ client: payer, call, verdict, ageMs }) {
       const client = clientNamed(payer)
+      const { cache } = served.current
       if (client)
         cache.store(cache.keyOf(call, client), call, verdict, client.cache, {
           unclaimed: false,
@@ -236,43 +213,52 @@ export function compose(
     },
   })
 
-  const pipeline = createPipeline({
-    clock,
-    emit,
-    clients: createClients({
-      clients,
-      anonymous: clients.find(({ client }) => client.name === 'anonymous')?.client ?? null,
-    }),
-    profile,
-    admission,
-    cache,
-    budget,
-    flights,
-    retry: tracing.retry(audit.retry(retry)),
-    breakers,
-    bulkhead,
-    overload,
-    keys,
-    upstream: audit.upstream(tracing.upstream(durable)),
-    sharedFlights,
-    jobs,
-    recorder,
-  })
-  const serving = {
-    handle: pipeline.handle,
-    respond: createResponder({ markReplays: config.cache.markReplays, replay: profile.replay }),
-  }
-  const server = doors.createServer(config.listen, {
+  const lasting: Lasting = {
     clock,
     random,
     emit,
-    serving: () => serving,
+    connect: world.connect,
+    profile,
+    tiers: { local, durable: disk, shared },
+    admission,
+    budget,
+    flights,
+    sharedFlights,
+    retryBudget,
+    breakers,
+    bulkhead,
+    overload,
+    durable,
+    jobs,
+    recorder,
+    audit,
+    tracing,
+    isCutting: () => false,
+  }
+  const served = createGenerations(createServing(firstConfig, lasting, firstKeys, null), clock)
+  generations = served
+  rests?.follow(({ name, because, untilAt }) => served.current.keys.heed(name, because, untilAt))
+  let keyWatch = followKeys(loaded)
+  const server = doors.createServer(firstConfig.listen, {
+    clock,
+    random,
+    emit,
+    serving: () => served.current,
     isCritical: () => overload.state === 'critical',
     refused: recorder.refused,
   })
+  const reloader = createReloader({
+    source,
+    clock,
+    watchFile: world.watchFile,
+    inForce: () => ({ config: served.current.config, generation: served.number }),
+    swap,
+    tell,
+    broke: (error) => emit({ kind: 'broke', where: 'reload', error }),
+  })
 
   const purge = createPurgeRoute({
-    purge: cache.purge,
+    purge: (filter) => served.current.cache.purge(filter),
     scrapers: profile.scrapers,
     promptHash,
     durationMs: parseDuration,
@@ -284,13 +270,14 @@ export function compose(
     version,
     startedAt,
     clock,
-    configGeneration: () => 1,
+    configGeneration: () => served.number,
+    generationsInUse: () => 1 + served.old,
     ready: isReady,
     draining: () => server.draining,
     openRequests: () => server.openRequests,
     overload: () => overload,
     breakers: breakers.states,
-    keys: keys.states,
+    keys: () => served.current.keys.states(),
     flights: flights.list,
     cache: tiers,
     disk: () => disk?.state ?? null,
@@ -308,22 +295,85 @@ export function compose(
     trails: audit,
   })
   const admin = doors.createAdmin(
-    { host: config.admin.host, port: config.admin.port, token: config.admin.token?.reveal() ?? null },
+    { host: firstConfig.admin.host, port: firstConfig.admin.port, token: adminTokenOf(firstConfig) },
     {
       random,
       emit,
       ready: isReady,
       metrics: metrics.text,
       status,
-      routes: [purge, createStatusPage(status), ...createRequestRoutes({ trails: audit, clock })],
+      routes: [
+        purge,
+        createReloadRoute({ random, reload: () => reloader.reload('POST /reload') }),
+        createStatusPage(status),
+        ...createRequestRoutes({ trails: audit, clock }),
+      ],
     },
   )
 
   function restsOver(store: SharedStore) {
-    const names = config.upstream.keys.map(({ name }) => name)
-    const longestMs = Math.max(keyRest.creditsExhausted ?? 0, keyRest.unauthorized ?? 0, LONGEST_LIMIT_MS)
-    const topic = { store, clock, random, topic: 'keys', names, maxLeftMs: longestMs }
+    const topic = {
+      store,
+      clock,
+      random,
+      topic: 'keys',
+      names: () => keyNamesOf(inForce()),
+      maxLeftMs: () => longestRestOf(inForce()),
+    }
     return createSharedRests({ clock, openHints: (heard) => createSharedHints({ ...topic, heard }) })
+  }
+
+  /** While parts are being made, nothing is in force but what they are made of. */
+  function inForce(): Config {
+    return generations?.current.config ?? firstConfig
+  }
+
+  function people(): readonly Client[] {
+    return generations?.people() ?? Object.keys(firstConfig.clients).map((name) => clientOf(firstConfig, name))
+  }
+
+  // Reload
+
+  /** What may fail comes first and changes nothing; from the swap on nothing fails. */
+  function swap(next: Loaded): number {
+    const { config } = next
+    const keys = served.current.keys.under(keysOf(config))
+    const serving = createServing(config, lasting, keys, served.current)
+    log.hide(...secretsOf(config))
+    log.setLevel(config.log.level)
+    access.adopt({ level: config.log.level, prompts: config.log.prompts })
+    audit.keepPrompts(config.log.prompts)
+    metrics.admit({ clients: Object.keys(config.clients), keys: keyNamesOf(config) })
+    admin.setToken(adminTokenOf(config))
+    local.resize(config.cache.memory.maxSize)
+    bulkhead.adopt(placesOf(config))
+    overload.adopt(config.overload)
+    signingKeys.adopt(signingSecretsOf(config))
+    const generation = served.swap(serving)
+    keys.inForce()
+    keyWatch.close()
+    keyWatch = followKeys(next)
+    return generation
+  }
+
+  function tell(reloaded: Reloaded, because: string): void {
+    const told = { changed: [], mistakes: [], ...reloaded }
+    const { result, generation, changed, mistakes } = told
+    emit({ kind: 'reloaded', result, because, generation, changed, mistakes, keys: keyNamesOf(inForce()) })
+    if (reloaded.result === 'applied') for (const warning of reloaded.warnings) log.warn('settings', { warning })
+  }
+
+  function followKeys({ keyFiles }: Loaded): { close(): void } {
+    return followKeyFiles({
+      files: keyFiles,
+      watch: world.watchFile,
+      replace: (name, secret) => served.current.keys.replace(name, secret),
+      tell({ name, kind, secret }) {
+        if (!secret) return log.warn('upstream key file is no good', { key_name: name, because: kind })
+        log.hide(secret.reveal())
+        log.info('upstream key replaced', { key_name: name })
+      },
+    })
   }
 
   /** What the replicas count and do together. */
@@ -337,7 +387,7 @@ export function compose(
       random,
       emit,
       clients: people,
-      whenAway: config.redis?.whenAway ?? 'closed',
+      whenAway: () => inForce().redis?.whenAway ?? 'closed',
       tell: ({ kind, client, credits }) => emit({ kind: 'credits-away', how: kind, client, credits }),
     })
     const flights = createSharedFlights(
@@ -347,7 +397,7 @@ export function compose(
         clock,
         random,
         emit,
-        seal: createSeal(signingKeysOf(config)),
+        seal: createSeal(signingKeys.all),
         read: (key) => shared?.read(key) ?? Promise.resolve('away'),
         keep: (key, entry, fence) => shared?.keep(key, entry, fence) ?? Promise.resolve('away'),
       },
@@ -375,7 +425,7 @@ export function compose(
   }
 
   function clientNamed(name: string): Client | null {
-    return clients.find(({ client }) => client.name === name)?.client ?? null
+    return people().find((client) => client.name === name) ?? null
   }
 
   /** What a process that is gone has begun and paid for is flown to its end. */
@@ -386,7 +436,10 @@ export function compose(
       if (!client) continue
       const request = { id: random.id(), traceparent: null, wishes: noWishes }
       const askedAt = clock.now()
-      const landing = pipeline.resume({ request, client, call, key, askedAt }, budget.adopt(holdId) ?? budget.none)
+      const landing = served.current.resume(
+        { request, client, call, key, askedAt },
+        budget.adopt(holdId) ?? budget.none,
+      )
       for (const promise of promised) if (isFor(promise, payer, call, key)) await jobs.resume(promise.id, landing)
     }
   }
@@ -403,7 +456,7 @@ export function compose(
   function isFor(promise: PromisedAnswer, payer: string, call: Call, key: string | null): boolean {
     const owner = clientNamed(promise.client)
     if (!owner || promise.call.path !== call.path) return false
-    if (key !== null) return cache.keyOf(promise.call, owner) === key
+    if (key !== null) return served.current.cache.keyOf(promise.call, owner) === key
     return owner.name === payer && JSON.stringify(promise.call.params) === JSON.stringify(call.params)
   }
 
@@ -415,6 +468,7 @@ export function compose(
     await admin.listen()
     await server.listen()
     isListening = true
+    reloader.watch(loaded.secretFiles)
     return { port: server.port, adminPort: admin.port }
   }
 
@@ -422,7 +476,7 @@ export function compose(
 
   /** First the requests, then the flights that nobody waits for any more: they are probably paid for. */
   async function drain(): Promise<Drained> {
-    const { readinessDelay, grace } = config.shutdown
+    const { readinessDelay, grace } = inForce().shutdown
     clock.after(readinessDelay + grace, hurried.resolve)
     const how = await server.drain({ readinessDelayMs: readinessDelay, graceMs: grace })
     await Promise.race([flights.idle(), hurried.promise])
@@ -436,15 +490,17 @@ export function compose(
 
   return {
     log,
+    reload: reloader.reload,
     listen,
     drain,
     hurry,
     async close() {
+      reloader.close()
       takingUp?.cancel()
       keyWatch.close()
       durable.close()
       await admin.close()
-      transport.close()
+      served.close()
       breakers.close()
       overload.close()
       disk?.close()
@@ -464,16 +520,26 @@ export function compose(
   }
 }
 
-interface KnownClient {
-  readonly client: Client
-  readonly tokenHashes: readonly string[]
+function clientOf(config: Config, name: string): Client {
+  return { name, ...resolveClient(config, name) }
 }
 
-function clientsOf(config: Config): readonly KnownClient[] {
-  return Object.entries(config.clients).map(([name, { tokenSha256, token }]) => ({
-    client: { name, ...resolveClient(config, name) },
-    tokenHashes: [...tokenSha256, ...token.map((secret) => createHash('sha256').update(secret.reveal()).digest('hex'))],
-  }))
+function keyNamesOf({ upstream }: Config): readonly string[] {
+  return upstream.keys.map(({ name }) => name)
+}
+
+function placesOf({ upstream }: Config): BulkheadPolicy {
+  const { maxConcurrent, perScraper = null, queue } = upstream
+  return { maxConcurrent, perScraper, queue }
+}
+
+function longestRestOf(config: Config): number {
+  const { keyRest } = keysOf(config)
+  return Math.max(keyRest.creditsExhausted ?? 0, keyRest.unauthorized ?? 0, LONGEST_LIMIT_MS)
+}
+
+function adminTokenOf({ admin }: Config): string | null {
+  return admin.token?.reveal() ?? null
 }
 
 function secretsOf({ upstream, clients, admin }: Config): readonly string[] {
@@ -497,12 +563,10 @@ function placeOf({ url = '', sentinel, cluster }: NonNullable<Config['redis']>):
   return cluster ? { kind: 'cluster', urls: cluster } : { kind: 'single', url }
 }
 
-/** The first signs, all are believed. Replicas with the same upstream keys believe each other without a secret of its own. */
-function signingKeysOf({ redis, upstream }: Config): readonly [Buffer, ...Buffer[]] {
+/** Replicas with the same upstream keys believe each other without a secret of its own. */
+function signingSecretsOf({ redis, upstream }: Config): readonly string[] {
   const given = redis?.signingKey ?? []
-  const [first, ...others] = given.length > 0 ? given : upstream.keys.map(({ secret }) => secret)
-  if (!first) throw new TypeError('settings without an upstream key')
-  return [signingKeyOf(first.reveal()), ...others.map((secret) => signingKeyOf(secret.reveal()))]
+  return (given.length > 0 ? given : upstream.keys.map(({ secret }) => secret)).map((secret) => secret.reveal())
 }
 
 function auditOptions({ path, maxSize }: NonNullable<Config['audit']>) {

@@ -10,7 +10,7 @@ import { replayOptions } from './cli/replay-options.ts'
 import { runReplay } from './cli/replay.ts'
 import { runSchema } from './cli/schema.ts'
 import { serve } from './cli/serve.ts'
-import { readSettings } from './cli/settings.ts'
+import { settingsSource } from './cli/settings.ts'
 import { runSimulator } from './cli/simulator.ts'
 import { runToken } from './cli/token.ts'
 import { ConfigError } from './errors.ts'
@@ -56,7 +56,7 @@ async function main(words: readonly string[]): Promise<number> {
 async function run(invocation: Invocation): Promise<number> {
   switch (invocation.command) {
     case 'serve':
-      return (await serve(readSettings(invocation, io), realWorld(), version, process)).ended
+      return (await serve(settingsSource(invocation, io), realWorld(), version, process)).ended
     case 'demo':
       return runDemo(invocation, io, realWorld(), version, process)
     case 'simulator':

@@ -51,7 +51,7 @@ export interface Parts {
   readonly admission: Admission
   readonly cache: Cache
   readonly budget: Budget
-  readonly flights: Flights
+  readonly flights: Pick<Flights, 'join' | 'has'>
   readonly retry: Retry
   readonly breakers: Breakers
   readonly bulkhead: Bulkhead

@@ -52,6 +52,21 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   'world/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   'config/': ['errors.ts', 'keys/secret.ts'],
   'config/reload.ts': ['errors.ts', 'ports.ts', 'config/'],
+  // One generation of settings, and which of them are in use.
+  'serving.ts': [
+    'http/',
+    'cache/',
+    'jobs/',
+    'keys/',
+    'resilience/',
+    'telemetry/',
+    'config/',
+    'pipeline.ts',
+    'parts.ts',
+    'ports.ts',
+    'model.ts',
+  ],
+  'generations.ts': ['serving.ts', 'ports.ts', 'model.ts'],
   'simulator/': [],
   // The parts once more, in virtual time, in front of an upstream that is played.
   'replay/': [
@@ -82,6 +97,8 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'telemetry/',
     'world/',
     'config/',
+    'serving.ts',
+    'generations.ts',
     'pipeline.ts',
     'parts.ts',
     'ports.ts',

@@ -1,5 +1,5 @@
 import type { Page } from '../dashboard.ts'
-import { metric, ofProxies, quantile } from '../query.ts'
+import { metric, ofProxies, quantile, total } from '../query.ts'
 import { bugs } from './overview.ts'
 
 const here = '{instance=~"$instance"}'
@@ -30,6 +30,17 @@ export const runtime: Page = {
             red: null,
             unit: 'none',
             queries: [[`max by (instance) (${metric('config_generation')})`, '{{instance}}']],
+          },
+          {
+            kind: 'stat',
+            title: 'Reloads refused',
+            shows: 'Attempts to put changed settings in force that changed nothing, over the time shown.',
+            red: 'the settings in the files are not those that run: the log line `settings not reloaded` says what is wrong.',
+            unit: 'short',
+            queries: [[total('config_reloads_total', 'result!="applied"'), 'refused']],
+            warn: 1,
+            bad: 5,
+            decimals: 0,
           },
           {
             kind: 'now',

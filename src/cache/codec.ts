@@ -29,8 +29,8 @@ export interface Codec {
 }
 
 export interface CodecOptions {
-  /** The first one signs; each of them is believed, so that keys can be changed one replica after the other. */
-  readonly signingKeys: readonly Buffer[]
+  /** Those of now. The first one signs; each of them is believed, so that keys can be changed one replica after the other. */
+  readonly signingKeys: () => readonly Buffer[]
   /** Of an entry, unpacked. */
   readonly maxBytes: number
 }
@@ -66,7 +66,7 @@ export function createCodec({ signingKeys, maxBytes }: CodecOptions): Codec {
     const isSmaller = packed.length < plain.length * 0.9
     const start = Buffer.from(`${stampOf(stored.entry)}${String.fromCharCode(isSmaller ? PACKED : PLAIN)}`, 'latin1')
     const rest = isSmaller ? packed : plain
-    const [signingKey] = signingKeys
+    const [signingKey] = signingKeys()
     return signingKey ? Buffer.concat([start, sign(signingKey, key, start, rest), rest]) : null
   }
 
@@ -78,7 +78,7 @@ export function createCodec({ signingKeys, maxBytes }: CodecOptions): Codec {
     const signature = bytes.subarray(SIGNATURE_AT, REST_AT)
     const rest = bytes.subarray(REST_AT)
     // Before anything is unpacked or parsed: what a stranger wrote goes no further.
-    if (!signingKeys.some((one) => timingSafeEqual(sign(one, key, start, rest), signature))) return 'signature'
+    if (!signingKeys().some((one) => timingSafeEqual(sign(one, key, start, rest), signature))) return 'signature'
     return unpack(rest, start[PACKED_AT] === PACKED)
   }
 

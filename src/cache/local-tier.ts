@@ -14,6 +14,8 @@ export interface LocalTier {
   outdated(key: string, storedAt: number): void
   /** Says how many. */
   purge(filter: PurgeFilter): number
+  /** What does not fit any more goes, the least recently used first. */
+  resize(maxBytes: number): void
   readonly count: number
   readonly bytes: number
 }
@@ -22,13 +24,17 @@ export interface LocalTier {
 const OVERHEAD_BYTES = 512
 
 export function createLocalTier(options: { readonly maxBytes: number; readonly onEvicted: () => void }): LocalTier {
-  const cache = new LRUCache<string, Entry>({
-    maxSize: Math.max(1, options.maxBytes),
-    sizeCalculation: (entry, key) => entry.body.length + key.length + OVERHEAD_BYTES,
-    dispose: (_entry, _key, reason) => {
-      if (reason === 'evict') options.onEvicted()
-    },
-  })
+  let cache = sized(options.maxBytes)
+
+  function sized(maxBytes: number): LRUCache<string, Entry> {
+    return new LRUCache<string, Entry>({
+      maxSize: Math.max(1, maxBytes),
+      sizeCalculation: (entry, key) => entry.body.length + key.length + OVERHEAD_BYTES,
+      dispose: (_entry, _key, reason) => {
+        if (reason === 'evict') options.onEvicted()
+      },
+    })
+  }
 
   return {
     get: (key) => cache.get(key),
@@ -42,6 +48,15 @@ export function createLocalTier(options: { readonly maxBytes: number; readonly o
       const doomed = Array.from(cache.entries()).filter(([, entry]) => matches(entry, filter))
       for (const [key] of doomed) cache.delete(key)
       return doomed.length
+    },
+    resize(maxBytes) {
+      if (cache.maxSize === Math.max(1, maxBytes)) return
+      const before = cache
+      cache = sized(maxBytes)
+      for (const key of before.rkeys()) {
+        const entry = before.peek(key)
+        if (entry) cache.set(key, entry)
+      }
     },
     get count() {
       return cache.size

@@ -4,11 +4,12 @@
  */
 import { known } from '../compose.ts'
 import { loadConfig } from '../config/load.ts'
+import type { SettingsSource } from '../config/reload.ts'
 import type { World } from '../ports.ts'
 import { createSimulator, type Simulator } from '../simulator/simulator.ts'
 import type { Io } from './io.ts'
 import { serve, type Signals } from './serve.ts'
-import { readSettings, type Wanted } from './settings.ts'
+import { settingsSource, type Wanted } from './settings.ts'
 
 export interface DemoOptions extends Wanted {
   readonly quiet: boolean
@@ -56,10 +57,9 @@ export async function runDemo(
   return code
 }
 
-function settings(wanted: Wanted, io: Io): ReturnType<typeof loadConfig> {
-  return wanted.configs.length > 0
-    ? readSettings(wanted, io)
-    : loadConfig([], wanted.sets, io.environment, io.readFile, known)
+function settings(wanted: Wanted, io: Io): SettingsSource {
+  if (wanted.configs.length > 0) return settingsSource(wanted, io)
+  return { read: () => loadConfig([], wanted.sets, io.environment, io.readFile, known), files: [] }
 }
 
 function greeting(url: string, admin: string, upstream: string, quiet: boolean): string {

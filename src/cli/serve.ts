@@ -1,11 +1,11 @@
-/** Runs the proxy until it is told to stop: listens, drains on the first signal, ends the drain on the second. */
+/** Runs the proxy until it is told to stop: listens, reloads on SIGHUP, drains on the first signal to stop, ends the drain on the second. */
 import { compose, type App } from '../compose.ts'
-import type { Loaded } from '../config/load.ts'
+import type { SettingsSource } from '../config/reload.ts'
 import type { World } from '../ports.ts'
 
 /** `process`, as far as this needs it. */
 export interface Signals {
-  on(signal: 'SIGTERM' | 'SIGINT', listener: () => void): unknown
+  on(signal: 'SIGTERM' | 'SIGINT' | 'SIGHUP', listener: () => void): unknown
   on(event: 'uncaughtException', listener: (error: unknown) => void): unknown
 }
 
@@ -17,9 +17,12 @@ export interface Served {
   readonly ended: Promise<number>
 }
 
-export async function serve(loaded: Loaded, world: World, version: string, signals: Signals): Promise<Served> {
+/** Throws a ConfigError when the settings are wrong at the start. */
+export async function serve(source: SettingsSource, world: World, version: string, signals: Signals): Promise<Served> {
+  const loaded = source.read()
   const { config, warnings } = loaded
-  const app = compose(loaded, world, version)
+  const app = compose(loaded, world, version, undefined, source)
+  signals.on('SIGHUP', () => void app.reload('SIGHUP'))
   for (const warning of warnings) app.log.warn('settings', { warning })
   const { port, adminPort } = await app.listen()
   const url = `http://${inUrl(config.listen.host)}:${port}`

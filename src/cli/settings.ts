@@ -4,6 +4,7 @@ import { resolve } from 'node:path'
 import { known } from '../compose.ts'
 import { loadConfig, type Loaded, type Source } from '../config/load.ts'
 import { reason } from '../config/reference.ts'
+import type { SettingsSource } from '../config/reload.ts'
 import { ConfigError } from '../errors.ts'
 import type { Io } from './io.ts'
 
@@ -17,12 +18,14 @@ export interface Wanted {
 
 type Surroundings = Pick<Io, 'cwd' | 'environment' | 'readFile'>
 
+/** To be read at start and again with each reload. */
+export function settingsSource(wanted: Wanted, io: Surroundings): SettingsSource {
+  return { read: () => readSettings(wanted, io), files: filesOf(wanted, io).map(({ path }) => path) }
+}
+
 /** Throws a ConfigError with every mistake, a file that is not there among them. */
-export function readSettings({ configs, sets }: Wanted, io: Surroundings): Loaded {
-  const files =
-    configs.length > 0
-      ? configs.map((name) => ({ name, path: resolve(io.cwd, name) }))
-      : [{ name: 'config/default.yaml', path: defaultFile }]
+export function readSettings(wanted: Wanted, io: Surroundings): Loaded {
+  const files = filesOf(wanted, io)
   const missing: string[] = []
   const sources = files.flatMap(({ name, path }): Source[] => {
     try {
@@ -33,5 +36,10 @@ export function readSettings({ configs, sets }: Wanted, io: Surroundings): Loade
     }
   })
   if (missing.length > 0) throw new ConfigError(missing)
-  return loadConfig(sources, sets, io.environment, (path) => io.readFile(resolve(io.cwd, path)), known)
+  return loadConfig(sources, wanted.sets, io.environment, (path) => io.readFile(resolve(io.cwd, path)), known)
+}
+
+function filesOf({ configs }: Wanted, { cwd }: Surroundings): { readonly name: string; readonly path: string }[] {
+  if (configs.length === 0) return [{ name: 'config/default.yaml', path: defaultFile }]
+  return configs.map((name) => ({ name, path: resolve(cwd, name) }))
 }

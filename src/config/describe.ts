@@ -41,6 +41,21 @@ export function fieldAt(path: Path): Field | null {
   }
 }
 
+/** The setting at this path, or the nearest one above it that says so, is read once, at start. */
+export function needsRestart(path: Path): boolean {
+  return reloadClassOf(schema, path) === 'restart'
+}
+
+function reloadClassOf(type: z.core.$ZodType, path: Path): unknown {
+  const own = z.globalRegistry.get(type)?.['reload']
+  const [step, ...rest] = path
+  if (step === undefined) return own
+  const { type: bare } = peel(type)
+  const options = bare instanceof z.ZodUnion ? bare.options.map((option) => peel(option).type) : [bare]
+  const child = options.map((option) => childOf(option, step)).find((one) => one !== null)
+  return (child && reloadClassOf(child, rest)) ?? own
+}
+
 /** All types a value at this path may have. */
 function typesAt(type: z.core.$ZodType, path: Path): Peeled[] {
   const peeled = peel(type)

@@ -26,6 +26,8 @@ export interface Loaded {
   readonly warnings: readonly string[]
   /** Upstream keys whose secret is in a file, which may change while we run. */
   readonly keyFiles: readonly KeyFile[]
+  /** Files that hold any other secret. */
+  readonly secretFiles: readonly string[]
 }
 
 export interface KeyFile {
@@ -71,6 +73,7 @@ export function loadConfig(
     config: freeze(config),
     warnings: warnings(config, known?.priceCredits ?? null),
     keyFiles: keyFilesOf(config, tree),
+    secretFiles: secretFilesOf(tree),
   }
 }
 
@@ -80,6 +83,15 @@ function keyFilesOf(config: Config, tree: Tree): KeyFile[] {
     const file = written?.kind === 'scalar' ? written.references.find((one) => one.startsWith(filePrefix)) : undefined
     return file === undefined ? [] : [{ name, path: file.slice(filePrefix.length) }]
   })
+}
+
+function secretFilesOf(tree: Tree, path: Path = []): string[] {
+  if (path.join('.') === 'upstream.keys') return []
+  if (tree.kind === 'map')
+    return [...new Set([...tree.entries].flatMap(([key, entry]) => secretFilesOf(entry.tree, [...path, key])))]
+  if (tree.kind === 'list') return tree.items.flatMap((item, index) => secretFilesOf(item, [...path, String(index)]))
+  if (fieldAt(path)?.kind !== 'secret') return []
+  return tree.references.filter((one) => one.startsWith(filePrefix)).map((one) => one.slice(filePrefix.length))
 }
 
 /** As YAML, for people. */

@@ -261,7 +261,7 @@ const cache = map({
   markReplays: live(flag().prefault(true), 'A replayed body says `"cached": true` and `"credits_used": 0`.'),
   memory: live(
     map({
-      maxSize: restart(
+      maxSize: live(
         size(1024 ** 2, 1024 ** 4).prefault('256MiB'),
         'Memory for kept answers; the least recently used go first.',
       ),
@@ -541,11 +541,11 @@ const redis = map({
   database: restart(count(0, 9_999).prefault(0), 'Number of the database; 0 in a cluster.'),
   timeout: restart(duration(10, 10_000).prefault('250ms'), 'The longest that any command takes before we do without.'),
   prefix: restart(text('a prefix').prefault('slp:'), 'Before every key and channel of ours.'),
-  signingKey: restart(
+  signingKey: live(
     oneOrMore(secret(16)),
     'Signs what is shared, so that a foreign value is not believed; a list is for rotation. Made from the upstream keys when left out.',
   ),
-  whenAway: restart(
+  whenAway: live(
     z.enum(['closed', 'open'], { error: 'expected closed or open, found {found}' }).prefault('closed'),
     'What budgets do without Redis: `closed` = only a small allowance that was taken in advance, `open` = each replica counts for itself.',
   ),

@@ -62,6 +62,8 @@ export interface Admin {
   /** Rejects when the port cannot be had. */
   listen(): Promise<void>
   readonly port: number
+  /** Required from now on; null = none is. */
+  setToken(token: string | null): void
   /** Cuts what is open: nothing here is worth waiting for. */
   close(): Promise<void>
 }
@@ -70,7 +72,7 @@ const maxBodyBytes = 64 * 1024
 
 export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
   const routes = [...builtIn(parts), ...(parts.routes ?? [])]
-  const tokenDigest = options.token === null ? null : hash('sha256', options.token, 'buffer')
+  let tokenDigest = digestOf(options.token)
   let chosenPort = options.port
   const onlyLoopback = loopback.test(options.host)
 
@@ -137,12 +139,17 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
     get port() {
       return chosenPort
     },
+    setToken: (token) => void (tokenDigest = digestOf(token)),
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve())
         server.closeAllConnections()
       }),
   }
+}
+
+function digestOf(token: string | null): Buffer | null {
+  return token === null ? null : hash('sha256', token, 'buffer')
 }
 
 export function json(value: object, status = 200): AdminAnswer {

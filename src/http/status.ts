@@ -16,6 +16,8 @@ export interface StatusGauges {
   readonly startedAt: number
   readonly clock: Clock
   readonly configGeneration: () => number
+  /** Old ones included, whose questions are still open. */
+  readonly generationsInUse?: () => number
   readonly ready: () => boolean
   readonly draining: () => boolean
   readonly openRequests: () => number
@@ -65,6 +67,7 @@ export interface StatusReport {
   readonly time: string
   readonly uptime_seconds: number
   readonly config_generation: number
+  readonly generations_in_use: number
   readonly health: Health
   readonly draining: boolean
   readonly open_requests: number
@@ -148,6 +151,7 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
       time: new Date(now).toISOString(),
       uptime_seconds: Math.floor((now - startedAt) / 1000),
       config_generation: gauges.configGeneration(),
+      generations_in_use: gauges.generationsInUse?.() ?? 1,
       health: healthOf(gauges.ready(), gauges.draining(), parts),
       draining: gauges.draining(),
       open_requests: gauges.openRequests(),

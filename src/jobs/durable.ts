@@ -14,10 +14,14 @@ import type { Clock, DiskRecord, Random, Timer } from '../ports.ts'
 import type { Liveness } from './liveness.ts'
 import { type JobStore, KEPT_MS } from './store.ts'
 
-export interface DurablePorts {
+/** What the settings say of it. */
+export interface DurablePolicy {
   readonly plain: Upstream
   /** `sync`: nothing new is submitted, but what an earlier process submitted is taken up. */
   readonly execution: 'sync' | 'durable'
+}
+
+export interface DurablePorts {
   readonly profile: Pick<Profile, 'classify' | 'jobs'>
   readonly store: JobStore
   readonly clock: Clock
@@ -28,7 +32,9 @@ export interface DurablePorts {
   readonly adoptHold: (holdId: string) => Hold | null
 }
 
-export interface DurableUpstream extends Upstream {
+export interface DurableUpstream {
+  /** Attempts under these settings; the jobs are the same under all of them. */
+  under(policy: DurablePolicy): Upstream
   /**
    * What dead processes left behind and nobody else has taken up: it is ours now, and told once. Asking the same takes up what is
    * `submitted`. To be called at start, and now and then where processes share the store.
@@ -91,7 +97,7 @@ interface Course {
 }
 
 export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
-  const { plain, execution, profile, store, clock, random, life, adoptHold } = ports
+  const { profile, store, clock, random, life, adoptHold } = ports
   const dialect = profile.jobs
   const { processId } = life
   /** Left behind by others, and ours now. */
@@ -101,17 +107,21 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
   let searched: Promise<void> | null = null
   let isClosed = false
 
-  return { ask, leftBehind, close }
+  return { under, leftBehind, close }
 
-  async function ask(question: Question): Promise<Asked> {
-    if (question.call.endpoint !== 'answer') return plain.ask(question)
-    await (searched ??= search())
-    const left = (await handedOver(question)) ?? (await adopt(question))
-    if (left) return takeUp(...left, question)
-    return execution === 'durable' ? submit(question) : plain.ask(question)
+  function under({ plain, execution }: DurablePolicy): Upstream {
+    return {
+      async ask(question) {
+        if (question.call.endpoint !== 'answer') return plain.ask(question)
+        await (searched ??= search())
+        const left = (await handedOver(question)) ?? (await adopt(question))
+        if (left) return takeUp(plain, ...left, question)
+        return execution === 'durable' ? submit(plain, question) : plain.ask(question)
+      },
+    }
   }
 
-  async function submit(question: Question): Promise<Asked> {
+  async function submit(plain: Upstream, question: Question): Promise<Asked> {
     const id = random.id()
     const record = recordOf(question)
     await write(id, record)
@@ -123,14 +133,14 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
     }
     const submitted = { ...record, jobId }
     await announce(id, submitted, question)
-    return follow(id, submitted, question, FIRST_POLL_MS)
+    return follow(plain, id, submitted, question, FIRST_POLL_MS)
   }
 
-  async function takeUp(id: string, record: DurableRecord, question: Question): Promise<Asked> {
+  async function takeUp(plain: Upstream, id: string, record: DurableRecord, question: Question): Promise<Asked> {
     if (record.holdId !== question.hold.id) adoptHold(record.holdId)?.settle()
     const mine = { ...record, processId }
     await announce(id, mine, question)
-    return follow(id, mine, question, FIRST_POLL_MS * random.next())
+    return follow(plain, id, mine, question, FIRST_POLL_MS * random.next())
   }
 
   /** For the next process, and for those who wait for this flight. */
@@ -148,7 +158,13 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
     return [id, (there?.value as DurableRecord | undefined) ?? record]
   }
 
-  async function follow(id: string, record: DurableRecord, question: Question, firstMs: number): Promise<Asked> {
+  async function follow(
+    plain: Upstream,
+    id: string,
+    record: DurableRecord,
+    question: Question,
+    firstMs: number,
+  ): Promise<Asked> {
     const poll = { ...question, call: dialect.toPoll(record.jobId ?? '', question.call) }
     const course: Course = { rounds: 0, failures: 0, unknowns: 0 }
     await sleep(firstMs)

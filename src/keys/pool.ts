@@ -30,12 +30,15 @@ export interface KeyOptions {
   readonly weight: number
 }
 
-interface KeysPorts {
+export interface KeysPolicy {
+  readonly keys: readonly KeyOptions[]
+  readonly keyRest: KeyRest
+}
+
+interface KeysPorts extends KeysPolicy {
   readonly clock: Clock
   readonly random: Random
   readonly emit: Emit
-  readonly keys: readonly KeyOptions[]
-  readonly keyRest: KeyRest
   /** Rests that an earlier process left behind. */
   readonly memory?: KeyMemory
 }
@@ -45,15 +48,36 @@ export interface KeyPool extends Keys {
   replace(name: string, secret: Secret): boolean
   /** Another replica lets this key rest. */
   heed(name: string, because: FailureClass, untilAt: number): void
+  /**
+   * Other keys, of which those that stay are as they are, and one with another secret is tried at once. Nothing changes for this
+   * pool but that, once the new one is `inForce`, nothing more is told of keys that are not in it.
+   */
+  under(policy: KeysPolicy): KeyPool
+  inForce(): void
 }
 
-interface Key {
+/** One secret, whichever pools have it. */
+interface Known {
   readonly name: string
-  readonly weight: number
   secret: Secret
   condition: KeyCondition
+}
+
+/** A key as one pool has it. */
+interface Key {
+  readonly known: Known
+  readonly weight: number
   /** Its credit in the smooth weighted round robin. */
   turn: number
+}
+
+interface Surroundings {
+  readonly clock: Clock
+  readonly random: Random
+  readonly emit: Emit
+  readonly memory: KeyMemory
+  /** The keys that are told of. */
+  told: ReadonlySet<Known>
 }
 
 /** A limited key that returns within this is worth waiting for. */
@@ -62,12 +86,28 @@ const worthWaitingMs = 30_000
 const spread = 0.1
 const shortestRetryAfterMs = 1_000
 
-export function createKeys({ clock, random, emit, keys: options, keyRest, memory = noMemory }: KeysPorts): KeyPool {
-  const keys: readonly Key[] = options.map((key) => ({
-    ...key,
-    condition: memory.recall(key.name, key.secret),
-    turn: 0,
-  }))
+export function createKeys({ clock, random, emit, memory = noMemory, ...policy }: KeysPorts): KeyPool {
+  const pool = poolOf({ clock, random, emit, memory, told: new Set() }, policy, [])
+  pool.inForce()
+  return pool
+}
+
+function poolOf(surroundings: Surroundings, policy: KeysPolicy, before: readonly Key[]): KeyPool {
+  const { clock, random, emit, memory } = surroundings
+  const { keyRest } = policy
+  const keys = policy.keys.map(({ name, secret, weight }): Key => ({ known: knownAs(name, secret), weight, turn: 0 }))
+
+  function knownAs(name: string, secret: Secret): Known {
+    const known = before.find((one) => one.known.name === name)?.known
+    if (!known) return { name, secret, condition: memory.recall(name, secret) }
+    // Whoever still asks with the old secret keeps it: it may be of another upstream.
+    return known.secret.reveal() === secret.reveal() ? known : { name, secret, condition: renew(known.condition) }
+  }
+
+  function inForce(): void {
+    surroundings.told = new Set(keys.map(({ known }) => known))
+    for (const { name, secret, condition } of surroundings.told) memory.note(name, secret, condition)
+  }
 
   async function lease(call: Call, turn: Turn): Promise<KeyLease> {
     if (call.endpoint === 'status') return noKeyNeeded
@@ -97,30 +137,34 @@ export function createKeys({ clock, random, emit, keys: options, keyRest, memory
     return richest
   }
 
-  function lent(key: Key): KeyLease {
-    const isTrial = key.condition.kind === 'trial'
-    const { secret } = key
-    become(key, lend(key.condition, clock.now()))
+  function lent({ known }: Key): KeyLease {
+    const isTrial = known.condition.kind === 'trial'
+    const { name, secret } = known
+    become(known, lend(known.condition, clock.now()))
     return {
-      name: key.name,
+      name,
       secret: secret.reveal(),
       report(verdict: Verdict) {
-        if (key.secret === secret) become(key, judge(current(key), verdict, isTrial, clock.now(), keyRest))
+        if (known.secret === secret) become(known, judge(current(known), verdict, isTrial, clock.now(), keyRest))
       },
     }
   }
 
   function replace(name: string, secret: Secret): boolean {
-    const key = keys.find((one) => one.name === name)
-    if (!key || key.secret.reveal() === secret.reveal()) return false
-    key.secret = secret
-    become(key, renew(current(key)))
+    const known = named(name)
+    if (!known || known.secret.reveal() === secret.reveal()) return false
+    known.secret = secret
+    become(known, renew(current(known)))
     return true
   }
 
   function heedOther(name: string, because: FailureClass, untilAt: number): void {
-    const key = keys.find((one) => one.name === name)
-    if (key) become(key, heed(current(key), untilAt, because))
+    const known = named(name)
+    if (known) become(known, heed(current(known), untilAt, because))
+  }
+
+  function named(name: string): Known | undefined {
+    return keys.find(({ known }) => known.name === name)?.known
   }
 
   /** How long to wait for a key that comes back by itself and soon; null = do not. */
@@ -136,36 +180,38 @@ export function createKeys({ clock, random, emit, keys: options, keyRest, memory
   function noneAvailable(spent: ReadonlySet<string>): ProxyError {
     const next = firstToReturn(spent)
     // A trial under way may end at any moment.
-    const isTried = keys.some((key) => !spent.has(key.name) && current(key).kind === 'trial')
+    const isTried = keys.some(({ known }) => !spent.has(known.name) && current(known).kind === 'trial')
     const leftMs = next && !isTried ? (untilOf(next.condition) ?? 0) - clock.now() : 0
     return new ProxyError('NO_KEY_AVAILABLE', 'Every upstream key rests.', {
       retryAfterMs: Math.max(shortestRetryAfterMs, leftMs),
     })
   }
 
-  function firstToReturn(spent: ReadonlySet<string>): Key | null {
-    const resting = keys.filter((key) => !spent.has(key.name) && untilOf(current(key)) !== null)
+  function firstToReturn(spent: ReadonlySet<string>): Known | null {
+    const unspent = keys.map(({ known }) => known).filter(({ name }) => !spent.has(name))
+    const resting = unspent.filter((known) => untilOf(current(known)) !== null)
     return resting.toSorted((a, b) => (untilOf(a.condition) ?? 0) - (untilOf(b.condition) ?? 0))[0] ?? null
   }
 
   function lendable(spent: ReadonlySet<string>): Key[] {
-    return keys.filter((key) => !spent.has(key.name) && isLendable(current(key), clock.now()))
+    return keys.filter(({ known }) => !spent.has(known.name) && isLendable(current(known), clock.now()))
   }
 
-  function current(key: Key): KeyCondition {
-    become(key, awaken(key.condition, clock.now()))
-    return key.condition
+  function current(known: Known): KeyCondition {
+    become(known, awaken(known.condition, clock.now()))
+    return known.condition
   }
 
-  function become(key: Key, next: KeyCondition): void {
-    const before = key.condition
-    key.condition = next
-    memory.note(key.name, key.secret, next)
+  function become(known: Known, next: KeyCondition): void {
+    const { name, secret, condition: before } = known
+    known.condition = next
+    if (!surroundings.told.has(known)) return
+    memory.note(name, secret, next)
     const isBackFromTrial = before.kind === 'trial' && next.kind !== 'trial'
     if (labelOf(before) === labelOf(next) && !isBackFromTrial) return
     emit({
       kind: 'key-changed',
-      key: key.name,
+      key: name,
       to: labelOf(next),
       because: becauseOf(next),
       untilAt: untilOf(next),
@@ -177,8 +223,13 @@ export function createKeys({ clock, random, emit, keys: options, keyRest, memory
     hasOther,
     replace,
     heed: heedOther,
+    under: (next) => poolOf(surroundings, next, keys),
+    inForce,
     states: () =>
-      keys.map((key) => ({ name: key.name, state: labelOf(current(key)), untilAt: untilOf(key.condition) })),
+      keys.map(({ known }) => {
+        const condition = current(known)
+        return { name: known.name, state: labelOf(condition), untilAt: untilOf(condition) }
+      }),
   }
 }
 

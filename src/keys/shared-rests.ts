@@ -31,6 +31,7 @@ interface RestsPorts {
 
 interface Hints {
   tell(name: string, note: string, leftMs: number): void
+  look(name: string): void
   close(): void
 }
 
@@ -78,6 +79,7 @@ export function createSharedRests({ clock, openHints }: RestsPorts): SharedRests
   return {
     recall(name, secret) {
       secrets.set(name, secret)
+      hints?.look(name)
       return ready
     },
     note,

@@ -11,9 +11,14 @@ export interface RateLimits {
   admit(client: Client): LimitState | null
 }
 
+interface Bucket {
+  fullAtUs: number
+  perRequestUs: number
+}
+
 export function createRateLimits({ clock }: { readonly clock: Clock }): RateLimits {
-  /** Per client: when its bucket is full again (the "theoretical arrival time"). */
-  const fullAt = new Map<string, number>()
+  /** Per client: when its bucket is full again (the "theoretical arrival time"), at so much per request. */
+  const buckets = new Map<string, Bucket>()
   const policies = new WeakMap<RatePolicy, string>()
 
   function admit({ name, rate }: Client): LimitState | null {
@@ -23,14 +28,15 @@ export function createRateLimits({ clock }: { readonly clock: Clock }): RateLimi
     const perRequestUs = Math.ceil((rate.per * 1_000) / rate.limit)
     const toleranceUs = perRequestUs * (rate.burst - 1)
 
-    const aheadUs = Math.max(0, (fullAt.get(name) ?? nowUs) - nowUs)
+    const bucket = bucketOf(name, nowUs, perRequestUs)
+    const aheadUs = Math.max(0, bucket.fullAtUs - nowUs)
     if (aheadUs > toleranceUs) {
       throw new ProxyError('RATE_LIMITED', 'This client asks more often than it may.', {
         retryAfterMs: Math.ceil((aheadUs - toleranceUs) / 1_000),
       })
     }
     const nextUs = aheadUs + perRequestUs
-    fullAt.set(name, nowUs + nextUs)
+    bucket.fullAtUs = nowUs + nextUs
     return {
       policy: policies.get(rate) ?? remembered(rate),
       remaining: Math.floor((toleranceUs - nextUs) / perRequestUs) + 1,
@@ -43,6 +49,18 @@ export function createRateLimits({ clock }: { readonly clock: Clock }): RateLimi
     const policy = policyOf(rate)
     policies.set(rate, policy)
     return policy
+  }
+
+  /** Where the limit has changed meanwhile, what was used is counted in requests: half of the old bucket is as many of the new one. */
+  function bucketOf(name: string, nowUs: number, perRequestUs: number): Bucket {
+    const bucket = buckets.get(name) ?? { fullAtUs: nowUs, perRequestUs }
+    buckets.set(name, bucket)
+    if (bucket.perRequestUs !== perRequestUs) {
+      const usedRequests = Math.max(0, bucket.fullAtUs - nowUs) / bucket.perRequestUs
+      bucket.fullAtUs = nowUs + Math.ceil(usedRequests * perRequestUs)
+      bucket.perRequestUs = perRequestUs
+    }
+    return bucket
   }
 
   return { admit }

@@ -34,7 +34,7 @@ export interface SharedBudgetPorts {
   readonly emit: Emit
   /** Those of the settings in force. */
   readonly clients: () => readonly Client[]
-  readonly whenAway: 'closed' | 'open'
+  readonly whenAway: () => 'closed' | 'open'
   readonly tell: (news: AwayNews) => void
   /** After so long without a sign of life a hold is given back, or counts as spent where it may have been charged. */
   readonly holdTtlMs?: number
@@ -225,7 +225,7 @@ export function createSharedBudget(ports: SharedBudgetPorts): SharedBudgets {
 
   function insured(client: Client, credits: number): Purse {
     if (!isLimited(client)) return purseOnTab(client, credits)
-    if (whenAway === 'open') {
+    if (whenAway() === 'open') {
       const purse = purseOnTab(client, credits)
       tell({ kind: 'open', client: client.name, credits })
       return purse

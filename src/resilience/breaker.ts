@@ -79,34 +79,47 @@ interface Pass {
 }
 
 interface Circuit {
-  run<T>(work: () => Promise<T>, health: (result: T) => Health): Promise<T>
+  run<T>(work: () => Promise<T>, health: (result: T) => Health, policy: BreakerPolicy): Promise<T>
   status(): BreakerStatus
   close(): void
 }
 
-export function createBreakers(ports: BreakersPorts): Breakers & { close(): void } {
+export interface CircuitBreakers extends Breakers {
+  /** The same circuits for calls of another policy: each call is judged by its own. */
+  under(policy: BreakerPolicy): Breakers
+  close(): void
+}
+
+export function createBreakers(ports: BreakersPorts): CircuitBreakers {
   const circuits = new Map(ports.scrapers.map((scraper) => [scraper, createCircuit(scraper, ports)]))
   return {
-    async run(scraper, work, health) {
-      const circuit = circuits.get(scraper)
-      return circuit ? circuit.run(work, health) : work()
-    },
-    isOpen: (scraper) => circuits.get(scraper)?.status().state === 'open',
-    states: () => Array.from(circuits.values(), (circuit) => circuit.status()),
+    ...under(ports.policy),
+    under,
     close() {
       for (const circuit of circuits.values()) circuit.close()
     },
   }
+
+  function under(policy: BreakerPolicy): Breakers {
+    return {
+      async run(scraper, work, health) {
+        const circuit = circuits.get(scraper)
+        return circuit ? circuit.run(work, health, policy) : work()
+      },
+      isOpen: (scraper) => circuits.get(scraper)?.status().state === 'open',
+      states: () => Array.from(circuits.values(), (circuit) => circuit.status()),
+    }
+  }
 }
 
-function createCircuit(scraper: string, { policy, clock, random, emit, hints = noHints }: BreakersPorts): Circuit {
+function createCircuit(scraper: string, { clock, random, emit, hints = noHints }: BreakersPorts): Circuit {
   const gate = createGate()
   let state: State = { kind: 'closed', since: clock.now() }
   let generation = 0
   let doublings = 0
   let completions: { readonly at: number; readonly weight: number }[] = []
 
-  async function run<T>(work: () => Promise<T>, health: (result: T) => Health): Promise<T> {
+  async function run<T>(work: () => Promise<T>, health: (result: T) => Health, policy: BreakerPolicy): Promise<T> {
     const pass = admit()
     let learnt: Health = 'neutral'
     try {
@@ -114,7 +127,7 @@ function createCircuit(scraper: string, { policy, clock, random, emit, hints = n
       learnt = health(result)
       return result
     } finally {
-      learn(pass, learnt)
+      learn(pass, learnt, policy)
     }
   }
 
@@ -134,17 +147,17 @@ function createCircuit(scraper: string, { policy, clock, random, emit, hints = n
     return { generation, isProbe }
   }
 
-  function learn(pass: Pass, health: Health): void {
+  function learn(pass: Pass, health: Health, policy: BreakerPolicy): void {
     if (pass.generation !== generation) return
-    if (state.kind === 'half-open') return judge(state.trial, pass, health)
-    if (health !== 'neutral') count(weight[health])
+    if (state.kind === 'half-open') return judge(state.trial, pass, health, policy)
+    if (health !== 'neutral') count(weight[health], policy)
   }
 
-  function judge(trial: Trial, pass: Pass, health: Health): void {
+  function judge(trial: Trial, pass: Pass, health: Health, policy: BreakerPolicy): void {
     trial.inFlight -= 1
     const isDecisive = pass.isProbe || !trial.isProbed
     if (pass.isProbe) trial.isProbed = false
-    if (health === 'down' || health === 'slow') return open()
+    if (health === 'down' || health === 'slow') return open(policy)
     if (health === 'neutral') return
     if (isDecisive) return close()
 
@@ -154,25 +167,25 @@ function createCircuit(scraper: string, { policy, clock, random, emit, hints = n
     trial.steppedAt = clock.now()
   }
 
-  function count(weight: number): void {
+  function count(weight: number, policy: BreakerPolicy): void {
     const now = clock.now()
     // 'slow' counts half, so a row may be twice as long as `consecutive`.
     const kept = Math.max(policy.window, 2 * policy.consecutive)
     completions = [...completions.filter(({ at }) => now - at < memoryMs), { at: now, weight }].slice(-kept)
-    if (isRowTooLong() || isRateTooHigh()) open()
+    if (isRowTooLong(policy) || isRateTooHigh(policy)) open(policy)
   }
 
-  function isRowTooLong(): boolean {
+  function isRowTooLong({ consecutive }: BreakerPolicy): boolean {
     const row = completions.slice(completions.findLastIndex(({ weight }) => weight === 0) + 1)
-    return sum(row) >= policy.consecutive
+    return sum(row) >= consecutive
   }
 
-  function isRateTooHigh(): boolean {
-    const recent = completions.slice(-policy.window)
-    return recent.length >= policy.minimum && sum(recent) / recent.length >= policy.failureRate
+  function isRateTooHigh({ window, minimum, failureRate }: BreakerPolicy): boolean {
+    const recent = completions.slice(-window)
+    return recent.length >= minimum && sum(recent) / recent.length >= failureRate
   }
 
-  function open(): void {
+  function open(policy: BreakerPolicy): void {
     const now = clock.now()
     if (state.kind === 'closed') doublings = Math.max(0, doublings - Math.floor((now - state.since) / forgiveMs))
     const fullMs = Math.min(policy.openFor * 2 ** doublings, policy.openForMax)

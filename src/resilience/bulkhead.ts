@@ -38,8 +38,13 @@ interface Waiting {
 
 type Patience = Pick<Flight, 'patienceUntil' | 'onAbandoned'>
 
-export function createBulkhead(policy: BulkheadPolicy, ports: BulkheadPorts): Bulkhead & BulkheadGauges {
-  const { maxConcurrent, perScraper, queue: queuePolicy } = policy
+export interface SizedBulkhead extends Bulkhead, BulkheadGauges {
+  /** Other limits from now on, for those who wait already, too: what is to protect us protects us at once. */
+  adopt(policy: BulkheadPolicy): void
+}
+
+export function createBulkhead(first: BulkheadPolicy, ports: BulkheadPorts): SizedBulkhead {
+  let policy = first
   const { clock, random, emit } = ports
   const taken = new Map<string, number>()
   /** In the order of their turns; none is empty. */
@@ -48,7 +53,8 @@ export function createBulkhead(policy: BulkheadPolicy, ports: BulkheadPorts): Bu
 
   function enter(scraper: string, flight: Patience): Place | Promise<Place> {
     if (hasRoom(scraper)) return take(scraper)
-    if (queued(scraper) >= queuePolicy.size || queuePolicy.maxWait === 0) throw full()
+    const { size, maxWait } = policy.queue
+    if (queued(scraper) >= size || maxWait === 0) throw full()
     return wait(scraper, flight)
   }
 
@@ -84,7 +90,7 @@ export function createBulkhead(policy: BulkheadPolicy, ports: BulkheadPorts): Bu
       }
       queue.add(waiting)
       queues.set(scraper, queue)
-      const timer = clock.after(queuePolicy.maxWait, giveUp)
+      const timer = clock.after(policy.queue.maxWait, giveUp)
       const stopListening = flight.onAbandoned(giveUp)
 
       function stepOut(): void {
@@ -97,22 +103,30 @@ export function createBulkhead(policy: BulkheadPolicy, ports: BulkheadPorts): Bu
     })
   }
 
-  /** One place is free: it goes to who came first, of the scraper whose turn it is among those that may have it. */
-  function passOn(): void {
+  /** One place is free: it goes to who came first, of the scraper whose turn it is among those that may have it. False = to nobody. */
+  function passOn(): boolean {
     for (const [scraper, queue] of queues) {
       if (!hasRoom(scraper)) continue
       queues.delete(scraper)
       queues.set(scraper, queue)
       const [first] = queue
-      return first?.enter()
+      first?.enter()
+      return first !== undefined
     }
+    return false
+  }
+
+  function adopt(next: BulkheadPolicy): void {
+    policy = next
+    while (passOn());
   }
 
   function hasRoom(scraper: string): boolean {
-    return inAll < maxConcurrent && inFlight(scraper) < limitOf(scraper)
+    return inAll < policy.maxConcurrent && inFlight(scraper) < limitOf(scraper)
   }
 
   function limitOf(scraper: string): number {
+    const { maxConcurrent, perScraper } = policy
     const limit = typeof perScraper === 'number' ? perScraper : perScraper?.[scraper]
     return limit ?? maxConcurrent
   }
@@ -130,5 +144,5 @@ export function createBulkhead(policy: BulkheadPolicy, ports: BulkheadPorts): Bu
     return overloaded('Too many upstream calls are under way.', random.next())
   }
 
-  return { enter, inFlight, queued }
+  return { enter, inFlight, queued, adopt }
 }

@@ -32,6 +32,8 @@ export interface OverloadMonitor extends Overload {
   readonly because: OverloadCause | null
   /** As it was found last. */
   readonly memory: number
+  /** Other limits from now on. */
+  adopt(policy: OverloadPolicy): void
   close(): void
 }
 
@@ -47,7 +49,8 @@ const states = ['calm', 'shedding', 'critical'] as const
 
 export const neverOverloaded: Overload = { state: 'calm', mayAsk() {} }
 
-export function createOverload(policy: OverloadPolicy, ports: OverloadPorts): OverloadMonitor {
+export function createOverload(first: OverloadPolicy, ports: OverloadPorts): OverloadMonitor {
+  let policy = first
   const { clock, random, emit, gauge } = ports
   let level = 0
   let because: OverloadCause | null = null
@@ -69,6 +72,7 @@ export function createOverload(policy: OverloadPolicy, ports: OverloadPorts): Ov
     mayAsk() {
       if (level > 0) throw overloaded('This proxy is overloaded: only known answers are given.', random.next())
     },
+    adopt: (next) => void (policy = next),
     close() {
       timer.cancel()
       gauge.close()

@@ -18,6 +18,8 @@ export interface RetryBudget {
   /** What one request may draw from the bucket of its scraper. */
   open(scraper: string): Allowance
   tokens(scraper: string): number
+  /** The same buckets of another size and price. */
+  under(policy: RetryBudgetPolicy): RetryBudget
 }
 
 export interface Allowance {
@@ -29,27 +31,31 @@ export interface Allowance {
   unused(): void
 }
 
+/** What is missing in a bucket, and not what is in it: so a capacity may change, and a full one is still full. */
 interface Bucket {
-  tokens: number
+  missing: number
   at: number
 }
 
-export function createRetryBudget(ports: RetryBudgetPolicy & { readonly clock: Clock }): RetryBudget {
-  const { capacity, cost, costSlow, refill, clock } = ports
-  const buckets = new Map<string, Bucket>()
+export function createRetryBudget({ clock, ...policy }: RetryBudgetPolicy & { readonly clock: Clock }): RetryBudget {
+  return budgetOver(new Map(), policy, clock)
+}
+
+function budgetOver(buckets: Map<string, Bucket>, policy: RetryBudgetPolicy, clock: Clock): RetryBudget {
+  const { capacity, cost, costSlow, refill } = policy
 
   function bucketOf(scraper: string): Bucket {
     const now = clock.now()
-    const bucket = buckets.get(scraper) ?? { tokens: capacity, at: now }
+    const bucket = buckets.get(scraper) ?? { missing: 0, at: now }
     buckets.set(scraper, bucket)
-    bucket.tokens = Math.min(capacity, bucket.tokens + (now - bucket.at) / refill)
+    bucket.missing = Math.max(0, Math.min(capacity, bucket.missing) - (now - bucket.at) / refill)
     bucket.at = now
     return bucket
   }
 
   function give(scraper: string, tokens: number): void {
     const bucket = bucketOf(scraper)
-    bucket.tokens = Math.min(capacity, bucket.tokens + tokens)
+    bucket.missing = Math.max(0, bucket.missing - tokens)
   }
 
   function open(scraper: string): Allowance {
@@ -59,8 +65,8 @@ export function createRetryBudget(ports: RetryBudgetPolicy & { readonly clock: C
       pay(slow) {
         const price = slow ? costSlow : cost
         const bucket = bucketOf(scraper)
-        if (isSettled || bucket.tokens < price) return false
-        bucket.tokens -= price
+        if (isSettled || capacity - bucket.missing < price) return false
+        bucket.missing += price
         lastCost = price
         return true
       },
@@ -77,5 +83,9 @@ export function createRetryBudget(ports: RetryBudgetPolicy & { readonly clock: C
     }
   }
 
-  return { open, tokens: (scraper) => bucketOf(scraper).tokens }
+  return {
+    open,
+    under: (next) => budgetOver(buckets, next, clock),
+    tokens: (scraper) => capacity - bucketOf(scraper).missing,
+  }
 }

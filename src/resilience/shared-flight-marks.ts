@@ -26,14 +26,14 @@ const MAC_LENGTH = 43
 /** The flight ended for reasons of its own replica; the question is as good as it was. */
 const ownReasons: ReadonlySet<Refused | null> = new Set<Refused>(['deadline', 'abandoned', 'shutdown'])
 
-/** The first key seals; each of them is believed, so that keys can be changed one replica after the other. */
-export function createSeal(keys: readonly [Buffer, ...Buffer[]]): Seal {
+/** The first key of now seals; each of them is believed, so that keys can be changed one replica after the other. */
+export function createSeal(keys: () => readonly [Buffer, ...Buffer[]]): Seal {
   return {
-    close: (name, text) => macOf(keys[0], name, text) + text,
+    close: (name, text) => macOf(keys()[0], name, text) + text,
     open(name, sealed) {
       const text = sealed.slice(MAC_LENGTH)
       const mac = Buffer.from(sealed.slice(0, MAC_LENGTH))
-      const isOurs = keys.some((key) => isSame(mac, Buffer.from(macOf(key, name, text))))
+      const isOurs = keys().some((key) => isSame(mac, Buffer.from(macOf(key, name, text))))
       return isOurs ? text : null
     },
   }

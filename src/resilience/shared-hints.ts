@@ -8,6 +8,8 @@ import type { Clock, Random, SharedScript, SharedStore } from '../ports.ts'
 export interface SharedHints {
   /** Holds for `leftMs` from now. A note is visible ASCII without spaces. */
   tell(name: string, note: string, leftMs: number): void
+  /** Reads what holds for a name that was not known before. */
+  look(name: string): void
   close(): void
 }
 
@@ -17,10 +19,10 @@ export interface HintsPorts {
   readonly random: Random
   /** What the hints are about; others have their own. */
   readonly topic: string
-  /** All that hints can be about. */
-  readonly names: readonly string[]
+  /** All that hints can be about, now. */
+  readonly names: () => readonly string[]
   /** No hint holds longer, whatever it says. */
-  readonly maxLeftMs: number
+  readonly maxLeftMs: () => number
   readonly heard: (name: string, note: string, leftMs: number) => void
 }
 
@@ -35,7 +37,7 @@ export interface CircuitHints {
 
 interface CircuitPorts extends Pick<HintsPorts, 'store' | 'clock' | 'random'> {
   readonly scrapers: readonly string[]
-  readonly openForMaxMs: number
+  readonly openForMaxMs: () => number
 }
 
 /** KEYS: the hint that lasts longest. ARGV: channel, message, ttl. */
@@ -64,8 +66,7 @@ interface Message {
 }
 
 export function createSharedHints(ports: HintsPorts): SharedHints {
-  const { store, clock, random, topic, maxLeftMs, heard } = ports
-  const names: ReadonlySet<string> = new Set(ports.names)
+  const { store, clock, random, topic, names, maxLeftMs, heard } = ports
   const self = random.id()
   const channel = `hints:${topic}`
   /** What this replica has told and still holds: a store that was away may not have heard it. */
@@ -85,29 +86,31 @@ export function createSharedHints(ports: HintsPorts): SharedHints {
   }
 
   async function pass(name: string, note: string, leftMs: number): Promise<void> {
-    const ttlMs = Math.ceil(Math.min(leftMs, maxLeftMs))
+    const ttlMs = Math.ceil(Math.min(leftMs, maxLeftMs()))
     const message = `1 ${self} ${ttlMs} ${name} ${note}`
     await store.run(tellScript, [keyOf(name)], [store.channelName(channel), message, ttlMs])
   }
 
   async function catchUp(): Promise<void> {
-    for (const name of names) {
-      const read = await store.run(readScript, [keyOf(name)], [])
-      const [text, leftMs] = read.kind === 'known' && Array.isArray(read.value) ? read.value : []
-      if (typeof text === 'string') take(text, Number(leftMs), name)
-    }
+    for (const name of names()) await look(name)
     for (const [name, { note, until }] of told) {
       if (until > clock.now()) await pass(name, note, until - clock.now())
       else told.delete(name)
     }
   }
 
+  async function look(name: string): Promise<void> {
+    const read = await store.run(readScript, [keyOf(name)], [])
+    const [text, leftMs] = read.kind === 'known' && Array.isArray(read.value) ? read.value : []
+    if (typeof text === 'string') take(text, Number(leftMs), name)
+  }
+
   /** `about`: the name under which it was kept. */
   function take(text: string, keptMs: number, about: string | null): void {
     const message = read(text)
-    if (!message || message.from === self || !names.has(message.name)) return
+    if (!message || message.from === self || !names().includes(message.name)) return
     if (about !== null && message.name !== about) return
-    const leftMs = Math.min(message.leftMs, keptMs, maxLeftMs)
+    const leftMs = Math.min(message.leftMs, keptMs, maxLeftMs())
     if (leftMs > 0) heard(message.name, message.note, leftMs)
   }
 
@@ -117,6 +120,7 @@ export function createSharedHints(ports: HintsPorts): SharedHints {
 
   return {
     tell,
+    look: (name) => void look(name),
     close() {
       stopListening()
       subscription.close()
@@ -132,7 +136,7 @@ export function createCircuitHints({ store, clock, random, scrapers, openForMaxM
     clock,
     random,
     topic: 'circuit',
-    names: scrapers,
+    names: () => scrapers,
     maxLeftMs: openForMaxMs,
     heard(scraper, _note, leftMs) {
       restingUntil.set(scraper, Math.max(restingUntil.get(scraper) ?? 0, clock.now() + leftMs))
@@ -142,7 +146,7 @@ export function createCircuitHints({ store, clock, random, scrapers, openForMaxM
     opened: (scraper, openForMs) => hints.tell(scraper, 'open', openForMs),
     // However often it is told to, a breaker waits once as long as it could have been open by itself, and no longer.
     triedAt: (scraper, openUntil) =>
-      Math.min(Math.max(openUntil, restingUntil.get(scraper) ?? 0), openUntil + openForMaxMs),
+      Math.min(Math.max(openUntil, restingUntil.get(scraper) ?? 0), openUntil + openForMaxMs()),
     close: hints.close,
   }
 }

@@ -14,8 +14,6 @@ import { jobs } from './jobs.ts'
 import { readParams, readQuestion } from './params.ts'
 
 export interface ProfileOptions {
-  /** Off: a replayed body says what the paid one said. */
-  readonly markReplays: boolean
   /** Of the proxy, for `User-Agent`. */
   readonly version: string
 }
@@ -34,7 +32,7 @@ export function createProfile(options: ProfileOptions, clock: { wall(): number }
       return classify(call, clean, clock.wall())
     },
     jobs,
-    replay: (body) => (options.markReplays ? replay(body) : body),
+    replay,
   }
 
   function read({ method, target }: ProxyRequest): Call {

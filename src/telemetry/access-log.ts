@@ -31,6 +31,8 @@ export interface AccessLog {
   readonly write: (access: Access) => void
   /** Hands everything on at once: before the process ends, too. */
   readonly flush: () => void
+  /** From now on. */
+  readonly adopt: (options: AccessLogOptions) => void
 }
 
 export interface AccessLogOptions {
@@ -40,23 +42,32 @@ export interface AccessLogOptions {
 }
 
 export function createAccessLog(
-  { level, prompts }: AccessLogOptions,
+  options: AccessLogOptions,
   { clock, sink }: { readonly clock: Clock; readonly sink: Sink },
 ): AccessLog {
+  let isWanted = false
+  let prompts = false
   let batch = ''
   let timer: { cancel(): void } | null = null
   const isoTime = createIsoTime()
   const quoteName = createQuote()
 
-  if (!writes(level, 'info')) return { write() {}, flush() {} }
+  adopt(options)
 
   return {
     write(access) {
+      if (!isWanted) return
       batch += line(access)
       if (batch.length >= batchChars) return flush()
       timer ??= clock.after(batchMs, flush)
     },
     flush,
+    adopt,
+  }
+
+  function adopt(next: AccessLogOptions): void {
+    isWanted = writes(next.level, 'info')
+    prompts = next.prompts
   }
 
   function flush(): void {

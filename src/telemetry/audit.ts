@@ -43,6 +43,8 @@ export interface Audit extends Trails, Pick<FlightRecorder, 'retry' | 'upstream'
   ended(exchange: Exchange, outcome: Outcome, access: Access): void
   refused(access: Access, error: ProxyError): void
   note(event: TelemetryEvent): void
+  /** Whether prompts are kept from now on. */
+  keepPrompts(prompts: boolean): void
   /** Writes the lines of requests whose flight will not land any more. */
   close(): void
 }
@@ -61,7 +63,7 @@ const MiB = 1024 * 1024
 const noEvents: readonly TrailEvent[] = []
 
 export function createAudit(
-  { prompts, mostAsked = 2_000, mostOthers = 1_000, mostBytes = 8 * MiB }: AuditOptions,
+  { prompts: promptsAtFirst, mostAsked = 2_000, mostOthers = 1_000, mostBytes = 8 * MiB }: AuditOptions,
   { clock, keyOf, append }: AuditPorts,
 ): Audit {
   const asked = createTrailRing<Remembered>(mostAsked, mostBytes)
@@ -74,6 +76,7 @@ export function createAudit(
     tookOff: ({ call, events }) => void events.push(...circumstances.standing(call.scraper)),
     landed,
   })
+  let prompts = promptsAtFirst
   let isClosed = false
 
   return {
@@ -81,6 +84,7 @@ export function createAudit(
     ended,
     refused,
     note: (event) => circumstances.note(event, flights.aloft),
+    keepPrompts: (wanted) => void (prompts = wanted),
     retry: flights.retry,
     upstream: flights.upstream,
     find: (id) => [...everything((trail) => trail.id === id)].toSorted((a, b) => b.at - a.at),

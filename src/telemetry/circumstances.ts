@@ -24,6 +24,7 @@ export function createCircumstances(clock: Clock): Circumstances {
   return { note, standing }
 
   function note(event: TelemetryEvent, aloft: ReadonlySet<Concerned>): void {
+    if (event.kind === 'reloaded') for (const name of keys.keys()) if (!event.keys.includes(name)) keys.delete(name)
     if (event.kind !== 'breaker-changed' && event.kind !== 'key-changed') return
     const told = { at: clock.wall(), text: textOf(event) }
     const isOver = event.to === 'closed' || event.to === 'ready'

@@ -20,6 +20,9 @@ export type OverloadCause = 'event-loop' | 'memory'
 /** Why bytes of a shared tier were not taken for an entry. */
 export type CacheFlaw = 'signature' | 'version' | 'damaged' | 'too-big'
 
+/** `restart`: a setting was changed that needs one. */
+export type ReloadResult = 'applied' | 'invalid' | 'restart'
+
 export type TelemetryEvent =
   | { readonly kind: 'attempt-started'; readonly scraper: string }
   /** One attempt has ended; `payer` is the client that is charged for it. */
@@ -111,5 +114,17 @@ export type TelemetryEvent =
   | { readonly kind: 'lease-lost'; readonly scraper: string }
   /** The last asker left; the call is finished and kept all the same. */
   | { readonly kind: 'flight-orphaned'; readonly scraper: string }
+  /** Other settings are in force, or not: then `mistakes` says why. None of it holds a secret. */
+  | {
+      readonly kind: 'reloaded'
+      readonly result: ReloadResult
+      readonly because: string
+      /** In force now. */
+      readonly generation: number
+      readonly changed: readonly string[]
+      readonly mistakes: readonly string[]
+      /** Of the upstream keys in force. */
+      readonly keys: readonly string[]
+    }
   /** A bug: shown to nobody but the log. */
   | { readonly kind: 'broke'; readonly where: string; readonly error: unknown }

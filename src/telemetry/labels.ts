@@ -4,7 +4,7 @@
  */
 import { codes, type Code } from '../errors.ts'
 import type { CacheLabel, Refused, Tier, VerdictClass } from '../model.ts'
-import type { BreakerState, CacheFlaw, RedisOperation } from './events.ts'
+import type { BreakerState, CacheFlaw, RedisOperation, ReloadResult } from './events.ts'
 import type { ClosedList, LabelValue } from './series.ts'
 
 /** `gone`: the caller hung up. `none`: no complete answer came over the wire. */
@@ -36,6 +36,7 @@ export interface LabelTypes {
   period: BudgetPeriod
   mode: AwayMode
   end: SharedEnd
+  reload: ReloadResult
   outcome: JobOutcome
   operation: RedisOperation
   flaw: CacheFlaw
@@ -44,6 +45,13 @@ export interface LabelTypes {
 }
 
 export type LabelName = keyof LabelTypes
+
+/** Two labels of one name are told apart here. */
+const shownNames: Partial<Record<LabelName, string>> = { reload: 'result' }
+
+export function shownName(label: LabelName): string {
+  return shownNames[label] ?? label
+}
 
 // Any other status is counted by its hundreds.
 const exactStatuses: readonly LabelValue[] = [
@@ -87,6 +95,7 @@ export const labelLists = {
   period: listOf<BudgetPeriod>({ day: 0, month: 0 }),
   mode: listOf<AwayMode>({ allowance: 0, open: 0, refused: 0 }),
   end: listOf<SharedEnd>({ landed: 0, led: 0, left: 0, queued: 0, sent: 0, job: 0, lost: 0 }),
+  reload: listOf<ReloadResult>({ applied: 0, invalid: 0, restart: 0 }),
   outcome: listOf<JobOutcome>({ submitted: 0, polled: 0, rejected: 0, failed: 0, refused: 0, gone: 0 }),
   operation: listOf<RedisOperation>({
     connect: 0,
@@ -129,6 +138,7 @@ export function closedLists({ clients, scrapers, keys, tiers, version }: ListOpt
     period: list(labelLists.period, 'day'),
     mode: list(labelLists.mode, 'refused'),
     end: list(labelLists.end, 'left'),
+    reload: list(labelLists.reload, 'invalid'),
     outcome: list(labelLists.outcome, 'failed'),
     operation: list(labelLists.operation, 'get'),
     flaw: list(labelLists.flaw, 'damaged'),
@@ -141,9 +151,19 @@ function listOf<Value extends string>(all: Readonly<Record<Value, 0>>): readonly
   return Object.keys(all) as Value[]
 }
 
-function list(values: readonly LabelValue[], standIn: string) {
+function list(given: readonly LabelValue[], standIn: string) {
+  const values = [...given]
   const all = new Set<LabelValue>([...values, standIn])
-  return { values, has: (value: LabelValue) => all.has(value), standIn: (): LabelValue => standIn }
+  return {
+    values: values as readonly LabelValue[],
+    has: (value: LabelValue) => all.has(value),
+    standIn: (): LabelValue => standIn,
+    /** Those that are new. None is ever taken off: what it has counted stays. */
+    extend(more: readonly LabelValue[]): void {
+      values.push(...more.filter((value) => !all.has(value)))
+      for (const value of more) all.add(value)
+    },
+  }
 }
 
 function statusClass(status: LabelValue): LabelValue {

@@ -14,8 +14,10 @@ export interface Log {
   info(msg: string, fields?: Fields): void
   warn(msg: string, fields?: Fields): void
   error(msg: string, fields?: Fields): void
-  /** From now on this is kept out of every line. */
-  hide(secret: string): void
+  /** From now on these are kept out of every line. */
+  hide(...secrets: readonly string[]): void
+  /** From now on. */
+  setLevel(level: LogLevel): void
 }
 
 export interface LogOptions {
@@ -47,7 +49,7 @@ const sensitive = [
 const headers = ['["x-api-key"]', 'cookie']
 
 export function createLog({ level, sink, secrets }: LogOptions): Log {
-  let known = secrets
+  const known = new Set(secrets)
   let scrub = createScrubber(known)
   const logger = pino(
     {
@@ -68,10 +70,11 @@ export function createLog({ level, sink, secrets }: LogOptions): Log {
     info: (msg, fields = {}) => logger.info(fields, msg),
     warn: (msg, fields = {}) => logger.warn(fields, msg),
     error: (msg, fields = {}) => logger.error(fields, msg),
-    hide(secret) {
-      known = [...known, secret]
+    hide(...more) {
+      for (const secret of more) known.add(secret)
       scrub = createScrubber(known)
     },
+    setLevel: (to) => void (logger.level = to),
   }
 }
 
@@ -84,8 +87,8 @@ function describeError(error: unknown): unknown {
 }
 
 /** Secrets in plain, as JSON writes them, and as a URL does. */
-function createScrubber(secrets: readonly string[]): (text: string) => string {
-  const forms = secrets
+function createScrubber(secrets: ReadonlySet<string>): (text: string) => string {
+  const forms = [...secrets]
     .filter((secret) => secret !== '')
     .flatMap((secret) => [secret, JSON.stringify(secret).slice(1, -1), encodeURIComponent(secret)])
   const unique = [...new Set(forms)].toSorted((a, b) => b.length - a.length)

@@ -10,7 +10,7 @@ import prom from 'prom-client'
 import type { Tier } from '../model.ts'
 import type { BreakerStatus, BudgetStatus, KeyStatus } from '../parts.ts'
 import type { BreakerState, KeyState, OverloadState } from './events.ts'
-import { closedLists, type LabelName, type LabelTypes, type ListOptions } from './labels.ts'
+import { closedLists, shownName, type LabelName, type LabelTypes, type ListOptions } from './labels.ts'
 import { openMetrics, openMetricsType, wantsOpenMetrics } from './open-metrics.ts'
 import {
   createCounter,
@@ -135,6 +135,11 @@ const counterRows = {
     ['scraper', 'outcome'],
     'jobs_total',
     'Job calls: submitted, polled, rejected by upstream, failed upstream, refused by the proxy, or gone (the caller hung up).',
+  ),
+  configReloads: row(
+    ['reload'],
+    'config_reloads_total',
+    'Attempts to put changed settings in force: applied, invalid (a mistake in them), or restart (a setting was changed that needs one).',
   ),
   bugs: row([], 'bugs_total', 'Faults of the proxy itself: each one has a log line with its stack.'),
 } as const
@@ -307,18 +312,23 @@ export type Metrics = ReturnType<typeof createMetrics>
 export function createMetrics(options: MetricsOptions) {
   const lists = closedLists(options)
   const registry = new prom.Registry()
+  /** Shows the zeros of metrics whose labels may have got new values. */
+  const shown: (() => void)[] = []
   prom.collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 100 })
 
   const metrics = {
     ...counters(counterRows, 'counter'),
     ...counters(levelRows, 'gauge'),
     ...histograms(),
+    admit,
     /** Everything, as OpenMetrics with examples where `accept` prefers that. */
     text,
   }
   for (const reading of readingRows) {
     expose(describe('gauge', reading), () =>
-      reading.read(options).map(([value, ...values]) => ({ value, labels: named(reading.labels, values) })),
+      reading
+        .read(options)
+        .map(([value, ...values]) => ({ value, labels: named(reading.labels.map(shownName), values) })),
     )
   }
   return metrics
@@ -332,7 +342,9 @@ export function createMetrics(options: MetricsOptions) {
   function counters<Rows extends Readonly<Record<string, Row>>>(rows: Rows, type: 'counter' | 'gauge') {
     const made = Object.entries(rows).map(([id, row]) => {
       const counter = createCounter(labelsOf(row))
-      for (const values of zeros(row.labels)) counter.add(0, ...values)
+      const showZeros = (): void => zeros(row.labels).forEach((values) => counter.add(0, ...values))
+      showZeros()
+      if (row.labels.some((label) => label === 'client' || label === 'key')) shown.push(showZeros)
       expose(describe(type, row), () => counter.samples())
       return [id, counter]
     })
@@ -351,7 +363,14 @@ export function createMetrics(options: MetricsOptions) {
   }
 
   function labelsOf(row: Row): Label[] {
-    return row.labels.map((name) => ({ name, list: lists[name] }))
+    return row.labels.map((name) => ({ name: shownName(name), list: lists[name] }))
+  }
+
+  /** New names of the settings; those that are not in them any more keep what they have counted. */
+  function admit({ clients, keys }: Pick<ListOptions, 'clients' | 'keys'>): void {
+    lists.client.extend(clients)
+    lists.key.extend(keys)
+    for (const showZeros of shown) showZeros()
   }
 
   /** Every combination of label values, where they are few: shown before it was counted. */
@@ -393,7 +412,7 @@ function row<const Labels extends readonly LabelName[]>(labels: Labels, name: st
 }
 
 function describe(type: MetricDescription['type'], { name, help, labels }: Row): MetricDescription {
-  return { name: prefix + name, type, help, labels }
+  return { name: prefix + name, type, help, labels: labels.map(shownName) }
 }
 
 function named(names: readonly string[], values: readonly LabelValue[]): Record<string, LabelValue> {

@@ -177,6 +177,9 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
         return metrics.redisErrors.add(1, event.operation)
       case 'flight-orphaned':
         return metrics.orphanedFlights.add(1, event.scraper)
+      case 'reloaded':
+        metrics.configReloads.add(1, event.result)
+        return logReload(event)
       case 'broke':
         return logBug(event.where, event.error, null)
     }
@@ -207,6 +210,12 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
     if (to === 'ready') return log.info('upstream key ready', fields)
     if (to === 'resting') return log.warn('upstream key rests', fields)
     log.error('upstream key spent', fields)
+  }
+
+  function logReload(event: Extract<TelemetryEvent, { kind: 'reloaded' }>): void {
+    const { result, because, generation, changed, mistakes } = event
+    if (result === 'applied') return log.info('settings reloaded', { because, generation, changed })
+    log.error('settings not reloaded', { because, generation, mistakes })
   }
 
   function logBug(where: string, error: unknown, id: string | null): void {

@@ -11,7 +11,7 @@ export interface FileWatch {
 }
 
 const everyMs = 5_000
-const mostBytes = 65_536
+const mostBytes = 1_048_576
 
 /** Calls back at once with what it holds now, and again after each change; null = it cannot be read, or is far too big. */
 export function watchFile(path: string, clock: Clock, onChange: (text: string | null) => void): FileWatch {

@@ -54,7 +54,7 @@ async function aReplica(t: Test, at: RedisProcess | RedisPlace, signingKeys = [k
   const outdated: [string, number][] = []
   const purged: PurgeFilter[] = []
   const tier = createSharedTier({
-    codec: createCodec({ signingKeys, maxBytes }),
+    codec: createCodec({ signingKeys: () => signingKeys, maxBytes }),
     store,
     memory: {
       outdated: (key, storedAt) => void outdated.push([key, storedAt]),
@@ -167,7 +167,7 @@ void t.test('what is not exactly what was written is a miss and counted, whateve
 })
 
 void t.test('no bit of a stored entry can change or be missing', async (t) => {
-  const codec = createCodec({ signingKeys: [keyOne], maxBytes })
+  const codec = createCodec({ signingKeys: () => [keyOne], maxBytes })
   for (const body of [Buffer.from('short'), Buffer.from('long '.repeat(500))]) {
     const stored: Stored = { entry: anEntry({ body }), mark: { epoch: 'e', number: 7 } }
     const bytes = codec.encode('k', stored) ?? Buffer.alloc(0)
@@ -184,7 +184,7 @@ void t.test('no bit of a stored entry can change or be missing', async (t) => {
 
 void t.test('a signed entry that makes no sense is refused all the same', async (t) => {
   // What only a replica of ours with a fault could write.
-  const codec = createCodec({ signingKeys: [keyOne], maxBytes })
+  const codec = createCodec({ signingKeys: () => [keyOne], maxBytes })
   const good: Stored = { entry: anEntry(), mark: { epoch: 'e', number: 1 } }
   const wrong: readonly Partial<Record<keyof Entry, unknown>>[] = [
     { status: '200' },
@@ -209,11 +209,11 @@ void t.test('a signed entry that makes no sense is refused all the same', async 
   ] as unknown as Stored['mark'][]) {
     t.equal(codec.decode('k', codec.encode('k', { ...good, mark }) ?? Buffer.alloc(0)), 'damaged')
   }
-  const wide = createCodec({ signingKeys: [keyOne], maxBytes: 10_000_000 })
+  const wide = createCodec({ signingKeys: () => [keyOne], maxBytes: 10_000_000 })
   const bomb = wide.encode('k', { ...good, entry: anEntry({ body: Buffer.alloc(5_000_000) }) }) ?? Buffer.alloc(0)
   t.ok(bomb.length < maxBytes)
   t.equal(codec.decode('k', bomb), 'damaged', 'what would become too big is not unpacked')
-  t.equal(createCodec({ signingKeys: [], maxBytes }).encode('k', good), null, 'nothing is written unsigned')
+  t.equal(createCodec({ signingKeys: () => [], maxBytes }).encode('k', good), null, 'nothing is written unsigned')
 })
 
 void t.test('signing keys change one replica after the other', async (t) => {

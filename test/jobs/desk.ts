@@ -7,7 +7,7 @@ import { createProfile } from '../../src/scrapellm/profile.ts'
 import { aClient, attempted } from '../support/verdicts.ts'
 import { epoch, seededRandom } from '../support/world.ts'
 
-export const profile: Profile = createProfile({ markReplays: true, version: '0.0.0-test' }, { wall: () => epoch })
+export const profile: Profile = createProfile({ version: '0.0.0-test' }, { wall: () => epoch })
 
 export const team = aClient({ name: 'team' })
 export const others = aClient({ name: 'others' })

@@ -3,7 +3,12 @@
  * process ends here by having its upstream closed; what its store holds is all that the next one gets.
  */
 import t, { type Test } from 'tap'
-import { createDurableUpstream, type DurablePorts, type DurableUpstream } from '../../src/jobs/durable.ts'
+import {
+  createDurableUpstream,
+  type DurablePolicy,
+  type DurablePorts,
+  type DurableUpstream,
+} from '../../src/jobs/durable.ts'
 import { createPlainUpstream } from '../../src/jobs/plain.ts'
 import { createLiveness } from '../../src/jobs/liveness.ts'
 import { createLocalJobStore, createMemoryStore, type JobStore } from '../../src/jobs/store.ts'
@@ -32,13 +37,11 @@ function durable(
   plain: Upstream,
   store: JobStore,
   processId = 'first',
-  changes: Partial<DurablePorts> = {},
-): DurableUpstream {
+  changes: Partial<DurablePorts & DurablePolicy> = {},
+): DurableUpstream & Upstream {
   const random = seededRandom(processId.length)
   const adoptHold = (): null => null
-  return createDurableUpstream({
-    plain,
-    execution: 'durable',
+  const made = createDurableUpstream({
     profile,
     store,
     clock,
@@ -47,6 +50,7 @@ function durable(
     adoptHold,
     ...changes,
   })
+  return { ...made, ...made.under({ plain, execution: changes.execution ?? 'durable' }) }
 }
 
 /** Time is ours; `polls` are what polls are told in turn, the last one again and again. */

@@ -11,7 +11,7 @@ import { createPlainUpstream } from '../../src/jobs/plain.ts'
 import { createSharedRecords } from '../../src/jobs/shared-records.ts'
 import { createSharedJobStore, type SharedJobStore } from '../../src/jobs/shared-store.ts'
 import type { Landing, Outcome } from '../../src/model.ts'
-import type { Question } from '../../src/parts.ts'
+import type { Question, Upstream } from '../../src/parts.ts'
 import type { SharedStore } from '../../src/ports.ts'
 import { createSeal } from '../../src/resilience/shared-flight-marks.ts'
 import { createSharedFlights } from '../../src/resilience/shared-flight.ts'
@@ -31,7 +31,7 @@ interface Replica extends Desk {
   readonly shared: SharedStore
   readonly store: SharedJobStore
   readonly life: Liveness
-  readonly durable: DurableUpstream
+  readonly durable: DurableUpstream & Upstream
   readonly filled: JobAnswer[]
   readonly refunded: number[]
   readonly adopted: string[]
@@ -84,9 +84,7 @@ async function aReplica(t: Test, name: string, redis: RedisProcess, url: string)
     fill: (one) => void filled.push(one),
     refund: (_client, credits) => void refunded.push(credits),
   })
-  const durable = createDurableUpstream({
-    plain,
-    execution: 'durable',
+  const jobsUpstream = createDurableUpstream({
     profile,
     store,
     clock: hasty(clock),
@@ -94,6 +92,7 @@ async function aReplica(t: Test, name: string, redis: RedisProcess, url: string)
     life,
     adoptHold: (id) => (adopted.push(id), aHold(id)),
   })
+  const durable = { ...jobsUpstream, ...jobsUpstream.under({ plain, execution: 'durable' }) }
   const flights = createSharedFlights(
     { replicaId: name, leaseMs: 600, heartbeatMs: 200, pollMs: 50 },
     {
@@ -101,7 +100,7 @@ async function aReplica(t: Test, name: string, redis: RedisProcess, url: string)
       clock,
       random,
       emit: () => {},
-      seal: createSeal([Buffer.alloc(32, 1)]),
+      seal: createSeal(() => [Buffer.alloc(32, 1)]),
       read: async () => null,
       keep: async () => false,
     },

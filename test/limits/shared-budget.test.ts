@@ -61,7 +61,7 @@ function withStore(store: SharedStore, clients: readonly Client[], options: Opti
     random: createRandom(),
     emit: world.emit,
     clients: () => clients,
-    whenAway: 'closed',
+    whenAway: () => 'closed',
     tell: (one) => void news.push(one),
     ...options,
   })
@@ -607,7 +607,7 @@ void t.test(
 void t.test('Open while away: this replica counts by itself, tells it loudly, and pays later', async (t) => {
   const redis = await startRedis(t)
   const client = limited(30)
-  const replica = await upReplica(t, redis.url, [client], { whenAway: 'open', timeoutMs: 300 })
+  const replica = await upReplica(t, redis.url, [client], { whenAway: () => 'open', timeoutMs: 300 })
   await fly(replica, client)
   await replica.budget.flush()
   redis.pause()

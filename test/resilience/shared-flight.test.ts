@@ -20,7 +20,7 @@ import { type FakeWorld, fakeWorld } from '../support/world.ts'
 const hour = 3_600_000
 const timeoutMs = 250
 const signingKey = Buffer.from('a signing key that all replicas have')
-const seal = createSeal([signingKey])
+const seal = createSeal(() => [signingKey])
 const nobody: Asker['onGone'] = () => () => {}
 
 /** One question to upstream, answered when the test says so. */
@@ -1037,7 +1037,7 @@ void t.test('Marks: what is told of a landing, sealed with the newest key and be
   t.equal(unanswered?.kind, 'failed')
   t.strictSame(unanswered && readMark(writeMark(unanswered)), unanswered)
 
-  const next = createSeal([Buffer.from('the next key'), signingKey])
+  const next = createSeal(() => [Buffer.from('the next key'), signingKey])
   const sealed = seal.close('q', 'text')
   t.equal(next.open('q', sealed), 'text')
   t.equal(seal.open('q', next.close('q', 'text')), null)

@@ -66,7 +66,7 @@ function deaf(): { readonly store: SharedStore; readonly heard: () => SharedList
 // Circuits
 
 function circuits({ store, clock }: Opened) {
-  return createCircuitHints({ store, clock, random, scrapers: ['alpha', 'beta'], openForMaxMs: 5 * minute })
+  return createCircuitHints({ store, clock, random, scrapers: ['alpha', 'beta'], openForMaxMs: () => 5 * minute })
 }
 
 void t.test('A circuit that is open elsewhere is tried later, and no other one', async (t) => {
@@ -149,8 +149,8 @@ void t.test('A hint that was kept holds no longer than it is kept, and only unde
     ...one,
     random,
     topic: 'circuit',
-    names: ['beta', 'alpha'],
-    maxLeftMs: minute,
+    names: () => ['beta', 'alpha'],
+    maxLeftMs: () => minute,
     heard: (...all) => void told.push(all),
   })
   await until(() => told.length > 0)
@@ -181,8 +181,8 @@ function rests({ store, clock }: Opened): { readonly rests: SharedRests; readonl
         clock,
         random,
         topic: 'key',
-        names: ['main', 'spare'],
-        maxLeftMs: 60 * minute,
+        names: () => ['main', 'spare'],
+        maxLeftMs: () => 60 * minute,
         heard: listener,
       }),
   })

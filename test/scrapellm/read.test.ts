@@ -6,7 +6,7 @@ import type { Call, Param, ProxyRequest, Target } from '../../src/model.ts'
 import type { KeyLease, Turn } from '../../src/parts.ts'
 import { createProfile } from '../../src/scrapellm/profile.ts'
 
-const profile = createProfile({ markReplays: true, version: '1.2.3' }, { wall: () => 0 })
+const profile = createProfile({ version: '1.2.3' }, { wall: () => 0 })
 const SEVEN = ['chatgpt', 'perplexity', 'grok', 'copilot', 'gemini', 'google_ai_mode', 'amazon_rufus']
 const JOB = '/jobs/5c0d9c1e-8d57-4b6e-9a55-0f3a6f1f2b10'
 const KEY: KeyLease = { name: 'main', secret: 'sk-secret', report: () => {} }

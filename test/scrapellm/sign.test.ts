@@ -5,7 +5,7 @@ import type { Call, Param, ProxyRequest, UpstreamRequest } from '../../src/model
 import type { KeyLease, RequestIdentity, Turn } from '../../src/parts.ts'
 import { createProfile } from '../../src/scrapellm/profile.ts'
 
-const profile = createProfile({ markReplays: true, version: '1.2.3' }, { wall: () => 0 })
+const profile = createProfile({ version: '1.2.3' }, { wall: () => 0 })
 const KEY: KeyLease = { name: 'main', secret: 'sk-secret', report: () => {} }
 const TURN: Turn = { number: 1, waitedMs: 0, bypassCache: false, leftMs: 600_000, spentKeys: new Set() }
 const IDENTITY: RequestIdentity = { id: 'r1', traceparent: null }
@@ -165,12 +165,6 @@ void t.test('what is not a JSON object is replayed as it is', async (t) => {
   }
   const binary = Buffer.from('{"cached":"\xff"}', 'latin1')
   t.equal(profile.replay(binary), binary)
-})
-
-void t.test('where replays are not marked the very same bytes are given', async (t) => {
-  const silent = createProfile({ markReplays: false, version: '1.2.3' }, { wall: () => 0 })
-  const body = Buffer.from('{"cached":false,"credits_used":3}')
-  t.equal(silent.replay(body), body)
 })
 
 void t.test('a body nested beyond any stack is replayed as well', async (t) => {

@@ -1,5 +1,5 @@
 /** What an operator sees: starting, mistakes, ports, metrics, logs, stopping. The real program, real signals. */
-import { readFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { createServer, type AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
@@ -195,6 +195,41 @@ void t.test('a signal that npm gets reaches the proxy: nothing is left behind', 
   t.match(await npm.ended, { code: 0 })
 })
 
+// Reloading
+
+void t.test('SIGHUP reads the settings files again; a mistake in them changes nothing', async (t) => {
+  const sim = await aSimulator(t)
+  const folder = t.testdir({ 'my.yaml': 'cache: { ttl: 1h }\n' })
+  const sets = ['listen.port=0', 'admin.port=0', `upstream.url=${sim.url}`].flatMap((one) => ['--set', one])
+  const proxy = startProgram(t, ['--config', 'my.yaml', ...sets], { cwd: folder, environment: ENVIRONMENT })
+  const [line] = await proxy.saw(/^.*"msg":"listening".*$/m)
+  const { url } = JSON.parse(line) as { url: string }
+  const maxAge = async (prompt: string) => (await get(url + question(prompt))).headers['cache-control']
+  t.equal(await maxAge('one'), 'private, max-age=3600')
+  writeFileSync(
+    `${folder}/my.yaml`,
+    'cache: { ttl: 2h }\nclients: { anonymous: {}, team: { token: "${SEARCH_TEAM_TOKEN}" } }\n',
+  )
+  proxy.signal('SIGHUP')
+  await proxy.saw(/"msg":"settings reloaded"/)
+  t.match(
+    proxy.lines().find(({ msg }) => msg === 'settings reloaded'),
+    { level: 'info', because: 'SIGHUP', generation: 2, changed: ['cache.ttl', 'clients.team'] },
+  )
+  t.equal(await maxAge('two'), 'private, max-age=7200')
+  writeFileSync(`${folder}/my.yaml`, `cache: { ttl: 3h }\nadmin: { tokken: ${TOKEN} }\n`)
+  proxy.signal('SIGHUP')
+  await proxy.saw(/"msg":"settings not reloaded"/)
+  const refused = proxy.lines().find(({ msg }) => msg === 'settings not reloaded')
+  t.match(refused, { level: 'error', generation: 2, mistakes: [String] })
+  t.match(String(refused?.['mistakes']), /my\.yaml.*admin\.tokken: unknown key; did you mean "token"\?/)
+  t.equal(await maxAge('three'), 'private, max-age=7200')
+  proxy.signal('SIGTERM')
+  const { code, stdout, stderr } = await proxy.ended
+  t.strictSame({ code, stderr }, { code: 0, stderr: '' })
+  t.notMatch(stdout, canary)
+})
+
 // Watching
 
 const SCRAPERS = [
@@ -332,7 +367,10 @@ void t.test('everything that is counted is there, with closed labels, and nothin
     const wanted = METRICS[name] ?? METRICS_OF_SETTINGS[name] ?? names
     if (names.toString() !== wanted.toString()) t.strictSame(names, wanted, name)
   }
-  const others: Readonly<Record<string, readonly (string | number)[]>> = labelLists
+  const others: Readonly<Record<string, readonly (string | number)[]>> = {
+    ...labelLists,
+    result: [...labelLists.result, ...labelLists.reload],
+  }
   for (const { name, labels } of series) {
     for (const [label, value] of Object.entries(labels)) {
       const list = LABELS[label] ?? others[label]

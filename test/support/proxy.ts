@@ -6,6 +6,7 @@ import http from 'node:http'
 import type { Test } from 'tap'
 import { compose, type App } from '../../src/compose.ts'
 import { loadConfig } from '../../src/config/load.ts'
+import type { SettingsSource } from '../../src/config/reload.ts'
 import type { Clock, Pressure, Timer, World } from '../../src/ports.ts'
 import { createSimulator, instant, type Simulator, type SimulatorOptions } from '../../src/simulator/simulator.ts'
 import { createAuditFile } from '../../src/world/audit-file.ts'
@@ -18,6 +19,8 @@ import { seededRandom } from './world.ts'
 export interface ElasticClock extends Clock {
   /** So much time has passed, all at once: what is due fires, in order. */
   skip(ms: number): void
+  /** That are armed. */
+  readonly timers: number
 }
 
 export interface Answer {
@@ -48,6 +51,10 @@ export interface Proxy {
   /** Everything that was written to standard output. */
   readonly output: () => string
   readonly lines: () => Record<string, unknown>[]
+  /** What the settings file holds from now on. */
+  readonly write: (settings: string) => void
+  /** Whoever watches a file looks again: the settings file, or another one by its path. */
+  readonly look: (path?: string) => void
   /** The samples of a metric: label text → value. */
   readonly metric: (name: string) => Promise<Record<string, number>>
 }
@@ -61,9 +68,13 @@ export interface ProxyOptions {
   readonly environment?: Record<string, string>
   /** Instead of the simulator. */
   readonly upstream?: string
+  /** Files that hold secrets, by path. */
+  readonly files?: Record<string, string>
 }
 
 export const UPSTREAM_KEY = 'upstream-key-of-the-proxy'
+
+const SETTINGS_FILE = 'settings.yaml'
 
 const quickPauses = `
 retry:
@@ -94,7 +105,15 @@ export function elasticClock(): ElasticClock {
     for (const timer of due) timer.fire()
   }
 
-  return { now, wall: () => real.wall() + skippedMs, after, skip }
+  return {
+    now,
+    wall: () => real.wall() + skippedMs,
+    after,
+    skip,
+    get timers() {
+      return armed.size
+    },
+  }
 }
 
 /** `settings` is YAML over: free ports, the simulator as upstream, one key, quick pauses. */
@@ -108,29 +127,43 @@ admin: { port: 0 }
 cache: { disk: false }
 upstream: { url: "${upstream}", keys: [{ name: main, secret: ${UPSTREAM_KEY} }] }
 `
-  const sources = [base, quickPauses, settings].filter((text) => text.trim() !== '')
-  const loaded = loadConfig(
-    sources.map((text, index) => ({ name: `settings ${index}`, text })),
-    [],
-    options.environment ?? {},
-    () => {
-      throw new Error('no file is read here')
+  let written = settings
+  const watched = new Map<string, Set<(text: string | null) => void>>()
+  const source: SettingsSource = {
+    files: [SETTINGS_FILE],
+    read() {
+      const sources = [base, quickPauses, written].filter((text) => text.trim() !== '')
+      return loadConfig(
+        sources.map((text, index) => ({ name: `settings ${index}`, text })),
+        [],
+        options.environment ?? {},
+        (path) => {
+          const text = options.files?.[path]
+          if (text === undefined) throw Object.assign(new Error('not there'), { code: 'ENOENT' })
+          return text
+        },
+      )
     },
-  )
+  }
   const clock = elasticClock()
-  let written = ''
+  let printed = ''
   const world: World = {
     clock,
     random: seededRandom(7),
-    output: { write: (text) => void (written += text), flush: () => undefined },
+    output: { write: (text) => void (printed += text), flush: () => undefined },
     connect: (upstreamOptions) => createTransport(upstreamOptions, clock),
     openDisk: (diskOptions, emit) => createDisk(diskOptions, clock, emit),
     openAuditFile: (auditOptions, emit) => createAuditFile(auditOptions, clock, emit),
     openShared: (sharedOptions, emit) => createRedis(sharedOptions, clock, seededRandom(13), emit),
     gaugePressure: () => ({ limitBytes: 1024 ** 3, read: options.pressure ?? (() => calm), close: () => undefined }),
-    watchFile: () => ({ close: () => undefined }),
+    watchFile(path, onChange) {
+      const watching = watched.get(path) ?? new Set()
+      watched.set(path, watching.add(onChange))
+      onChange(options.files?.[path] ?? null)
+      return { close: () => void watching.delete(onChange) }
+    },
   }
-  const app = compose(loaded, world, '0.0.0-test')
+  const app = compose(source.read(), world, '0.0.0-test', undefined, source)
   const { port, adminPort } = await app.listen()
   const agent = new http.Agent({ keepAlive: true, maxSockets: Number.POSITIVE_INFINITY })
   t.teardown(async () => {
@@ -152,12 +185,14 @@ upstream: { url: "${upstream}", keys: [{ name: main, secret: ${UPSTREAM_KEY} }] 
     app,
     ask,
     admin,
-    output: () => written,
+    output: () => printed,
     lines: () =>
-      written
+      printed
         .split('\n')
         .filter(Boolean)
         .map((line) => JSON.parse(line) as Record<string, unknown>),
+    write: (text) => void (written = text),
+    look: (path = SETTINGS_FILE) => watched.get(path)?.forEach((onChange) => onChange(options.files?.[path] ?? null)),
     metric: async (name) => samplesOf((await admin('/metrics')).text, `scrapellm_proxy_${name}`),
   }
 }

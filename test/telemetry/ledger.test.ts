@@ -31,7 +31,7 @@ function createScene() {
   })
   const clock = fakeClock()
   const log = createLog({ level: 'info', sink: (text) => void lines.push(text), secrets: [] })
-  const access = { write() {}, flush() {} }
+  const access = { write() {}, flush() {}, adopt() {} }
   const recorder = createRecorder({ metrics, access, log, clock, matches })
   const { emit, credits } = recorder
 

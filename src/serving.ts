@@ -1,0 +1,166 @@
+/**
+ * What one generation of settings makes of the parts that outlive it: a pipeline with its policies and its way upstream. A
+ * request takes the serving of the moment it comes in and keeps it to its end, and so does the flight it begins; when the last
+ * flight of an old one has landed, what was its own is closed. Building one changes nothing for the others.
+ */
+import { createHash } from 'node:crypto'
+import { isDeepStrictEqual } from 'node:util'
+import { createCache, type Tiers } from './cache/tiered.ts'
+import { resolveClient } from './config/policy.ts'
+import { resolveRetry, type Config } from './config/schema.ts'
+import { createClients } from './http/clients.ts'
+import { createResponder } from './http/respond.ts'
+import type { Serving as Server } from './http/server.ts'
+import type { DurableUpstream } from './jobs/durable.ts'
+import { createPlainUpstream } from './jobs/plain.ts'
+import { restsIn } from './keys/key-state.ts'
+import type { KeyPool } from './keys/pool.ts'
+import type { Client } from './model.ts'
+import type {
+  Admission,
+  Budget,
+  Bulkhead,
+  Cache,
+  Flights,
+  Jobs,
+  Overload,
+  Profile,
+  Recorder,
+  SharedFlights,
+} from './parts.ts'
+import { createPipeline, type Pipeline } from './pipeline.ts'
+import type { Clock, Emit, Random, Transport, UpstreamOptions, World } from './ports.ts'
+import type { CircuitBreakers } from './resilience/breaker.ts'
+import { createRetry } from './resilience/retry.ts'
+import type { RetryBudget } from './resilience/retry-budget.ts'
+import type { Audit } from './telemetry/audit.ts'
+import type { Tracing } from './telemetry/tracing.ts'
+
+/** Made once per process; what of it has a policy takes another one with each generation. */
+export interface Lasting {
+  readonly clock: Clock
+  readonly random: Random
+  readonly emit: Emit
+  readonly connect: World['connect']
+  readonly profile: Profile
+  readonly tiers: Tiers
+  readonly admission: Admission
+  readonly budget: Budget
+  readonly flights: Flights
+  readonly sharedFlights: SharedFlights
+  readonly retryBudget: RetryBudget
+  readonly breakers: CircuitBreakers
+  readonly bulkhead: Bulkhead
+  readonly overload: Overload
+  readonly durable: DurableUpstream
+  readonly jobs: Jobs
+  readonly recorder: Recorder
+  readonly audit: Audit
+  readonly tracing: Tracing
+  /** Nothing is repeated any more. */
+  readonly isCutting: () => boolean
+}
+
+export interface Serving extends Server {
+  readonly config: Config
+  readonly people: readonly Client[]
+  readonly keys: KeyPool
+  readonly cache: Cache
+  readonly retryBudget: RetryBudget
+  readonly connection: Connection
+  readonly resume: Pipeline['resume']
+  /** Calls back when no flight of it is in the air, at once if none is. */
+  onIdle(listener: () => void): void
+}
+
+/** Shared by all servings that reach upstream in the same way. */
+export interface Connection {
+  readonly options: UpstreamOptions
+  readonly transport: Transport
+}
+
+export function createServing(config: Config, lasting: Lasting, keys: KeyPool, before: Serving | null): Serving {
+  const { clock, random, emit, profile, tracing, audit, isCutting } = lasting
+  const known = clientsOf(config)
+  const people = known.map(({ client }) => client)
+  const { markReplays } = config.cache
+  const connection = connectionOf(config, lasting, before)
+  const retryBudget = lasting.retryBudget.under(config.retry.budget)
+  const cache = createCache(
+    { replay: (body) => (markReplays ? profile.replay(body) : body) },
+    lasting.tiers,
+    clock,
+    emit,
+  )
+  const plain = createPlainUpstream({ profile, transport: connection.transport })
+  const durable = lasting.durable.under({ plain, execution: config.jobs.execution })
+  let aloft = 0
+  let whenIdle: (() => void) | null = null
+
+  const { handle, resume } = createPipeline({
+    ...lasting,
+    clients: createClients({ clients: known, anonymous: people.find(({ name }) => name === 'anonymous') ?? null }),
+    cache,
+    flights: {
+      has: lasting.flights.has,
+      join: (key, asker, fly) => lasting.flights.join(key, asker, (flight) => counted(fly(flight))),
+    },
+    retry: tracing.retry(audit.retry(createRetry({ clock, random, emit, budget: retryBudget, isDraining: isCutting }))),
+    breakers: lasting.breakers.under(config.breaker),
+    keys,
+    upstream: audit.upstream(tracing.upstream(durable)),
+  })
+
+  async function counted<T>(flight: Promise<T>): Promise<T> {
+    aloft += 1
+    try {
+      return await flight
+    } finally {
+      aloft -= 1
+      if (aloft === 0) whenIdle?.()
+    }
+  }
+
+  return {
+    config,
+    people,
+    keys,
+    cache,
+    retryBudget,
+    connection,
+    handle,
+    resume,
+    respond: createResponder({ markReplays, replay: profile.replay }),
+    onIdle(listener) {
+      whenIdle = listener
+      if (aloft === 0) listener()
+    },
+  }
+}
+
+function connectionOf({ upstream }: Config, { connect }: Lasting, before: Serving | null): Connection {
+  const options = {
+    url: upstream.url,
+    connectTimeoutMs: upstream.connectTimeout,
+    maxResponseBytes: upstream.maxResponseSize,
+  }
+  if (before && isDeepStrictEqual(before.connection.options, options)) return before.connection
+  return { options, transport: connect(options) }
+}
+
+/** The upstream keys as the settings have them, and how long they rest. */
+export function keysOf({ upstream, retry }: Config) {
+  return { keys: upstream.keys, keyRest: restsIn(resolveRetry(retry)) }
+}
+
+interface KnownClient {
+  readonly client: Client
+  readonly tokenHashes: readonly string[]
+}
+
+function clientsOf(config: Config): readonly KnownClient[] {
+  return Object.entries(config.clients).map(([name, { tokenSha256, token }]) => ({
+    client: { name, ...resolveClient(config, name) },
+    tokenHashes: [...tokenSha256, ...token.map((secret) => createHash('sha256').update(secret.reveal()).digest('hex'))],
+  }))
+}
