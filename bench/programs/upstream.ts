@@ -1,5 +1,5 @@
 /**
- * An upstream that answers at once, or after `--delay` ms: one valid answer of 4 KB for every question. It costs as little as a
+ * An upstream that answers at once, or after `--delay` ms: a valid answer of 4 KB for every question. It costs as little as a
  * Node server can, so that the proxy in front of it is what is measured. `/__calls` says how many questions it got,
  * `/__last` when it answered the last one. `--failure-rate` makes answers fail by chance.
  */
@@ -16,8 +16,8 @@ const { values } = parseArgs({
 })
 const delayMs = Number(values.delay)
 const failureRate = Number(values['failure-rate'])
-const body = Buffer.from(answerOf(Number(values.bytes)))
-const failure = Buffer.from('{"detail":"Scraper failed"}')
+const [start = '', rest = ''] = answerOf(Number(values.bytes)).split('PROMPT')
+const failure = '{"detail":"Scraper failed"}'
 let calls = 0
 let lastAnsweredAt = 0
 
@@ -33,8 +33,9 @@ const server = createServer((request, response) => {
   function answer(): void {
     lastAnsweredAt = Date.now()
     const failed = failureRate > 0 && Math.random() < failureRate
-    const sent = failed ? failure : body
-    response.writeHead(failed ? 500 : 200, ['Content-Type', 'application/json', 'Content-Length', String(sent.length)])
+    const sent = failed ? failure : `${start}${promptOf(request.url ?? '')}${rest}`
+    const length = String(Buffer.byteLength(sent))
+    response.writeHead(failed ? 500 : 200, ['Content-Type', 'application/json', 'Content-Length', length])
     response.end(sent)
   }
 })
@@ -43,12 +44,16 @@ server.listen({ port: 0, host: '127.0.0.1', backlog: 16_384 }, () => {
   console.log(JSON.stringify({ port: (server.address() as AddressInfo).port }))
 })
 
+function promptOf(target: string): string {
+  return decodeURIComponent(/[?&]prompt=([^&]*)/.exec(target)?.[1]?.replaceAll('+', ' ') ?? '')
+}
+
 function answerOf(bytes: number): string {
   const about = {
     scraper: 'chatgpt',
     status: 'done',
     job_id: '0b6e7c55-3f0e-4a8e-9d62-1d3c5a1f7a10',
-    prompt: 'a question',
+    prompt: 'PROMPT',
     country: 'US',
     links: [{ url: 'https://example.com/a', text: 'A page' }],
     credits_used: 3,

@@ -2,7 +2,7 @@
  * Keeping answers: what may be kept, for how long, for whom, and in which tiers. Memory is asked first, then the disk, then what
  * all replicas share; what is found there moves up. Knows nothing of HTTP; a sick tier is a miss.
  */
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import type { CachePolicy, Call, Client, Entry, Lookup, PurgeFilter, Reply, Tier, Verdict, Wishes } from '../model.ts'
 import type { Cache } from '../parts.ts'
 import type { Clock, Disk, Emit } from '../ports.ts'
@@ -126,7 +126,7 @@ export function createCache(options: CacheOptions, { local, durable, shared }: T
       status: reply.status,
       contentType: reply.contentType ?? 'application/json',
       body: unpooled(body),
-      etag: `${weak}"${createHash('sha256').update(reply.body).digest('base64url').slice(0, 27)}"`,
+      etag: `${weak}"${hash('sha256', reply.body, 'base64url').slice(0, 27)}"`,
       storedAt,
       freshUntil: storedAt + ttlMs,
       staleUntil: storedAt + ttlMs + staleMs,

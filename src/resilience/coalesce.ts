@@ -33,6 +33,8 @@ interface Airborne {
   readonly startedAt: number
   /** Who began it: the first to board. */
   leader: Waiting | null
+  /** As far as is known: it may have left. */
+  mostPatient: Waiting | null
   readonly waiting: Set<Waiting>
   readonly listeners: Set<() => void>
   progress: Landing | null
@@ -52,6 +54,7 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
       scraper,
       startedAt: clock.wall(),
       leader: null,
+      mostPatient: null,
       waiting: new Set(),
       listeners: new Set(),
       progress: null,
@@ -75,6 +78,7 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
         fail: (error) => leave(() => reject(error)),
       }
       airborne.waiting.add(waiting)
+      airborne.mostPatient = morePatient(airborne.mostPatient, waiting)
       airborne.leader ??= waiting
       const timer = clock.after(asker.deadlineAt - clock.now(), () => leave(timeIsUp))
       let stopListening = (): void => {}
@@ -103,7 +107,7 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
   async function start(key: string | null, airborne: Airborne, fly: Fly): Promise<void> {
     const flight: Flight = {
       leaderWaits: () => airborne.leader !== null && airborne.waiting.has(airborne.leader),
-      patienceUntil: () => Math.max(0, ...Array.from(airborne.waiting, ({ deadlineAt }) => deadlineAt)),
+      patienceUntil: () => patienceOf(airborne),
       onAbandoned(listener) {
         airborne.listeners.add(listener)
         return () => void airborne.listeners.delete(listener)
@@ -118,6 +122,17 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
       if (airborne.waiting.size === 0 && !(error instanceof ProxyError)) emit({ kind: 'broke', where: 'flight', error })
       end(key, airborne, ({ fail }) => fail(error))
     }
+  }
+
+  /** Asked for at every attempt, so all are looked through only when the most patient one has left. */
+  function patienceOf(airborne: Airborne): number {
+    let { mostPatient } = airborne
+    if (!mostPatient || !airborne.waiting.has(mostPatient)) {
+      mostPatient = null
+      for (const waiting of airborne.waiting) mostPatient = morePatient(mostPatient, waiting)
+      airborne.mostPatient = mostPatient
+    }
+    return mostPatient?.deadlineAt ?? 0
   }
 
   function end(key: string | null, airborne: Airborne, tell: (waiting: Waiting) => void): void {
@@ -143,4 +158,8 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
       return aloft.size
     },
   }
+}
+
+function morePatient(one: Waiting | null, other: Waiting): Waiting {
+  return one === null || other.deadlineAt > one.deadlineAt ? other : one
 }

@@ -6,11 +6,16 @@ export type JsonObject = Readonly<Record<string, unknown>>
 
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 
+/** Bodies that were parsed before: what is known to be an object is not parsed again to be marked. */
+const objects = new WeakSet<Buffer>()
+
 /** Null when the body is cut off, not JSON, not UTF-8, or not an object. */
 export function parseObject(body: Buffer): JsonObject | null {
   try {
     const value: unknown = JSON.parse(utf8.decode(body))
-    return isObject(value) && !Array.isArray(value) ? value : null
+    if (!isObject(value) || Array.isArray(value)) return null
+    objects.add(body)
+    return value
   } catch {
     return null
   }
@@ -47,7 +52,7 @@ const marks: ReadonlyMap<string, string> = new Map([
  * around them: numbers beyond a double, the order of members and repeated ones stay as upstream wrote them.
  */
 export function replay(body: Buffer): Buffer {
-  return parseObject(body) ? withMembers(body, marks, 'replace') : body
+  return objects.has(body) || parseObject(body) ? withMembers(body, marks, 'replace') : body
 }
 
 /** An object with these members, JSON each, where it lacks them. */
@@ -80,7 +85,15 @@ function withMembers(body: Buffer, members: ReadonlyMap<string, string>, present
   const added = [...missing].map(([name, value]) => `"${name}":${value}`).join(',')
   const comma = count > 0 && added !== '' ? ',' : ''
   pieces.push(body.subarray(copiedTo, closing), Buffer.from(comma + added), body.subarray(closing))
-  return Buffer.concat(pieces)
+  return joined(pieces)
+}
+
+/** In memory of its own: a window into a shared pool would keep all of it alive as long as the body is kept. */
+function joined(pieces: readonly Buffer[]): Buffer {
+  const whole = Buffer.allocUnsafeSlow(pieces.reduce((bytes, piece) => bytes + piece.length, 0))
+  let at = 0
+  for (const piece of pieces) at += piece.copy(whole, at)
+  return whole
 }
 
 interface Member {
@@ -125,7 +138,13 @@ function* topMembers(body: Buffer): Generator<Member> {
 }
 
 function endOfString(body: Buffer, start: number): number {
-  let at = start + 1
-  while (body[at] !== byte.quote) at += body[at] === byte.backslash ? 2 : 1
-  return at + 1
+  let from = start + 1
+  for (;;) {
+    const quote = body.indexOf(byte.quote, from)
+    let slashes = 0
+    while (body[quote - 1 - slashes] === byte.backslash) slashes += 1
+    // A quote behind an odd number of backslashes is one of the text.
+    if (slashes % 2 === 0) return quote + 1
+    from = quote + 1
+  }
 }
