@@ -53,6 +53,7 @@ import { createCircuitHints, createSharedHints } from './resilience/shared-hints
 import { priceOf } from './scrapellm/credits.ts'
 import { scrapers } from './scrapellm/endpoints.ts'
 import { promptHash } from './scrapellm/params.ts'
+import { keyCheck } from './scrapellm/probe.ts'
 import { createProfile } from './scrapellm/profile.ts'
 import { createServing, keysOf, type Lasting } from './serving.ts'
 import { createAccessLog } from './telemetry/access-log.ts'
@@ -64,6 +65,9 @@ import { createTracing } from './telemetry/tracing.ts'
 
 /** What the settings are checked against and cannot know by themselves. */
 export const known = { scrapers, priceCredits: Math.min(...scrapers.map(priceOf)) }
+
+/** How a key is tried without spending a credit. */
+export const upstreamKeys = keyCheck
 
 export interface App {
   readonly log: Log
@@ -553,7 +557,7 @@ function tiersOf({ cache, redis }: Config): Tier[] {
   return cache.disk ? ['memory', 'disk'] : ['memory']
 }
 
-function sharedOptions(redis: NonNullable<Config['redis']>): SharedOptions {
+export function sharedOptions(redis: NonNullable<Config['redis']>): SharedOptions {
   const { username = null, password, database, timeout: timeoutMs, prefix } = redis
   return { place: placeOf(redis), username, password: password?.reveal() ?? null, database, timeoutMs, prefix }
 }

@@ -2,9 +2,11 @@
 /** The way in: reads the command line, runs one command, and ends with its exit code. Everything else is elsewhere. */
 import { readFileSync } from 'node:fs'
 import { randomBytes } from 'node:crypto'
+import { styleText } from 'node:util'
 import { helpText, parseCommandLine, type Invocation } from './cli/args.ts'
 import { runCheck } from './cli/check.ts'
 import { runDemo } from './cli/demo.ts'
+import { runDoctor } from './cli/doctor.ts'
 import type { Io } from './cli/io.ts'
 import { replayOptions } from './cli/replay-options.ts'
 import { runReplay } from './cli/replay.ts'
@@ -29,10 +31,16 @@ const io: Io = {
   randomBytes: (count) => randomBytes(count),
 }
 
-const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string }
+const { version, engines } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as {
+  readonly version: string
+  readonly engines: { readonly node: string }
+}
 
 /** One line that is written over, for whoever looks; not in a file. */
 const progress = process.stderr.isTTY ? (text: string) => io.stderr(`\r\u001B[K${text}`) : null
+
+/** Only on a terminal, and not where NO_COLOR is set. */
+const paint: typeof styleText = (format, text) => styleText(format, text, { stream: process.stdout })
 
 async function main(words: readonly string[]): Promise<number> {
   const parsed = parseCommandLine(words)
@@ -63,6 +71,8 @@ async function run(invocation: Invocation): Promise<number> {
       return runSimulator(invocation, io, process)
     case 'check':
       return runCheck(invocation, io)
+    case 'doctor':
+      return runDoctor({ ...invocation, neededNode: engines.node }, { ...io, paint })
     case 'schema':
       return runSchema(invocation, io)
     case 'token':

@@ -83,7 +83,19 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'resilience/',
     'telemetry/ledger.ts',
   ],
-  'cli/': ['config/', 'simulator/', 'compose.ts', 'world/', 'errors.ts', 'keys/secret.ts', 'ports.ts', 'replay/'],
+  // A look at the world before the start, through the doors that will be used.
+  'doctor/': ['config/units.ts', 'ports.ts', 'world/redis-client.ts'],
+  'cli/': [
+    'config/',
+    'simulator/',
+    'compose.ts',
+    'world/',
+    'errors.ts',
+    'keys/secret.ts',
+    'ports.ts',
+    'replay/',
+    'doctor/',
+  ],
   // Writes the tables of the README, the one of all metrics among them.
   'cli/docs.ts': ['config/', 'cli/', 'errors.ts', 'telemetry/metrics.ts'],
   'compose.ts': [
@@ -128,7 +140,7 @@ const nodeDoors: Readonly<Record<string, readonly string[]>> = {
   'node:sqlite': ['world/disk-file.ts'],
 }
 
-const edge = ['world/', 'main.ts', 'cli/', 'simulator/', 'config/reload.ts']
+const edge = ['world/', 'main.ts', 'cli/', 'doctor/', 'simulator/', 'config/reload.ts']
 const effects =
   /\bDate\.now\b|\bnew Date\(\)|\bperformance\.now\b|\bMath\.random\b|\brandom(?:UUID|Bytes|Int)\b|(?<![.\w])set(?:Timeout|Interval|Immediate)\b|\bprocess\.(?:env|argv|exit|exitCode|on|once|stdout|stderr|hrtime)\b|'node:(?:fs|fs\/promises|child_process)'/g
 

@@ -73,6 +73,10 @@ const options = {
 const commands = {
   serve: { options: ['config', 'set'], help: 'the proxy (what runs when no command is named)' },
   check: { options: ['config', 'set'], help: 'say every mistake in the settings, or print those in effect' },
+  doctor: {
+    options: ['config', 'set', 'json'],
+    help: 'look at upstream, Redis, disk, ports and limits, and say what to do before it is started',
+  },
   schema: { options: [], help: 'print the JSON Schema of the settings' },
   token: { operand: 'NAME', options: [], help: 'make a token for a client, and the lines for the settings' },
   simulator: { options: ['port'], help: 'only the simulated upstream' },

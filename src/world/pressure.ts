@@ -38,7 +38,7 @@ export function createPressureGauge(): PressureGauge {
 }
 
 /** Of the container, where there is one: without a limit it is 0, or more than any machine has. */
-function memoryLimit(): number {
+export function memoryLimit(): number {
   const constrained = process.constrainedMemory()
   return constrained > 0 && constrained < totalmem() ? constrained : totalmem()
 }

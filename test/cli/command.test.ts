@@ -52,7 +52,10 @@ void t.test('the command line', async (t) => {
     [['chekc'], { kind: 'wrong', message: 'unknown command "chekc"; did you mean "check"?' }],
     [
       ['dance'],
-      { kind: 'wrong', message: 'unknown command "dance"; known are serve, check, schema, token, simulator, demo' },
+      {
+        kind: 'wrong',
+        message: 'unknown command "dance"; known are serve, check, doctor, schema, token, simulator, demo, replay',
+      },
     ],
     [['--confg', 'a.yaml'], { kind: 'wrong', message: 'unknown option "--confg"; did you mean "--config"?' }],
     [['--config'], { kind: 'wrong', message: '--config needs a value: --config FILE' }],

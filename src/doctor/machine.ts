@@ -1,0 +1,69 @@
+/** Looks at what the machine or container gives: Node, memory, open files. Pure: the figures are handed in. */
+import type { Config } from '../config/schema.ts'
+import { formatSize } from '../config/units.ts'
+import { fine, finding, type Finding } from './finding.ts'
+
+export interface Machine {
+  readonly node: string
+  /** As in `engines` of package.json: `>=22.18`. */
+  readonly neededNode: string
+  readonly memoryBytes: number
+  /** Null = it cannot be seen here. */
+  readonly openFiles: number | null
+}
+
+const MIB = 1024 ** 2
+/** What the process takes beside kept answers, under load (measured, rounded up). */
+const BASE_BYTES = 256 * MIB
+/** Callers at once that a proxy nobody sized should bear, and files for all that is no connection of a caller. */
+const USUAL_CALLERS = 1_000
+const OTHER_FILES = 200
+
+export function examineMachine(machine: Machine, config: Config): Finding[] {
+  return [aboutNode(machine), aboutMemory(machine, config), aboutFiles(machine, config)]
+}
+
+function aboutNode({ node, neededNode }: Machine): Finding {
+  const [major = 0, minor = 0] = numbersIn(node)
+  const [wantedMajor = 0, wantedMinor = 0] = numbersIn(neededNode)
+  if (major > wantedMajor || (major === wantedMajor && minor >= wantedMinor)) return fine('node', `Node ${node}`)
+  return finding(
+    'fail',
+    'node',
+    `Node ${node} is too old`,
+    `install ${wantedMajor}.${wantedMinor} or newer, best a version with long-term support`,
+  )
+}
+
+function numbersIn(version: string): number[] {
+  return (version.match(/\d+/g) ?? []).map(Number)
+}
+
+function aboutMemory({ memoryBytes }: Machine, { cache, overload }: Config): Finding {
+  const needed = cache.memory.maxSize + BASE_BYTES
+  const text = `${inMiB(memoryBytes)}, of which kept answers may take ${formatSize(cache.memory.maxSize)}`
+  if (needed <= memoryBytes * overload.memory) return fine('memory', text)
+  const advice = `give it ${inMiB(needed / overload.memory)}, or lower cache.memory.maxSize: from ${overload.memory * 100} % on new questions are refused`
+  return finding(needed > memoryBytes ? 'fail' : 'warn', 'memory', `${text}: too much`, advice)
+}
+
+function inMiB(bytes: number): string {
+  return `${Math.ceil(bytes / MIB)} MiB`
+}
+
+function aboutFiles({ openFiles }: Machine, { upstream }: Config): Finding {
+  const name = 'open files'
+  const usual = upstream.maxConcurrent + USUAL_CALLERS + OTHER_FILES
+  if (openFiles === null)
+    return finding(
+      'note',
+      name,
+      'the limit cannot be seen here',
+      `let it have ${usual} and one more for each further caller at once`,
+    )
+  const callers = Math.max(0, openFiles - upstream.maxConcurrent - OTHER_FILES)
+  const text = `${openFiles} at most, enough for ${callers} callers at once`
+  if (openFiles >= usual) return fine(name, text)
+  const advice = `raise it to ${usual} or more: ulimit -n, LimitNOFILE= of systemd, --ulimit nofile= of Docker`
+  return finding('warn', name, text, advice)
+}

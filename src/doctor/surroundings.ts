@@ -1,0 +1,36 @@
+/** What the settings ask of those around the proxy, which cannot be seen from here: who is in front of it, and who stops it. */
+import type { Config } from '../config/schema.ts'
+import { finding, type Finding } from './finding.ts'
+
+const MARGIN_S = 20
+
+export function examineSurroundings(config: Config): Finding[] {
+  return [aboutPatience(config), aboutStopping(config), ...aboutNetwork(config)]
+}
+
+function aboutPatience({ retry, clients }: Config): Finding {
+  const deadlines = [retry.deadline, ...Object.values(clients).map((client) => client.retry?.deadline ?? 0)]
+  const seconds = Math.ceil(Math.max(...deadlines) / 1000)
+  const idle = seconds + MARGIN_S
+  const text = `an answer may take ${seconds} s, in which nothing is sent`
+  const advice = `let whatever is in front of it wait ${idle} s (nginx: proxy_read_timeout, HAProxy: timeout server, AWS: idle timeout, Envoy: route timeout), and callers as long, or with X-Request-Timeout`
+  return finding('note', 'load balancer', text, advice)
+}
+
+function aboutStopping({ shutdown }: Config): Finding {
+  const seconds = Math.ceil((shutdown.readinessDelay + shutdown.grace) / 1000)
+  const text = `stopping may take ${seconds} s`
+  const advice = `let the supervisor wait ${seconds + MARGIN_S} s (systemd: TimeoutStopSec, Kubernetes: terminationGracePeriodSeconds, Compose: stop_grace_period)`
+  return finding('note', 'supervisor', text, advice)
+}
+
+function aboutNetwork({ listen, admin }: Config): Finding[] {
+  const reached = [...(isLoopback(listen.host) ? [] : ['listen']), ...(isLoopback(admin.host) ? [] : ['admin'])]
+  if (reached.length === 0) return []
+  const text = `${reached.join(' and ')}: reached from other machines, in plain HTTP`
+  return [finding('note', 'network', text, 'keep it in a private network, or put TLS in front of it')]
+}
+
+function isLoopback(host: string): boolean {
+  return /^(?:localhost|127(?:\.\d{1,3}){3}|::1)$/i.test(host)
+}
