@@ -125,7 +125,16 @@ function inFull({ path, text, place }: Mistake): string {
       ? null
       : [place.source, place.line, place.column].filter((part) => part !== null).join(':')
   if (path.length === 0) return where === null ? text : `${where}: ${text}`
-  return where === null ? `${path.join('.')}: ${text}` : `${path.join('.')}: ${text} (${where})`
+  const name = path.map(inOneLine).join('.')
+  return where === null ? `${name}: ${text}` : `${name}: ${text} (${where})`
+}
+
+const longestName = 64
+
+/** A key may be any text, and a terminal may obey some of it. */
+function inOneLine(name: string): string {
+  const plain = name.replaceAll(/[\p{C}\p{Zl}\p{Zp}]/gu, (one) => `\\u{${one.codePointAt(0)?.toString(16)}}`)
+  return plain.length > longestName ? `${plain.slice(0, longestName)}…` : plain
 }
 
 function rank(mistake: Mistake): number {

@@ -72,6 +72,9 @@ export interface ProxyOptions {
   readonly files?: Record<string, string>
 }
 
+/** Where something runs that has to be ended: a test, or a command of the tests. */
+export type Stage = Pick<Test, 'teardown'>
+
 export const UPSTREAM_KEY = 'upstream-key-of-the-proxy'
 
 const SETTINGS_FILE = 'settings.yaml'
@@ -117,7 +120,7 @@ export function elasticClock(): ElasticClock {
 }
 
 /** `settings` is YAML over: free ports, the simulator as upstream, one key, quick pauses. */
-export async function aProxy(t: Test, settings = '', options: ProxyOptions = {}): Promise<Proxy> {
+export async function aProxy(t: Stage, settings = '', options: ProxyOptions = {}): Promise<Proxy> {
   const sim = createSimulator({ latency: instant, ...options.simulator })
   const { url: simulator } = await sim.start()
   const { upstream = simulator } = options

@@ -9,6 +9,7 @@ import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Test } from 'tap'
+import type { Stage } from './proxy.ts'
 
 export interface RedisProcess {
   readonly port: number
@@ -32,7 +33,7 @@ export interface SentinelTrio {
   readonly replica: RedisProcess
 }
 
-export async function startRedis(t: Test, args: readonly string[] = []): Promise<RedisProcess> {
+export async function startRedis(t: Stage, args: readonly string[] = []): Promise<RedisProcess> {
   return startServer(t, await freePort(), args)
 }
 
@@ -92,7 +93,7 @@ export async function startCluster(t: Test, size = 3): Promise<readonly RedisPro
 }
 
 async function startServer(
-  t: Test,
+  t: Stage,
   port: number,
   args: readonly string[],
   first: readonly string[] = [],
@@ -190,7 +191,7 @@ async function freePort(): Promise<number> {
   }
 }
 
-function temporaryDirectory(t: Test): string {
+function temporaryDirectory(t: Stage): string {
   const directory = mkdtempSync(join(tmpdir(), 'slp-redis-'))
   t.teardown(() => rmSync(directory, { recursive: true, force: true }))
   return directory

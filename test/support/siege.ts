@@ -5,7 +5,7 @@
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import type { Test } from 'tap'
-import { aProxy, type Proxy, type ProxyOptions, UPSTREAM_KEY } from './proxy.ts'
+import { aProxy, type Proxy, type ProxyOptions, type Stage, UPSTREAM_KEY } from './proxy.ts'
 
 export interface Peer {
   readonly socket: Socket
@@ -76,16 +76,18 @@ export function httpOf(body: string | Buffer, { status = '200 OK', headers = '' 
 
 export const answering: Play = ({ method, target }) => {
   if (method === 'POST') return httpOf('{"status":"pending","job_id":"job-1"}', { status: '202 Accepted' })
-  if (target.startsWith('/jobs/')) return httpOf('{"job_id":"job-1","status":"pending","scraper":"chatgpt"}')
-  return httpOf(answerOf(new URL(target, 'http://upstream').searchParams.get('prompt') ?? ''))
+  const { pathname, searchParams } = new URL(target, 'http://upstream')
+  const last = pathname.split('/').at(-1)
+  if (target.startsWith('/jobs/')) return httpOf(JSON.stringify({ job_id: last, status: 'pending' }))
+  return httpOf(answerOf(searchParams.get('prompt') ?? '', { scraper: last }))
 }
 
-export async function recorder(t: Test): Promise<Recorder> {
+export async function recorder(t: Stage): Promise<Recorder> {
   const heard: Heard[] = []
   const strays: string[] = []
   const sockets = new Set<Socket>()
   let play: Play | null = answering
-  const server = createServer((socket) => {
+  const server = createServer({ noDelay: true }, (socket) => {
     sockets.add(socket)
     let rest = ''
     socket.on('error', () => undefined)
@@ -160,7 +162,7 @@ export function deviations({ raw, method, target, headers }: Heard, host: string
 }
 
 /** The proxy in front of a recording upstream. */
-export async function siege(t: Test, settings = '', options: ProxyOptions = {}): Promise<Siege> {
+export async function siege(t: Stage, settings = '', options: ProxyOptions = {}): Promise<Siege> {
   const upstream = await recorder(t)
   const proxy = await aProxy(t, settings, { ...options, upstream: upstream.url })
   const port = Number(new URL(proxy.url).port)
@@ -184,7 +186,7 @@ export async function sendTo(port: number, bytes: string | Buffer): Promise<Peer
 }
 
 export async function openPeer(port: number): Promise<Peer> {
-  const socket = connect(port, '127.0.0.1')
+  const socket = connect({ port, host: '127.0.0.1', noDelay: true })
   const chunks: Buffer[] = []
   let failure: string | null = null
   socket.on('data', (chunk: Buffer) => chunks.push(chunk))
