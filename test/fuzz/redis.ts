@@ -11,8 +11,8 @@ import type { Chance } from './chance.ts'
 import { type Fuzzer, playCases } from './round.ts'
 
 const maxBytes = 1_048_576
-const ours = createCodec({ signingKeys: [signingKeyOf('ours')], maxBytes })
-const foreign = createCodec({ signingKeys: [signingKeyOf('theirs')], maxBytes })
+const ours = createCodec({ signingKeys: () => [signingKeyOf('ours')], maxBytes })
+const foreign = createCodec({ signingKeys: () => [signingKeyOf('theirs')], maxBytes })
 
 function storedOf({ int, isTrue }: Chance): Stored {
   const body = Buffer.from(`{"answer":"${'lorem ipsum '.repeat(int(200))}"}`)
