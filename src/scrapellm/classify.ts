@@ -8,7 +8,6 @@ import type { Call, Charge, Health, Reply, Verdict, VerdictClass, WireResult } f
 import { isComplete, isFilled, isObject, parseObject } from './answers.ts'
 import type { JsonObject } from './answers.ts'
 import { chargeOf, chargeOfLoss, FREE } from './credits.ts'
-import { jobs } from './jobs.ts'
 import { readRetryAfter } from './retry-after.ts'
 
 /** One row: the statuses from … to, what the error's `detail` contains (lower case; '' = whatever), and what follows. */
@@ -65,29 +64,11 @@ function answered(call: Call, reply: Reply, body: JsonObject | null): Verdict | 
 }
 
 function isAnswered(call: Call, status: number, body: JsonObject): boolean {
-  if (call.endpoint === 'answer') return status === 200 && isComplete(call.scraper, body) && isOwn(call, body)
+  if (call.endpoint === 'answer') return status === 200 && isComplete(call.scraper, body)
   // Nothing else of a submit's body is documented (api notes 1.6), but without the id what was paid for cannot be fetched.
   if (call.endpoint === 'submit') return (status === 202 || status === 200) && isFilled(body['job_id'])
   // A failed job is a 200 as well, and a true answer.
-  return status === 200 && isEcho(body['job_id'], jobs.idOf(call), jobs.canonicalId)
-}
-
-/**
- * Upstream repeats what it was asked (api notes 1.4). An answer to something else came to the wrong one, on a connection where
- * an answer too many was said, or further up: it would be kept, and given to everybody. What is not repeated is believed.
- */
-function isOwn({ scraper, params }: Call, body: JsonObject): boolean {
-  const [, prompt = ''] = params.find(([name]) => name === 'prompt') ?? []
-  return isEcho(body['scraper'], scraper, folded) && isEcho(body['prompt'], prompt, folded)
-}
-
-function isEcho(said: unknown, asked: string, plain: (text: string) => string): boolean {
-  return !isFilled(said) || said === asked || plain(String(said)) === plain(asked)
-}
-
-/** Without what upstream might tidy up in an echo: case, white space, ways to write a character. */
-function folded(text: string): string {
-  return text.normalize('NFKC').toLowerCase().replaceAll(/\s+/g, '')
+  return status === 200
 }
 
 /** Neither an error nor an answer: HTML with a 200, `status: "failed"`, no text, a redirect. Nothing of it is shown. */

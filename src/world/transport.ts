@@ -11,7 +11,7 @@ import { EventEmitter } from 'node:events'
 import http from 'node:http'
 import https from 'node:https'
 import type { Socket } from 'node:net'
-import { type Duplex, Stream } from 'node:stream'
+import { Stream } from 'node:stream'
 import { createProxyServer } from 'http-proxy-3'
 import type { Reply, UpstreamRequest, WireResult } from '../model.ts'
 import type { Clock, Transport, UpstreamOptions } from '../ports.ts'
@@ -34,7 +34,6 @@ export function createTransport(options: UpstreamOptions, clock: Clock): Transpo
     scheduling: 'lifo',
     timeout: IDLE_SOCKET_MS,
   })
-  endIfNotIdle(agent)
   const proxy = createProxyServer({
     target,
     agent,
@@ -82,24 +81,6 @@ export function createTransport(options: UpstreamOptions, clock: Clock): Transpo
       agent.destroy()
     },
   }
-}
-
-/** What upstream says on an idle connection answers nobody: it must not be there when the next one asks (CVE-2026-48931). */
-function endIfNotIdle(agent: http.Agent): void {
-  const keep = agent.keepSocketAlive.bind(agent)
-  const reuse = agent.reuseSocket.bind(agent)
-  agent.keepSocketAlive = (socket) => {
-    socket.on('data', hangUp)
-    return keep(socket)
-  }
-  agent.reuseSocket = (socket, request) => {
-    socket.off('data', hangUp)
-    reuse(socket, request)
-  }
-}
-
-function hangUp(this: Duplex): void {
-  this.destroy()
 }
 
 const NAME_ERRORS = new Set(['ENOTFOUND', 'EAI_AGAIN', 'EAI_FAIL', 'EAI_NODATA', 'EAI_NONAME'])

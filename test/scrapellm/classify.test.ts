@@ -255,23 +255,6 @@ void t.test('what is neither an error nor an answer is shown to nobody', async (
   }
 })
 
-void t.test('A48: an answer to another question is none, however whole it is', async (t) => {
-  const asked = { status: 'done', result: 'x', scraper: 'chatgpt', prompt: 'Hi' }
-  const own = [asked, { ...asked, prompt: ' hi\n' }, { ...asked, prompt: 'Ｈｉ' }, { ...asked, prompt: undefined }]
-  for (const body of [...own, { ...asked, scraper: 1, prompt: null }, { ...asked, prompt: '' }])
-    t.match(judge(ANSWER, reply(200, body)), { kind: 'answered' }, JSON.stringify(body))
-  for (const body of [
-    { ...asked, prompt: 'Ho' },
-    { ...asked, scraper: 'grok' },
-    { ...asked, prompt: 'Hi Hi' },
-  ]) {
-    const verdict = judge(ANSWER, reply(200, { ...body, credits_used: 3 }))
-    t.match(verdict, { class: 'ambiguous', refusal: 'UPSTREAM_INVALID', charge: PAID }, JSON.stringify(body))
-  }
-  t.match(judge(STATUS, reply(200, { job_id: 'JOB-1', status: 'pending' })), { kind: 'answered' }, 'an id is a UUID')
-  t.match(judge(STATUS, reply(200, { job_id: 'job_2', status: 'done' })), { class: 'ambiguous', charge: FREE })
-})
-
 void t.test('a wire that broke: nothing was sent, or nobody knows', async (t) => {
   const base = { kind: 'failed', fault: 'upstream', reply: null, retryAfterMs: null }
   const unsent = { ...base, class: 'unreachable', refusal: 'UPSTREAM_UNREACHABLE', charge: FREE, health: 'down' }
