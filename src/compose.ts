@@ -6,6 +6,7 @@ import { createLocalTier } from './cache/local-tier.ts'
 import { createCodec } from './cache/codec.ts'
 import { createSharedTier } from './cache/shared-tier.ts'
 import { createSigningKeys } from './cache/signing-keys.ts'
+import { followCertificate } from './config/certificate.ts'
 import type { Loaded } from './config/load.ts'
 import { resolveClient } from './config/policy.ts'
 import { createReloader, type Reloaded, type SettingsSource } from './config/reload.ts'
@@ -122,6 +123,7 @@ export function compose(
       keys: () => served.current.keys.states(),
       retryTokens: (scraper) => served.current.retryBudget.tokens(scraper),
       overload: () => overload,
+      certificateUntil: () => certificates.listen?.now.validUntil ?? null,
       queued: (scraper) => bulkhead.queued(scraper),
       budgets: () => budget.states(),
       cache: tiers,
@@ -243,7 +245,12 @@ export function compose(
   generations = served
   rests?.follow(({ name, because, untilAt }) => served.current.keys.heed(name, because, untilAt))
   let keyWatch = followKeys(loaded)
+  const certificates = {
+    listen: certificateOf('listen', firstConfig.listen.tls),
+    admin: certificateOf('admin', firstConfig.admin.tls),
+  }
   const server = doors.createServer(firstConfig.listen, {
+    certificate: certificates.listen,
     clock,
     random,
     emit,
@@ -303,6 +310,7 @@ export function compose(
     {
       random,
       emit,
+      certificate: certificates.admin,
       ready: isReady,
       metrics: metrics.text,
       status,
@@ -314,6 +322,20 @@ export function compose(
       ],
     },
   )
+
+  function certificateOf(name: 'listen' | 'admin', files: Config['listen']['tls']) {
+    if (!files) return null
+    return followCertificate({
+      path: `${name}.tls`,
+      files,
+      watch: world.watchFile,
+      clock,
+      tell(news) {
+        if (news.kind === 'kept') return log.warn('certificate kept', { port: name, because: news.because })
+        log.info('certificate replaced', { port: name, valid_until: new Date(news.validUntil).toISOString() })
+      },
+    })
+  }
 
   function restsOver(store: SharedStore) {
     const topic = {
@@ -502,6 +524,8 @@ export function compose(
       reloader.close()
       takingUp?.cancel()
       keyWatch.close()
+      certificates.listen?.close()
+      certificates.admin?.close()
       durable.close()
       await admin.close()
       served.close()
@@ -558,8 +582,8 @@ function tiersOf({ cache, redis }: Config): Tier[] {
 }
 
 export function sharedOptions(redis: NonNullable<Config['redis']>): SharedOptions {
-  const { username = null, password, database, timeout: timeoutMs, prefix } = redis
-  return { place: placeOf(redis), username, password: password?.reveal() ?? null, database, timeoutMs, prefix }
+  const { username = null, password, database, timeout: timeoutMs, prefix, ca: caPath = null } = redis
+  return { place: placeOf(redis), username, password: password?.reveal() ?? null, database, timeoutMs, prefix, caPath }
 }
 
 function placeOf({ url = '', sentinel, cluster }: NonNullable<Config['redis']>): SharedOptions['place'] {

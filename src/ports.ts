@@ -41,6 +41,8 @@ export interface UpstreamOptions {
   readonly url: string
   readonly connectTimeoutMs: number
   readonly maxResponseBytes: number
+  /** A file of certificates to be believed besides the usual ones. */
+  readonly caPath?: string | null
 }
 
 export interface Output {
@@ -78,6 +80,8 @@ export interface SharedOptions {
   readonly database: number
   readonly timeoutMs: number
   readonly prefix: string
+  /** As with upstream. */
+  readonly caPath?: string | null
 }
 
 /** All effects that parts may have: made once per process. Tests make their own. */

@@ -142,6 +142,7 @@ function connectionOf({ upstream }: Config, { connect }: Lasting, before: Servin
   const options = {
     url: upstream.url,
     connectTimeoutMs: upstream.connectTimeout,
+    caPath: upstream.ca ?? null,
     maxResponseBytes: upstream.maxResponseSize,
   }
   if (before && isDeepStrictEqual(before.connection.options, options)) return before.connection

@@ -135,8 +135,9 @@ const doors: Readonly<Record<string, readonly string[]>> = {
 
 /** Parts of Node that have a door, too; their types may be named by the neighbours of the door. */
 const nodeDoors: Readonly<Record<string, readonly string[]>> = {
-  'node:http': ['http/server.ts', 'http/admin.ts', 'http/bad-request.ts', 'world/transport.ts', 'simulator/'],
-  'node:https': ['world/transport.ts'],
+  'node:http': ['http/server.ts', 'http/node-server.ts', 'http/bad-request.ts', 'world/transport.ts', 'simulator/'],
+  'node:https': ['http/node-server.ts', 'world/transport.ts'],
+  'node:tls': ['world/authority.ts'],
   'node:sqlite': ['world/disk-file.ts'],
 }
 

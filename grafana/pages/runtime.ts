@@ -51,6 +51,17 @@ export const runtime: Page = {
             queries: [[`time() - ${worst('process_start_time_seconds')}`, '{{instance}}']],
           },
           {
+            kind: 'now',
+            title: 'Certificate ends in',
+            shows: 'How long the certificate of `listen.tls` is valid, the one that ends first.',
+            red: 'clients will refuse the proxy: renew the files; they are read anew by themselves. A log line `certificate kept` says why new ones were not taken.',
+            unit: 's',
+            queries: [[`min(${metric('tls_certificate_expiry_timestamp_seconds')}) - time()`, 'left']],
+            warn: 14 * 86_400,
+            bad: 3 * 86_400,
+            empty: 'no TLS',
+          },
+          {
             kind: 'stat',
             title: 'Restarts',
             shows: 'Starts over the time shown.',

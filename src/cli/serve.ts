@@ -1,6 +1,7 @@
 /** Runs the proxy until it is told to stop: listens, reloads on SIGHUP, drains on the first signal to stop, ends the drain on the second. */
 import { compose, type App } from '../compose.ts'
 import type { SettingsSource } from '../config/reload.ts'
+import type { Config } from '../config/schema.ts'
 import type { World } from '../ports.ts'
 
 /** `process`, as far as this needs it. */
@@ -25,8 +26,8 @@ export async function serve(source: SettingsSource, world: World, version: strin
   signals.on('SIGHUP', () => void app.reload('SIGHUP'))
   for (const warning of warnings) app.log.warn('settings', { warning })
   const { port, adminPort } = await app.listen()
-  const url = `http://${inUrl(config.listen.host)}:${port}`
-  const adminUrl = `http://${inUrl(config.admin.host)}:${adminPort}`
+  const url = urlOf(config.listen, port)
+  const adminUrl = urlOf(config.admin, adminPort)
   const ended = new Promise<number>((resolve) => {
     let code: number | null = null
     const stop = (reason: string, exitCode: number): void => {
@@ -63,6 +64,6 @@ export async function serve(source: SettingsSource, world: World, version: strin
   return { app, port, adminPort, ended }
 }
 
-function inUrl(host: string): string {
-  return host.includes(':') ? `[${host}]` : host
+function urlOf({ host, tls }: Config['listen' | 'admin'], port: number): string {
+  return `${tls ? 'https' : 'http'}://${host.includes(':') ? `[${host}]` : host}:${port}`
 }

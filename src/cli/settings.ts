@@ -2,6 +2,7 @@
 import { fileURLToPath } from 'node:url'
 import { resolve } from 'node:path'
 import { known } from '../compose.ts'
+import { certificateWarnings } from '../config/certificate.ts'
 import { loadConfig, type Loaded, type Source } from '../config/load.ts'
 import { reason } from '../config/reference.ts'
 import type { SettingsSource } from '../config/reload.ts'
@@ -36,7 +37,9 @@ export function readSettings(wanted: Wanted, io: Surroundings): Loaded {
     }
   })
   if (missing.length > 0) throw new ConfigError(missing)
-  return loadConfig(sources, wanted.sets, io.environment, (path) => io.readFile(resolve(io.cwd, path)), known)
+  const readFile = (path: string): string => io.readFile(resolve(io.cwd, path))
+  const loaded = loadConfig(sources, wanted.sets, io.environment, readFile, known)
+  return { ...loaded, warnings: [...loaded.warnings, ...certificateWarnings(loaded.config, readFile, Date.now())] }
 }
 
 function filesOf({ configs }: Wanted, { cwd }: Surroundings): { readonly name: string; readonly path: string }[] {

@@ -4,6 +4,7 @@
  */
 import { hash } from 'node:crypto'
 import { BlockList, isIP, isIPv4 } from 'node:net'
+import { authorityFlaw, pairFlaws } from './certificate.ts'
 import { nearest } from './nearest.ts'
 import type { Config } from './schema.ts'
 import type { Path } from './tree.ts'
@@ -18,9 +19,16 @@ export interface Danger {
 
 type Client = Config['clients'][string]
 
-export function dangers(config: Config, environment: Readonly<Record<string, string | undefined>>): Danger[] {
+export interface Surroundings {
+  readonly environment: Readonly<Record<string, string | undefined>>
+  /** Throws when there is nothing to read. */
+  readonly readFile: (path: string) => string
+}
+
+export function dangers(config: Config, { environment, readFile }: Surroundings): Danger[] {
   return [
     ...tlsDangers(environment),
+    ...certificateDangers(config, readFile),
     ...listenDangers(config),
     ...adminDangers(config),
     ...upstreamDangers(config.upstream),
@@ -54,6 +62,21 @@ function tlsDangers(environment: Readonly<Record<string, string | undefined>>): 
   const text =
     'it switches off the check of upstream certificates; unset it, and use NODE_EXTRA_CA_CERTS for your own CA'
   return [{ path: ['NODE_TLS_REJECT_UNAUTHORIZED'], text }]
+}
+
+function certificateDangers({ listen, admin, upstream, redis }: Config, readFile: Surroundings['readFile']): Danger[] {
+  const pairs = Object.entries({ listen, admin }).flatMap(([name, { tls }]) => {
+    return (tls ? pairFlaws(tls, readFile) : []).map(({ of, text }) => ({ path: [name, 'tls', of], text }))
+  })
+  const urls = [redis?.url ?? [], redis?.sentinel?.urls ?? [], redis?.cluster ?? []].flat()
+  const isUseless = urls.length > 0 && !urls.some((url) => url.startsWith('rediss:'))
+  const useless = 'is for TLS, and no URL of Redis begins with rediss://; write that, or take ca out'
+  const authorities = Object.entries({ upstream, redis }).flatMap(([name, settings]) => {
+    if (settings?.ca === undefined) return []
+    const text = name === 'redis' && isUseless ? useless : authorityFlaw(settings.ca, readFile)
+    return text === null ? [] : [{ path: [name, 'ca'], text }]
+  })
+  return [...pairs, ...authorities]
 }
 
 function listenDangers({ listen, clients }: Config): Danger[] {

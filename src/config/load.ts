@@ -65,7 +65,9 @@ export function loadConfig(
   mistakes.push(...explain(issues, tree).filter((one) => !unresolved.includes(one.path.join('.'))))
   const wrong = mistakes.map((one) => one.path.join('.'))
   const found = (
-    config === null ? [] : [...dangers(config, environment), ...(known ? unknownScrapers(config, known.scrapers) : [])]
+    config === null
+      ? []
+      : [...dangers(config, { environment, readFile }), ...(known ? unknownScrapers(config, known.scrapers) : [])]
   ).filter((one) => !isDoubtful(one, wrong))
   mistakes.push(...found.map((one) => about(one.path, one.text, tree)))
   if (mistakes.length > 0 || config === null) throw new ConfigError(render(mistakes))

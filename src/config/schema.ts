@@ -155,6 +155,21 @@ function oneOrMore<T extends z.ZodType>(item: T) {
 
 // Settings
 
+/** PEM; looked at again every few seconds. */
+function tls() {
+  const files = map({
+    cert: restart(
+      text('the path of a file'),
+      'The certificate, its chain after it, as PEM; read anew when it changes.',
+    ),
+    key: restart(
+      text('the path of a file'),
+      'Its private key, as PEM, without a passphrase; read anew when it changes.',
+    ),
+  })
+  return restart(files.optional(), 'HTTPS instead of HTTP, from TLS 1.2 on.')
+}
+
 const listen = map({
   host: restart(text('a host name or address').prefault('127.0.0.1'), 'Address on which the proxy listens.'),
   port: restart(
@@ -165,6 +180,11 @@ const listen = map({
     flag().prefault(false),
     'Lets several processes of this machine listen on the same port, each with an admin port of its own.',
   ),
+  maxConnections: restart(
+    count(1, 1_000_000).prefault(20_000),
+    'Connections of clients at the same time; who comes beyond that is answered 503 OVERLOADED and disconnected.',
+  ),
+  tls: tls(),
 })
 
 const admin = map({
@@ -177,6 +197,7 @@ const admin = map({
     secret(16).optional(),
     'Bearer token that the admin port demands, at least 16 characters; obligatory off loopback.',
   ),
+  tls: tls(),
 })
 
 const key = map({
@@ -190,6 +211,10 @@ const upstream = map({
   allowInsecure: live(
     flag().prefault(false),
     'Lets `url` be plain http beyond loopback, where anyone on the way can read keys and prompts.',
+  ),
+  ca: live(
+    text('the path of a file').optional(),
+    'Certificates of a CA of your own, as PEM, for a gateway that has one; the usual CAs are believed as well.',
   ),
   keys: live(
     list(key).prefault(defaultKeys),
@@ -536,6 +561,7 @@ const redis = map({
     'A master that Sentinels watch over.',
   ),
   cluster: restart(list(redisUrl()).optional(), 'Some servers of a cluster; it names the others.'),
+  ca: restart(text('the path of a file').optional(), 'The same as `upstream.ca`, for `rediss://`.'),
   username: restart(text('a name').optional(), 'Who we are, where it is not in the URL.'),
   password: restart(secret(1).optional(), 'Where it is not in the URL; for Sentinel always.'),
   database: restart(count(0, 9_999).prefault(0), 'Number of the database; 0 in a cluster.'),

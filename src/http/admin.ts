@@ -3,10 +3,11 @@
  * it adds more rows. Promises that no answer is cached, and that a web page opened on the operator's machine gets none.
  */
 import { hash, timingSafeEqual } from 'node:crypto'
-import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { ProxyError } from '../errors.ts'
 import type { Emit, Random } from '../ports.ts'
+import { type CertificateSource, createNodeServer } from './node-server.ts'
 import { problemOf } from './respond.ts'
 
 export interface AdminOptions {
@@ -20,6 +21,8 @@ export interface AdminOptions {
 export interface AdminParts {
   readonly random: Random
   readonly emit: Emit
+  /** Null = without TLS. */
+  readonly certificate?: CertificateSource | null
   readonly ready: () => boolean
   /** In the format that the header Accept prefers. */
   readonly metrics: (accept: string | undefined) => Promise<{ readonly contentType: string; readonly body: string }>
@@ -69,6 +72,7 @@ export interface Admin {
 }
 
 const maxBodyBytes = 64 * 1024
+const maxConnections = 1_000
 
 export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
   const routes = [...builtIn(parts), ...(parts.routes ?? [])]
@@ -76,7 +80,10 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
   let chosenPort = options.port
   const onlyLoopback = loopback.test(options.host)
 
-  const server = createHttpServer({ headersTimeout: 10_000, requestTimeout: 30_000 }, (incoming, outgoing) => {
+  const timeouts = { headersTimeout: 10_000, requestTimeout: 30_000 }
+  const { server, cut } = createNodeServer(timeouts, parts.certificate ?? null)
+  server.maxConnections = maxConnections
+  server.on('request', (incoming, outgoing) => {
     void answer(incoming)
       .catch((error: unknown) => {
         if (!(error instanceof ProxyError)) parts.emit({ kind: 'broke', where: 'admin', error })
@@ -143,7 +150,7 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve())
-        server.closeAllConnections()
+        cut()
       }),
   }
 }

@@ -34,7 +34,13 @@ export interface Activity {
 
 const sweepMs = 250
 
-export function createDrainer(server: HttpServer, connections: ReadonlyMap<Socket, Activity>, clock: Clock): Drainer {
+/** `cut` ends every connection, those as well that are not among `connections` yet. */
+export function createDrainer(
+  server: HttpServer,
+  connections: ReadonlyMap<Socket, Activity>,
+  clock: Clock,
+  cut: () => void,
+): Drainer {
   const { promise, resolve } = Promise.withResolvers<Drained>()
   let draining = false
   let stopped = false
@@ -91,9 +97,7 @@ export function createDrainer(server: HttpServer, connections: ReadonlyMap<Socke
 
   function force(): void {
     stop()
-    for (const [socket, { open }] of connections) {
-      if (open > 0) result = 'forced'
-      socket.destroy()
-    }
+    for (const { open } of connections.values()) if (open > 0) result = 'forced'
+    cut()
   }
 }

@@ -3,7 +3,7 @@
  * nothing behind a refused request on the same connection is ever executed, and that a drain loses nobody.
  * Knows neither routes nor why an answer is what it is.
  */
-import { createServer as createHttpServer, type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
+import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
 import { overloaded, ProxyError } from '../errors.ts'
 import type { Exchange, Outcome, ProxyRequest } from '../model.ts'
@@ -11,6 +11,7 @@ import type { Handle } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
 import { type ConnectionState, createBadRequests, linger } from './bad-request.ts'
 import { createDrainer, type Drained, type DrainTimes } from './drain.ts'
+import { type CertificateSource, createNodeServer } from './node-server.ts'
 import { readFields, readId, readRequest } from './request.ts'
 import { refuse, type Respond, type Response } from './respond.ts'
 import { createTargets } from './target.ts'
@@ -21,6 +22,8 @@ export interface ServerOptions {
   readonly port: number
   /** Other processes may listen on it as well. */
   readonly reusePort?: boolean
+  /** The next one is answered 503 and closed. */
+  readonly maxConnections?: number
   readonly timeouts?: Partial<Timeouts>
 }
 
@@ -47,6 +50,8 @@ export interface ServerParts {
   readonly clock: Clock
   readonly random: Random
   readonly emit: Emit
+  /** Null = without TLS. */
+  readonly certificate?: CertificateSource | null
   readonly serving: () => Serving
   /** Every new request is refused. */
   readonly isCritical?: () => boolean
@@ -70,6 +75,8 @@ interface Connection extends ConnectionState {
   /** The answer that is the last in line. */
   last: ServerResponse | null
   seenBytes: number
+  /** One more than there may be. */
+  readonly isExcess: boolean
 }
 
 const defaults: Timeouts = {
@@ -82,16 +89,22 @@ const defaults: Timeouts = {
 
 /** A target of 64 KiB must get through to us to be answered properly. */
 const maxHeaderSize = 72 * 1024
+/** So many are told so at a time; more are dropped. */
+const mostExcess = 1_000
+const excessMs = 2_000
+/** Requests without an answer on one connection: nobody sends more ahead but to do harm. */
+const mostPipelined = 100
 
-export function createServer({ host, port, reusePort = false, timeouts }: ServerOptions, parts: ServerParts): Server {
-  const { clock, random, emit, serving, isCritical = () => false } = parts
+export function createServer(options: ServerOptions, parts: ServerParts): Server {
+  const { host, port, reusePort = false, maxConnections = 20_000, timeouts } = options
+  const { clock, random, emit, serving, isCritical = () => false, certificate = null } = parts
   const { headersMs, requestMs, keepAliveMs, checkMs, slowReaderMs } = { ...defaults, ...timeouts }
   const target = createTargets()
   const connections = new Map<Socket, Connection>()
   let openRequests = 0
   let chosenPort = port
 
-  const server = createHttpServer({
+  const nodeOptions = {
     maxHeaderSize,
     headersTimeout: headersMs,
     requestTimeout: requestMs,
@@ -104,16 +117,23 @@ export function createServer({ host, port, reusePort = false, timeouts }: Server
     optimizeEmptyRequests: true,
     // Ours is stricter and answers with a problem document: see request.ts.
     requireHostHeader: false,
-  })
+  }
+  const { server, onConnection, cut } = createNodeServer(nodeOptions, certificate)
   // Node hides headers beyond its limit from us but frames by them (CVE-2026-58044): let all be seen, and count.
   server.maxHeadersCount = 0
   server.timeout = 0
+  server.maxConnections = maxConnections + mostExcess
 
-  const drainer = createDrainer(server, connections, clock)
+  const drainer = createDrainer(server, connections, clock, cut)
   const badRequests = createBadRequests({ ...parts, reasons: STATUS_CODES })
-  server.on('connection', (socket) => {
-    connections.set(socket, { open: 0, seenBytes: 0, last: null, closing: false, broken: false })
-    socket.once('close', () => connections.delete(socket))
+  onConnection((socket) => {
+    const isExcess = connections.size >= maxConnections
+    connections.set(socket, { open: 0, seenBytes: 0, last: null, closing: false, broken: false, isExcess })
+    const timer = isExcess ? clock.after(excessMs, () => socket.destroy()) : null
+    socket.once('close', () => {
+      timer?.cancel()
+      connections.delete(socket)
+    })
   })
   server.on('request', receive)
   server.on('checkContinue', receive)
@@ -144,7 +164,8 @@ export function createServer({ host, port, reusePort = false, timeouts }: Server
     try {
       if (refusal) throw refusal
       if (drainer.stopped) throw new ProxyError('SHUTTING_DOWN', 'This proxy is shutting down.', { close: true })
-      if (isCritical()) throw overloaded('This proxy is overloaded.', random.next(), { close: true })
+      if (connection.isExcess || connection.open > mostPipelined || isCritical())
+        throw overloaded('This proxy is overloaded.', random.next(), { close: true })
       const onGone = watch(outgoing)
       const request = readRequest(incoming, fields, { id, arrivedAt: clock.now(), onGone, target })
       serve({ request, client: null, call: null, limits: null, credits: [] }, incoming, outgoing, connection)

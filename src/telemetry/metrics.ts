@@ -265,6 +265,17 @@ const readingRows: readonly Reading[] = [
     read: ({ gauges }) => (gauges.redis ? [[gauges.redis() === 'up' ? 1 : 0]] : []),
   },
   {
+    ...row(
+      [],
+      'tls_certificate_expiry_timestamp_seconds',
+      'When the certificate of `listen.tls` ends, in seconds since 1970. Absent without TLS.',
+    ),
+    read({ gauges }) {
+      const until = gauges.certificateUntil?.() ?? null
+      return until === null ? [] : [[until / 1000]]
+    },
+  },
+  {
     ...row([], 'config_generation', 'Number of the settings in force: 1 at start, one more with each reload.'),
     read: ({ gauges }) => [[gauges.configGeneration()]],
   },
@@ -296,6 +307,8 @@ export interface Gauges {
   readonly budgets?: () => readonly BudgetStatus[]
   readonly retryTokens: (scraper: string) => number
   readonly queued?: (scraper: string) => number
+  /** Epoch milliseconds; null = there is none. */
+  readonly certificateUntil?: () => number | null
   readonly overload?: () => { readonly state: OverloadState; readonly memory: number }
   readonly cache: () => readonly { readonly tier: Tier; readonly entries: number; readonly bytes: number }[]
   readonly configGeneration: () => number

@@ -5,6 +5,7 @@
  */
 import { Cluster, Command, Redis, type RedisOptions } from 'ioredis'
 import type { RedisTrouble } from '../telemetry/events.ts'
+import { believing } from './authority.ts'
 
 /** All URLs are `redis://` or `rediss://`, with user name and password where needed. */
 export type RedisPlace =
@@ -19,6 +20,8 @@ export interface RedisAccess {
   readonly username: string | null
   readonly password: string | null
   readonly database: number
+  /** Null = the usual CAs only. */
+  readonly caPath?: string | null
 }
 
 export interface RedisPatience {
@@ -137,10 +140,11 @@ export function createRedisClient(
   }
 }
 
-function baseOf({ place, username, password, database }: RedisAccess, patience: RedisPatience): Settings {
+function baseOf({ place, username, password, database, caPath }: RedisAccess, patience: RedisPatience): Settings {
   const urls = place.kind === 'single' ? [place.url] : place.urls
   const inUrl = credentialsOf(urls[0] ?? '')
   const isTls = urls.some((url) => url.startsWith('rediss:'))
+  const tls = { rejectUnauthorized: true, ...(caPath ? { secureContext: believing(caPath) } : {}) }
   const isSentinel = place.kind === 'sentinel'
   const own = isSentinel ? { username: null, password: null } : inUrl
   return {
@@ -159,7 +163,7 @@ function baseOf({ place, username, password, database }: RedisAccess, patience: 
     db: place.kind === 'cluster' ? 0 : database,
     ...given('username', username ?? own.username),
     ...given('password', password ?? own.password),
-    ...(isTls ? { tls: {}, sentinelTLS: {}, enableTLSForSentinelMode: true } : {}),
+    ...(isTls ? { tls, sentinelTLS: tls, enableTLSForSentinelMode: true } : {}),
     ...(place.kind === 'single' ? hostOf(place.url) : {}),
     ...(isSentinel
       ? {

@@ -15,6 +15,7 @@ import { Stream } from 'node:stream'
 import { createProxyServer } from 'http-proxy-3'
 import type { Reply, UpstreamRequest, WireResult } from '../model.ts'
 import type { Clock, Transport, UpstreamOptions } from '../ports.ts'
+import { believing } from './authority.ts'
 
 /** Idle connections are closed before a usual server would: a reused socket that upstream just closed may have cost money. */
 const IDLE_SOCKET_MS = 4_000
@@ -33,6 +34,7 @@ export function createTransport(options: UpstreamOptions, clock: Clock): Transpo
     maxFreeSockets: MAX_IDLE_SOCKETS,
     scheduling: 'lifo',
     timeout: IDLE_SOCKET_MS,
+    ...(secure && options.caPath ? { secureContext: believing(options.caPath) } : {}),
   })
   const proxy = createProxyServer({
     target,
@@ -94,11 +96,20 @@ const REFUSED_ERRORS = new Set([
   'EPERM',
 ])
 
+/** Of OpenSSL, without CERT in their names. */
+const TLS_ERRORS = new Set([
+  'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+  'HOSTNAME_MISMATCH',
+  'INVALID_CA',
+  'INVALID_PURPOSE',
+  'EPROTO',
+])
+
 function reasonOf(code: string, sent: boolean): BrokenReason {
   if (code === 'ECONNECT_TIMEOUT' || (code === 'ETIMEDOUT' && !sent)) return 'connect-timeout'
   if (NAME_ERRORS.has(code)) return 'name'
   if (REFUSED_ERRORS.has(code)) return 'refused'
-  if (code.startsWith('ERR_TLS') || code.startsWith('ERR_SSL') || code.startsWith('CERT_') || code.includes('CERT'))
+  if (code.startsWith('ERR_TLS') || code.startsWith('ERR_SSL') || code.includes('CERT') || TLS_ERRORS.has(code))
     return 'tls'
   return code.startsWith('HPE_') ? 'malformed' : 'reset'
 }

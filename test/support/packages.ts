@@ -13,6 +13,7 @@ interface Need {
 const NEEDS: readonly Need[] = [
   { package: 'python3-requests', probe: ['/usr/bin/python3', '-c', 'import requests'] },
   { package: 'redis-server', probe: ['redis-server', '--version'] },
+  { package: 'openssl', probe: ['openssl', 'version'] },
   { package: 'curl', probe: ['curl', '--version'] },
   { package: 'chromium', probe: ['/usr/bin/chromium', '--version'] },
   { package: 'prometheus', probe: ['promtool', '--version'] },

@@ -2,6 +2,7 @@
  * The whole proxy on real sockets in front of the simulator, in this process. Time is real but can be skipped; pauses between
  * attempts are a millisecond, because how long they are is tested elsewhere.
  */
+import { readFileSync } from 'node:fs'
 import http from 'node:http'
 import type { Test } from 'tap'
 import { compose, type App } from '../../src/compose.ts'
@@ -12,6 +13,7 @@ import { createSimulator, instant, type Simulator, type SimulatorOptions } from 
 import { createAuditFile } from '../../src/world/audit-file.ts'
 import { createClock } from '../../src/world/clock.ts'
 import { createDisk } from '../../src/world/disk.ts'
+import { watchFile } from '../../src/world/file-watch.ts'
 import { createRedis } from '../../src/world/redis.ts'
 import { createTransport } from '../../src/world/transport.ts'
 import { seededRandom } from './world.ts'
@@ -68,7 +70,7 @@ export interface ProxyOptions {
   readonly environment?: Record<string, string>
   /** Instead of the simulator. */
   readonly upstream?: string
-  /** Files that hold secrets, by path. */
+  /** Files that hold secrets, by path; those on the disk when left out. */
   readonly files?: Record<string, string>
 }
 
@@ -141,7 +143,8 @@ upstream: { url: "${upstream}", keys: [{ name: main, secret: ${UPSTREAM_KEY} }] 
         [],
         options.environment ?? {},
         (path) => {
-          const text = options.files?.[path]
+          if (!options.files) return readFileSync(path, 'utf8')
+          const text = options.files[path]
           if (text === undefined) throw Object.assign(new Error('not there'), { code: 'ENOENT' })
           return text
         },
@@ -160,6 +163,7 @@ upstream: { url: "${upstream}", keys: [{ name: main, secret: ${UPSTREAM_KEY} }] 
     openShared: (sharedOptions, emit) => createRedis(sharedOptions, clock, seededRandom(13), emit),
     gaugePressure: () => ({ limitBytes: 1024 ** 3, read: options.pressure ?? (() => calm), close: () => undefined }),
     watchFile(path, onChange) {
+      if (!options.files && path !== SETTINGS_FILE) return watchFile(path, clock, onChange)
       const watching = watched.get(path) ?? new Set()
       watched.set(path, watching.add(onChange))
       onChange(options.files?.[path] ?? null)

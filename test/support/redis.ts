@@ -179,7 +179,7 @@ export async function until(isSo: () => Promise<boolean> | boolean): Promise<voi
 const LOWEST = 11_000
 const RANGE = 11_000
 
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   for (;;) {
     const nextPort = LOWEST + Math.floor(Math.random() * RANGE)
     const server = createServer()

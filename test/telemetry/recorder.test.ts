@@ -38,6 +38,8 @@ function createScene(
       retryTokens: (scraper) => (scraper === 'chatgpt' ? 95 : 100),
       cache: () => [{ tier: 'memory', entries: 2, bytes: 8192 }],
       configGeneration: () => live.generation,
+      certificateUntil: () => start + 86_400_000,
+      overload: () => ({ state: 'shedding', memory: 0.9 }),
     },
   })
   const access = createAccessLog({ level: 'info', prompts: false }, { clock, sink })
@@ -565,6 +567,8 @@ void t.test('events beside the outcomes are counted, and those an operator must 
     'breaker_transitions_total{scraper="gemini",to="closed"}': 1,
     bugs_total: 1,
     'breaker_state{scraper="chatgpt"}': 0,
+    overload_state: 1,
+    memory_used_ratio: 0.9,
     'breaker_state{scraper="gemini"}': 1,
     'key_state{key="main"}': 2,
     'key_state{key="spare"}': 1,
