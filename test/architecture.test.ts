@@ -137,7 +137,7 @@ const doors: Readonly<Record<string, readonly string[]>> = {
 const nodeDoors: Readonly<Record<string, readonly string[]>> = {
   'node:http': ['http/server.ts', 'http/node-server.ts', 'http/bad-request.ts', 'world/transport.ts', 'simulator/'],
   'node:https': ['http/node-server.ts', 'world/transport.ts'],
-  'node:tls': ['world/authority.ts'],
+  'node:tls': ['world/authority.ts', 'doctor/upstream.ts'],
   'node:sqlite': ['world/disk-file.ts'],
 }
 
