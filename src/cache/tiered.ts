@@ -85,6 +85,7 @@ export function createCache(options: CacheOptions, { local, durable, shared }: T
     if (key === null) return null
     const entry = toEntry(call, verdict, policy, kept)
     if (!entry || (entry.status !== 200 && hidesAnAnswer(key))) return null
+    if (kept.ageMs > 0 && isOutdated(key, entry)) return null
     keep(key, entry, kept.isPassedOn)
     return entry
   }
@@ -99,6 +100,12 @@ export function createCache(options: CacheOptions, { local, durable, shared }: T
   function hidesAnAnswer(key: string): boolean {
     const known = local.get(key) ?? durable?.readEntry(key)
     return known?.status === 200 && !isGone(known, clock.wall())
+  }
+
+  /** The answer of a job is as old as the job: meanwhile somebody may have paid for a newer one. */
+  function isOutdated(key: string, { storedAt }: Entry): boolean {
+    const known = local.get(key) ?? durable?.readEntry(key)
+    return known?.status === 200 && known.storedAt > storedAt && !isGone(known, clock.wall())
   }
 
   function toEntry(

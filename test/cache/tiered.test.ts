@@ -178,3 +178,12 @@ void t.test('the memory tier is bounded by bytes, evicts the least recently used
   local.delete('a')
   t.equal(local.count, 2)
 })
+
+t.test('the answer of an old job does not take the place of one that was paid for since', async (t) => {
+  const { cache, time } = aCache()
+  cache.store('k1', CALL, answered('newer'), POLICY, NOW)
+  time.at += 1_000
+  t.equal(cache.store('k1', CALL, answered('older'), POLICY, { ...NOW, ageMs: 60_000 }), null)
+  t.match(await cache.lookup('k1', CALL, NO_WISHES, POLICY), { kind: 'fresh', entry: { body: Buffer.from('newer*') } })
+  t.ok(cache.store('k1', CALL, answered('newest'), POLICY, { ...NOW, ageMs: 500 }), 'a newer job does')
+})
