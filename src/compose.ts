@@ -503,9 +503,10 @@ export function compose(
   /** First the requests, then the flights that nobody waits for any more: they are probably paid for. */
   async function drain(): Promise<Drained> {
     const { readinessDelay, grace } = inForce().shutdown
-    clock.after(readinessDelay + grace, hurried.resolve)
+    const end = clock.after(readinessDelay + grace, hurried.resolve)
     const how = await server.drain({ readinessDelayMs: readinessDelay, graceMs: grace })
     await Promise.race([flights.idle(), hurried.promise])
+    end.cancel()
     return flights.size === 0 ? how : 'forced'
   }
 

@@ -209,7 +209,7 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
     }
     // Until the answer is kept, the job is the only way back to it.
     await write(id, { ...record, isSettled: true })
-    clock.after(SAFE_AFTER_MS, () => void forget(id))
+    void sleep(SAFE_AFTER_MS).then(() => forget(id))
     return { verdict: record.isSettled ? { ...verdict, charge: paidBefore } : verdict, status }
   }
 
