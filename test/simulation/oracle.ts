@@ -1,0 +1,703 @@
+/**
+ * What must never happen, looked for at every step, and what must be so in the end: the invariants R (retries), C (circuits), L (limits
+ * and credits) and S (sharing), each by its own simple account of what callers asked and the vendor saw, and not by asking the
+ * proxy. Where a fault excuses something, the check says so. Longer than other files: the invariants are one list.
+ */
+import { codes } from '../../src/errors.ts'
+import type { Response } from '../../src/http/respond.ts'
+import type { StatusReport } from '../../src/http/status.ts'
+import type { Ask } from './ask.ts'
+import type { ClientPlan, Plan } from './plan.ts'
+import type { RedisServer } from './redis-server.ts'
+import { type CallClass, type Charge, questionOf, type UpstreamCall } from './vendor.ts'
+
+/** Throws nothing: what is broken is told once, and the simulation ends. */
+export type Fail = (invariant: string, what: string) => void
+
+export interface Oracle {
+  asked(ask: Ask): void
+  /** Null = nobody is there to be answered. */
+  answered(ask: Ask, response: Response | null): void
+  callStarted(call: UpstreamCall): void
+  callEnded(call: UpstreamCall): void
+  charged(charge: Charge): void
+  /** Whatever a replica, or Redis, has been told to write. */
+  wrote(text: string, where: string): void
+  redisWrote(key: string, before: string | null, after: string | null): void
+  /** A replica is gone, or has begun anew. */
+  died(replica: number, life: number): void
+  stepped(replica: number): void
+  /** Cached answers are no longer expected. */
+  purged(): void
+  /** Five minutes after the last fault. */
+  healthy(report: StatusReport, replica: number): void
+  /** Nothing is asked any more. */
+  quiet(report: StatusReport, metrics: string, replica: number, life: number): void
+  finished(redis: RedisServer | null, reports: readonly StatusReport[]): void
+}
+
+/** All attempts of one flight: they carry the id of the request that began it. */
+interface Course {
+  readonly calls: UpstreamCall[]
+  lastCost: number
+}
+
+/** The circuit of one scraper on one replica, as the rules say it. */
+interface Circuit {
+  state: 'closed' | 'open' | 'trial'
+  since: number
+  /** The earliest end of the open time. */
+  until: number
+  hasTripped: boolean
+  probe: UpstreamCall | null
+  completions: { readonly at: number; readonly weight: number }[]
+}
+
+interface Bucket {
+  tokens: number
+  at: number
+}
+
+const ATTEMPTS = 4
+const CONSECUTIVE = 5
+const [WINDOW, MINIMUM, RATE] = [20, 10, 0.5]
+const MEMORY_MS = 600_000
+const SURVIVAL_MS = 15_000
+const classAttempts: Partial<Record<CallClass, number>> = { timeout: 2, emptyResult: 2, ambiguous: 2 }
+const keyIsDone: ReadonlySet<CallClass> = new Set(['unauthorized', 'creditsExhausted'])
+const keyIsAtFault: ReadonlySet<CallClass> = new Set([...keyIsDone, 'rateLimited'])
+const isSlow: ReadonlySet<CallClass> = new Set(['timeout', 'gatewayTimeout', 'ambiguous'])
+const longBase: ReadonlySet<CallClass> = new Set(['rateLimited', 'queueFull', 'warmingUp'])
+const weights: Partial<Record<CallClass, number>> = {
+  ok: 0,
+  timeout: 0.5,
+  serverError: 1,
+  warmingUp: 1,
+  gatewayTimeout: 1,
+  unreachable: 1,
+  ambiguous: 1,
+}
+const PRICE = 3
+/** Of Kolmogorov and Smirnov: by chance once in a million. */
+const KS_LIMIT = 2.7
+
+export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle {
+  const { faults } = plan
+  const courses = new Map<string, Course>()
+  const asks = new Map<string, Ask>()
+  const open = new Map<string, Set<Ask>>()
+  const patientUntil = new Map<string, number>()
+  const running = new Set<UpstreamCall>()
+  const circuits = new Map<string, Circuit>()
+  const buckets = new Map<string, Bucket>()
+  const freshUntil = new Map<string, number>()
+  const bills: Charge[] = []
+  const spentToday = new Map<string, number>()
+  const arrivals = new Map<string, { readonly at: number; readonly limits: NonNullable<ClientPlan['rate']> }[]>()
+  const answeredBy = new Map<string, number>()
+  const attemptsBy = new Map<string, number>()
+  const waits: number[] = []
+  let lives = plan.replicas
+
+  const redisIsSick =
+    faults.redisLoss ||
+    faults.redisEmpty ||
+    faults.redisSkew ||
+    faults.redisHangs ||
+    faults.redisResets ||
+    faults.redisReplies ||
+    faults.redisSlow ||
+    faults.partitions
+  const restarts = faults.crashes || faults.drains
+  const forgets = faults.redisLoss || faults.redisEmpty
+  const hasRateLimits = (faults.fates['429-rate'] ?? 0) > 0
+  const isPlainSync = plan.execution === 'sync'
+  const circuitIsExact = !plan.redis && !hasRateLimits && isPlainSync
+
+  return {
+    asked,
+    answered,
+    callStarted,
+    callEnded,
+    charged,
+    wrote,
+    redisWrote,
+    died,
+    stepped: () => freshUntil.clear(),
+    purged: () => freshUntil.clear(),
+    healthy,
+    quiet,
+    finished,
+  }
+
+  // Callers
+
+  function asked(ask: Ask): void {
+    asks.set(ask.request.id, ask)
+    const others = open.get(ask.question) ?? new Set()
+    open.set(ask.question, others.add(ask))
+    if (ask.isAsync) patientUntil.set(ask.question, now() + plan.deadlineMs)
+  }
+
+  function answered(ask: Ask, response: Response | null): void {
+    open.get(ask.question)?.delete(ask)
+    count(answeredBy, nameOf(ask))
+    if (now() > ask.deadlineAt + 1_000 && !faults.pauses) {
+      fail('S3', `request ${ask.request.id} was answered ${now() - ask.deadlineAt} ms after its deadline`)
+    }
+    if (!response) {
+      if (!ask.isGone) fail('S3', `request ${ask.request.id} got no answer though its caller waits`)
+      return
+    }
+    const { status, headers } = response
+    const header = headerReader(headers)
+    const code = header('X-Proxy-Code')
+    if (!header('Cache-Status')) fail('answer', `status ${status} without Cache-Status`)
+    if (header('X-Request-Id') !== ask.request.id)
+      fail('S6', `request ${ask.request.id} got the answer of another request`)
+    if (code !== null && !codes.some((known) => known === code)) fail('answer', `unknown code ${code}`)
+    if (code === 'INTERNAL') fail('answer', `request ${ask.request.id} met a bug`)
+    if (code !== null && (status === 429 || status === 503) && header('Retry-After') === null)
+      fail('answer', `${code} without Retry-After`)
+    admitted(ask, code)
+    if (code === 'CIRCUIT_OPEN' && circuitIsExact && ask.kind !== 'poll') {
+      const circuit = circuits.get(`${nameOf(ask)}/${ask.scraper}`)
+      if (!circuit?.hasTripped) fail('C5', `the circuit of ${ask.scraper} is open and nothing has tripped it`)
+    }
+    const text = response.body?.toString() ?? ''
+    wrote(`${headers.join('\n')}\n${text}`, 'an answer')
+    if (status === 200 && ask.kind !== 'submit') delivered(ask, text)
+    if (isPlainSync && ask.kind === 'answer' && status === 200) priced(ask, header)
+  }
+
+  /** S6: everybody gets the answer to their own question, and none that is not theirs to see. */
+  function delivered(ask: Ask, text: string): void {
+    const document = JSON.parse(text) as { readonly status?: string; readonly result?: unknown }
+    const body = (ask.kind === 'poll' ? (document.status === 'done' ? document.result : null) : document) as Body | null
+    if (!body) return
+    if (questionOf(body.scraper, body.prompt, body.country) !== ask.question)
+      fail('S6', `${ask.question} was answered with ${text}`)
+    const bill = bills[body.serial - 1]
+    if (!bill) return fail('S6', `an answer that nobody was charged for: ${body.serial}`)
+    const payer = asks.get(bill.call.requestId)?.client
+    const isPrivate = ask.client.scope === 'client' || payer?.scope === 'client'
+    if (payer && isPrivate && payer.name !== ask.client.name && ask.kind === 'answer') {
+      fail('S6', `${ask.client.name} got an answer of ${payer.name}, whose answers are its own`)
+    }
+  }
+
+  interface Body {
+    readonly scraper: string
+    readonly prompt: string
+    readonly country: string
+    readonly serial: number
+  }
+
+  /** What an answer says that it cost is what was charged for it. */
+  function priced(ask: Ask, header: (name: string) => string | null): void {
+    const own = courses.get(`${ask.request.id}/answer`)?.calls ?? []
+    const billed = own.filter(({ isBilled, ended }) => isBilled && ended).length * PRICE
+    const said = Number(header('X-Proxy-Credits'))
+    const isOwn = !(header('Cache-Status') ?? '').includes('hit')
+    if (isOwn && said !== billed)
+      fail('L1', `request ${ask.request.id} is said to cost ${said}, and ${billed} were charged`)
+  }
+
+  /** L4, looked at in the end. */
+  function admitted({ client, askedAt, replica, life, kind }: Ask, code: string | null): void {
+    if (!client.rate || code === 'RATE_LIMITED' || kind === 'poll') return
+    const who = plan.redis ? client.name : `${client.name}@${replica}.${life}`
+    const list = arrivals.get(who) ?? []
+    arrivals.set(who, list)
+    list.push({ at: askedAt, limits: client.rate })
+  }
+
+  // The vendor
+
+  function callStarted(call: UpstreamCall): void {
+    const process = nameOf(call)
+    running.add(call)
+    if (call.endpoint === 'status') return
+    const id = `${call.requestId}/${call.endpoint}`
+    const course = courses.get(id) ?? { calls: [], lastCost: 0 }
+    courses.set(id, course)
+    const before = course.calls.at(-1)
+    if (before) repeated(course, before, call)
+    course.calls.push(call)
+    waitedFor(call)
+    crowded(call)
+    if (circuitIsExact) tried(call, process)
+    if (call.endpoint === 'answer') alone(call)
+  }
+
+  function repeated(course: Course, before: UpstreamCall, call: UpstreamCall): void {
+    const { requestId } = call
+    const ended = before.ended
+    if (before.replica !== call.replica || before.life !== call.life) return
+    if (!ended) return fail('R3', `${requestId} is asked again while it is being asked`)
+    // How the job ended that stands behind a question is not seen here.
+    if (!isPlainSync && asks.get(requestId)?.kind !== 'submit') return
+    if (ended.class === 'ok' || ended.class === 'rejected')
+      fail('R4', `${requestId} is asked again after ${ended.class}`)
+    // A question that a job stands behind is a question all the same.
+    if (asks.get(requestId)?.kind === 'submit' && ended.class === 'ambiguous')
+      fail('R5', `job ${requestId} is submitted again after ${ended.class}`)
+    const counted = course.calls.filter((one) => !one.ended || !keyIsDone.has(one.ended.class)).length
+    if (counted >= ATTEMPTS || course.calls.length >= ATTEMPTS + plan.keys.length) {
+      fail('R3', `attempt ${course.calls.length + 1} of ${requestId}`)
+    }
+    const same = course.calls.filter((one) => one.ended?.class === ended.class).length
+    const most = classAttempts[ended.class] ?? ATTEMPTS
+    const isOtherKey = keyIsAtFault.has(ended.class) && before.key !== call.key
+    if (same >= most && !isOtherKey) fail('R3', `${requestId} is asked again after ${same} times ${ended.class}`)
+    if (keyIsDone.has(ended.class) && !isOtherKey)
+      fail('R3', `${requestId} is asked again with a key that is ${ended.class}`)
+    if (isOtherKey) return
+    const waitedMs = call.startedAt - ended.at
+    if (ended.retryAfterMs !== null) {
+      if (waitedMs < ended.retryAfterMs - 1 && !faults.wallSteps) {
+        fail(
+          'R7',
+          `${requestId} is asked again after ${ended.class} and ${waitedMs} ms, and was told to wait ${ended.retryAfterMs} ms`,
+        )
+      }
+    } else if (!plan.redis && !faults.pauses && !hasRateLimits && isPlainSync) {
+      spread(course, call, ended.class, same, waitedMs, ended.at)
+    }
+    paid(course, call, ended.class)
+  }
+
+  /** R6: pauses are uniform from 0 to the longest. */
+  function spread(
+    course: Course,
+    call: UpstreamCall,
+    failure: CallClass,
+    repeat: number,
+    waitedMs: number,
+    since: number,
+  ): void {
+    const longest = Math.min(30_000, (longBase.has(failure) ? 1_000 : 500) * 2 ** (repeat - 1))
+    if (waitedMs > longest + 1)
+      fail('R6', `${call.requestId} is asked again after ${waitedMs} ms, longer than ${longest} ms`)
+    const deadlineAt = asks.get(call.requestId)?.deadlineAt ?? 0
+    // Where long pauses are not taken, or not seen, those that are would be no fair sample.
+    if (plan.aborts === 0 && !faults.outages && deadlineAt > since + 2 * longest && course.calls.length === 1)
+      waits.push(waitedMs / longest)
+  }
+
+  /** R1, R8: what is repeated is paid for, by answers and by time. */
+  function paid(course: Course, call: UpstreamCall, failure: CallClass): void {
+    if (!isPlainSync) return
+    const bucket = bucketOf(call)
+    const cost = isSlow.has(failure) ? 10 : 5
+    course.lastCost = cost
+    bucket.tokens -= cost
+    // It was paid when the pause began, and what came meanwhile may have run over.
+    if (bucket.tokens < -15) fail('R1', `${call.scraper} is asked again with ${bucket.tokens} tokens left`)
+  }
+
+  function bucketOf(call: UpstreamCall): Bucket {
+    const name = `${nameOf(call)}/${call.scraper}`
+    const bucket = buckets.get(name) ?? { tokens: 100, at: now() }
+    buckets.set(name, bucket)
+    bucket.tokens = Math.min(100, bucket.tokens + (now() - bucket.at) / 12_000)
+    bucket.at = now()
+    return bucket
+  }
+
+  /** R3, R11: no attempt starts when nobody waits for it any more. */
+  function waitedFor(call: UpstreamCall): void {
+    if (plan.revalidateMs > 0 || plan.execution === 'durable') return
+    const own = asks.get(call.requestId)
+    if (!own || own.isAsync) return
+    // On the way there it asks Redis, and it may wait for a key.
+    const slackMs = plan.redis ? 2_000 : 0
+    const others = [...(open.get(call.question) ?? [])]
+    // Who has taken a job id instead of an answer waits on.
+    if ((patientUntil.get(call.question) ?? 0) > now()) return
+    const isWaited = others.some(
+      (ask) => !ask.isGone && ask.deadlineAt + slackMs > now() && ask.replica === call.replica,
+    )
+    const hasJustLeft = plan.redis || (own.isGone && hasRateLimits)
+    if (!isWaited && !hasJustLeft && !faults.pauses) fail('R3', `${call.requestId} is asked and nobody waits for it`)
+    if (isWaited && call.endpoint === 'answer') return
+    if (
+      plan.redis &&
+      now() > own.deadlineAt + slackMs &&
+      !others.some((ask) => ask.deadlineAt + slackMs > now()) &&
+      !faults.pauses
+    ) {
+      fail('R3', `${call.requestId} is asked ${now() - own.deadlineAt} ms after its deadline`)
+    }
+  }
+
+  /** R9 and the limit on open questions. */
+  function crowded(call: UpstreamCall): void {
+    if (!isPlainSync) return
+    const here = [...running].filter(
+      (one) => one.replica === call.replica && one.life === call.life && one.endpoint !== 'status',
+    )
+    const polls = [...running].filter(
+      (one) => one.replica === call.replica && one.life === call.life && one.endpoint === 'status',
+    )
+    if (here.length + polls.length > plan.maxConcurrent)
+      fail('R9', `${here.length} calls at a time, and ${plan.maxConcurrent} may be`)
+    const scraper = here.filter((one) => one.scraper === call.scraper)
+    if (plan.perScraper !== null && scraper.length > plan.perScraper)
+      fail('R9', `${scraper.length} calls to ${call.scraper} at a time`)
+    const client = asks.get(call.requestId)?.client
+    if (!client || client.concurrency === null || plan.redis) return
+    const theirs = here.filter((one) => {
+      const ask = asks.get(one.requestId)
+      return ask?.client === client && !ask.isOver && !ask.isGone
+    })
+    if (theirs.length > client.concurrency) fail('L4', `${client.name} has ${theirs.length} open questions`)
+  }
+
+  /** S1, S2: what is being asked, or is known, is not asked. */
+  function alone(call: UpstreamCall): void {
+    const ask = asks.get(call.requestId)
+    if (!ask || !ask.isShared || !isPlainSync) return
+    const scope = scopeOf(ask)
+    const isGlobal = plan.redis && !redisIsSick && !restarts && !faults.pauses
+    for (const other of running) {
+      if (other === call || other.endpoint !== 'answer' || other.question !== call.question) continue
+      const first = asks.get(other.requestId)
+      if (!first || !first.isShared || scopeOf(first) !== scope) continue
+      const isHere = nameOf(other) === nameOf(call)
+      if (isHere || isGlobal) fail('S1', `${call.question} is asked by ${nameOf(call)} while ${nameOf(other)} asks it`)
+    }
+    // Where others have a newer answer, the older one is dropped; then Redis may not be there to give it.
+    if (plan.redis && !isGlobal) return
+    const known = freshUntil.get(`${isGlobal ? '' : nameOf(call)}/${scope}`) ?? 0
+    if (now() < known)
+      fail('S2', `${call.question} is asked by ${nameOf(call)}, and its answer is good for ${known - now()} ms`)
+  }
+
+  function scopeOf({ client, question }: Ask): string {
+    return client.scope === 'client' ? `${client.name}|${question}` : question
+  }
+
+  function callEnded(call: UpstreamCall): void {
+    running.delete(call)
+    const { ended } = call
+    if (!ended) return
+    if (call.endpoint !== 'status' || isPlainSync) count(attemptsBy, nameOf(call))
+    if (call.endpoint === 'status') return
+    if (circuitIsExact) learnt(call, ended.class)
+    if (ended.class !== 'ok') return
+    const course = courses.get(`${call.requestId}/${call.endpoint}`)
+    if (isPlainSync && course) {
+      const bucket = bucketOf(call)
+      bucket.tokens = Math.min(100, bucket.tokens + (course.lastCost === 0 ? 1 : course.lastCost))
+    }
+    const ask = asks.get(call.requestId)
+    if (call.endpoint !== 'answer' || !ask?.isShared || faults.wallSteps || faults.diskTrouble) return
+    const isGlobal = plan.redis && !redisIsSick && !restarts && !faults.pauses
+    // To tell the others takes a moment.
+    freshUntil.set(`${isGlobal ? '' : nameOf(call)}/${scopeOf(ask)}`, now() + plan.ttlMs - 1)
+  }
+
+  // Circuits
+
+  function circuitOf(call: UpstreamCall): Circuit {
+    const name = `${nameOf(call)}/${call.scraper}`
+    const circuit = circuits.get(name) ?? {
+      state: 'closed',
+      since: 0,
+      until: 0,
+      hasTripped: false,
+      probe: null,
+      completions: [],
+    }
+    circuits.set(name, circuit)
+    return circuit
+  }
+
+  function tried(call: UpstreamCall, process: string): void {
+    const circuit = circuitOf(call)
+    if (circuit.state === 'open') {
+      if (now() < circuit.until)
+        fail('C9', `${process} asks ${call.scraper}, whose circuit is open for ${circuit.until - now()} ms`)
+      circuit.state = 'trial'
+      circuit.since = now()
+      circuit.probe = null
+    }
+    if (circuit.state !== 'trial') return
+    const { probe } = circuit
+    if (!probe) circuit.probe = call
+    else if (now() - probe.startedAt < SURVIVAL_MS)
+      fail('C3', `${process} asks ${call.scraper} while a probe is under way`)
+  }
+
+  function learnt(call: UpstreamCall, as: CallClass): void {
+    const circuit = circuitOf(call)
+    if (call.startedAt < circuit.since || (call.startedAt === circuit.since && circuit.state === 'open')) return
+    const weight = weights[as]
+    if (circuit.state === 'trial') {
+      if (weight === undefined) {
+        if (circuit.probe === call) circuit.probe = null
+      } else if (weight > 0) trip(circuit)
+      else if (circuit.probe === call || circuit.probe === null)
+        Object.assign(circuit, { state: 'closed', since: now(), probe: null, completions: [] })
+      return
+    }
+    if (circuit.state === 'open' || weight === undefined) return
+    circuit.completions = [
+      ...circuit.completions.filter(({ at }) => now() - at < MEMORY_MS),
+      { at: now(), weight },
+    ].slice(-WINDOW)
+    const row = circuit.completions.slice(circuit.completions.findLastIndex((one) => one.weight === 0) + 1)
+    const sum = (list: typeof row): number => list.reduce((all, one) => all + one.weight, 0)
+    const isRate =
+      circuit.completions.length >= MINIMUM && sum(circuit.completions) / circuit.completions.length >= RATE
+    if (sum(row) >= CONSECUTIVE || isRate) trip(circuit)
+  }
+
+  function trip(circuit: Circuit): void {
+    Object.assign(circuit, {
+      state: 'open',
+      since: now(),
+      until: now() + 0.8 * plan.openForMs - 1,
+      hasTripped: true,
+      probe: null,
+    })
+  }
+
+  // Money
+
+  /** L2: no client is ever charged for more than its budget. */
+  function charged(bill: Charge): void {
+    bills.push(bill)
+    const client = asks.get(bill.call.requestId)?.client
+    if (!client || client.perDay === null) return
+    count(spentToday, client.name, bill.credits)
+    if (
+      plan.redis &&
+      forgets &&
+      (restarts || faults.partitions || faults.pauses || faults.redisHangs || faults.redisReplies)
+    )
+      return
+    const shares = plan.redis ? 1 : plan.disk ? plan.replicas : lives
+    const refunded = bills.filter(
+      ({ refundedAt, call }) => refundedAt !== null && asks.get(call.requestId)?.client === client,
+    )
+    const spent = (spentToday.get(client.name) ?? 0) - refunded.length * PRICE
+    if (spent > client.perDay * shares)
+      fail('L2', `${client.name} was charged ${spent}, and its budget is ${client.perDay} for each of ${shares}`)
+  }
+
+  // Outputs
+
+  function wrote(text: string, where: string): void {
+    if (text.includes('CANARY'))
+      fail('secrets', `a secret is in ${where}: ${text.slice(Math.max(0, text.indexOf('CANARY') - 200)).slice(0, 400)}`)
+    if (where === 'log' && text.includes('"error":{"name"')) fail('errors', text.slice(0, 2_000))
+  }
+
+  /** S4: what is newer is never overwritten by what is older. */
+  function redisWrote(key: string, before: string | null, after: string | null): void {
+    if (after !== null) wrote(after, `Redis under ${key}`)
+    if (key.endsWith(':fence') && before !== null && after !== null && after < before)
+      fail('S4', `the fence of ${key} went from ${before} to ${after}`)
+  }
+
+  function died(replica: number, life: number): void {
+    lives += 1
+    for (const call of running) if (call.replica === replica && call.life === life) running.delete(call)
+    for (const others of open.values()) {
+      for (const ask of others) if (ask.replica === replica && ask.life === life) others.delete(ask)
+    }
+    const name = `${replica}.${life}`
+    for (const key of freshUntil.keys()) if (key.startsWith(`${name}/`)) freshUntil.delete(key)
+  }
+
+  // In the end
+
+  function healthy(report: StatusReport, replica: number): void {
+    for (const { scraper, state } of report.breakers)
+      if (state !== 'closed') fail('liveness', `replica ${replica}: the circuit of ${scraper} is ${state}`)
+    for (const { name, state } of report.keys)
+      if (state !== 'ready') fail('liveness', `replica ${replica}: key ${name} is ${state}`)
+    if (plan.redis && report.redis !== 'up') fail('liveness', `replica ${replica}: Redis is ${report.redis}`)
+    if (plan.disk && report.disk !== 'up') fail('liveness', `replica ${replica}: the disk is ${report.disk}`)
+  }
+
+  function quiet(report: StatusReport, metrics: string, replica: number, life: number): void {
+    wrote(metrics, 'metrics')
+    wrote(JSON.stringify(report), 'status')
+    const where = `replica ${replica}`
+    if (report.open_requests > 0) fail('S7', `${where}: ${report.open_requests} requests are open`)
+    if (report.flights.length > 0) fail('S7', `${where}: ${report.flights.length} flights are in the air`)
+    for (const { name, open_questions } of report.clients)
+      if (open_questions !== 0) fail('S7', `${where}: ${name} has ${open_questions} open questions`)
+    for (const { client, held, left, spent, limit } of report.budgets) {
+      if (left + held + spent !== limit)
+        fail('L1', `${where}: ${left} + ${held} + ${spent} credits of ${client} are not ${limit}`)
+      if (!plan.redis && held !== 0) fail('S7', `${where}: ${held} credits of ${client} are held`)
+    }
+    const value = metricReader(metrics)
+    for (const name of ['in_flight_requests', 'upstream_in_flight']) {
+      if (value(name) !== 0) fail('S7', `${where}: ${name} is ${value(name)}`)
+    }
+    const told = answeredBy.get(`${replica}.${life}`) ?? 0
+    if (value('requests_total') !== told)
+      fail('gauges', `${where}: requests_total is ${value('requests_total')}, and ${told} ended`)
+    const attempts = attemptsBy.get(`${replica}.${life}`) ?? 0
+    if (isPlainSync && value('upstream_responses_total') !== attempts) {
+      fail(
+        'gauges',
+        `${where}: upstream_responses_total is ${value('upstream_responses_total')}, and ${attempts} ended`,
+      )
+    }
+  }
+
+  function finished(redis: RedisServer | null, reports: readonly StatusReport[]): void {
+    for (const others of open.values()) {
+      for (const ask of others) fail('S3', `request ${ask.request.id} was never answered`)
+    }
+    uniform()
+    limited()
+    if (redis) emptied(redis)
+    conserved(redis, reports)
+  }
+
+  function uniform(): void {
+    if (waits.length < 30) return
+    const sorted = waits.toSorted((a, b) => a - b)
+    const distances = sorted.map((wait, at) =>
+      Math.max(Math.abs(wait - at / sorted.length), Math.abs(wait - (at + 1) / sorted.length)),
+    )
+    const statistic = Math.max(...distances) * Math.sqrt(sorted.length)
+    if (statistic > KS_LIMIT)
+      fail('R6', `${sorted.length} pauses are not spread evenly (Kolmogorov-Smirnov ${statistic.toFixed(2)})`)
+  }
+
+  /** L4: never more than a bucket of `burst` that fills with time would let through. */
+  function limited(): void {
+    if (plan.redis && (redisIsSick || faults.pauses || restarts)) return
+    for (const [who, list] of arrivals) {
+      let fullAt = 0
+      for (const { at, limits } of list.toSorted((a, b) => a.at - b.at)) {
+        const perRequestMs = limits.perMs / limits.limit
+        fullAt = Math.max(fullAt, at) + perRequestMs
+        // With Redis it is let through a moment after it has come.
+        const slackMs = plan.redis ? 1_000 : 1
+        if (fullAt - at > perRequestMs * limits.burst + slackMs)
+          return fail('L4', `${who} was let through more often than ${limits.limit} per ${limits.perMs} ms`)
+      }
+    }
+  }
+
+  /** S7: no lease, no place and no credit is held by anybody. */
+  function emptied(redis: RedisServer): void {
+    for (const key of redis.keys()) {
+      const kept = redis.read(key)
+      if (key.endsWith(':lease')) fail('S7', `${key} is still there`)
+      if (kept?.type === 'zset' && key.endsWith(':open'))
+        fail('S7', `${key} still holds ${[...kept.scores.keys()].join()}`)
+      if (kept?.type === 'hash' && key.endsWith(':totals')) balanced(redis, key, kept.fields)
+    }
+  }
+
+  function balanced(redis: RedisServer, key: string, totals: ReadonlyMap<string, string>): void {
+    const records = redis.read(key.replace(/totals$/, 'records'))
+    const held = new Map<string, number>()
+    if (records?.type === 'hash') {
+      for (const text of records.fields.values()) {
+        const [day = '', month = '', , , credits = ''] = text.split(' ')
+        for (const period of [day, month]) count(held, period, Number(credits))
+      }
+    }
+    for (const [field, text] of totals) {
+      const [period = '', what] = field.split(':')
+      if (what !== 'held') continue
+      if (Number(text) !== (held.get(period) ?? 0))
+        fail('L1', `${key}: ${field} is ${text}, and the records hold ${held.get(period) ?? 0}`)
+    }
+  }
+
+  /** L1: the proxy's books are the vendor's, but for what nobody can know. */
+  function conserved(redis: RedisServer | null, reports: readonly StatusReport[]): void {
+    if (
+      !isPlainSync ||
+      plan.jobs > 0 ||
+      (restarts && !redis && !plan.disk) ||
+      (redis && forgets) ||
+      faults.diskTrouble ||
+      faults.wallSteps
+    )
+      return
+    for (const { name, perDay } of plan.clients) {
+      if (perDay === null) continue
+      const own = bills.filter(({ call }) => asks.get(call.requestId)?.client.name === name)
+      const calls = [...courses.values()]
+        .flatMap(({ calls }) => calls)
+        .filter(({ requestId }) => asks.get(requestId)?.client.name === name)
+      const unsure = calls.filter(
+        ({ ended, isBilled }) => (!ended || ended.class === 'ambiguous' || ended.class === 'aborted') && !isBilled,
+      )
+      const least = own.length * PRICE
+      const most = calls.filter(({ isBilled }) => isBilled).length * PRICE + unsure.length * PRICE
+      const spent = redis ? spentIn(redis, name) : spentBy(reports, name)
+      if (spent === null) continue
+      // What a lost replica held is swept later.
+      const held = redis && restarts ? heldIn(redis, name) : 0
+      if (spent + held < least) fail('L1', `${name} is said to have spent ${spent}, and was charged ${least}`)
+      if (spent > most && !restarts)
+        fail('L1', `${name} is said to have spent ${spent}, and may have been charged ${most} at the most`)
+    }
+  }
+
+  function spentBy(reports: readonly StatusReport[], name: string): number {
+    return reports
+      .flatMap(({ budgets }) => budgets)
+      .filter(({ client, period }) => client === name && period === 'day')
+      .reduce((sum, { spent }) => sum + spent, 0)
+  }
+
+  function heldIn(redis: RedisServer, name: string): number {
+    return totalIn(redis, name, 'held') ?? 0
+  }
+
+  function spentIn(redis: RedisServer, name: string): number | null {
+    return totalIn(redis, name, 'spent')
+  }
+
+  function totalIn(redis: RedisServer, name: string, wanted: string): number | null {
+    const totals = redis.read(`slp:limits:{${name}}:credits:totals`)
+    if (totals?.type !== 'hash') return null
+    let sum = 0
+    for (const [field, text] of totals.fields) {
+      const [period = '', what] = field.split(':')
+      if (period.length === 10 && what === wanted) sum += Number(text)
+    }
+    return sum
+  }
+}
+
+function nameOf({ replica, life }: { readonly replica: number; readonly life: number }): string {
+  return `${replica}.${life}`
+}
+
+function count(into: Map<string, number>, name: string, by = 1): void {
+  into.set(name, (into.get(name) ?? 0) + by)
+}
+
+function headerReader(headers: readonly string[]): (name: string) => string | null {
+  return (name) => {
+    const at = headers.findIndex((one, index) => index % 2 === 0 && one === name)
+    return at < 0 ? null : (headers[at + 1] ?? '')
+  }
+}
+
+/** The sum over all series of a metric. */
+function metricReader(text: string): (name: string) => number {
+  const lines = text.split('\n')
+  return (name) => {
+    const own = lines.filter(
+      (line) => line.startsWith(`scrapellm_proxy_${name}{`) || line.startsWith(`scrapellm_proxy_${name} `),
+    )
+    return own.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' ') + 1)), 0)
+  }
+}
