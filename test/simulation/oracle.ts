@@ -112,7 +112,13 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
   const forgets = faults.redisLoss || faults.redisEmpty
   const hasRateLimits = (faults.fates['429-rate'] ?? 0) > 0
   const isPlainSync = plan.execution === 'sync'
-  const circuitIsExact = !plan.redis && !hasRateLimits && isPlainSync
+  /** Who waits for a place, or a key, comes to the vendor later than it was let go. */
+  const isPrompt =
+    !plan.redis &&
+    !faults.pauses &&
+    !hasRateLimits &&
+    (plan.queue === 0 || (plan.maxConcurrent === 200 && plan.perScraper === null))
+  const circuitIsExact = isPrompt && isPlainSync
 
   return {
     asked,
@@ -261,7 +267,7 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
           `${requestId} is asked again after ${ended.class} and ${waitedMs} ms, and was told to wait ${ended.retryAfterMs} ms`,
         )
       }
-    } else if (!plan.redis && !faults.pauses && !hasRateLimits && isPlainSync) {
+    } else if (isPrompt && isPlainSync) {
       spread(course, call, ended.class, same, waitedMs, ended.at)
     }
     paid(course, call, ended.class)

@@ -2,8 +2,8 @@
  * What a seed stands for: how many replicas, which settings, what traffic, and which faults with which strength. Each seed gets some of
  * the faults and not the others (swarm testing): faults that always come together hide what each of them does alone.
  */
-import { loadConfig } from '../../src/config/load.ts'
-import type { Config } from '../../src/config/schema.ts'
+import { ConfigError } from '../../src/errors.ts'
+import { type Loaded, loadConfig } from '../../src/config/load.ts'
 import { type Chance, createChance } from './chance.ts'
 import type { Fate } from './vendor.ts'
 
@@ -30,6 +30,8 @@ export interface Faults {
   readonly partitions: boolean
   readonly drains: boolean
   readonly wallSteps: boolean
+  readonly reloads: boolean
+  readonly pressure: boolean
   readonly diskTrouble: boolean
   readonly redisLoss: boolean
   readonly redisEmpty: boolean
@@ -60,6 +62,8 @@ export interface Plan {
   readonly deadlineMs: number
   readonly maxConcurrent: number
   readonly perScraper: number | null
+  /** So many may wait for a place. */
+  readonly queue: number
   readonly openForMs: number
   readonly impatience: number
   readonly aborts: number
@@ -67,8 +71,12 @@ export interface Plan {
   readonly jobs: number
   readonly purges: number
   readonly faults: Faults
-  readonly config: Config
+  /** Settings at start, and what others they may be replaced by. */
+  readonly loaded: Loaded
+  readonly otherSettings: readonly (() => Loaded)[]
 }
+
+type Bare = Omit<Plan, 'loaded' | 'otherSettings'>
 
 export const secretOf = (key: string): string => `CANARY-upstream-${key}`
 export const PROBE = 'probe'
@@ -97,7 +105,7 @@ export function planOf(seed: number, most: number): Plan {
   const disk = !redis && chance.happens(0.6)
   const execution: Plan['execution'] = (redis || disk) && chance.happens(0.25) ? 'durable' : 'sync'
   const keys = ['main', 'second', 'third'].slice(0, chance.pick([1, 1, 2, 3]))
-  const shaped: Omit<Plan, 'config'> = {
+  const shaped: Bare = {
     seed,
     replicas,
     redis,
@@ -107,7 +115,7 @@ export function planOf(seed: number, most: number): Plan {
     clients: clientsOf(chance.of('clients')),
     scrapers: ['chatgpt', 'perplexity', 'gemini', 'grok'].slice(0, chance.pick([1, 1, 2, 4])),
     requests: Math.min(most, chance.pick([300, 800, 2_000])),
-    perSecond: chance.pick([0.3, 1, 3, 10]),
+    perSecond: chance.pick([1, 3, 10]),
     prompts: chance.pick([5, 30, 200, 2_000]),
     latency: chance.pick<readonly [number, number]>([
       [200, 4_000],
@@ -118,6 +126,7 @@ export function planOf(seed: number, most: number): Plan {
     revalidateMs: chance.happens(0.2) ? 60_000 : 0,
     deadlineMs: chance.pick([30_000, 90_000, 300_000, 600_000]),
     maxConcurrent: chance.pick([3, 20, 200, 200]),
+    queue: chance.pick([0, 2, 100]),
     perScraper: chance.happens(0.3) ? chance.pick([2, 10]) : null,
     openForMs: chance.pick([2_000, 10_000, 30_000]),
     impatience: chance.happens(0.5) ? 0.3 : 0,
@@ -127,7 +136,25 @@ export function planOf(seed: number, most: number): Plan {
     purges: chance.happens(0.15) ? 0.01 : 0,
     faults: faultsOf(chance.of('faults'), { replicas, redis, disk }),
   }
-  return { ...shaped, config: configOf(shaped, chance.of('config')) }
+  const settings = chance.of('config')
+  const tree = settingsOf(shaped, settings)
+  return {
+    ...shaped,
+    loaded: load(tree),
+    otherSettings: [
+      () => load(tree),
+      () => load({ ...tree, cache: { ...tree.cache, staleIfError: '1h', emptyResultTtl: '30s' } }),
+      () =>
+        load({
+          ...tree,
+          upstream: { ...tree.upstream, keys: tree.upstream.keys.map((key) => ({ ...key, weight: 2 })) },
+        }),
+      () => load({ ...tree, clients: { ...tree.clients, newcomer: { token: 'CANARY-token-of-newcomer' } } }),
+      () => {
+        throw new ConfigError(['cache.ttl: not a duration'])
+      },
+    ],
+  }
 }
 
 function clientsOf(chance: Chance): readonly ClientPlan[] {
@@ -173,6 +200,8 @@ function faultsOf(chance: Chance, { replicas, redis, disk }: Pick<Plan, 'replica
     partitions: redis && has(),
     drains: replicas > 1 && has(0.3),
     wallSteps: has(0.1),
+    reloads: has(0.3),
+    pressure: has(0.1),
     diskTrouble: disk && has(0.2),
     redisLoss: redis && has(0.2),
     redisEmpty: redis && has(0.15),
@@ -185,7 +214,7 @@ function faultsOf(chance: Chance, { replicas, redis, disk }: Pick<Plan, 'replica
   }
 }
 
-function configOf(plan: Omit<Plan, 'config'>, chance: Chance): Config {
+function settingsOf(plan: Bare, chance: Chance) {
   const clients = Object.fromEntries(
     plan.clients.map(({ name, token, perDay, rate, concurrency, scope }) => [
       name,
@@ -198,11 +227,12 @@ function configOf(plan: Omit<Plan, 'config'>, chance: Chance): Config {
       },
     ]),
   )
-  const tree = {
+  return {
     upstream: {
       url: 'http://127.0.0.1:9',
       keys: plan.keys.map((name) => ({ name, secret: secretOf(name), weight: chance.pick([1, 3]) })),
       maxConcurrent: plan.maxConcurrent,
+      queue: { size: plan.queue, maxWait: '1s' },
       ...(plan.perScraper === null ? {} : { perScraper: plan.perScraper }),
     },
     clients,
@@ -225,8 +255,11 @@ function configOf(plan: Omit<Plan, 'config'>, chance: Chance): Config {
     log: { level: 'info' },
     shutdown: { grace: `${plan.deadlineMs + 60_000}ms` },
   }
+}
+
+function load(tree: object): Loaded {
   const source = { name: 'simulation', text: JSON.stringify(tree) }
   return loadConfig([source], [], {}, () => {
     throw new Error('A simulated setting refers to no file')
-  }).config
+  })
 }

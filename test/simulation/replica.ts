@@ -4,7 +4,8 @@
  */
 import prom from 'prom-client'
 import { compose, type App, type Doors } from '../../src/compose.ts'
-import type { Config } from '../../src/config/schema.ts'
+import type { Loaded } from '../../src/config/load.ts'
+import type { SettingsSource } from '../../src/config/reload.ts'
 import type { Drained } from '../../src/http/drain.ts'
 import type { Response } from '../../src/http/respond.ts'
 import type { AdminParts } from '../../src/http/admin.ts'
@@ -31,7 +32,8 @@ export interface Replica {
 }
 
 export interface ReplicaParts {
-  readonly config: Config
+  readonly loaded: Loaded
+  readonly source: SettingsSource
   readonly index: number
   readonly life: number
   readonly process: Process
@@ -39,6 +41,8 @@ export interface ReplicaParts {
   readonly vendor: Vendor
   readonly machine: Machine
   readonly link: RedisLink
+  /** The share of its memory that it uses. */
+  readonly memory: () => number
   /** Everything it writes anywhere. */
   readonly wrote: (text: string, where: 'log' | 'audit') => void
 }
@@ -47,7 +51,8 @@ export interface ReplicaParts {
 Object.assign(prom, { collectDefaultMetrics: () => {} })
 
 export function createReplica({
-  config,
+  loaded,
+  source,
   index,
   life,
   process,
@@ -55,6 +60,7 @@ export function createReplica({
   vendor,
   machine,
   link,
+  memory,
   wrote,
 }: ReplicaParts): Replica {
   const { clock } = process
@@ -84,6 +90,11 @@ export function createReplica({
       close: async () => {},
     }),
     openShared: (options, emit) => createRedis(options, clock, random, emit, link.connect),
+    gaugePressure: () => ({
+      limitBytes: 1_000_000,
+      read: () => ({ eventLoopDelayMs: 1, eventLoopBusy: 0.1, memory: memory() }),
+      close() {},
+    }),
     watchFile: () => ({ close() {} }),
   }
 
@@ -112,11 +123,11 @@ export function createReplica({
     },
     createAdmin(_options, parts) {
       admin = parts
-      return { listen: async () => {}, port: 2, close: async () => {} }
+      return { listen: async () => {}, port: 2, setToken() {}, close: async () => {} }
     },
   }
 
-  const app = compose({ config, keyFiles: [] }, world, 'simulated', doors)
+  const app = compose(loaded, world, 'simulated', doors, source)
 
   return {
     process,

@@ -8,7 +8,7 @@ import { simulate } from './simulation.ts'
 const SEEDS = 24
 const REQUESTS = 400
 
-t.test('no invariant breaks, whatever fails', async (t) => {
+void t.test('no invariant breaks, whatever fails', async (t) => {
   let requests = 0
   for (let seed = 1; seed <= SEEDS; seed += 1) {
     const result = await simulate(seed, { requests: REQUESTS })
@@ -18,7 +18,7 @@ t.test('no invariant breaks, whatever fails', async (t) => {
   t.comment(`${requests} requests`)
 })
 
-t.test('the same seed does the same, event by event', async (t) => {
+void t.test('the same seed does the same, event by event', async (t) => {
   for (const seed of [3, 17, 41]) {
     const first = await simulate(seed, { requests: 200 })
     const second = await simulate(seed, { requests: 200 })

@@ -5,6 +5,7 @@
 import type { ProxyRequest, Target, Wishes } from '../../src/model.ts'
 import type { Clock, Timer } from '../../src/ports.ts'
 import { createVirtualClock } from '../../src/replay/virtual-clock.ts'
+import type { Loaded } from '../../src/config/load.ts'
 import type { Ask } from './ask.ts'
 import { type Chance, createChance } from './chance.ts'
 import { createMachine } from './disk.ts'
@@ -114,6 +115,8 @@ export async function simulate(
     isDraining: false,
   }))
   const openAsks = new Set<Ask>()
+  const pressed = new Set<number>()
+  let settingsNow = (): Loaded => plan.loaded
   const traffic = chance.of('traffic')
   const targets = new Map<string, Target>()
   const jobs: {
@@ -181,7 +184,9 @@ export async function simulate(
     slot.link = link
     note(`replica ${index}.${life} starts`)
     const replica = createReplica({
-      config: plan.config,
+      loaded: plan.loaded,
+      source: { read: () => settingsNow(), files: [] },
+      memory: () => (pressed.has(index) ? 0.99 : 0.3),
       index,
       life,
       process,
@@ -452,6 +457,19 @@ export async function simulate(
     if (faults.pauses) every(often, () => anyone()?.replica?.process.pause(luck.between(100, 60_000)))
     if (faults.drains) every(2 * often, () => void restart(luck.whole(0, slots.length - 1)).catch(unexpected))
     if (faults.wallSteps) every(often, () => stepWall(luck.between(-600_000, 600_000), luck.whole(0, slots.length - 1)))
+    if (faults.reloads) {
+      every(often, () => {
+        settingsNow = luck.pick(plan.otherSettings as [() => Loaded, ...(() => Loaded)[]])
+        anyone()?.replica?.app.reload('asked for')
+      })
+    }
+    if (faults.pressure) {
+      every(often, () => {
+        const index = luck.whole(0, slots.length - 1)
+        pressed.add(index)
+        after(luck.between(1_000, 20_000), () => pressed.delete(index))
+      })
+    }
     if (faults.outages) {
       every(often, () => {
         const scraper = luck.pick(plan.scrapers as [string, ...string[]])
@@ -534,6 +552,7 @@ export async function simulate(
     weather.outages.clear()
     weather.revoked.clear()
     weather.credits.clear()
+    pressed.clear()
     for (const slot of slots) {
       slot.machine.setDisk('up')
       slot.link?.cut(false)
