@@ -6,13 +6,20 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { cpus, release } from 'node:os'
 import { parseArgs } from 'node:util'
 import type { Figure, Options, Row } from './figure.ts'
+import { added } from './figures/added.ts'
+import { growth } from './figures/growth.ts'
 import { hits } from './figures/hits.ts'
 import { misses } from './figures/misses.ts'
+import { open } from './figures/open.ts'
+import { processes } from './figures/processes.ts'
+import { startUp } from './figures/start.ts'
+import { success } from './figures/success.ts'
+import { tiers } from './figures/tiers.ts'
 import { isWrkHere } from './load.ts'
 import { isPinned, pinSelf, stopAll } from './program.ts'
 import { tableOf } from './table.ts'
 
-const figures: readonly Figure[] = [hits, misses]
+const figures: readonly Figure[] = [hits, misses, added, tiers, open, growth, processes, startUp, success]
 
 const help = `npm run bench -- [--peers] [--only P1,P6] [--rounds N] [--quick]
 

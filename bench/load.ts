@@ -42,7 +42,7 @@ export type Asking = Pick<Order, 'question' | 'start' | 'count' | 'clients'>
 export const isWrkHere = has('wrk')
 
 /** A question to the proxy, or to whoever stands in for it, `%d` being its number. */
-export function asking(count: number, from = 0, token = 'bench-token-0', clients = 1): Asking {
+export function asking(count: number, from = 0, token = 'bench-client-token-0', clients = 1): Asking {
   const question = [
     'GET /scrapers/chatgpt?prompt=what+is+the+best+crm+number+%d HTTP/1.1',
     'Host: 127.0.0.1',

@@ -14,6 +14,7 @@ export interface Program {
   /** Of all its threads, since it began. */
   cpuMs(): number
   residentBytes(): number
+  signal(signal: NodeJS.Signals): void
   stop(): Promise<void>
 }
 
@@ -27,14 +28,22 @@ export interface Start {
   readonly folder?: string
 }
 
-/** What is measured has one core, whatever keeps it busy the other one. */
-export type Core = 'server' | 'load'
+/** What is measured has one core, whatever keeps it busy the other one; `any` where several processes are measured at once. */
+export type Core = 'server' | 'load' | 'any'
 
-const cores: Readonly<Record<Core, string>> = { server: '0', load: '1' }
+const cores: Readonly<Record<Core, string>> = { server: '0', load: '1', any: '0,1' }
 const running = new Set<ChildProcess>()
 const READY_MS = 120_000
 
 export const isPinned = availableParallelism() > 1 && has('taskset')
+
+/** How many files, and so sockets, a program may have open. It is raised as far as this user may. */
+export function mostFiles(): number {
+  const told = spawnSync('sh', ['-c', `${raised}; ulimit -n`], { encoding: 'utf8' }).stdout.trim()
+  return Number(told) || 1_000_000
+}
+
+const raised = 'ulimit -n 100000 2>/dev/null || ulimit -n "$(ulimit -H -n)"'
 
 export function has(command: string): boolean {
   return spawnSync('sh', ['-c', `command -v ${command}`], { stdio: 'ignore' }).status === 0
@@ -70,6 +79,7 @@ export async function start({ command, args, core, port, folder }: Start): Promi
     ...ports,
     cpuMs: () => cpuMsOf(pid),
     residentBytes: () => residentBytesOf(pid),
+    signal: (signal) => void child.kill(signal),
     stop: () => stop(child),
   }
 }
@@ -108,8 +118,10 @@ function tail(child: ChildProcess): string {
 }
 
 function launch(command: string, args: readonly string[], core: Core): ChildProcess {
-  const [file, ...rest] = isPinned ? ['taskset', '-c', cores[core], command, ...args] : [command, ...args]
-  const child = spawn(file ?? command, rest, { stdio: ['pipe', 'pipe', 'pipe'] })
+  const pinned = isPinned ? ['taskset', '-c', cores[core]] : []
+  const child = spawn('sh', ['-c', `${raised}; exec "$@"`, 'sh', ...pinned, command, ...args], {
+    stdio: ['pipe', 'pipe', 'pipe'],
+  })
   running.add(child)
   child.once('exit', () => running.delete(child))
   child.stdin?.on('error', () => undefined)

@@ -160,8 +160,8 @@ function placeIn(source: string, order: number): Locate {
   return (position) => ({ source, order, line: position?.line ?? null, column: position?.col ?? null })
 }
 
-/** More values than any settings have; fewer than an alias bomb makes. */
-const mostValues = 20_000
+/** More values than ten thousand clients with all their limits have; fewer than an alias bomb makes. */
+const mostValues = 200_000
 
 /** Null when it is not YAML; the mistakes say why. */
 function readText(text: string, locate: Locate, mistakes: Mistake[]): Tree | null {

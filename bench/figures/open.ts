@@ -1,0 +1,69 @@
+/** P6 and P7: ten thousand different questions open at a time, and ten thousand askers of one. */
+import { median, row, type Figure, type Options, type Row } from '../figure.ts'
+import { asking, own } from '../load.ts'
+import { mostFiles, pause, startNode } from '../program.ts'
+import { startProxy } from '../proxy.ts'
+
+const MANY = 10_000
+
+export const open: Figure = {
+  ids: ['P6', 'P7'],
+  title: 'ten thousand open questions',
+  async measure(options) {
+    return [...(await differentQuestions(options)), ...(await oneQuestion(options))]
+  },
+}
+
+async function differentQuestions({ quick }: Options): Promise<Row[]> {
+  // Each has a socket to its caller and one to upstream.
+  const count = Math.min(MANY, Math.floor((mostFiles() - 500) / 2))
+  const openS = quick ? 15 : 60
+  const upstream = await startNode('bench/programs/upstream.ts', 'load', ['--delay', String(openS * 1000)])
+  const proxy = await startProxy({ upstreamPort: upstream.port })
+  await pause(1_000)
+  const before = proxy.residentBytes()
+  const asked = own({
+    port: proxy.port,
+    connections: count,
+    requests: count,
+    perSecond: 2_000,
+    once: true,
+    ...asking(count),
+  })
+  // The lag that the process reports is that since it was asked last.
+  await proxy.metric('nodejs_eventloop_lag_p99_seconds')
+  await pause((openS / 2) * 1000)
+  const bytes = (proxy.residentBytes() - before) / count
+  const { failed, requests } = await asked
+  const lagMs = (await proxy.metric('nodejs_eventloop_lag_p99_seconds')) * 1000
+  await Promise.all([proxy.stop(), upstream.stop()])
+  const lost = failed + (count - requests)
+  const what = `${count} open questions`
+  return [
+    row('P6', `${what}: memory of each`, 'B', [bytes], { most: 25_600 }, lost),
+    row('P6', `${what}: event-loop lag, p99`, 'ms', [lagMs], { most: 50 }, lost),
+    row('P6', `${what}: failures`, 'n', [lost], { most: 0 }),
+  ]
+}
+
+async function oneQuestion({ quick, rounds }: Options): Promise<Row[]> {
+  const count = Math.min(MANY, mostFiles() - 500)
+  const [calls, lates]: [number[], number[]] = [[], []]
+  let lost = 0
+  for (let round = 0; round < (quick ? 1 : Math.min(3, rounds)); round += 1) {
+    const upstream = await startNode('bench/programs/upstream.ts', 'load', ['--delay', '10000'])
+    const proxy = await startProxy({ upstreamPort: upstream.port })
+    const told = async (what: string): Promise<number> =>
+      Number(await (await fetch(`http://127.0.0.1:${upstream.port}/${what}`)).text())
+    const result = await own({ port: proxy.port, connections: count, requests: count, once: true, ...asking(1) })
+    calls.push(await told('__calls'))
+    lates.push(result.lastAt - (await told('__last')))
+    lost += result.failed + (count - result.requests)
+    await Promise.all([proxy.stop(), upstream.stop()])
+  }
+  return [
+    row('P7', `${count} askers of one question: upstream calls`, 'n', [Math.max(...calls)], { most: 1 }, lost),
+    row('P7', `${count} askers of one question: answer to the last one`, 'ms', lates, { most: 1000 }, lost),
+    row('P7', `${count} askers of one question: of it per asker`, 'us', [(median(lates) * 1000) / count], null, lost),
+  ]
+}
