@@ -97,7 +97,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'doctor/',
   ],
   // Writes the tables of the README, the one of all metrics among them.
-  'cli/docs.ts': ['config/', 'cli/', 'errors.ts', 'telemetry/metrics.ts'],
+  'cli/docs.ts': ['config/', 'cli/', 'compose.ts', 'errors.ts', 'telemetry/labels.ts', 'telemetry/metrics.ts'],
   'compose.ts': [
     'http/',
     'scrapellm/',
@@ -128,7 +128,7 @@ const doors: Readonly<Record<string, readonly string[]>> = {
   'lru-cache': ['cache/local-tier.ts'],
   'prom-client': ['telemetry/metrics.ts'],
   pino: ['telemetry/log.ts'],
-  zod: ['config/schema.ts', 'config/describe.ts'],
+  zod: ['config/schema.ts', 'config/describe.ts', 'config/settings-page.ts'],
   yaml: ['config/load.ts'],
   '@opentelemetry/api': ['telemetry/tracing.ts'],
 }

@@ -1,14 +1,19 @@
-/** README says what is so: its tables are those of the code, its commands run, its samples work, its links lead somewhere. */
+/**
+ * The documentation says what is so: its tables are those of the code, its samples work, its links lead somewhere, and there is a row for
+ * every code, log line, class and story. `pages.test.ts` runs what is on the pages.
+ */
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
-import t, { type Test } from 'tap'
+import { dirname, join } from 'node:path'
+import t from 'tap'
 import { fillBlocks, projections } from '../src/cli/docs.ts'
+import { fieldAt, settingsRows } from '../src/config/describe.ts'
 import { loadConfig } from '../src/config/load.ts'
-import { resolveRetry } from '../src/config/schema.ts'
+import { resolveRetry, schema } from '../src/config/schema.ts'
 import { refusals } from '../src/errors.ts'
 import { labelLists } from '../src/telemetry/labels.ts'
 import { metricCatalogue } from '../src/telemetry/metrics.ts'
-import { root, runProgram, shell, start, startDemo, type Finished } from './support/process.ts'
+import { anchorsOf, blocksOf, pagePaths } from './support/pages.ts'
+import { root, start, type Finished } from './support/process.ts'
 import { aProxy } from './support/proxy.ts'
 
 const TOKEN = 'search-team-example-token'
@@ -21,27 +26,6 @@ const { scripts } = JSON.parse(read('package.json')) as { scripts: Readonly<Reco
 function section(heading: string): string {
   const [, text = ''] = new RegExp(`^## ${heading}$([^]*?)(?=^## |$(?![^]))`, 'm').exec(readme) ?? []
   return text
-}
-
-/** The blocks of code of one language. */
-function fenced(text: string, language: string): string[] {
-  return [...text.matchAll(/^```(\w+)\n([^]*?)^```$/gm)]
-    .filter(([, one]) => one === language)
-    .map(([, , code = '']) => code)
-}
-
-/** The block after `<!-- example:NAME -->`. */
-function example(name: string): string {
-  return new RegExp(`<!-- example:${name} -->\\n+\`\`\`\\w+\\n([^]*?)^\`\`\`$`, 'm').exec(readme)?.[1] ?? ''
-}
-
-/** Single commands, without their comments. */
-function commandsIn(text: string): string[] {
-  return fenced(text, 'sh')
-    .flatMap((block) => block.split('\n'))
-    .flatMap((line) => line.replace(/\s+#.*$/, '').split(' && '))
-    .map((command) => command.trim())
-    .filter((command) => command !== '')
 }
 
 /** First cells of the rows of a table, without the backticks. */
@@ -85,7 +69,8 @@ void t.test('a block that nobody can fill, or that has no end, is noticed', asyn
 void t.test('the table of failure classes has a row for each, with its attempts', async (t) => {
   const { config } = loadConfig([], [], { SCRAPELLM_API_KEY: 'key' }, () => '')
   const { classes } = resolveRetry(config.retry)
-  const rows = rowsIn(section('What is repeated')).map(([name, , attempts]) => [bare(name), attempts])
+  const [, table = ''] = /^## What is repeated$([^]*?)^## /m.exec(read('docs/retries-breakers-limits.md')) ?? []
+  const rows = rowsIn(table).map(([name, , attempts]) => [bare(name), attempts])
   const wanted = Object.entries(classes).map(([name, { attempts }]) => [name, String(attempts)])
   t.strictSame(rows, [...wanted, ['rejected', 'never']])
   t.strictSame(
@@ -103,7 +88,7 @@ void t.test('every metric that is named exists', async (t) => {
   const grafana = readdirSync(join(root, 'grafana'), { recursive: true, encoding: 'utf8' })
   const files = grafana.filter((path) => /\.(?:md|json|ya?ml)$/.test(path)).map((path) => `grafana/${path}`)
   t.ok(files.length > 2)
-  for (const path of ['README.md', 'CHANGELOG.md', ...files]) {
+  for (const path of [...pagePaths, 'CHANGELOG.md', ...files]) {
     // A name with a colon is a recording rule's, which the rules themselves define.
     for (const [name] of read(path).matchAll(/scrapellm_proxy_[a-z][a-z_]*[a-z](?![a-z_\d:])/g))
       t.ok(names.has(name), `${path}: ${name}`)
@@ -128,74 +113,86 @@ void t.test('every feature is the title of a story', async (t) => {
   }
 })
 
+// Pages
+
+const docs = pagePaths.filter((path) => path.startsWith('docs/'))
+
+void t.test('every page says for whom it is and what one can do after it, and is in the index', async (t) => {
+  const index = read('docs/README.md')
+  for (const path of docs) {
+    const people = '(?:everyone|service developers|operators|tuners|contributors)'
+    t.match(read(path), new RegExp(`^# .+\\n\\n\\*For ${people}[^]*?After this page [^]*?\\*\\n`), path)
+    if (path !== 'docs/README.md') t.match(index, `](${path.replace('docs/', '')})`, path)
+    if (path !== 'docs/README.md') t.match(readme, `](${path})`, path)
+  }
+})
+
+void t.test('every code has its row of symptoms, causes and cures, with its statuses', async (t) => {
+  const [, table = ''] = /^## Refusals of the proxy$([^]*?)^## /m.exec(read('docs/troubleshooting.md')) ?? []
+  const rows = rowsIn(table).map(([code, statuses]) => [bare(code), statuses])
+  t.strictSame(
+    rows,
+    Object.entries(refusals).map(([code, { statuses }]) => [code, statuses.join(', ')]),
+  )
+})
+
+void t.test('every setting that is named exists', async (t) => {
+  const sections = Object.keys(schema.shape).join('|')
+  const pattern = new RegExp(`\`((?:${sections})(?:\\.[\\w-]+)+)\``, 'g')
+  const all = new Set(settingsRows().map(({ name }) => name))
+  const isKnown = (name: string): boolean =>
+    [...all].some((one) => one === name || one.startsWith(`${name}.`)) ||
+    fieldAt(name.split('.').map((step) => (step === 'CLASS' ? 'timeout' : step))) !== null
+  for (const path of [...pagePaths, 'CHANGELOG.md', 'deploy/README.md']) {
+    for (const [, name = ''] of read(path).matchAll(pattern)) {
+      if (!/\.(?:ts|json|yaml|md)$/.test(name)) t.ok(isKnown(name), `${path}: ${name}`)
+    }
+  }
+})
+
+void t.test('every log line has a row, and every row is a log line', async (t) => {
+  const source = sourcesIn('src').map(read).join('\n')
+  const written = [...source.matchAll(/\blog\.(?:info|warn|error)\('([^']+)'/g)].map(([, msg = '']) => msg)
+  const [, table = ''] = /^\| `msg` \|([^]*?)\n\n/m.exec(read('docs/dashboards-and-alerts.md')) ?? []
+  const told = rowsIn(table).flatMap(([names = '']) => [...names.matchAll(/`([^`]+)`/g)].map(([, msg = '']) => msg))
+  t.ok(written.length > 15)
+  for (const msg of written) t.ok(told.includes(msg), `the page tells of "${msg}"`)
+  for (const msg of told) t.ok(source.includes(msg), `the program says "${msg}"`)
+})
+
+void t.test('the recipes name every file that a change of their kind touches', async (t) => {
+  const text = read('docs/contributing.md')
+  const recipes = { 'a failure class': /warmingUp/, 'a scraper': /google_ai_mode/, 'a metric': /'overload_state'/ }
+  for (const [what, marker] of Object.entries(recipes)) {
+    const [, recipe = ''] = new RegExp(`^### Add ${what}$([^]*?)^##`, 'm').exec(text) ?? []
+    for (const path of sourcesIn('src').filter((one) => marker.test(read(one))))
+      t.match(recipe, `\`${path}\``, `${what}: ${path}`)
+  }
+})
+
+function sourcesIn(folder: string): string[] {
+  return readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+    .filter((path) => path.endsWith('.ts'))
+    .map((path) => `${folder}/${path}`)
+}
+
 // Commands
 
-const packageCommand = /^npm (?:run )?([\w:-]+)/
-/** What npm does without a script of ours, and what is the reader's own. */
-const needsNoScript = /^(?:npm ci|git clone |cd |export )/
-
-void t.test('every command of the page is a script, or a program that is run below', async (t) => {
-  const commands = commandsIn(readme)
-  for (const literal of [
-    'npm ci',
-    'npm run demo',
-    'npm start',
-    'npm test',
-    'npm run check',
-    'npm run dev',
-    'npm run docs',
-  ])
-    t.ok(commands.includes(literal), literal)
-  for (const command of commands.filter((one) => !needsNoScript.test(one))) {
-    const [, script] = packageCommand.exec(command) ?? []
-    if (script === undefined) t.match(command, /^(?:curl|npx node) /, command)
-    else t.ok(scripts[script], command)
-  }
-  for (const [, script = ''] of readme.matchAll(/`npm run ([\w:]+)/g)) t.ok(scripts[script], script)
+void t.test('every npm command that is named is a script', async (t) => {
+  const missing = pagePaths.flatMap((path) =>
+    [...read(path).matchAll(/npm run (?:-s )?([\w:-]+)/g)]
+      .map(([, script = '']) => script)
+      .filter((script) => !scripts[script])
+      .map((script) => `${path}: npm run ${script}`),
+  )
+  t.strictSame(missing, [])
   for (const line of ['npm ci && npm run demo', 'npm ci && npm start', 'npm ci && npm test'])
     t.match(section('Run it'), line)
 })
 
-void t.test('the curl lines work against the demo, as they stand but for the ports', async (t) => {
-  const demo = await startDemo(t)
-  const lines = commandsIn(readme).filter((command) => command.startsWith('curl '))
-  t.ok(lines.length >= 3)
-  for (const line of lines) {
-    const here = line.replace('http://127.0.0.1:8080', demo.url).replace('http://127.0.0.1:9464', demo.adminUrl)
-    t.not(here, line)
-    const { code, stderr } = await shell(t, here.replace('curl ', 'curl --fail --silent --show-error '))
-    t.equal(code, 0, `${line} ${stderr}`)
-  }
-})
-
-void t.test('what is passed to npm start does what the page says, with the settings it shows', async (t) => {
-  const files = { 'my.yaml': example('settings'), 'replica.yaml': example('replica') }
-  const cwd = t.testdir(files)
-  const names = [
-    ...Object.values(files)
-      .join('')
-      .matchAll(/\$\{(\w+)\}/g),
-  ].map(([, name = '']) => name)
-  t.ok(names.includes('SCRAPELLM_API_KEY') && names.includes('REDIS_PASSWORD'))
-  const environment = Object.fromEntries(names.map((name) => [name, `${name}-of-the-documentation-test`]))
-  const invocations = commandsIn(readme).flatMap((command) => /^npm start -- (.*)$/.exec(command)?.[1] ?? [])
-  t.ok(invocations.length >= 4)
-  for (const words of invocations) {
-    // What would serve until it is stopped is checked instead.
-    const args = words.startsWith('--config') ? `check ${words}` : words
-    const { code, stderr } = await runProgram(t, args.split(' '), { cwd, environment })
-    t.strictSame({ code, stderr }, { code: 0, stderr: '' }, words)
-  }
-})
-
-void t.test('every sample of settings is right', async (t) => {
+void t.test('every packaged settings file is right', async (t) => {
   const environment = new Proxy({}, { get: (_target, name) => `${String(name)}-of-the-documentation-test` })
-  const samples = [
-    example('settings'),
-    example('replica'),
-    ...['default', 'minimal', 'example'].map((name) => read(`config/${name}.yaml`)),
-  ]
-  for (const text of samples) {
+  for (const text of ['default', 'minimal', 'example'].map((name) => read(`config/${name}.yaml`))) {
     // example.yaml takes its port from the environment, which answers with words here.
     t.doesNotThrow(() =>
       loadConfig([{ name: 'sample', text }], ['listen.port=8080'], environment, () => 'x'.repeat(20)),
@@ -205,80 +202,72 @@ void t.test('every sample of settings is right', async (t) => {
 
 // Samples
 
-/** A proxy that gives every failure on to its caller. */
-async function aPlainProxy(t: Test) {
-  return aProxy(t, `retry: { attempts: 1 }\nclients: { search-team: { token: ${TOKEN} } }`)
+interface Sample {
+  readonly file: string
+  readonly command: readonly [string, ...string[]]
+  /** It asks again by itself. */
+  readonly isPersistent: boolean
 }
 
-function runSample(t: Test, command: string, file: string, url: string, token = TOKEN): Promise<Finished> {
-  return start(t, command, [file], { environment: { BASE_URL: url, API_KEY: token } }).ended
+const samples: readonly Sample[] = [
+  { file: 'ask_requests.py', command: ['/usr/bin/python3'], isPersistent: true },
+  { file: 'ask_httpx.py', command: ['/usr/bin/python3'], isPersistent: false },
+  { file: 'ask.ts', command: [process.execPath], isPersistent: false },
+  { file: 'ask.go', command: ['go', 'run'], isPersistent: false },
+]
+
+for (const { file, command, isPersistent } of samples) {
+  void t.test(`${file} runs as it stands, meets a failure, and reads our refusals`, async (t) => {
+    // A proxy that gives every failure on to its caller.
+    const { url, sim } = await aProxy(t, `retry: { attempts: 1 }\nclients: { search-team: { token: ${TOKEN} } }`)
+    const text = blocksOf(read('docs/point-your-service.md')).find((block) => block.file === file)?.text ?? ''
+    const path = join(t.testdir({ [file]: text }), file)
+    const [program, ...words] = command
+    const ask = (token: string): Promise<Finished> =>
+      start(t, program, [...words, path], { environment: { BASE_URL: url, API_KEY: token } }).ended
+
+    const refused = await ask('a-token-that-nobody-has')
+    t.equal(refused.code, 1)
+    t.match(refused.stderr, 'This client token is not known.')
+    t.equal(sim.requests.length, 0)
+
+    sim.script({}, ['503', '200'])
+    const first = await ask(TOKEN)
+    t.equal(first.code, isPersistent ? 0 : 1, first.stderr)
+    const { code, stdout, stderr } = isPersistent ? first : await ask(TOKEN)
+    t.strictSame({ code, stderr }, { code: 0, stderr: '' })
+    t.match(stdout, 'Which note apps do students like?')
+  })
 }
-
-void t.test('the Python sample runs as it stands, and its loop meets a failure', async (t) => {
-  const { url, sim } = await aPlainProxy(t)
-  const file = join(t.testdir({ 'sample.py': example('python') }), 'sample.py')
-  sim.script({}, ['503', '200'])
-  const { code, stdout, stderr } = await runSample(t, '/usr/bin/python3', file, url)
-  t.strictSame({ code, stderr }, { code: 0, stderr: '' })
-  t.match(stdout, 'Which note apps do students like?')
-  t.strictSame(
-    sim.requests.map(({ status, prompt }) => [status, prompt]),
-    [
-      [503, 'Which note apps do students like?'],
-      [200, 'Which note apps do students like?'],
-    ],
-  )
-})
-
-void t.test('the Python sample reads our refusals as it reads those of the vendor', async (t) => {
-  const { url, sim } = await aPlainProxy(t)
-  const file = join(t.testdir({ 'sample.py': example('python') }), 'sample.py')
-  const { code, stderr } = await runSample(t, '/usr/bin/python3', file, url, 'a-token-that-nobody-has')
-  t.equal(code, 1)
-  t.match(stderr, 'RuntimeError: This client token is not known.')
-  t.equal(sim.requests.length, 0)
-})
-
-void t.test('the TypeScript sample runs as it stands, and reads our refusals', async (t) => {
-  const { url } = await aPlainProxy(t)
-  const file = join(t.testdir({ 'sample.ts': example('typescript') }), 'sample.ts')
-  const { code, stdout, stderr } = await runSample(t, process.execPath, file, url)
-  t.strictSame({ code, stderr }, { code: 0, stderr: '' })
-  t.match(stdout, /^3 \S/)
-  const refused = await runSample(t, process.execPath, file, url, 'a-token-that-nobody-has')
-  t.equal(refused.code, 1)
-  t.match(refused.stderr, 'This client token is not known.')
-})
 
 // Links
 
-void t.test('every link and every file that is named leads somewhere', async (t) => {
+void t.test('every link leads to a file, and to a heading of it', async (t) => {
   let links = 0
-  const pages = {
-    'README.md': '',
-    'CHANGELOG.md': '',
-    'deploy/README.md': 'deploy',
-    'grafana/README.md': 'grafana',
-    'src/README.md': 'src',
-  }
-  for (const [page, folder] of Object.entries(pages)) {
+  for (const page of [...pagePaths, 'CHANGELOG.md', 'src/README.md', 'deploy/README.md', 'bench/README.md']) {
     for (const [, link = ''] of read(page).matchAll(/\]\(([^)\s]+)\)/g)) {
       if (/^https?:/.test(link)) continue
       links += 1
       const [path = '', anchor] = link.split('#')
-      t.ok(existsSync(join(root, folder, path)), `${page}: ${link}`)
-      if (anchor !== undefined)
-        t.match(read(join(folder, path || 'README.md')).toLowerCase(), anchor.replaceAll('-', ' '))
+      const target = path === '' ? page : join(dirname(page), path)
+      t.ok(existsSync(join(root, target)), `${page}: ${link}`)
+      if (anchor !== undefined) t.ok(anchorsOf(read(target)).includes(anchor), `${page}: ${link}`)
     }
   }
-  t.ok(links > 5)
-  const text = readme.replace(/<!-- generated:[^]*?<!-- \/generated:\w+ -->/g, '')
-  for (const [, path = ''] of text.matchAll(/[`\s]((?:config|deploy|grafana|src|test)\/[\w./-]*\w\/?)/g)) {
-    const places = [path, `src/${path}`]
-    t.ok(
-      places.some((place) => existsSync(join(root, place))),
-      `README.md: ${path}`,
-    )
+  t.ok(links > 100)
+})
+
+void t.test('every file of the project that is named is there', async (t) => {
+  for (const page of pagePaths) {
+    const text = read(page).replace(/<!-- generated:[^]*?<!-- \/generated:[\w-]+ -->/g, '')
+    for (const [, path = ''] of text.matchAll(/[`\s]((?:bench|config|deploy|grafana|src|test)\/[\w./-]*\w\/?)/g)) {
+      if (/\bNAME\b|^grafana\/grafana$/.test(path)) continue
+      const places = [path, `src/${path}`]
+      t.ok(
+        places.some((place) => existsSync(join(root, place))),
+        `${page}: ${path}`,
+      )
+    }
   }
 })
 

@@ -10,6 +10,8 @@ import { labelLists } from '../src/telemetry/labels.ts'
 import { createMetrics, metricCatalogue } from '../src/telemetry/metrics.ts'
 import { dashboards, expressionsOf, read, ruleFiles, rules, rulesFolder, ruleTests, usesIn } from './support/grafana.ts'
 
+const runbook = read('../docs/dashboards-and-alerts.md')
+
 /** What Prometheus adds to every series. */
 const targetLabels = ['instance', 'job']
 const catalogue = new Map<string, readonly string[]>([
@@ -111,7 +113,7 @@ void t.test('every panel says what it shows and what to do when it is red, and h
     }
   }
   const titles = new Set(dashboards.flatMap(([, { panels }]) => panels.map(({ title }) => title)))
-  for (const text of [...descriptions(), read('README.md')]) {
+  for (const text of [...descriptions(), runbook]) {
     for (const [, title = ''] of text.matchAll(/"([A-Z][^"]+)"/g))
       t.ok(titles.has(title), `there is a panel "${title}"`)
   }
@@ -150,9 +152,13 @@ void t.test(
     const alerts = rules.filter(({ alert }) => alert !== undefined)
     for (const { alert = '', labels = {}, annotations = {} } of alerts) {
       t.match(labels['severity'], /^(?:page|ticket)$/, alert)
-      t.match(annotations, { summary: /\w{3}/, description: /\w{3}/, runbook: `grafana/README.md, ${alert}` })
+      t.match(annotations, {
+        summary: /\w{3}/,
+        description: /\w{3}/,
+        runbook: `docs/dashboards-and-alerts.md, ${alert}`,
+      })
     }
-    const rows = [...read('README.md').matchAll(/^\| `(ScrapellmProxy\w+)` \| (page|ticket|page, ticket) \|/gm)]
+    const rows = [...runbook.matchAll(/^\| `(ScrapellmProxy\w+)` \| (page|ticket|page, ticket) \|/gm)]
     const severities = new Map<string, string>()
     for (const { alert = '', labels } of alerts) {
       const sorted = new Set([...(severities.get(alert)?.split(', ') ?? []), labels?.['severity'] ?? ''])
@@ -205,5 +211,5 @@ void t.test('provisioning names the data source and the folder that the dashboar
   })
   const providers = parse(read('provisioning/dashboards/scrapellm-proxy.yaml'))
   t.match(providers, { apiVersion: 1, providers: [{ type: 'file' }] })
-  t.match(read('README.md'), `/grafana/dashboards:${providers.providers[0].options.path}`)
+  t.match(runbook, `/grafana/dashboards:${providers.providers[0].options.path}`)
 })

@@ -92,7 +92,7 @@ export const slo: Page = {
             kind: 'timeline',
             title: 'Alerts firing',
             shows:
-              'Which alerts of the proxy fire, by name and severity. What to do is in their description and in the run-book (grafana/README.md).',
+              'Which alerts of the proxy fire, by name and severity. What to do is in their description and in the run-book (docs/dashboards-and-alerts.md).',
             red: 'page: somebody must look now. ticket: within a day.',
             unit: 'none',
             queries: [

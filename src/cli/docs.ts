@@ -1,19 +1,28 @@
 /**
- * Writes what is generated from the code, or says what is stale: config/schema.json, and in README.md every block between
+ * Writes what is generated from the code, or says what is stale: config/schema.json, and in README.md and docs/ every block between
  * `<!-- generated:NAME -->` and `<!-- /generated:NAME -->`. Run through `npm run docs` and `npm run docs:check`.
  */
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { known } from '../compose.ts'
 import { settingsTable } from '../config/describe.ts'
+import { settingsPage } from '../config/settings-page.ts'
 import { refusals } from '../errors.ts'
+import { labelLists } from '../telemetry/labels.ts'
 import { metricCatalogue } from '../telemetry/metrics.ts'
 import { schemaText } from './schema.ts'
+
+const root = fileURLToPath(new URL('../../', import.meta.url))
 
 /** One for each name of a block. */
 const blocks: Readonly<Record<string, () => string>> = {
   settings: settingsTable,
   errors: errorTable,
   metrics: metricTable,
+  'settings-page': () => settingsPage(readFileSync(join(root, 'config/example.yaml'), 'utf8')),
+  'metrics-page': metricsPage,
+  'label-values': labelTable,
 }
 
 export interface Projection {
@@ -25,10 +34,13 @@ export interface Projection {
 /** Every generated file. */
 export const projections: readonly Projection[] = [
   { path: 'config/schema.json', render: schemaText },
-  { path: 'README.md', render: (text) => (text === null ? null : fillBlocks(text)) },
+  ...['README.md', 'docs/settings.md', 'docs/metrics.md'].map((path) => ({
+    path,
+    render: (text: string | null) => (text === null ? null : fillBlocks(text)),
+  })),
 ]
 
-const block = /(<!-- generated:(\w+) -->\n)([\s\S]*?)(<!-- \/generated:\2 -->)/g
+const block = /(<!-- generated:([\w-]+) -->\n)([\s\S]*?)(<!-- \/generated:\2 -->)/g
 
 /** Throws for a block that nobody can fill, or that has no end. */
 export function fillBlocks(text: string): string {
@@ -37,7 +49,7 @@ export function fillBlocks(text: string): string {
     if (render === undefined) throw new Error(`nothing is generated under the name ${name}`)
     return `${begin}\n${render()}\n\n${end}`
   })
-  const begun = text.match(/<!-- generated:\w+ -->/g)?.length ?? 0
+  const begun = text.match(/<!-- generated:[\w-]+ -->/g)?.length ?? 0
   const ended = text.match(block)?.length ?? 0
   if (begun !== ended) throw new Error('a generated block has no end, or a name that does not match its beginning')
   return filled
@@ -58,13 +70,47 @@ function metricTable(): string {
   return ['| metric | type | labels | meaning |', '|---|---|---|---|', ...rows].join('\n')
 }
 
+/** With the alerts and dashboards that show each of them: whoever meets a name wants to see it. */
+function metricsPage(): string {
+  const shown = readdirSync(join(root, 'grafana/dashboards')).map((name): [string, string] => [
+    name.replace('.json', ''),
+    readFileSync(join(root, 'grafana/dashboards', name), 'utf8'),
+  ])
+  const rows = metricCatalogue.map(({ name, type, labels, help, bounds }) => {
+    const names = labels.map((label) => `\`${label}\``).join(', ')
+    const pattern = new RegExp(`${name}(?:_bucket|_sum|_count)?(?![a-z_])`)
+    const dashboards = shown.filter(([, text]) => pattern.test(text)).map(([dashboard]) => dashboard)
+    const buckets = bounds ? ` Buckets: ${bounds.join(', ')} s.` : ''
+    const meaning = `${help}${buckets}`.replaceAll('|', String.raw`\|`)
+    return `| \`${name}\` | ${type} | ${names === '' ? '—' : names} | ${meaning} | ${dashboards.join(', ')} |`
+  })
+  return ['| metric | type | labels | meaning | dashboards |', '|---|---|---|---|---|', ...rows].join('\n')
+}
+
+const fromSettings: Readonly<Record<string, string>> = {
+  client: 'names of `clients`; `unknown` where nobody was identified',
+  scraper: `${known.scrapers.map((name) => `\`${name}\``).join(' ')}; \`none\` where the call names none`,
+  key: 'names of `upstream.keys`',
+  version: 'of the proxy',
+  node: 'of Node.js',
+}
+
+function labelTable(): string {
+  const lists: Readonly<Record<string, readonly (string | number)[]>> = labelLists
+  const used = [...new Set(metricCatalogue.flatMap(({ labels }) => labels))].toSorted()
+  const rows = used.map((label) => {
+    const values = lists[label]?.map((value) => `\`${value}\``).join(' ')
+    return `| \`${label}\` | ${values ?? fromSettings[label] ?? ''} |`
+  })
+  return ['| label | values |', '|---|---|', ...rows].join('\n')
+}
+
 function main(words: readonly string[]): number {
   const [mode] = words
   if (words.length !== 1 || (mode !== '--write' && mode !== '--check')) {
     process.stderr.write('node src/cli/docs.ts --write | --check\n')
     return 1
   }
-  const root = fileURLToPath(new URL('../../', import.meta.url))
   let stale = 0
   for (const { path, render } of projections) {
     const now = existsSync(root + path) ? readFileSync(root + path, 'utf8') : null

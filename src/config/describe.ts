@@ -73,7 +73,7 @@ function childOf(type: z.core.$ZodType, step: string): z.core.$ZodType | null {
   return null
 }
 
-function peel(type: z.core.$ZodType): Peeled {
+export function peel(type: z.core.$ZodType): Peeled {
   const kind = nature.get(type)?.kind ?? null
   const inner = wrapped(type)
   if (inner === null) return { type, kind, fallback: undefined }
@@ -122,16 +122,22 @@ function allowReference(type: z.core.$ZodType, described: z.core.JSONSchema.Base
 
 // For readers
 
-interface Row {
+/** One setting; a list or a map of settings has a row of its own, too. */
+export interface Row {
   readonly name: string
+  readonly type: z.core.$ZodType
   readonly fallback: string
   readonly meaning: string
   readonly reload: string
 }
 
+export function settingsRows(): readonly Row[] {
+  return rowsOf(schema, '')
+}
+
 /** The settings table of the README, in Markdown. */
 export function settingsTable(): string {
-  const rows = rowsOf(schema, '').map(
+  const rows = settingsRows().map(
     ({ name, fallback, meaning, reload }) => `| \`${name}\` | ${fallback} | ${cell(meaning)} | ${reload} |`,
   )
   return ['| setting | default | meaning | reload |', '|---|---|---|---|', ...rows].join('\n')
@@ -142,6 +148,7 @@ function rowsOf(type: z.core.$ZodType, name: string): Row[] {
   const said = z.globalRegistry.get(type)
   const own = {
     name,
+    type,
     fallback: shownDefault(fallback),
     meaning: said?.description ?? '',
     reload: said?.['reload'] === 'restart' ? 'restart' : 'live',
@@ -167,6 +174,7 @@ function classRows(type: z.core.$ZodType): Row[] {
   if (!(type instanceof z.ZodObject)) return []
   return Object.entries(type.shape).map(([name, one]) => ({
     name: `retry.classes.${name}`,
+    type: one,
     fallback: code(flow(defaultsOf(one))),
     meaning: z.globalRegistry.get(one)?.description ?? '',
     reload: 'live',
@@ -210,7 +218,7 @@ function code(text: string): string {
   return `\`${text}\``
 }
 
-function cell(text: string): string {
+export function cell(text: string): string {
   return text.replaceAll('|', String.raw`\|`)
 }
 

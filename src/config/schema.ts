@@ -19,8 +19,11 @@ import {
   sizePattern,
 } from './units.ts'
 
-/** What printing a value needs to know beyond its type; kept out of the JSON Schema. */
-export const nature = z.registry<{ kind: 'duration' | 'size' | 'secret' | 'digest' | 'access' }>()
+/** What printing a value needs to know beyond its type; kept out of the JSON Schema. `limits` are as people write them. */
+export const nature = z.registry<{
+  kind: 'duration' | 'size' | 'secret' | 'digest' | 'access'
+  limits?: readonly [least: string, most: string]
+}>()
 
 /** What `upstream.keys` is when no file says anything: the one setting that has no default of its own. */
 export const defaultKeys = [{ name: 'main', secret: '${SCRAPELLM_API_KEY}' }]
@@ -104,7 +107,7 @@ function duration(min: number = 1, max: number = longestTimer) {
       if (ms >= min && ms <= max) return ms
       return refuse(context, `expected a duration from ${formatDuration(min)} to ${formatDuration(max)}, found {found}`)
     })
-  return schema.register(nature, { kind: 'duration' })
+  return schema.register(nature, { kind: 'duration', limits: [formatDuration(min), formatDuration(max)] })
 }
 
 function size(min: number, max: number) {
@@ -117,7 +120,7 @@ function size(min: number, max: number) {
       if (bytes >= min && bytes <= max) return bytes
       return refuse(context, `expected a size from ${formatSize(min)} to ${formatSize(max)}, found {found}`)
     })
-  return schema.register(nature, { kind: 'size' })
+  return schema.register(nature, { kind: 'size', limits: [formatSize(min), formatSize(max)] })
 }
 
 function refuse(context: z.RefinementCtx, message: string): never {

@@ -290,13 +290,15 @@ export interface MetricDescription {
   readonly type: 'counter' | 'gauge' | 'histogram'
   readonly help: string
   readonly labels: readonly string[]
+  /** Upper limits of the buckets of a histogram. */
+  readonly bounds?: readonly number[]
 }
 
 /** All metrics of the proxy's own, for documentation and for the test of the dashboards. */
 export const metricCatalogue: readonly MetricDescription[] = [
   ...Object.values(counterRows).map((row) => describe('counter', row)),
   ...[...Object.values(levelRows), ...readingRows].map((row) => describe('gauge', row)),
-  ...Object.values(histogramRows).map((row) => describe('histogram', row)),
+  ...Object.values(histogramRows).map((row) => ({ ...describe('histogram', row), bounds: row.bounds })),
 ].toSorted((a, b) => (a.name < b.name ? -1 : 1))
 
 /** How the parts stand at this moment. */

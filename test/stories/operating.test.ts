@@ -410,14 +410,16 @@ void t.test('everything that is counted is there, with closed labels, and nothin
   const access = proxy.lines().filter(({ msg }) => msg === 'request')
   t.equal(access.length, answers.length + 40, 'one access line for each request')
   const [line = {}] = access
-  t.strictSame(Object.keys(line), Object.keys(documentedLine()), 'with the fields that README tells')
+  t.strictSame(Object.keys(line), Object.keys(documentedLine()), 'with the fields that the page tells')
   for (const one of access) t.strictSame(Object.keys(one), Object.keys(line))
   t.match(line, { client: 'search-team', scraper: 'chatgpt', status: 200, cache: 'miss', attempts: 1, credits: 3 })
 })
 
 function documentedLine(): object {
   const [, line = '{}'] =
-    /<!-- example:access-line -->\n+```json\n([^]*?)```/.exec(readFileSync(`${root}README.md`, 'utf8')) ?? []
+    /<!-- example:access-line -->\n+```json\n([^]*?)```/.exec(
+      readFileSync(`${root}docs/dashboards-and-alerts.md`, 'utf8'),
+    ) ?? []
   return JSON.parse(line) as object
 }
 

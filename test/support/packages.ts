@@ -12,6 +12,8 @@ interface Need {
 
 const NEEDS: readonly Need[] = [
   { package: 'python3-requests', probe: ['/usr/bin/python3', '-c', 'import requests'] },
+  { package: 'python3-httpx', probe: ['/usr/bin/python3', '-c', 'import httpx'] },
+  { package: 'golang-go', probe: ['go', 'version'] },
   { package: 'redis-server', probe: ['redis-server', '--version'] },
   { package: 'openssl', probe: ['openssl', 'version'] },
   { package: 'curl', probe: ['curl', '--version'] },
