@@ -4,13 +4,14 @@
  * exchanged for free ones, ScrapeLLM for the simulator, and nothing listens beyond loopback. What cannot be run here is on a closed list.
  */
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import t, { type Test } from 'tap'
 import { stringify } from 'yaml'
 import { known } from '../src/compose.ts'
 import { loadConfig } from '../src/config/load.ts'
 import { createSimulator, instant } from '../src/simulator/simulator.ts'
+import { anAuthority, type Issued } from './support/certificates.ts'
 import { blocksOf, missingLine, pagePaths, readPage, type Block } from './support/pages.ts'
 import { root, shell, start } from './support/process.ts'
 import { freePort, startRedis } from './support/redis.ts'
@@ -257,9 +258,19 @@ const surroundingWords = new Proxy<Record<string, string>>(
   { get: (_target, name) => (name === 'PORT' ? '8080' : `${String(name)}-of-the-documentation-test`) },
 )
 
+/** What the files hold that settings name. */
+function secretOrPem(t: Test): (path: string) => string {
+  let issued: Issued | null = null
+  return (path) => {
+    if (!path.endsWith('.pem')) return 'x'.repeat(20)
+    issued ??= anAuthority(t).issue('localhost')
+    return readFileSync(path.endsWith('-key.pem') ? issued.key : issued.cert, 'utf8')
+  }
+}
+
 function settings(t: Test, reader: Reader, block: Block): void {
   const load = () =>
-    loadConfig([{ name: `line ${block.line}`, text: block.text }], [], surroundingWords, () => 'x'.repeat(20), known)
+    loadConfig([{ name: `line ${block.line}`, text: block.text }], [], surroundingWords, secretOrPem(t), known)
   t.doesNotThrow(load, `line ${block.line}: settings`)
   save(reader, block)
 }

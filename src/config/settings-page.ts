@@ -64,7 +64,7 @@ function limitsOf(type: z.core.$ZodType): string {
   return inner === null ? '' : limitsOf(inner)
 }
 
-/** The sections of the example, by name. One that is commented out is shown as it would be; of places that exclude each other, the first. */
+/** The sections of the example, by name. One that is commented out is shown as it would be; what excludes another stays a comment. */
 function samplesIn(example: string): ReadonlyMap<string, string> {
   const pieces = example.split(/^\n/m).map((piece) => (/^# \w+:/.test(piece) ? uncommented(piece) : piece))
   return new Map(
@@ -76,6 +76,6 @@ function uncommented(piece: string): string {
   return piece
     .split('\n')
     .map((line) => line.replace(/^# /, ''))
-    .map((line) => line.replace(/^ {2}(?=sentinel:|cluster:)/, '  # '))
+    .map((line) => line.replace(/^ {2}(?=sentinel:|cluster:|ca:)/, '  # '))
     .join('\n')
 }
