@@ -12,6 +12,7 @@ import { resolveClient } from './config/policy.ts'
 import { createReloader, type Reloaded, type SettingsSource } from './config/reload.ts'
 import type { Config } from './config/schema.ts'
 import { parseDuration } from './config/units.ts'
+import { ProxyError } from './errors.ts'
 import { createGenerations, type Generations } from './generations.ts'
 import { createAdmin } from './http/admin.ts'
 import type { Drained } from './http/drain.ts'
@@ -60,6 +61,7 @@ import { createServing, keysOf, type Lasting } from './serving.ts'
 import { createAccessLog } from './telemetry/access-log.ts'
 import { createAudit } from './telemetry/audit.ts'
 import { createLog, type Log } from './telemetry/log.ts'
+import type { TelemetryEvent } from './telemetry/events.ts'
 import { createMetrics } from './telemetry/metrics.ts'
 import { createRecorder } from './telemetry/recorder.ts'
 import { createTracing } from './telemetry/tracing.ts'
@@ -76,10 +78,15 @@ export interface App {
   reload(because: string): Reloaded
   /** Opens both ports; rejects when one cannot be had. */
   listen(): Promise<Ports>
-  /** Contract section 7: not ready at once, no new connections after `readinessDelay`, open requests finish or the grace ends. */
+  /**
+   * Contract section 7: not ready at once, no new connections after `readinessDelay`, open requests finish or the grace ends. What is
+   * still open then is cut: whoever waits is told so, what was sent counts as charged, and jobs are left for others.
+   */
   drain(): Promise<Drained>
-  /** Cuts a drain short. */
+  /** The grace ends now. */
   hurry(): void
+  /** Tells of a fault that nobody caught, as far as it may be shown. */
+  uncaught(error: unknown): void
   /** Ends everything that `drain` left: upstream calls, the admin port, timers. */
   close(): Promise<void>
 }
@@ -110,6 +117,7 @@ export function compose(
   const log = createLog({ level: firstConfig.log.level, sink: output.write, secrets: secretsOf(firstConfig) })
   const profile = createProfile({ version }, clock)
   let generations: Generations | null = null
+  let isCutting = false
 
   // First of all, because parts may have something to tell as soon as they are made; what it reads of them is read when asked.
   const metrics = createMetrics({
@@ -143,8 +151,10 @@ export function compose(
     { prompts: firstConfig.log.prompts },
     { clock, keyOf: (call, client) => served.current.cache.keyOf(call, client), append: auditFile?.append ?? null },
   )
-  const watchers = [audit, ...tracing.watchers]
-  const recorder = createRecorder({ metrics, access, log, clock, matches, watchers, traceIdOf: tracing.traceIdOf })
+  const { traceIdOf } = tracing
+  const { openPrompts } = audit
+  const watchers = [audit, ...tracing.watchers, { note: noteCut }]
+  const recorder = createRecorder({ metrics, access, log, clock, matches, watchers, traceIdOf, openPrompts })
   const { emit } = recorder
 
   const store = firstConfig.redis ? world.openShared(sharedOptions(firstConfig.redis), emit) : null
@@ -239,7 +249,7 @@ export function compose(
     recorder,
     audit,
     tracing,
-    isCutting: () => false,
+    isCutting: () => isCutting,
   }
   const served = createGenerations(createServing(firstConfig, lasting, firstKeys, null), clock)
   generations = served
@@ -498,21 +508,60 @@ export function compose(
     return { port: server.port, adminPort: admin.port }
   }
 
-  const hurried = Promise.withResolvers<void>()
+  const hurried = Promise.withResolvers<'late'>()
+  let drained: Promise<Drained> | null = null
 
   /** First the requests, then the flights that nobody waits for any more: they are probably paid for. */
-  async function drain(): Promise<Drained> {
+  async function finish(): Promise<Drained> {
     const { readinessDelay, grace } = inForce().shutdown
-    const end = clock.after(readinessDelay + grace, hurried.resolve)
-    const how = await server.drain({ readinessDelayMs: readinessDelay, graceMs: grace })
-    await Promise.race([flights.idle(), hurried.promise])
+    const graceEnd = clock.after(readinessDelay + grace, () => hurried.resolve('late'))
+    const answered = server.drain({ readinessDelayMs: readinessDelay, graceMs: grace + LAST_WORDS_MS })
+    const finished = answered.then(async (how) => (await flights.idle(), how))
+    const how = await Promise.race([finished, hurried.promise])
+    graceEnd.cancel()
+    return how === 'late' ? cut() : how
+  }
+
+  /** Everybody is told, nothing new is begun, and what is said of the calls that are cut is written down before we go. */
+  async function cut(): Promise<Drained> {
+    const isIdle = server.openRequests === 0 && flights.size === 0
+    if (!isIdle) log.warn('grace is over', { open_requests: server.openRequests, open_calls: flights.size })
+    isCutting = true
+    jobs.close()
+    for (const { requestId, client, scraper, credits } of durable.close())
+      log.info('job left to be taken up', { id: requestId, client, scraper, credits })
+    flights.ground(new ProxyError('SHUTTING_DOWN', 'This proxy is shutting down.', { retryAfterMs: LAST_WORDS_MS }))
+    served.close()
+    const answered = server.drain({ readinessDelayMs: 0, graceMs: LAST_WORDS_MS })
+    const lastWords = Promise.withResolvers<void>()
+    const end = clock.after(LAST_WORDS_MS, lastWords.resolve)
+    // Jobs that are left never land here.
+    await Promise.race([flights.idle(), lastWords.promise])
+    const how = await answered
     end.cancel()
-    return flights.size === 0 ? how : 'forced'
+    return isIdle ? how : 'forced'
+  }
+
+  function noteCut(event: TelemetryEvent): void {
+    if (!isCutting || event.kind !== 'attempt-ended' || event.attempt.charge.state !== 'unknown') return
+    const { id, payer, scraper, attempt } = event
+    const { keyName, charge } = attempt
+    log.warn('call cut, may have been charged', {
+      id,
+      client: payer,
+      scraper,
+      key_name: keyName,
+      credits: charge.credits,
+    })
+  }
+
+  function drain(): Promise<Drained> {
+    return (drained ??= finish())
   }
 
   function hurry(): void {
-    void server.drain({ readinessDelayMs: 0, graceMs: 0 })
-    hurried.resolve()
+    hurried.resolve('late')
+    void drain()
   }
 
   return {
@@ -521,6 +570,7 @@ export function compose(
     listen,
     drain,
     hurry,
+    uncaught: recorder.uncaught,
     async close() {
       reloader.close()
       takingUp?.cancel()
@@ -571,10 +621,10 @@ function adminTokenOf({ admin }: Config): string | null {
   return admin.token?.reveal() ?? null
 }
 
-function secretsOf({ upstream, clients, admin }: Config): readonly string[] {
+function secretsOf({ upstream, clients, admin, redis }: Config): readonly string[] {
   const tokens = Object.values(clients).flatMap(({ token }) => token)
-  const secrets = [...upstream.keys.map(({ secret }) => secret), ...tokens, ...(admin.token ? [admin.token] : [])]
-  return secrets.map((secret) => secret.reveal())
+  const others = [admin.token, redis?.password, ...(redis?.signingKey ?? [])].filter((one) => one !== undefined)
+  return [...upstream.keys.map(({ secret }) => secret), ...tokens, ...others].map((secret) => secret.reveal())
 }
 
 function tiersOf({ cache, redis }: Config): Tier[] {
@@ -607,6 +657,9 @@ function diskOptions({ path, maxSize }: Exclude<Config['cache']['disk'], false>)
 }
 
 const TAKE_UP_EVERY_MS = 15_000
+
+/** For the answers to those whose calls are cut, and for writing down what was. */
+const LAST_WORDS_MS = 1_000
 
 /** As long as a rate limit of upstream is believed. */
 const LONGEST_LIMIT_MS = 3_600_000

@@ -2,6 +2,7 @@
  * What the pipeline needs from each part, with the promises it relies on. Parts throw a ProxyError to end an exchange
  * and return values to continue it. Longer than other files, because the pipeline's needs are read together.
  */
+import type { ProxyError } from './errors.ts'
 import type {
   Attempt,
   CachePolicy,
@@ -274,6 +275,8 @@ export interface Flights {
   readonly size: number
   /** Resolves when no flight is in the air any more, those that nobody waits for included. */
   idle(): Promise<void>
+  /** Everybody who waits is given up with this error, and whoever comes from now on. The flights go on. */
+  ground(error: ProxyError): void
   /** For the status page: every flight with its age. */
   list(): readonly FlightStatus[]
 }

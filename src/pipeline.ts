@@ -14,9 +14,10 @@
  * Longer than other files, because the whole way is read in one go.
  */
 import { ProxyError } from './errors.ts'
-import type { Attempt, Call, Client, Exchange, Landing, Lookup, Outcome, ProxyRequest } from './model.ts'
+import type { Attempt, Call, Charge, Client, Exchange, Landing, Lookup, Outcome, ProxyRequest } from './model.ts'
 import type {
   Admission,
+  Asked,
   Asker,
   Attempted,
   Breakers,
@@ -96,10 +97,19 @@ export function createPipeline(parts: Parts): Pipeline {
     return outcome instanceof Promise ? outcome.then((known) => end(exchange, known)) : end(exchange, outcome)
   }
 
-  function end(exchange: Exchange, outcome: Outcome): Outcome {
-    if (exchange.client) exchange.credits = budget.limits(exchange.client)
+  function end(exchange: Exchange, decided: Outcome): Outcome {
+    const outcome = standing(exchange, decided)
     recorder.record(exchange, outcome)
     return outcome
+  }
+
+  function standing(exchange: Exchange, outcome: Outcome): Outcome {
+    try {
+      if (exchange.client) exchange.credits = budget.limits(exchange.client)
+      return outcome
+    } catch (error) {
+      return refused(error)
+    }
   }
 
   function decideOrRefuse(exchange: Exchange): Outcome | Promise<Outcome> {
@@ -213,13 +223,20 @@ export function createPipeline(parts: Parts): Pipeline {
     const { request, client, call, key } = errand
     // Nobody waits for what an earlier process left: it is finished, not begun anew.
     const policy = errand.on === 'resume' ? { ...client.retry, attempts: 1 } : client.retry
-    const landing = await retry.run(call, policy, flight, (turn) =>
-      breakers.run(
-        call.scraper,
-        () => attempt(errand, hold, flight, turn, lease),
-        (tried) => tried.verdict.health,
-      ),
-    )
+    const attempts: Attempt[] = []
+    let landing: Landing
+    try {
+      landing = await retry.run(call, policy, flight, (turn) =>
+        breakers.run(
+          call.scraper,
+          () => attempt(errand, hold, flight, turn, lease, attempts),
+          (tried) => tried.verdict.health,
+        ),
+      )
+    } catch (error) {
+      if (attempts.length > 0) emit({ kind: 'flight-lost', payer: client.name, scraper: call.scraper, attempts })
+      throw error
+    }
     emit({
       kind: 'flight-landed',
       payer: client.name,
@@ -239,6 +256,7 @@ export function createPipeline(parts: Parts): Pipeline {
     flight: Flight,
     turn: Turn,
     lease: FlightLease,
+    attempts: Attempt[],
   ): Promise<Attempted> {
     const { request, client, call, key } = errand
     const place = await bulkhead.enter(call.scraper, flight)
@@ -247,31 +265,38 @@ export function createPipeline(parts: Parts): Pipeline {
       const takeover = await lease.begin()
       const keyLease = await keys.lease(call, turn)
       const startedAt = clock.now()
-      emit({ kind: 'attempt-started', scraper: call.scraper })
-      const { verdict, status } = await upstream.ask({
-        call,
-        turn,
-        key: keyLease,
-        identity: request,
-        client,
-        hold,
-        cacheKey: request.wishes.noStore ? null : key,
-        lease,
-        takeover,
-      })
-      keyLease.report(verdict)
-      hold.spend(verdict.charge)
-      const tried: Attempt = {
-        number: turn.number,
-        startedAt,
-        durationMs: clock.now() - startedAt,
-        waitedMs: turn.waitedMs,
-        keyName: keyLease.name,
-        status,
-        class: verdict.kind === 'answered' ? 'ok' : verdict.class,
-        charge: verdict.charge,
+      const tally = (status: number | null, ended: Attempt['class'], charge: Charge): Attempt => {
+        const durationMs = clock.now() - startedAt
+        const { number, waitedMs } = turn
+        const tried = { number, startedAt, durationMs, waitedMs, keyName: keyLease.name, status, class: ended, charge }
+        attempts.push(tried)
+        emit({ kind: 'attempt-ended', scraper: call.scraper, payer: client.name, id: request.id, attempt: tried })
+        hold.spend(charge)
+        return tried
       }
-      emit({ kind: 'attempt-ended', scraper: call.scraper, payer: client.name, attempt: tried })
+      emit({ kind: 'attempt-started', scraper: call.scraper })
+      const cacheKey = request.wishes.noStore ? null : key
+      let asked: Asked
+      try {
+        asked = await upstream.ask({
+          call,
+          turn,
+          key: keyLease,
+          identity: request,
+          client,
+          hold,
+          cacheKey,
+          lease,
+          takeover,
+        })
+      } catch (error) {
+        // A bug, and nobody knows how far it got: what may have been charged counts as charged.
+        tally(null, 'ambiguous', { state: 'unknown', credits: call.priceCredits })
+        throw error
+      }
+      const { verdict, status } = asked
+      const tried = tally(status, verdict.kind === 'answered' ? 'ok' : verdict.class, verdict.charge)
+      keyLease.report(verdict)
       return { attempt: tried, verdict, otherKeyReady: keys.hasOther(new Set([...turn.spentKeys, keyLease.name])) }
     } finally {
       place.leave()

@@ -4,6 +4,10 @@ import type { SettingsSource } from '../config/reload.ts'
 import type { Config } from '../config/schema.ts'
 import type { World } from '../ports.ts'
 
+const EXIT_FAILURE = 1
+/** What is written at the end takes moments; a store that hangs must not keep us. */
+const LONGEST_CLOSE_MS = 10_000
+
 /** `process`, as far as this needs it. */
 export interface Signals {
   on(signal: 'SIGTERM' | 'SIGINT' | 'SIGHUP', listener: () => void): unknown
@@ -31,25 +35,35 @@ export async function serve(source: SettingsSource, world: World, version: strin
   const ended = new Promise<number>((resolve) => {
     let code: number | null = null
     const stop = (reason: string, exitCode: number): void => {
-      if (code !== null) {
+      const isFirst = code === null
+      code = Math.max(code ?? 0, exitCode)
+      if (isFirst) {
+        app.log.info('draining', { reason })
+        void end()
+      } else {
         app.log.warn('ending the drain', { reason })
         app.hurry()
-        return
       }
-      code = exitCode
-      app.log.info('draining', { reason })
-      void app.drain().then(async (how) => {
+    }
+    const fail = (error: unknown): void => {
+      app.uncaught(error)
+      stop('uncaught', EXIT_FAILURE)
+    }
+    const end = async (): Promise<void> => {
+      try {
+        const how = await app.drain()
         app.log.info('stopped', { how })
-        await app.close()
-        resolve(exitCode)
-      })
+        await close(app, world)
+      } catch (error) {
+        app.uncaught(error)
+        code = EXIT_FAILURE
+      }
+      resolve(code ?? EXIT_FAILURE)
     }
     signals.on('SIGTERM', () => stop('SIGTERM', 0))
     signals.on('SIGINT', () => stop('SIGINT', 0))
-    signals.on('uncaughtException', (error) => {
-      app.log.error('uncaught', { error })
-      stop('uncaught', 1)
-    })
+    // Promises that nobody has caught come here, too.
+    signals.on('uncaughtException', fail)
   })
   // Last: whoever waits for this line may send a signal the moment it is there.
   app.log.info('listening', {
@@ -62,6 +76,14 @@ export async function serve(source: SettingsSource, world: World, version: strin
     version,
   })
   return { app, port, adminPort, ended }
+}
+
+/** Whatever fails or hangs now, the process ends. */
+async function close(app: App, { clock }: World): Promise<void> {
+  const overdue = Promise.withResolvers<void>()
+  const timer = clock.after(LONGEST_CLOSE_MS, overdue.resolve)
+  await Promise.race([app.close(), overdue.promise])
+  timer.cancel()
 }
 
 function urlOf({ host, tls }: Config['listen' | 'admin'], port: number): string {

@@ -109,7 +109,7 @@ export function createReloader({ source, clock, watchFile, inForce, swap, tell, 
       one.close()
       watches.delete(path)
     }
-    for (const path of wanted) if (!watches.has(path)) watches.set(path, watchFile(path, changed))
+    for (const path of wanted) if (!watches.has(path)) watches.set(path, watchFile(path, afterFirst(changed)))
   }
 
   function changed(): void {
@@ -120,6 +120,15 @@ export function createReloader({ source, clock, watchFile, inForce, swap, tell, 
       if (reloaded === null) told = null
       else if (reloaded.result === 'applied' || mistakesOf(reloaded) !== told) note(reloaded, 'file')
     })
+  }
+}
+
+/** The first look tells what is known. */
+function afterFirst(changed: () => void): () => void {
+  let isFirst = true
+  return () => {
+    if (!isFirst) changed()
+    isFirst = false
   }
 }
 

@@ -1,6 +1,6 @@
 /**
- * How a port is given up: first only said (readiness), then no new connections and every answer closes its own, then, when
- * the grace ends, the rest is cut. Node's own `close` takes answers for finished that are still being written, and cuts
+ * How a port is given up: first only said (readiness), while every answer closes its connection, then no new connections, then,
+ * when the grace ends, the rest is cut. Node's own `close` takes answers for finished that are still being written, and cuts
  * them; so which connections are idle is decided here.
  */
 import type { Server as HttpServer } from 'node:http'
@@ -17,8 +17,9 @@ export interface DrainTimes {
 export type Drained = 'clean' | 'forced'
 
 export interface Drainer {
+  /** Answers end the connections they go over. */
   readonly draining: boolean
-  /** No new connection is taken, and answers end the connections they go over. */
+  /** No new connection is taken. */
   readonly stopped: boolean
   /** The same promise each time; another call sets the times anew. */
   drain(times: DrainTimes): Promise<Drained>

@@ -168,8 +168,6 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
         throw overloaded('This proxy is overloaded.', random.next(), { close: true })
       const onGone = watch(outgoing)
       const request = readRequest(incoming, fields, { id, arrivedAt: clock.now(), onGone, target })
-      // Node closes after such an answer, or loses what came in the same packet: nothing behind it may be executed.
-      if (fields.expect !== null || fields.upgrade !== null) connection.closing = connection.broken = true
       serve({ request, client: null, call: null, limits: null, credits: [] }, incoming, outgoing, connection)
     } catch (error) {
       const refusal = ProxyError.from(error)
@@ -186,7 +184,7 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
   ): void {
     const { handle, respond } = serving()
     const fail = (error: unknown): void => {
-      emit({ kind: 'broke', where: 'http', error })
+      emit({ kind: 'broke', where: 'http', error, request: exchange.request })
       settle(incoming, outgoing, connection, refuse(exchange.request.id, ProxyError.from(error)))
     }
     const finish = (outcome: Outcome): void => {
@@ -234,7 +232,7 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
       // What the caller is still sending would turn a plain close into a reset that swallows the answer.
       incoming.socket.destroySoon = () => linger(incoming.socket, clock)
     }
-    if (close || ((drainer.stopped || connection.broken) && connection.last === outgoing))
+    if (close || ((drainer.draining || connection.broken) && connection.last === outgoing))
       headers.push('Connection', 'close')
     outgoing.writeHead(status, headers)
     outgoing.end(incoming.method === 'HEAD' ? null : body)

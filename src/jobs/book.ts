@@ -46,7 +46,12 @@ const MAX_DOCUMENT_BYTES = 64 * 1_048_576
 const INTERRUPTED = 'interrupted by a restart of the proxy'
 const noKey: KeyLease = { name: 'none', secret: null, report: () => {} }
 
-export function createJobs(ports: JobPorts): Jobs {
+export interface JobBook extends Jobs {
+  /** What is promised and not kept by now is left to the next process. */
+  close(): void
+}
+
+export function createJobs(ports: JobPorts): JobBook {
   const { profile, store, clock, random, emit, fill, refund, life } = ports
   const dialect = profile.jobs
   const archive: Archive = createArchive(store, clock, life.processId, ports.maxDocumentBytes ?? MAX_DOCUMENT_BYTES)
@@ -54,7 +59,9 @@ export function createJobs(ports: JobPorts): Jobs {
   /** Documents of jobs that were pending a moment ago. */
   const pending = new Map<string, { readonly reply: Reply; readonly until: number }>()
 
-  return { follow, promise, interrupted, resume }
+  let isClosed = false
+
+  return { follow, promise, interrupted, resume, close: () => void (isClosed = true) }
 
   async function follow(request: ProxyRequest, client: Client, call: Call, forward: Forward): Promise<Outcome> {
     return call.endpoint === 'submit' ? submit(request, client, call, forward) : poll(client, call, forward)
@@ -213,6 +220,7 @@ export function createJobs(ports: JobPorts): Jobs {
 
   async function keep(id: string, landing: Promise<Landing | null>): Promise<void> {
     const verdict = (await landing)?.verdict
+    if (isClosed && verdict?.kind !== 'answered') return
     await end(id, verdict?.kind === 'answered' ? verdict.reply.body : null, null)
   }
 

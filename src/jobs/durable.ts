@@ -40,8 +40,16 @@ export interface DurableUpstream {
    * `submitted`. To be called at start, and now and then where processes share the store.
    */
   leftBehind(): Promise<LeftBehind>
-  /** Polls no more; what is under way is left for others. */
-  close(): void
+  /** Polls no more; what is under way is left for others, and told. */
+  close(): readonly HandedOver[]
+}
+
+/** A question whose job goes on without us. */
+export interface HandedOver {
+  readonly requestId: string
+  readonly client: string
+  readonly scraper: string
+  readonly credits: number
 }
 
 export interface LeftBehind {
@@ -79,7 +87,7 @@ const SAFE_AFTER_MS = 5_000
 const BELIEVED = 3
 
 /** As a lease passes it on. */
-interface HandedOver {
+interface LeasedJob {
   readonly id: string
   readonly record: DurableRecord
 }
@@ -104,6 +112,8 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
   const orphans = new Map<string, DurableRecord>()
   const untold: { submitted: DurableRecord[]; lost: DurableRecord[] } = { submitted: [], lost: [] }
   const sleeping = new Set<Timer>()
+  /** Jobs that are being followed, by the id of their record. */
+  const followed = new Map<string, Question>()
   let searched: Promise<void> | null = null
   let isClosed = false
 
@@ -145,14 +155,14 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
 
   /** For the next process, and for those who wait for this flight. */
   async function announce(id: string, record: DurableRecord, { lease }: Question): Promise<void> {
-    const job: HandedOver = { id, record }
+    const job: LeasedJob = { id, record }
     await Promise.all([write(id, record), lease.submitted(JSON.stringify(job))])
   }
 
   /** The job that came with the lease, as far as it has come by now. */
   async function handedOver({ takeover }: Question): Promise<[string, DurableRecord] | null> {
     if (takeover === null) return null
-    const { id, record } = JSON.parse(takeover) as HandedOver
+    const { id, record } = JSON.parse(takeover) as LeasedJob
     orphans.delete(id)
     const there = await store.get(SPACE, id)
     return [id, (there?.value as DurableRecord | undefined) ?? record]
@@ -167,6 +177,7 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
   ): Promise<Asked> {
     const poll = { ...question, call: dialect.toPoll(record.jobId ?? '', question.call) }
     const course: Course = { rounds: 0, failures: 0, unknowns: 0 }
+    followed.set(id, question)
     await sleep(firstMs)
     for (;;) {
       const { verdict } = await plain.ask(poll)
@@ -199,6 +210,7 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
   }
 
   async function over(id: string, record: DurableRecord, verdict: Verdict): Promise<Asked> {
+    followed.delete(id)
     const status = verdict.reply?.status ?? null
     const there = (await store.get(SPACE, id))?.value as DurableRecord | undefined
     // This process was taken for dead: whoever has taken it up pays.
@@ -259,10 +271,18 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
     untold.submitted.push(mine)
   }
 
-  function close(): void {
+  function close(): readonly HandedOver[] {
     isClosed = true
     for (const timer of sleeping) timer.cancel()
     sleeping.clear()
+    const left = Array.from(followed.values(), ({ identity, client, call }) => ({
+      requestId: identity.id,
+      client: client.name,
+      scraper: call.scraper,
+      credits: call.priceCredits,
+    }))
+    followed.clear()
+    return left
   }
 
   function sleep(ms: number): Promise<void> {

@@ -44,8 +44,10 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
   const joinable = new Map<string, Airborne>()
   const aloft = new Set<Airborne>()
   let whenIdle: (() => void)[] = []
+  let grounded: ProxyError | null = null
 
   function join(key: string | null, asker: Asker, fly: Fly): Joined {
+    if (grounded) throw grounded
     const known = key === null ? undefined : joinable.get(key)
     if (known) return { role: 'joined', landing: board(known, asker) }
 
@@ -153,6 +155,10 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
     join,
     has: (key) => key !== null && joinable.has(key),
     list,
+    ground(error) {
+      grounded = error
+      for (const { waiting } of aloft) for (const { fail } of waiting) fail(error)
+    },
     idle: () => (aloft.size === 0 ? Promise.resolve() : new Promise((resolve) => whenIdle.push(resolve))),
     get size() {
       return aloft.size

@@ -174,9 +174,9 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
 
   /** Why no attempt may start in so many milliseconds; null = one may. */
   function hindrance({ flight }: Course, waitMs: number): Refused | null {
+    if (isDraining()) return 'shutdown'
     const patienceUntil = flight.patienceUntil()
     if (patienceUntil === 0) return 'abandoned'
-    if (isDraining()) return 'shutdown'
     return clock.now() + waitMs < patienceUntil ? null : 'deadline'
   }
 
@@ -184,7 +184,7 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
   async function pause(flight: Flight, ms: number): Promise<number> {
     const startedAt = clock.now()
     const until = startedAt + ms
-    while (clock.now() < until && flight.patienceUntil() > 0) await nap(flight, until - clock.now())
+    while (clock.now() < until && flight.patienceUntil() > 0 && !isDraining()) await nap(flight, until - clock.now())
     return clock.now() - startedAt
   }
 

@@ -3,7 +3,8 @@
  * wants it, as a line in a file. Memory is bounded by count and bytes; requests that asked upstream have room of their own, so
  * that a thousand hits a second do not push out the failure somebody asks about. A hit costs an object and a string.
  *
- * A line is written when its request has ended and the flight it paid for has landed, so that it has all attempts.
+ * A line is written when its request has ended and the flight it paid for has landed, so that it has all attempts. Longer than
+ * other files: when a line may be written is one rule, read in one go.
  */
 import type { ProxyError } from '../errors.ts'
 import type { Call, Client, Exchange, Outcome, ProxyRequest } from '../model.ts'
@@ -15,7 +16,7 @@ import { createCircumstances } from './circumstances.ts'
 import type { TelemetryEvent } from './events.ts'
 import { createFlightRecorder, type FlightRecorder, type RecordedFlight } from './flight-recorder.ts'
 import { traceIdOf } from './traceparent.ts'
-import type { Role, Trail, TrailEvent, Trails } from './trail.ts'
+import { promptsIn, type Role, type Trail, type TrailEvent, type Trails } from './trail.ts'
 import { createTrailRing, type TrailRing } from './trail-ring.ts'
 import { troublesIn } from './troubles.ts'
 
@@ -45,6 +46,8 @@ export interface Audit extends Trails, Pick<FlightRecorder, 'retry' | 'upstream'
   note(event: TelemetryEvent): void
   /** Whether prompts are kept from now on. */
   keepPrompts(prompts: boolean): void
+  /** Of all that is under way; empty where prompts are no secret. */
+  openPrompts(): Iterable<string>
   /** Writes the lines of requests whose flight will not land any more. */
   close(): void
 }
@@ -85,6 +88,7 @@ export function createAudit(
     refused,
     note: (event) => circumstances.note(event, flights.aloft),
     keepPrompts: (wanted) => void (prompts = wanted),
+    openPrompts,
     retry: flights.retry,
     upstream: flights.upstream,
     find: (id) => [...everything((trail) => trail.id === id)].toSorted((a, b) => b.at - a.at),
@@ -132,6 +136,12 @@ export function createAudit(
     const trail = unattended(flight, flight.owner)
     asked.push(trail)
     if (append && !isClosed) append(flightLine(trail, flight))
+  }
+
+  function* openPrompts(): Generator<string> {
+    if (prompts) return
+    for (const { request } of open.values()) yield* promptsIn(request.target.params)
+    for (const { call } of flights.aloft) yield* promptsIn(call.params)
   }
 
   function close(): void {
@@ -283,7 +293,7 @@ function factsOf({ request, client, call }: Exchange, outcome: Outcome, at: numb
 }
 
 function promptOf(call: Call | null): string | null {
-  return call?.params.find(([name]) => name === 'prompt')?.[1] ?? null
+  return promptsIn(call?.params ?? [])[0] ?? null
 }
 
 function endOf({ at, durationMs }: Trail): number {

@@ -1,5 +1,5 @@
 /** Everything that can happen beside an outcome, as one union: parts emit it, the recorder turns it into metrics and log lines. */
-import type { Attempt, FailureClass, Landing, Refused, Tier, VerdictClass } from '../model.ts'
+import type { Attempt, FailureClass, Landing, ProxyRequest, Refused, Tier, VerdictClass } from '../model.ts'
 
 export type BreakerState = 'closed' | 'half-open' | 'open'
 export type KeyState = 'ready' | 'resting' | 'spent'
@@ -25,8 +25,14 @@ export type ReloadResult = 'applied' | 'invalid' | 'restart'
 
 export type TelemetryEvent =
   | { readonly kind: 'attempt-started'; readonly scraper: string }
-  /** One attempt has ended; `payer` is the client that is charged for it. */
-  | { readonly kind: 'attempt-ended'; readonly scraper: string; readonly payer: string; readonly attempt: Attempt }
+  /** One attempt has ended; `payer` is the client that is charged for it, `id` that of the request it was made for. */
+  | {
+      readonly kind: 'attempt-ended'
+      readonly scraper: string
+      readonly payer: string
+      readonly id: string
+      readonly attempt: Attempt
+    }
   /** The process has more to do than it can, or no more; `because` is null when it is over. */
   | {
       readonly kind: 'overload-changed'
@@ -71,6 +77,13 @@ export type TelemetryEvent =
       readonly scraper: string
       readonly landing: Landing
       readonly claimed: boolean
+    }
+  /** A flight has come to nothing by a refusal or a bug: what its attempts cost brought nobody an answer. */
+  | {
+      readonly kind: 'flight-lost'
+      readonly payer: string
+      readonly scraper: string
+      readonly attempts: readonly Attempt[]
     }
   /** Four fifths of a client's credits for the period are spent. */
   | {
@@ -126,5 +139,10 @@ export type TelemetryEvent =
       /** Of the upstream keys in force. */
       readonly keys: readonly string[]
     }
-  /** A bug: shown to nobody but the log. */
-  | { readonly kind: 'broke'; readonly where: string; readonly error: unknown }
+  /** A bug: shown to nobody but the log. `request`: the one it happened to, where it is known. */
+  | {
+      readonly kind: 'broke'
+      readonly where: string
+      readonly error: unknown
+      readonly request?: Pick<ProxyRequest, 'id' | 'target'>
+    }

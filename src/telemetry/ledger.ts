@@ -30,6 +30,8 @@ export interface Ledger {
   ended(payer: string, scraper: string, attempt: Attempt): void
   /** `claimed`: the payer was there to get the answer. */
   landed(payer: string, scraper: string, landing: Landing, claimed: boolean): void
+  /** It brought nobody an answer, whatever upstream said. */
+  lost(payer: string, scraper: string, attempts: readonly Attempt[]): void
   answered(client: string, scraper: string, outcome: Outcome): void
   /** A job that had been charged has failed. The sum stays as it was: what was spent was spent, and comes back. */
   refunded(payer: string, scraper: string, keyName: string, credits: number): void
@@ -82,7 +84,7 @@ export function createLedger({ metrics, broke }: LedgerPorts): Ledger {
   /** Charged attempts whose flight is under way, and who pays. An attempt that is forgotten stays in its client's sum. */
   const settling = new WeakMap<Attempt, string>()
 
-  return { started: () => void (startedCount += 1), ended, landed, answered, refunded, status }
+  return { started: () => void (startedCount += 1), ended, landed, lost, answered, refunded, status }
 
   function ended(payer: string, scraper: string, attempt: Attempt): void {
     const { charge, keyName } = attempt
@@ -119,12 +121,7 @@ export function createLedger({ metrics, broke }: LedgerPorts): Ledger {
   }
 
   function landed(payer: string, scraper: string, { attempts, verdict }: Landing, claimed: boolean): void {
-    for (const attempt of attempts) {
-      const owner = settling.get(attempt)
-      if (owner === undefined) continue
-      settling.delete(attempt)
-      tallyOf(owner).settling -= attempt.charge.credits
-    }
+    settle(attempts)
     if (verdict.kind === 'answered' && verdict.charge.state === 'charged') {
       if (claimed) deliver(payer, verdict.charge.credits)
       else {
@@ -133,6 +130,24 @@ export function createLedger({ metrics, broke }: LedgerPorts): Ledger {
       }
     }
     check(payer)
+  }
+
+  function lost(payer: string, scraper: string, attempts: readonly Attempt[]): void {
+    waste(payer, scraper, settle(attempts))
+    check(payer)
+  }
+
+  /** They settle no more. Says how much that was. */
+  function settle(attempts: readonly Attempt[]): number {
+    let credits = 0
+    for (const attempt of attempts) {
+      const owner = settling.get(attempt)
+      if (owner === undefined) continue
+      settling.delete(attempt)
+      tallyOf(owner).settling -= attempt.charge.credits
+      credits += attempt.charge.credits
+    }
+    return credits
   }
 
   function answered(client: string, scraper: string, outcome: Outcome): void {

@@ -13,7 +13,8 @@ export interface Log {
   debug(msg: string, fields?: Fields): void
   info(msg: string, fields?: Fields): void
   warn(msg: string, fields?: Fields): void
-  error(msg: string, fields?: Fields): void
+  /** `veiled`: texts that the error must not quote. */
+  error(msg: string, fields?: Fields, veiled?: readonly string[]): void
   /** From now on these are kept out of every line. */
   hide(...secrets: readonly string[]): void
   /** From now on. */
@@ -51,6 +52,7 @@ const headers = ['["x-api-key"]', 'cookie']
 export function createLog({ level, sink, secrets }: LogOptions): Log {
   const known = new Set(secrets)
   let scrub = createScrubber(known)
+  let veiled: readonly string[] = []
   const logger = pino(
     {
       level,
@@ -61,7 +63,7 @@ export function createLog({ level, sink, secrets }: LogOptions): Log {
         paths: [...sensitive, ...headers].flatMap((name) => [name, `*${name.startsWith('[') ? '' : '.'}${name}`]),
         censor: '[redacted]',
       },
-      serializers: { error: describeError },
+      serializers: { error: (error: unknown) => describeError(error, veiled) },
     },
     { write: (text: string) => sink(scrub(text)) },
   )
@@ -69,7 +71,11 @@ export function createLog({ level, sink, secrets }: LogOptions): Log {
     debug: (msg, fields = {}) => logger.debug(fields, msg),
     info: (msg, fields = {}) => logger.info(fields, msg),
     warn: (msg, fields = {}) => logger.warn(fields, msg),
-    error: (msg, fields = {}) => logger.error(fields, msg),
+    error(msg, fields = {}, texts = []) {
+      veiled = texts
+      logger.error(fields, msg)
+      veiled = []
+    },
     hide(...more) {
       for (const secret of more) known.add(secret)
       scrub = createScrubber(known)
@@ -79,11 +85,28 @@ export function createLog({ level, sink, secrets }: LogOptions): Log {
 }
 
 /** Only what we know to be harmless: libraries hang requests, headers and settings on their errors. */
-function describeError(error: unknown): unknown {
-  if (!(error instanceof Error)) return { message: String(error) }
-  const { name, message, stack, cause } = error
+function describeError(error: unknown, veiled: readonly string[]): unknown {
+  if (!(error instanceof Error)) return { message: veil(String(error), veiled) }
+  const { name, cause } = error
   const code = 'code' in error ? error.code : undefined
-  return { name, message, code, stack, ...(cause === undefined ? {} : { cause: describeError(cause) }) }
+  const message = veil(unquoted(error), veiled)
+  // The stack begins with the message.
+  const stack = error.stack?.replace(error.message, () => message)
+  return { name, message, code, stack, ...(cause === undefined ? {} : { cause: describeError(cause, veiled) }) }
+}
+
+/** What cannot be parsed is quoted by those who tried, and may be anybody's words. */
+function unquoted({ name, message }: Error): string {
+  return name === 'SyntaxError' ? message.replace(/"[^]*"/, '"…"') : message
+}
+
+function veil(text: string, veiled: readonly string[]): string {
+  const forms = veiled
+    .filter((one) => one !== '')
+    .flatMap((one) => [one, JSON.stringify(one).slice(1, -1), encodeURIComponent(one)])
+  return forms
+    .toSorted((a, b) => b.length - a.length)
+    .reduce((clean, form) => clean.replaceAll(form, () => '[prompt]'), text)
 }
 
 /** Secrets in plain, as JSON writes them, and as a URL does. */

@@ -1,7 +1,7 @@
 /**
  * What happened, as numbers and lines: each exchange ends as counts and one access line, each event as counts and, where an
  * operator must know, a line in the log. Never throws for what it is given, and decides nothing.
- * What became of credits is the ledger's to say.
+ * What became of credits is the ledger's to say. Longer than other files: each event is one row of a table.
  */
 import { refusals, type Code, type ProxyError } from '../errors.ts'
 import type { Attempt, CacheLabel, Call, Entry, Exchange, Landing, Outcome, Tier } from '../model.ts'
@@ -14,6 +14,7 @@ import { createLedger, type LedgerStatus } from './ledger.ts'
 import type { Log } from './log.ts'
 import type { Metrics } from './metrics.ts'
 import { traceIdOf } from './traceparent.ts'
+import { promptsIn } from './trail.ts'
 
 /** Somebody else who must know how each exchange went: the audit trail, the tracer. Never throws. */
 export interface Watcher {
@@ -31,6 +32,8 @@ export interface RecorderPorts {
   /** Does the caller's `If-None-Match` name this answer? */
   readonly matches: (ifNoneMatch: string, etag: string) => boolean
   readonly watchers?: readonly Watcher[]
+  /** Prompts of all that is under way; left out, there are none to be kept from the log. */
+  readonly openPrompts?: () => Iterable<string>
   /** Where a tracer is at work, the trace may be one of its own. */
   readonly traceIdOf?: (request: Exchange['request']) => string | null
 }
@@ -39,16 +42,18 @@ export interface Telemetry extends Recorder {
   readonly emit: Emit
   /** A refusal before there was an exchange that could be recorded. */
   readonly refused: (error: ProxyError, id?: string) => void
+  /** What nobody has caught. */
+  readonly uncaught: (error: unknown) => void
   /** What became of every credit since the start. */
   readonly credits: () => LedgerStatus
 }
 
 export function createRecorder(ports: RecorderPorts): Telemetry {
-  const { metrics, access, log, clock, matches, watchers = [] } = ports
+  const { metrics, access, log, clock, matches, watchers = [], openPrompts = () => [] } = ports
   const traceOf = ports.traceIdOf ?? (({ traceparent }) => traceIdOf(traceparent))
   const ledger = createLedger({ metrics, broke: (error) => logBug('ledger', error, null) })
 
-  return { begin, record, refused, emit, credits: ledger.status }
+  return { begin, record, refused, uncaught, emit, credits: ledger.status }
 
   function begin(exchange: Exchange): void {
     metrics.inFlightRequests.add(1)
@@ -76,7 +81,7 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
     if (cache === 'joined') metrics.joinedRequests.add(1, scraper)
     ledger.answered(client, scraper, outcome)
     if (call && call.endpoint !== 'answer') metrics.jobs.add(1, scraper, jobOutcomeOf(outcome, call))
-    if (outcome.kind === 'refused' && code === 'INTERNAL') logBug('request', outcome.error.cause, request.id)
+    if (outcome.kind === 'refused' && code === 'INTERNAL') logBug('request', outcome.error.cause, request)
 
     const line: Access = {
       id: request.id,
@@ -103,6 +108,7 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
     const line: Access = { ...nothing, id, client: 'unknown', status, cache: 'none', code }
     access.write(line)
     for (const watcher of watchers) watcher.refused?.(line, error)
+    if (code === 'INTERNAL') logBug('http', error.cause, id === null ? null : { id, target: nowhere })
   }
 
   function isNotModified({ request }: Exchange, outcome: Outcome): boolean {
@@ -123,6 +129,8 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
         return countAttempt(event.scraper, event.attempt)
       case 'flight-landed':
         return ledger.landed(event.payer, event.scraper, event.landing, event.claimed)
+      case 'flight-lost':
+        return ledger.lost(event.payer, event.scraper, event.attempts)
       case 'credits-away':
         return metrics.creditsAway.add(event.credits, event.client, event.how)
       case 'flight-followed':
@@ -181,7 +189,7 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
         metrics.configReloads.add(1, event.result)
         return logReload(event)
       case 'broke':
-        return logBug(event.where, event.error, null)
+        return logBug(event.where, event.error, event.request ?? null)
     }
   }
 
@@ -218,11 +226,20 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
     log.error('settings not reloaded', { because, generation, mistakes })
   }
 
-  function logBug(where: string, error: unknown, id: string | null): void {
+  function uncaught(error: unknown): void {
     metrics.bugs.add(1)
-    log.error('bug', { where, id, error })
+    log.error('uncaught', { error }, [...openPrompts()])
+  }
+
+  /** An error may quote what it was about: no prompt that is being asked, and none of this request, is shown. */
+  function logBug(where: string, error: unknown, request: Pick<Exchange['request'], 'id' | 'target'> | null): void {
+    metrics.bugs.add(1)
+    const prompts = [...(request ? promptsIn(request.target.params) : []), ...openPrompts()]
+    log.error('bug', { where, id: request?.id ?? null, error }, prompts)
   }
 }
+
+const nowhere = { path: '', params: [], token: null }
 
 function isoTime(at: number | null): string | null {
   return at !== null && Number.isFinite(at) ? new Date(at).toISOString() : null

@@ -4,7 +4,7 @@
  * Points in time are epoch milliseconds of the wall.
  */
 import type { Code } from '../errors.ts'
-import type { CacheLabel, Call, Charge, Refused, Tier, VerdictClass } from '../model.ts'
+import type { CacheLabel, Call, Charge, Param, Refused, Tier, VerdictClass } from '../model.ts'
 
 export interface AttemptTrail {
   readonly number: number
@@ -113,6 +113,10 @@ const reasons: Readonly<Record<Refused, string>> = {
 }
 
 /** Why attempts stop, in words that follow "not repeated:". */
+export function promptsIn(params: readonly Param[]): string[] {
+  return params.filter(([name]) => name === 'prompt').map(([, text]) => text)
+}
+
 export function reasonText(reason: Refused): string {
   return reasons[reason]
 }

@@ -18,7 +18,7 @@ import { createBudget } from '../../src/limits/budget.ts'
 import { createMemoryStore } from '../../src/jobs/store.ts'
 import type { Client, Exchange, Outcome, ProxyRequest, Verdict, Wishes } from '../../src/model.ts'
 import type { Profile, Question } from '../../src/parts.ts'
-import { createPipeline } from '../../src/pipeline.ts'
+import { createPipeline, type Parts } from '../../src/pipeline.ts'
 import { createBreakers } from '../../src/resilience/breaker.ts'
 import { createBulkhead } from '../../src/resilience/bulkhead.ts'
 import { createFlights } from '../../src/resilience/coalesce.ts'
@@ -49,6 +49,8 @@ export interface Observation {
   readonly noFile?: boolean
   readonly gauges?: Partial<StatusGauges>
   readonly adminToken?: string
+  /** Other parts in the place of those that are right. */
+  readonly instead?: (parts: Parts) => Partial<Parts>
 }
 
 export interface Asking {
@@ -130,6 +132,7 @@ export function observed(observation: Observation = {}) {
     matches,
     watchers: [audit, ...tracing.watchers],
     traceIdOf: tracing.traceIdOf,
+    openPrompts: audit.openPrompts,
   })
   const { emit } = recorder
 
@@ -153,7 +156,7 @@ export function observed(observation: Observation = {}) {
     keyRest: keyRestDefaults,
   })
 
-  const { handle } = createPipeline({
+  const parts: Parts = {
     clock,
     emit,
     clients: {
@@ -207,7 +210,8 @@ export function observed(observation: Observation = {}) {
       resume: () => {},
     },
     recorder,
-  })
+  }
+  const { handle } = createPipeline({ ...parts, ...observation.instead?.(parts) })
 
   const status = createStatus({
     version: '0.0.0-test',
@@ -279,6 +283,7 @@ export function observed(observation: Observation = {}) {
     audit,
     recorder,
     status,
+    metrics,
     calls,
     ask,
     listen,

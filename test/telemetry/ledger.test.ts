@@ -38,7 +38,7 @@ function createScene() {
   function attempt(verdict: Verdict, { payer = 'payer', scraper = 'alpha', keyName = 'main' } = {}): Attempt {
     const { attempt } = attempted(verdict, { keyName })
     emit({ kind: 'attempt-started', scraper })
-    emit({ kind: 'attempt-ended', scraper, payer, attempt })
+    emit({ kind: 'attempt-ended', id: 'r1', scraper, payer, attempt })
     return attempt
   }
 

@@ -292,3 +292,29 @@ void t.test('output: when the reader has gone, lines vanish quietly', async (t) 
   t.equal(pipe.text(), '')
   t.equal(pipe.tries(), 1)
 })
+
+void t.test('an error does not quote what it must not, in whatever form, nor what could not be parsed', async (t) => {
+  const { log, texts, lines } = createPad()
+  const prompt = 'CANARY "of" somebody & ünique'
+  const cause = new Error(`in a URL: ${encodeURIComponent(prompt)}`)
+  const error = new Error(`for ${prompt}: in JSON ${JSON.stringify(prompt)}`, { cause })
+  log.error('bug', { error }, ['', prompt])
+  const [line] = lines()
+  t.equal(line.error.message, 'for [prompt]: in JSON "[prompt]"')
+  t.equal(line.error.cause.message, 'in a URL: [prompt]')
+  t.match(line.error.stack, /^Error: for \[prompt\]: in JSON "\[prompt\]"\n +at .*log\.test/)
+  log.error('bug', { error: `only a text: ${prompt}` }, [prompt])
+  try {
+    JSON.parse('{"prompt": "CANARY of nobody"')
+  } catch (unparsed) {
+    log.error('bug', { error: unparsed })
+  }
+  try {
+    JSON.parse('CANARY of nobody')
+  } catch (unparsed) {
+    log.error('bug', { error: unparsed })
+  }
+  t.match(lines()[3].error, { name: 'SyntaxError', message: /"…"/ })
+  log.info('next', { text: 'the veil is for one line' })
+  t.notMatch(texts.join(''), /CANARY|somebody|nobody/)
+})

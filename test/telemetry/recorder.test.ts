@@ -223,7 +223,7 @@ void t.test('a miss, then a hit: one bill, and the same amount saved', async (t)
   t.equal(during('in_flight_requests'), 1)
   t.equal(during('upstream_in_flight{scraper="chatgpt"}'), 1)
 
-  scene.emit({ kind: 'attempt-ended', scraper: 'chatgpt', payer: 'search-team', attempt: paid })
+  scene.emit({ kind: 'attempt-ended', id: 'r1', scraper: 'chatgpt', payer: 'search-team', attempt: paid })
   scene.end(miss, fetched(answered, { landing: landing(answered, { attempts: [paid], chargedCredits: 3 }) }), 8020)
   scene.end(scene.exchange(), hit, 2)
 
@@ -511,7 +511,7 @@ void t.test('job calls are counted by how they ended', async (t) => {
 void t.test('events beside the outcomes are counted, and those an operator must know are logged', async (t) => {
   const scene = createScene()
   const end = (change: Partial<Attempt>) =>
-    scene.emit({ kind: 'attempt-ended', scraper: 'gemini', payer: 'batch', attempt: attempt(change) })
+    scene.emit({ kind: 'attempt-ended', id: 'r1', scraper: 'gemini', payer: 'batch', attempt: attempt(change) })
   end({ status: 503, class: 'warmingUp', charge: { state: 'free', credits: 0 } })
   end({ status: null, class: 'ambiguous', charge: { state: 'unknown', credits: 3 } })
   end({ status: 418, class: 'rejected', charge: { state: 'free', credits: 0 } })
@@ -623,7 +623,7 @@ void t.test('a label value that is on no list is counted under its stand-in', as
   )
   scene.end(scene.exchange({ client: 'intruder' }), fetched({ ...failed, reply: reply(799) }))
   const stranger = attempt({ keyName: 'stranger', status: 599, class: 'gatewayTimeout' })
-  scene.emit({ kind: 'attempt-ended', scraper: 'other', payer: 'intruder', attempt: stranger })
+  scene.emit({ kind: 'attempt-ended', id: 'r1', scraper: 'other', payer: 'intruder', attempt: stranger })
   scene.emit({ kind: 'cache-evicted', tier: 'redis' })
   const value = await scene.scrape()
   t.equal(value('requests_total{client="unknown",scraper="none",status="4xx",cache="miss"}'), 1)
@@ -637,7 +637,7 @@ void t.test('what is scraped is what the catalogue describes, default process me
   const scene = createScene()
   scene.end(scene.exchange(), hit)
   scene.end(scene.exchange(), { kind: 'refused', error: new ProxyError('RATE_LIMITED', 'Slow.'), landing: null })
-  scene.emit({ kind: 'attempt-ended', scraper: 'chatgpt', payer: 'batch', attempt: attempt() })
+  scene.emit({ kind: 'attempt-ended', id: 'r1', scraper: 'chatgpt', payer: 'batch', attempt: attempt() })
   scene.emit({ kind: 'queue-left', scraper: 'chatgpt', waitedMs: 300 })
   const { contentType, body } = await scene.metrics.text()
   t.equal(contentType, 'text/plain; version=0.0.4; charset=utf-8')
@@ -669,7 +669,7 @@ void t.test('a day of fifty clients with a budget and two scrapers each stays wi
       const scraper = scrapers[(i + offset) % scrapers.length] ?? ''
       const end = (outcome: Outcome) => scene.end(scene.exchange({ client, call: { scraper } }), outcome)
       const ended = (change: Partial<Attempt>) =>
-        scene.emit({ kind: 'attempt-ended', scraper, payer: client, attempt: attempt(change) })
+        scene.emit({ kind: 'attempt-ended', id: 'r1', scraper, payer: client, attempt: attempt(change) })
       end(hit)
       ended({})
       const paid = landing(answered, { attempts: [attempt()], chargedCredits: 3 })
