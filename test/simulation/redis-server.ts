@@ -14,11 +14,11 @@ type Value =
   | { readonly type: 'hash'; readonly fields: Map<string, string> }
   | { readonly type: 'zset'; readonly scores: Map<string, number> }
 
-type Kept = Value & { dueAt: number | null }
+export type Kept = Value & { dueAt: number | null }
 
 export interface RedisServer {
-  /** Throws a ReplyError. */
-  command(name: string, args: readonly string[]): Reply
+  /** Throws a ReplyError. May be replaced by whoever listens in. */
+  command: (name: string, args: readonly string[]) => Reply
   /** So many of the latest steps have never happened, as after a failover to a replica that lagged behind. */
   loseLast(steps: number): void
   /** It was restarted and has kept nothing. */
@@ -28,7 +28,7 @@ export interface RedisServer {
   onWrite: (key: string, before: string | null, after: string | null) => void
   readonly keys: () => string[]
   /** For those who watch over it. */
-  read(key: string): Value | null
+  read(key: string): Kept | null
 }
 
 export class ReplyError extends Error {

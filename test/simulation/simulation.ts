@@ -12,7 +12,7 @@ import { createMachine } from './disk.ts'
 import { createOracle } from './oracle.ts'
 import { type ClientPlan, planOf, PROBE, secretOf } from './plan.ts'
 import { createProcess, type Process } from './process.ts'
-import { createRedisServer } from './redis-server.ts'
+import { createRedisServer, type RedisServer } from './redis-server.ts'
 import { createRedisHost, createRedisLink, type RedisLink } from './redis-link.ts'
 import { createReplica, type Replica } from './replica.ts'
 import { createTrace } from './trace.ts'
@@ -40,6 +40,8 @@ export interface SimulationOptions {
   readonly requests?: number
   /** So many of the latest events are kept. */
   readonly tailLines?: number
+  /** Looks over the shoulder of Redis. */
+  readonly watchRedis?: (server: RedisServer, timeUs: () => number) => void
 }
 
 interface Slot {
@@ -70,7 +72,7 @@ class Stop extends Error {}
 
 export async function simulate(
   seed: number,
-  { requests = 1_000, tailLines = 0 }: SimulationOptions = {},
+  { requests = 1_000, tailLines = 0, watchRedis }: SimulationOptions = {},
 ): Promise<Result> {
   const plan = planOf(seed, requests)
   const { faults } = plan
@@ -102,9 +104,9 @@ export async function simulate(
     },
   })
   let redisAheadUs = 0
-  const server = plan.redis
-    ? createRedisServer(() => Math.floor(virtual.now() * 1000) + redisAheadUs, faults.redisLoss)
-    : null
+  const timeUs = (): number => Math.floor(virtual.now() * 1000) + redisAheadUs
+  const server = plan.redis ? createRedisServer(timeUs, faults.redisLoss) : null
+  if (server) watchRedis?.(server, timeUs)
   const host = server ? createRedisHost(server) : null
   if (server) server.onWrite = oracle.redisWrote
   const slots: Slot[] = Array.from({ length: plan.replicas }, () => ({

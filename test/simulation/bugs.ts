@@ -1,0 +1,395 @@
+/**
+ * Bugs planted by hand, to prove that the simulation would notice: one change each to a copy of `src/`. `invariants` names those that may
+ * give it away; anything else that breaks is a catch all the same, and is shown. `fixture` narrows the seeds that are tried to those
+ * whose fleet can show it.
+ */
+import type { Plan } from './plan.ts'
+
+export interface Bug {
+  readonly name: string
+  readonly file: string
+  /** Occurs exactly once. */
+  readonly find: string
+  readonly replace: string
+  readonly invariants: readonly string[]
+  /** Seeds whose plan cannot show it are passed over. */
+  readonly needs?: (plan: Plan) => boolean
+}
+
+const withRedis = ({ redis }: Plan): boolean => redis
+const alone = ({ redis }: Plan): boolean => !redis
+const fails = ({ faults }: Plan): boolean => Object.keys(faults.fates).length > 0
+const loses = ({ faults }: Plan): boolean =>
+  (faults.fates.truncated ?? 0) + (faults.fates['reset-after'] ?? 0) + (faults.fates.hang ?? 0) > 0
+const isLimited = ({ clients }: Plan): boolean => clients.some(({ perDay }) => perDay !== null)
+const tellsToWait = ({ faults }: Plan): boolean => faults.retryAfter === 'seconds'
+const all =
+  (...needs: readonly ((plan: Plan) => boolean)[]) =>
+  (plan: Plan): boolean =>
+    needs.every((need) => need(plan))
+
+export const bugs: readonly Bug[] = [
+  // Retries
+  {
+    name: 'no jitter in the backoff',
+    file: 'resilience/backoff.ts',
+    find: 'return chance * Math.min(backoff.max',
+    replace: 'return Math.min(backoff.max',
+    invariants: ['R6'],
+    needs: all(alone, fails),
+  },
+  {
+    name: 'Retry-After is ignored',
+    file: 'resilience/backoff.ts',
+    find: 'if (retryAfterMs !== null) return',
+    replace: 'if (Number.isNaN(retryAfterMs)) return',
+    invariants: ['R7'],
+    needs: tellsToWait,
+  },
+  {
+    name: 'Retry-After is read as milliseconds',
+    file: 'scrapellm/retry-after.ts',
+    find: 'Number(text) * 1000',
+    replace: 'Number(text)',
+    invariants: ['R7'],
+    needs: tellsToWait,
+  },
+  {
+    name: 'one attempt too many',
+    file: 'resilience/retry.ts',
+    find: "if (counted(course) >= course.policy.attempts) return { kind: 'stop', reason: 'attempts' }\n    const waitMs",
+    replace:
+      "if (counted(course) > course.policy.attempts) return { kind: 'stop', reason: 'attempts' }\n    const waitMs",
+    invariants: ['R3'],
+    needs: fails,
+  },
+  {
+    name: 'the limit of a class does not hold',
+    file: 'resilience/retry.ts',
+    find: 'if (sameClass >= policy.attempts)',
+    replace: 'if (sameClass >= 99)',
+    invariants: ['R3'],
+    needs: fails,
+  },
+  {
+    name: 'an answer of the caller’s own fault is repeated',
+    file: 'scrapellm/classify.ts',
+    find: "[400, 499, '', 'rejected', 'client', 'neutral']",
+    replace: "[400, 499, '', 'serverError', 'client', 'neutral']",
+    invariants: ['R4'],
+    needs: ({ faults }) => (faults.fates['400'] ?? 0) + (faults.fates['404'] ?? 0) > 0,
+  },
+  {
+    name: 'attempts start beyond the deadline, and when nobody waits',
+    file: 'resilience/retry.ts',
+    find: "    if (patienceUntil === 0) return 'abandoned'\n",
+    replace: '    if (patienceUntil >= 0) return null\n',
+    invariants: ['R3', 'R11'],
+    needs: all(fails, ({ impatience, aborts }) => impatience + aborts > 0),
+  },
+  {
+    name: 'a submitted job is submitted again when its fate is unknown',
+    file: 'resilience/retry.ts',
+    find: "if (call.endpoint !== 'submit') return true",
+    replace: "if (call.endpoint !== 'status') return true",
+    invariants: ['R5'],
+    needs: all(loses, ({ jobs }) => jobs > 0),
+  },
+  {
+    name: 'repeating costs nothing',
+    file: 'resilience/retry-budget.ts',
+    find: 'bucket.missing += price',
+    replace: 'bucket.missing += 0 * price',
+    invariants: ['R1'],
+    needs: all(fails, ({ faults, perSecond }) => faults.outages && perSecond >= 3),
+  },
+  {
+    name: 'each answer gives the retry budget ten times what it should',
+    file: 'resilience/retry-budget.ts',
+    find: 'give(scraper, lastCost === 0 ? 1 : lastCost)',
+    replace: 'give(scraper, lastCost === 0 ? 10 : 4 * lastCost)',
+    invariants: ['R1'],
+    needs: all(fails, ({ perSecond }) => perSecond >= 3),
+  },
+  {
+    name: 'the next attempt uses the key that was refused',
+    file: 'keys/key-state.ts',
+    find: 'if (restMs > 0) return layDown(condition, now + restMs, verdict.class)',
+    replace: 'if (restMs < 0) return layDown(condition, now + restMs, verdict.class)',
+    invariants: ['R3', 'R7', 'liveness'],
+    needs: ({ keys, faults }) => keys.length > 1 && faults.revokedKeys,
+  },
+  {
+    name: 'a place in the bulkhead is left before the attempt ends',
+    file: 'pipeline.ts',
+    find: '      const keyLease = await keys.lease(call, turn)\n',
+    replace: '      const keyLease = await keys.lease(call, turn)\n      place.leave()\n',
+    invariants: ['R9'],
+    needs: ({ maxConcurrent, perScraper }) => maxConcurrent < 100 || perScraper !== null,
+  },
+  {
+    name: 'a place in the bulkhead is kept when an attempt throws',
+    file: 'pipeline.ts',
+    find: '    } finally {\n      place.leave()\n    }\n  }\n\n  function given',
+    replace: '    } finally {\n      if (retry === null) place.leave()\n    }\n  }\n\n  function given',
+    invariants: ['liveness', 'S7'],
+  },
+  {
+    name: 'a caller’s place is kept when its flight fails',
+    file: 'limits/concurrency.ts',
+    find: 'taken.set(name, open(name) - 1)',
+    replace: 'if (open(name) > 1) taken.set(name, open(name) - 1)',
+    invariants: ['S7'],
+    needs: alone,
+  },
+  // Circuits
+  {
+    name: 'a stale success closes a circuit on trial',
+    file: 'resilience/breaker.ts',
+    find: 'if (pass.generation !== generation) return',
+    replace: "if (pass.generation !== generation && !(state.kind === 'half-open' && health === 'up')) return",
+    invariants: ['C3', 'C9'],
+    needs: all(alone, fails, ({ faults }) => faults.outages),
+  },
+  {
+    name: 'the caller’s own errors count against the circuit',
+    file: 'resilience/breaker.ts',
+    find: "if (health !== 'neutral') count(weight[health], policy)",
+    replace: "count(health === 'neutral' ? 1 : weight[health], policy)",
+    invariants: ['C5'],
+    needs: all(alone, fails),
+  },
+  {
+    name: 'the circuit never opens',
+    file: 'resilience/breaker.ts',
+    find: 'if (isRowTooLong(policy) || isRateTooHigh(policy)) open(policy)',
+    replace: 'if (isRowTooLong(policy) && policy.window < 0) open(policy)',
+    invariants: ['C9'],
+    needs: all(alone, ({ faults }) => faults.outages),
+  },
+  {
+    name: 'the circuit is open for a tenth of its time',
+    file: 'resilience/breaker.ts',
+    find: 'Math.round(fullMs * (0.8',
+    replace: 'Math.round(0.1 * fullMs * (0.8',
+    invariants: ['C9'],
+    needs: all(alone, ({ faults }) => faults.outages),
+  },
+  {
+    name: 'many probes at a time',
+    file: 'resilience/breaker.ts',
+    find: 'const trial = { allowed: 1,',
+    replace: 'const trial = { allowed: 50,',
+    invariants: ['C3'],
+    needs: all(alone, ({ faults }) => faults.outages),
+  },
+  // Sharing
+  {
+    name: 'nobody joins a flight under way',
+    file: 'resilience/coalesce.ts',
+    find: 'if (key !== null) joinable.set(key, airborne)',
+    replace: 'if (key !== null && clock.now() < 0) joinable.set(key, airborne)',
+    invariants: ['S1'],
+  },
+  {
+    name: 'answers cross from one client to another',
+    file: 'cache/tiered.ts',
+    find: "return client.cache.scope === 'shared' ? call.key :",
+    replace: "return client.cache.scope !== 'none' ? call.key :",
+    invariants: ['S6'],
+    needs: ({ clients }) => clients.some(({ scope }) => scope === 'client') && clients.length > 2,
+  },
+  {
+    name: 'the country is not part of the question',
+    file: 'scrapellm/params.ts',
+    find: "{ name: 'country', only: null, inKey: true,",
+    replace: "{ name: 'country', only: null, inKey: false,",
+    invariants: ['S6'],
+  },
+  {
+    name: 'an asker who leaves takes the others along',
+    file: 'resilience/coalesce.ts',
+    find: 'if (!airborne.waiting.delete(waiting)) return',
+    replace: 'if (!airborne.waiting.delete(waiting) || airborne.waiting.size > 1) return',
+    invariants: ['S3', 'R3'],
+  },
+  {
+    name: 'no deadline while waiting for a flight',
+    file: 'resilience/coalesce.ts',
+    find: 'clock.after(asker.deadlineAt - clock.now(), () => leave(timeIsUp))',
+    replace: 'clock.after(1e9 + asker.deadlineAt - clock.now(), () => leave(timeIsUp))',
+    invariants: ['S3'],
+  },
+  {
+    name: 'a flight that fails stays joinable',
+    file: 'resilience/coalesce.ts',
+    find: '    if (key !== null) joinable.delete(key)\n',
+    replace: '    if (key !== null && airborne.progress === null) joinable.delete(key)\n',
+    invariants: ['S3', 'S7', 'R3'],
+    needs: fails,
+  },
+  {
+    name: 'fresh answers are looked up and not given',
+    file: 'cache/tiered.ts',
+    find: "if (isFreshEnough(entry, wishes, wallMs)) return { kind: 'fresh', entry, tier }",
+    replace: "if (isFreshEnough(entry, wishes, wallMs) && wallMs < 0) return { kind: 'fresh', entry, tier }",
+    invariants: ['S2'],
+    needs: alone,
+  },
+  {
+    name: 'no fencing: a late leader overwrites what is newer',
+    file: 'cache/shared-tier.ts',
+    find: "if fence and ARGV[5] ~= '' and fence > ARGV[5] then return 0 end",
+    replace: "if fence == '' then return 0 end",
+    invariants: ['S4'],
+    needs: all(withRedis, ({ faults, replicas }) => replicas > 1 && (faults.pauses || faults.partitions)),
+  },
+  {
+    name: 'the lease of a flight is given to everybody',
+    file: 'resilience/shared-flight-scripts.ts',
+    find: "  return {'held', job}\n",
+    replace: '',
+    invariants: ['S1'],
+    needs: all(withRedis, ({ replicas }) => replicas > 1),
+  },
+  {
+    name: 'the lease of a flight is not given back',
+    file: 'resilience/shared-flight-scripts.ts',
+    find: "  redis.call('DEL', KEYS[1])\n",
+    replace: "  redis.call('PEXPIRE', KEYS[1], 86400000)\n",
+    invariants: ['S7', 'S3', 'liveness'],
+    needs: withRedis,
+  },
+  {
+    name: 'the lease outlives its holder by hours',
+    file: 'resilience/shared-flight-scripts.ts',
+    find: "redis.call('SET', KEYS[1], token, 'PX', ARGV[2])",
+    replace: "redis.call('SET', KEYS[1], token, 'PX', ARGV[2] * 10000)",
+    invariants: ['S7'],
+    needs: all(withRedis, ({ faults }) => faults.crashes),
+  },
+  {
+    name: 'messages between replicas are not waited for, nor is anything looked at without them',
+    file: 'resilience/shared-flight.ts',
+    find: 'await bell.rest(pollMs * (0.75 + 0.5 * random.next()))',
+    replace: 'await bell.rest(1e9)',
+    invariants: ['S3', 'S7', 'liveness'],
+    needs: all(withRedis, ({ faults, replicas }) => replicas > 1 && faults.redisMessages),
+  },
+  // Limits and money
+  {
+    name: 'the budget is checked and not reserved',
+    file: 'limits/accounts.ts',
+    find: '    for (const account of own) {\n      account.heldCredits += credits\n      account.touchedAt = clock.now()\n    }',
+    replace: '    for (const account of own) account.touchedAt = clock.now()',
+    invariants: ['L2', 'S7', 'L1'],
+    needs: all(alone, isLimited),
+  },
+  {
+    name: 'what an attempt cost is not written down',
+    file: 'pipeline.ts',
+    find: '      hold.spend(verdict.charge)\n',
+    replace: "      if (verdict.charge.state !== 'charged') hold.spend(verdict.charge)\n",
+    invariants: ['L1', 'L2'],
+    needs: isLimited,
+  },
+  {
+    name: 'what may have been charged counts as free',
+    file: 'scrapellm/credits.ts',
+    find: "(body && statedCharge(body)) ?? { state: 'unknown', credits: call.priceCredits }",
+    replace: '(body && statedCharge(body)) ?? FREE',
+    invariants: ['L1', 'L2'],
+    needs: all(isLimited, loses),
+  },
+  {
+    name: 'a hold is never settled',
+    file: 'pipeline.ts',
+    find: '      return landing\n    } finally {\n      hold.settle()\n    }',
+    replace: '      return landing\n    } finally {\n      if (key === null) hold.settle()\n    }',
+    invariants: ['S7', 'L1'],
+    needs: isLimited,
+  },
+  {
+    name: 'who joins a flight pays for it as well',
+    file: 'pipeline.ts',
+    find: '      if (!isLeader) hold.settle()\n',
+    replace: "      if (!isLeader) hold.spend({ state: 'charged', credits: errand.call.priceCredits })\n",
+    invariants: ['L1', 'S7'],
+    needs: all(isLimited, ({ prompts }) => prompts <= 30),
+  },
+  {
+    name: 'in Redis, more may be held than is left',
+    file: 'limits/scripts.ts',
+    find: 'if limit >= 0 and left < credits then return false end',
+    replace: 'if limit >= 0 and left < credits - 30 then return false end',
+    invariants: ['L2'],
+    needs: all(withRedis, isLimited),
+  },
+  {
+    name: 'in Redis, what is spent is not counted',
+    file: 'limits/scripts.ts',
+    find: "    add(period .. ':spent', spent - record.spent)\n",
+    replace: '',
+    invariants: ['L1', 'L2'],
+    needs: all(withRedis, isLimited),
+  },
+  {
+    name: 'in Redis, an expired hold that was sent is refunded',
+    file: 'limits/scripts.ts',
+    find: 'local lost = record.sent and record.held or 0',
+    replace: 'local lost = 0',
+    invariants: ['L1', 'L2'],
+    needs: all(
+      withRedis,
+      isLimited,
+      ({ faults, execution, jobs }) => faults.crashes && execution === 'sync' && jobs === 0,
+    ),
+  },
+  {
+    name: 'the rate limit lets twice as many through',
+    file: 'limits/rate.ts',
+    find: 'bucket.fullAtUs = nowUs + nextUs',
+    replace: 'bucket.fullAtUs = nowUs + nextUs / 2',
+    invariants: ['L4'],
+    needs: all(alone, ({ clients }) => clients.some(({ rate }) => rate !== null)),
+  },
+  {
+    name: 'a client has more open questions than it may',
+    file: 'limits/concurrency.ts',
+    find: 'before >= concurrency',
+    replace: 'before > concurrency',
+    invariants: ['L4'],
+    needs: all(alone, ({ clients }) => clients.some(({ concurrency }) => concurrency !== null && concurrency < 20)),
+  },
+  {
+    name: 'the price is not in the header',
+    file: 'http/respond.ts',
+    find: "role === 'joined' ? 0 :",
+    replace: "role !== 'joined' ? 0 :",
+    invariants: ['L1'],
+  },
+  // Outputs
+  {
+    name: 'upstream’s echo of the key is passed on',
+    file: 'scrapellm/credentials.ts',
+    find: "if (secret === null || secret === '') return reply",
+    replace: "if (secret === null || secret !== '') return reply",
+    invariants: ['secrets'],
+    needs: ({ faults }) => (faults.fates['echo-key'] ?? 0) > 0,
+  },
+  {
+    name: 'the gauge of open requests only grows',
+    file: 'telemetry/recorder.ts',
+    find: '    metrics.inFlightRequests.add(-1)\n',
+    replace: '',
+    invariants: ['S7'],
+  },
+  {
+    name: 'a resting key is never tried again',
+    file: 'keys/key-state.ts',
+    find: 'if (!isResting(condition) || now < condition.untilAt) return condition',
+    replace: 'if (!isResting(condition) || now > 0) return condition',
+    invariants: ['liveness'],
+    needs: ({ faults }) => faults.revokedKeys || faults.spentKeys,
+  },
+]
