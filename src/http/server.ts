@@ -77,6 +77,8 @@ interface Connection extends ConnectionState {
   seenBytes: number
   /** One more than there may be. */
   readonly isExcess: boolean
+  /** Those to be told when it is gone; null = nobody yet. */
+  waiting: Set<() => void> | null
 }
 
 const defaults: Timeouts = {
@@ -128,11 +130,21 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
   const badRequests = createBadRequests({ ...parts, reasons: STATUS_CODES })
   onConnection((socket) => {
     const isExcess = connections.size >= maxConnections
-    connections.set(socket, { open: 0, seenBytes: 0, last: null, closing: false, broken: false, isExcess })
+    const connection: Connection = {
+      open: 0,
+      seenBytes: 0,
+      last: null,
+      closing: false,
+      broken: false,
+      isExcess,
+      waiting: null,
+    }
+    connections.set(socket, connection)
     const timer = isExcess ? clock.after(excessMs, () => socket.destroy()) : null
     socket.once('close', () => {
       timer?.cancel()
       connections.delete(socket)
+      for (const tell of connection.waiting ?? []) tell()
     })
   })
   server.on('request', receive)
@@ -166,7 +178,7 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
       if (drainer.stopped) throw new ProxyError('SHUTTING_DOWN', 'This proxy is shutting down.', { close: true })
       if (connection.isExcess || connection.open > mostPipelined || isCritical())
         throw overloaded('This proxy is overloaded.', random.next(), { close: true })
-      const onGone = watch(outgoing)
+      const onGone = watch(incoming.socket, connection, outgoing)
       const request = readRequest(incoming, fields, { id, arrivedAt: clock.now(), onGone, target })
       serve({ request, client: null, call: null, limits: null, credits: [] }, incoming, outgoing, connection)
     } catch (error) {
@@ -262,20 +274,18 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
   }
 }
 
-/** The way to hear of a caller who hangs up: costs nothing until somebody listens. */
-function watch(outgoing: ServerResponse): ProxyRequest['onGone'] {
+/**
+ * The way to hear of a caller who hangs up: costs nothing until somebody listens. The connection tells, because an answer that is
+ * not yet the next in line hears of nothing.
+ */
+function watch(socket: Socket, connection: Connection, outgoing: ServerResponse): ProxyRequest['onGone'] {
   return (listener) => {
-    let listening = true
     const closed = (): void => {
-      if (!listening || outgoing.writableEnded) return
-      listening = false
-      listener()
+      if (connection.waiting?.delete(closed) && !outgoing.writableEnded) listener()
     }
-    if (outgoing.closed) queueMicrotask(closed)
-    else outgoing.once('close', closed)
-    return () => {
-      listening = false
-      outgoing.off('close', closed)
-    }
+    connection.waiting ??= new Set()
+    connection.waiting.add(closed)
+    if (socket.destroyed) queueMicrotask(closed)
+    return () => void connection.waiting?.delete(closed)
   }
 }

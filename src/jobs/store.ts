@@ -60,7 +60,10 @@ function revisionOf(value: unknown): string {
   return JSON.stringify(value)
 }
 
-export function createMemoryStore(clock: Clock): Records {
+/** Where nothing survives the process, nothing needs to be remembered without end: the oldest go first. */
+const MAX_RECORDS = 20_000
+
+export function createMemoryStore(clock: Clock, maxRecords = MAX_RECORDS): Records {
   const records = new Map<string, DiskRecord>()
 
   function put(list: readonly DiskRecord[]): void {
@@ -71,7 +74,7 @@ export function createMemoryStore(clock: Clock): Records {
       if (value !== null) records.set(name, { space, key, value: structuredClone(value), expiresAt })
     }
     for (const [name, kept] of records) {
-      if (isGood(kept)) break
+      if (isGood(kept) && records.size <= maxRecords) break
       records.delete(name)
     }
   }

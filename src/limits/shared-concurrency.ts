@@ -30,6 +30,8 @@ interface ConcurrencyPorts {
 const PLACE_TTL_MS = 30_000
 /** A script holds up everybody else, and Lua takes no more arguments than some thousands. */
 const MAX_IDS = 1_000
+/** More are not told to the store: it forgets places by itself that nobody renews. */
+const MAX_OWED = 10_000
 /** Nobody knows when one of the open questions is answered. */
 const RETRY_AFTER_MS = 1_000
 
@@ -73,6 +75,7 @@ export function createSharedConcurrencyLimits(ports: ConcurrencyPorts): SharedCo
 
   function leave(name: string, id: string): void {
     const ids = owed.get(name) ?? new Set<string>()
+    for (const oldest of ids.size < MAX_OWED ? [] : ids.values().take(1)) ids.delete(oldest)
     owed.set(name, ids.add(id))
     void tellLeft(name, ids, [id])
   }

@@ -425,6 +425,22 @@ void t.test('who hangs up is noticed once, by those who listen', async (t) => {
   t.same([heard, unheard], [1, 0])
 })
 
+void t.test('who hangs up is noticed behind an earlier question of the same connection, too', async (t) => {
+  const gone: string[] = []
+  const asked = barrier()
+  const { open } = await stage(t, ({ request }) => {
+    request.onGone(() => gone.push(request.target.path))
+    if (request.target.path === '/three') asked.resolve()
+    return new Promise(() => {})
+  })
+  const peer = await open()
+  peer.socket.write(get('/one') + get('/two') + get('/three'))
+  await asked.promise
+  peer.socket.destroy()
+  while (gone.length < 3) await new Promise(setImmediate)
+  t.strictSame(gone, ['/one', '/two', '/three'])
+})
+
 void t.test('who got an answer has not hung up', async (t) => {
   let heard = 0
   const { send } = await stage(t, ({ request }) => {

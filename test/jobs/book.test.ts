@@ -619,6 +619,20 @@ void t.test('an answer too big to be kept leaves an unknown job behind, not a qu
 
 // The store without a disk
 
+void t.test('memory keeps only so many records, and forgets the oldest first', async (t) => {
+  const { clock } = fakeWorld()
+  const store = createMemoryStore(clock, 3)
+  const put = (key: string, value: unknown = 1) => store.put([{ space: 's', key, value, expiresAt: null }])
+  for (const key of ['a', 'b', 'c']) put(key)
+  put('a', 2)
+  put('d')
+  t.strictSame(
+    [...store.list('s')].map(([key]) => key),
+    ['c', 'a', 'd'],
+    'what was written again is young again',
+  )
+})
+
 void t.test('memory keeps what was written until it expires, and copies of it', async (t) => {
   const { clock } = fakeWorld()
   const store = createMemoryStore(clock)

@@ -194,6 +194,32 @@ async function placesOf(t: Test, url: string, ttlMs?: number) {
   return { store, clock, limits }
 }
 
+void t.test(
+  'However long Redis is away, no more than ten thousand places are remembered to be given back',
+  async (t) => {
+    const clock = fakeClock()
+    let reply: Shared<unknown> = { kind: 'away', sent: false }
+    const told: number[] = []
+    const store: SharedStore = {
+      ...scripted(() => reply),
+      async run(_script, _keys, args) {
+        // Each id is an argument of its own.
+        if (reply.kind === 'known') told.push(args.length)
+        return reply
+      },
+    }
+    const limits = createSharedConcurrencyLimits({ store, clock, random: createRandom(), replicas: () => 1 })
+    t.teardown(() => limits.close())
+    for (let i = 0; i < 12_000; i += 1) (await limits.enter(crowded(5))).leave()
+    reply = { kind: 'known', value: 0 }
+    await clock.advance(300_000)
+    t.equal(
+      told.reduce((sum, ids) => sum + ids, 0),
+      10_000,
+    )
+  },
+)
+
 void t.test('Places are those of all replicas; one that is left is free for everybody', async (t) => {
   const redis = await startRedis(t)
   const one = await placesOf(t, redis.url)
