@@ -2,7 +2,7 @@
  * The package as a stranger gets it: packed, installed into an empty folder from the registry without a compiler, and run under every
  * Node that it is for: 22, 24 and 26. The others than the one at hand come from the registry, too (Linux only).
  */
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, join, relative } from 'node:path'
 import t, { type Test } from 'tap'
@@ -42,8 +42,19 @@ async function nodes(t: Test): Promise<readonly string[]> {
   return [join(shelf, 'own'), ...others.map((version) => join(shelf, `node_modules/node${version}/bin`))]
 }
 
+/** As deploy/README.md says where to keep them. */
+function aSecret(t: Test): string {
+  const folder = join(root, 'deploy/secrets')
+  const isNew = mkdirSync(folder, { recursive: true }) !== undefined
+  const file = join(folder, `of-the-tests-${process.pid}`)
+  writeFileSync(file, KEY)
+  t.teardown(() => rmSync(isNew ? folder : file, { recursive: true }))
+  return file
+}
+
 void t.test('the package', async (t) => {
   mkdirSync(home)
+  const secret = aSecret(t)
   const packed = run(t, `npm pack --silent --json --pack-destination ${folder}`, root)
   const shelves = nodes(t)
   const [tarball] = JSON.parse(await packed) as { filename: string; files: { path: string }[] }[]
@@ -56,9 +67,10 @@ void t.test('the package', async (t) => {
     const allowed =
       /^(dist\/.*\.js|(config|deploy|docs|grafana)\/.*|[A-Z]+\.md|package\.json|src\/simulator\/README\.md)$/
     t.strictSame(
-      paths.filter((path) => !allowed.test(path) || /test/.test(path)),
+      paths.filter((path) => !allowed.test(path) || /test|secrets\//.test(path)),
       [],
     )
+    t.ok(existsSync(secret), 'there was a secret to be left out')
   })
 
   await t.test('brings nothing that must be compiled, and no Node of its own', async (t) => {
@@ -109,6 +121,8 @@ async function runsUnder(t: Test, shelf: string): Promise<void> {
   t.match(await begin('check').ended, { code: 0, stdout: /^ok\n/, stderr: '' })
   t.match(await begin('check', '--set', 'cahce.ttl=1h').ended, { code: 78, stderr: /did you mean "cache"/ })
 
+  t.match(await begin('completion', 'bash').ended, { code: 0, stdout: /complete -F/, stderr: '' })
+
   await t.test('the demo answers', async (t) => {
     const demo = begin('demo', '--quiet', '--port', '0', '--set', 'admin.port=0')
     const [, url = ''] = await demo.saw(/proxy +(http:\S+)/)
@@ -118,10 +132,22 @@ async function runsUnder(t: Test, shelf: string): Promise<void> {
     t.match(await demo.ended, { code: 0, stderr: '' })
   })
 
-  await t.test('a paid answer survives a restart, and Node has nothing to say', async (t) => {
+  await t.test('doctor finds it fit, a paid answer survives a restart, and Node has nothing to say', async (t) => {
     const sim = createSimulator({ latency: instant })
     const { url: upstream } = await sim.start()
     t.teardown(() => sim.close())
+    const examined = await begin(
+      'doctor',
+      '--json',
+      '--set',
+      `upstream.url=${upstream}`,
+      '--set',
+      'listen.port=0',
+      '--set',
+      'admin.port=0',
+    ).ended
+    t.match(examined, { code: 0, stderr: '' })
+    t.match(JSON.parse(examined.stdout), { findings: [{ name: 'settings', status: 'ok' }] })
     const told: unknown[] = []
     for (let turn = 0; turn < 2; turn += 1) {
       const sets = ['listen.port=0', 'admin.port=0', `upstream.url=${upstream}`].flatMap((one) => ['--set', one])

@@ -1,6 +1,7 @@
 /** The commands, called as `main` calls them: what they print, where, and with which exit code. */
 import { hash } from 'node:crypto'
 import { existsSync } from 'node:fs'
+import { join } from 'node:path'
 import t from 'tap'
 import { parse } from 'yaml'
 import { helpText, parseCommandLine } from '../../src/cli/args.ts'
@@ -9,6 +10,7 @@ import type { Io } from '../../src/cli/io.ts'
 import { runSchema } from '../../src/cli/schema.ts'
 import { defaultFile } from '../../src/cli/settings.ts'
 import { runToken } from '../../src/cli/token.ts'
+import { root, start } from '../support/process.ts'
 
 const noFiles: Readonly<Record<string, string>> = {}
 
@@ -104,6 +106,21 @@ void t.test('check says every mistake at once, with exit code 78', async (t) => 
       .map((line) => line.split(':')[0]),
     ['listen.prot', 'cache.ttl'],
   )
+})
+
+void t.test('colours are for terminals that want them', async (t) => {
+  const rows: [string[], boolean][] = [
+    [[], false],
+    [['NO_COLOR=1'], false],
+    [['FORCE_COLOR=1'], true],
+  ]
+  for (const [environment, isColoured] of rows) {
+    const command = [process.execPath, join(root, 'src/main.ts'), 'doctor', '--set', 'cahce.ttl=1h']
+    const words = ['-u', 'NO_COLOR', '-u', 'FORCE_COLOR', ...environment, ...command]
+    const { code, stdout } = await start(t, 'env', words).ended
+    t.equal(code, 78)
+    t.equal(stdout.includes('\u001B['), isColoured, environment.join())
+  }
 })
 
 void t.test('a file that is not there is a mistake, too', async (t) => {
