@@ -31,7 +31,7 @@ const elsewhere: ReadonlySet<string> = new Set([
 
 /** What a command of a page may begin with to be run as it stands: nothing that installs, deletes, or reaches beyond the reader's folder. */
 const harmless =
-  /^(?:export |curl |python3 |npx node |go run |seq |xargs |cat |tail |mkdir |npm run demo\b|npm start\b|scrapellm-proxy )/
+  /^(?:export |curl |python3 |npx node |go run |seq |xargs |cat |tail |mkdir |openssl req |npm run demo\b|npm start\b|scrapellm-proxy )/
 
 /** What a page's own text is about and nothing can check: drawings, and shapes of requests. */
 const unchecked: ReadonlySet<string> = new Set(['text drawing'])
