@@ -2,7 +2,7 @@
 import t from 'tap'
 import { createLocalTier } from '../../src/cache/local-tier.ts'
 import { createCache } from '../../src/cache/tiered.ts'
-import type { Call, CachePolicy, Client, Lookup, Reply, Verdict, Wishes } from '../../src/model.ts'
+import type { Call, CachePolicy, Client, Entry, Lookup, Reply, Verdict, Wishes } from '../../src/model.ts'
 import type { TelemetryEvent } from '../../src/telemetry/events.ts'
 
 const HOUR = 3_600_000
@@ -186,4 +186,22 @@ void t.test('the answer of an old job does not take the place of one that was pa
   t.equal(cache.store('k1', CALL, answered('older'), POLICY, { ...NOW, ageMs: 60_000 }), null)
   t.match(await cache.lookup('k1', CALL, NO_WISHES, POLICY), { kind: 'fresh', entry: { body: Buffer.from('newer*') } })
   t.ok(cache.store('k1', CALL, answered('newest'), POLICY, { ...NOW, ageMs: 500 }), 'a newer job does')
+})
+
+void t.test('The memory can be made smaller and larger: the least recently used go, the others stay', async (t) => {
+  let evicted = 0
+  const local = createLocalTier({ maxBytes: 10_000, onEvicted: () => void (evicted += 1) })
+  const entry = { body: Buffer.alloc(1_000), storedAt: 1 } as Entry
+  for (const key of ['a', 'b', 'c', 'd']) local.set(key, entry)
+  local.get('a')
+  local.resize(10_000)
+  t.equal(local.count, 4)
+  local.resize(2 * 1_513)
+  t.strictSame([local.get('d')?.storedAt, local.get('a')?.storedAt, local.get('b')], [1, 1, undefined])
+  t.equal(evicted, 2)
+  local.resize(20_000)
+  t.equal(local.count, 2)
+  t.equal(local.bytes, 2 * 1_513)
+  for (const key of ['e', 'f', 'g', 'h', 'i']) local.set(key, entry)
+  t.equal(local.count, 7)
 })

@@ -247,3 +247,38 @@ void t.test('Whatever happens to a key, a rest never ends early and only a trial
     ),
   )
 })
+
+void t.test('With other keys, those that stay are as they were, and another secret is tried at once', async (t) => {
+  const { keys, clock, told } = someKeys({ dry: 1, gone: 1, new: 1 })
+  for (let turn = 0; turn < 3; turn += 1) await useOnce(keys, failed('creditsExhausted'))
+  const held = someOf(['dry', 'secret-of-dry'], ['new', 'another-secret'], ['late', 'secret-of-late'])
+  const next = keys.under({ keys: held, keyRest: keyRestDefaults })
+  t.strictSame(
+    next.states().map(({ name, state }) => [name, state]),
+    [
+      ['dry', 'spent'],
+      ['new', 'spent'],
+      ['late', 'ready'],
+    ],
+  )
+  next.inForce()
+  const trial = await next.lease(aCall(), turn(['late']))
+  t.match(trial, { name: 'new', secret: 'another-secret' }, 'nobody knows yet what another secret is worth')
+  trial.report(answered())
+  await clock.advance(15 * minute)
+  const events = told('key-changed').length
+  const old = await keys.lease(aCall(), turn(['dry', 'gone']))
+  t.match(old, { name: 'new', secret: 'secret-of-new' }, 'who began with the old one keeps it')
+  old.report(failed('creditsExhausted'))
+  t.match(next.states(), [{}, { name: 'new', state: 'ready' }, {}], 'what is said of it is said of nobody')
+  t.strictSame(
+    told('key-changed')
+      .slice(events)
+      .filter(({ key }) => key !== 'dry'),
+    [],
+  )
+})
+
+function someOf(...pairs: readonly (readonly [name: string, secret: string])[]) {
+  return pairs.map(([name, secret]) => ({ name, secret: new Secret(secret), weight: 1 }))
+}

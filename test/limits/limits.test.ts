@@ -169,3 +169,15 @@ void t.test('What a client may not ask costs it none of its rate', async (t) => 
   for (let i = 0; i < 3; i += 1) refusalOf(() => admission.admit(client, aCall({ scraper: 'beta' })))
   t.match(admission.admit(client, aCall({ scraper: 'alpha' })), { remaining: 0 })
 })
+
+void t.test('Another limit counts from now on, and what was used of the old one is used of the new one', async (t) => {
+  const { clock } = fakeWorld()
+  const admission = createAdmission({ clock })
+  const monthly = { limit: 1_000, per: 30 * 86_400_000, burst: 1_000 }
+  for (let i = 0; i < 1_000; i += 1) admission.admit(aClient({ rate: monthly }), aCall())
+  t.equal(refusalOf(() => admission.admit(aClient({ rate: monthly }), aCall())).code, 'RATE_LIMITED')
+  const raised = aClient({ rate: { ...monthly, limit: 2_000, burst: 2_000 } })
+  t.match(admission.admit(raised, aCall()), { remaining: 999 })
+  const lowered = aClient({ rate: { ...monthly, limit: 10, burst: 10 } })
+  t.equal(refusalOf(() => admission.admit(lowered, aCall())).code, 'RATE_LIMITED')
+})

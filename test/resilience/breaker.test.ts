@@ -3,6 +3,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { ProxyError } from '../../src/errors.ts'
 import type { Health } from '../../src/model.ts'
+import type { Breakers } from '../../src/parts.ts'
 import { createBreakers } from '../../src/resilience/breaker.ts'
 import { epoch, fakeWorld, seededRandom } from '../support/world.ts'
 import { breakerDefaults } from '../support/verdicts.ts'
@@ -418,4 +419,23 @@ void t.test('The wall clock has no say in it', async (t) => {
   clock.stepWall(24 * 60 * minute)
   t.equal(state(), 'open')
   t.equal(clock.now(), epoch)
+})
+
+void t.test('Under another policy the circuits are the same, and each call is judged by its own', async (t) => {
+  const world = fakeWorld()
+  const breakers = createBreakers({ ...world, policy: breakerDefaults, scrapers: ['alpha'] })
+  const strict = breakers.under({ ...breakerDefaults, consecutive: 2, openFor: 1_000 })
+  const fail = (some: Breakers) =>
+    some.run(
+      'alpha',
+      async () => 'down',
+      () => 'down',
+    )
+  await fail(breakers)
+  await fail(breakers)
+  t.notOk(breakers.isOpen('alpha'), 'the old calls may fail five times')
+  await fail(strict)
+  t.ok(breakers.isOpen('alpha'), 'three in a row are too many for the new ones')
+  await t.rejects(fail(breakers), { code: 'CIRCUIT_OPEN' })
+  t.strictSame(breakers.states(), strict.states())
 })

@@ -176,3 +176,21 @@ void t.test('R9: whatever comes, waits, leaves and gives up, no limit is exceede
   })
   await t.resolves(fc.assert(property, { seed: 9, numRuns: 60 }))
 })
+
+void t.test('Other limits hold at once: more places for those who wait, and none for those who come', async (t) => {
+  const queue = { size: 5, maxWait: 1_000 }
+  const { arrive, adopt, clock, inFlight, queued } = setUp({ maxConcurrent: 1, queue })
+  const first = arrive('alpha')
+  const waiting = [arrive('alpha'), arrive('alpha'), arrive('beta')]
+  adopt({ maxConcurrent: 3, perScraper: null, queue })
+  await clock.settle()
+  t.equal(waiting.filter(({ place }) => place !== null).length, 2)
+  t.equal(inFlight(), 3)
+  t.equal(queued(), 1)
+  adopt({ maxConcurrent: 1, perScraper: null, queue: noQueue })
+  first.place?.leave()
+  await clock.settle()
+  t.equal(inFlight(), 2, 'who is in stays, and nobody follows')
+  t.match(arrive('gamma').error, overloaded)
+  t.equal(queued(), 1)
+})

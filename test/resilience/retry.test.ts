@@ -559,3 +559,25 @@ void t.test('R8: a long outage of a quiet route leaves one repetition a minute',
   }
   t.ok(attempts >= 195 && attempts <= 210, `${attempts} attempts for 100 requests, one a minute`)
 })
+
+void t.test(
+  'Under another policy the buckets are the same: what is missing is missing, and what is full is full',
+  async (t) => {
+    const { clock } = fakeWorld()
+    const small = createRetryBudget({ capacity: 10, cost: 5, costSlow: 5, refill: 1_000, clock })
+    const large = small.under({ capacity: 100, cost: 20, costSlow: 20, refill: 1_000 })
+    t.equal(large.tokens('alpha'), 100)
+    const old = small.open('alpha')
+    t.ok(old.pay(false))
+    t.equal(large.tokens('alpha'), 95)
+    t.ok(large.open('alpha').pay(false))
+    t.equal(large.tokens('alpha'), 75)
+    t.notOk(small.open('alpha').pay(false), 'more is missing than fits in')
+    t.equal(small.tokens('alpha'), 0)
+    await clock.advance(5_000)
+    t.equal(small.tokens('alpha'), 5, 'it fills up from there')
+    old.succeeded()
+    t.equal(small.tokens('alpha'), 10)
+    t.equal(large.tokens('alpha'), 100)
+  },
+)

@@ -334,3 +334,49 @@ function counted(names: readonly string[]): ReadonlyMap<string, number> {
 function slack(name: string): number {
   return name === 'TCPSocketWrap' || name === 'Timeout' ? 4 * 10 * 2 : 0
 }
+
+void t.test(
+  'A69: however a file is cut off or spoilt, the settings are whole: the old ones or those it says',
+  async (t) => {
+    const whole = `clients:
+  anonymous: {}
+  alice: { token: canary-token-0123456789 }
+cache: { ttl: 2h, staleIfError: 1h }
+upstream: { keys: [{ name: main, secret: canary-secret }] }
+retry: { attempts: 2 }
+`
+    const proxy = await aProxy(t, 'cache: { ttl: 1h }')
+    const { write, lines, app } = proxy
+    const spoilt = [
+      ...Array.from(whole, (_, index) => whole.slice(0, index)),
+      ...Array.from(whole, (_, index) => whole.slice(0, index) + '\u0000' + whole.slice(index + 1)),
+      ...Array.from(whole, (_, index) => whole.slice(0, index) + '{' + whole.slice(index)),
+      '? '.repeat(5_000),
+      '['.repeat(5_000),
+      'a: &a [*a, *a]',
+      '__proto__: { polluted: true }',
+      `cache: { ttl: "${'9'.repeat(5_000)}h" }`,
+      'cache: { ttl: !!js/function "x" }',
+      '\uFEFF',
+      '---\n---\n',
+    ]
+    let refused = 0
+    for (const text of spoilt) {
+      write(text)
+      const { result } = app.reload('test')
+      if (result !== 'applied') refused += 1
+    }
+    t.ok(refused > 500, `${refused} of ${spoilt.length} were refused`)
+    t.strictSame(
+      lines().filter(({ msg }) => msg === 'bug'),
+      [],
+      'none of them is a surprise',
+    )
+    t.notMatch(proxy.output(), /canary/)
+    t.equal(({} as { polluted?: boolean }).polluted, undefined)
+    write(whole)
+    t.match(app.reload('test'), { result: 'applied' })
+    proxy.sim.setKey('canary-secret', {})
+    t.match(await proxy.ask('q'), { status: 200, headers: { 'cache-control': 'private, max-age=7200' } })
+  },
+)
