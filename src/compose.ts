@@ -202,7 +202,9 @@ export function compose(
     ...(hints ? { hints } : {}),
   })
   const bulkhead = createBulkhead(placesOf(firstConfig), { clock, random, emit })
-  const overload = createOverload(firstConfig.overload, { clock, random, emit, gauge: world.gaugePressure() })
+  const gauge = world.gaugePressure()
+  const overload = createOverload(firstConfig.overload, { clock, random, emit, gauge })
+  warnOfMemory(firstConfig, gauge.limitBytes)
   const rests = store ? restsOver(store) : null
   const memory = rests ?? (disk ? createKeyMemory(disk, clock) : noMemory)
   const firstKeys = createKeys({ clock, random, emit, memory, ...keysOf(firstConfig) })
@@ -332,6 +334,15 @@ export function compose(
       ],
     },
   )
+
+  /** A cache that fills the memory would be taken for an overload. */
+  function warnOfMemory({ cache, overload: { memory: most } }: Config, limitBytes: number): void {
+    if (cache.memory.maxSize + BESIDE_CACHE_BYTES <= most * limitBytes) return
+    const mebibytes = (bytes: number): string => `${Math.floor(bytes / 1_048_576)}MiB`
+    const [kept, limit] = [mebibytes(cache.memory.maxSize), mebibytes(limitBytes)]
+    const warning = `cache.memory.maxSize is ${kept}, but the process may take ${limit} in all; once the cache is full, misses are refused as overload: lower it, or give more memory`
+    log.warn('settings', { warning })
+  }
 
   function certificateOf(name: 'listen' | 'admin', files: Config['listen']['tls']) {
     if (!files) return null
@@ -655,6 +666,9 @@ function auditOptions({ path, maxSize }: NonNullable<Config['audit']>) {
 function diskOptions({ path, maxSize }: Exclude<Config['cache']['disk'], false>) {
   return { path, maxBytes: maxSize }
 }
+
+/** What the process takes beside the answers in its memory, with some thousand open questions. */
+const BESIDE_CACHE_BYTES = 160 * 1_048_576
 
 const TAKE_UP_EVERY_MS = 15_000
 

@@ -84,7 +84,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'telemetry/ledger.ts',
   ],
   // A look at the world before the start, through the doors that will be used.
-  'doctor/': ['config/units.ts', 'ports.ts', 'world/redis-client.ts'],
+  'doctor/': ['config/units.ts', 'ports.ts', 'world/authority.ts', 'world/redis-client.ts'],
   'cli/': [
     'config/',
     'simulator/',
@@ -135,8 +135,15 @@ const doors: Readonly<Record<string, readonly string[]>> = {
 
 /** Parts of Node that have a door, too; their types may be named by the neighbours of the door. */
 const nodeDoors: Readonly<Record<string, readonly string[]>> = {
-  'node:http': ['http/server.ts', 'http/node-server.ts', 'http/bad-request.ts', 'world/transport.ts', 'simulator/'],
-  'node:https': ['http/node-server.ts', 'world/transport.ts'],
+  'node:http': [
+    'http/server.ts',
+    'http/node-server.ts',
+    'http/bad-request.ts',
+    'world/transport.ts',
+    'doctor/upstream.ts',
+    'simulator/',
+  ],
+  'node:https': ['http/node-server.ts', 'world/transport.ts', 'doctor/upstream.ts'],
   'node:tls': ['world/authority.ts', 'doctor/upstream.ts'],
   'node:sqlite': ['world/disk-file.ts'],
 }

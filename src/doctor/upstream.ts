@@ -3,9 +3,14 @@
  * credit: what cannot be known without is said to be so.
  */
 import { lookup } from 'node:dns/promises'
+import { once } from 'node:events'
+import http from 'node:http'
+import https from 'node:https'
 import { connect as connectTcp, isIP, type Socket } from 'node:net'
-import { connect as connectTls, type TLSSocket } from 'node:tls'
+import { text as textOf } from 'node:stream/consumers'
+import { connect as connectTls, type SecureContext, type TLSSocket } from 'node:tls'
 import type { Config } from '../config/schema.ts'
+import { believing } from '../world/authority.ts'
 import { fine, finding, type Finding } from './finding.ts'
 
 type Upstream = Config['upstream']
@@ -49,10 +54,14 @@ export async function examineUpstream(
   const url = new URL(upstream.url)
   const name = await examineName(url.hostname)
   if (name.status === 'fail') return [name, ...aboutProxies(environment)]
-  const connection = await examineConnection(url, upstream.connectTimeout)
+  const trust = upstream.ca === undefined ? {} : { secureContext: believing(upstream.ca) }
+  const connection = await examineConnection(url, upstream.connectTimeout, trust)
   if (connection.status === 'fail') return [name, connection, ...aboutProxies(environment)]
-  return [name, connection, ...(await examineAnswers(upstream, check))]
+  return [name, connection, ...(await examineAnswers(upstream, check, trust))]
 }
+
+/** Whom to believe besides the usual CAs. */
+type Trust = { readonly secureContext?: SecureContext }
 
 type Environment = Readonly<Record<string, string | undefined>>
 
@@ -78,11 +87,11 @@ function aboutProxies(environment: Environment): Finding[] {
   ]
 }
 
-async function examineConnection(url: URL, limitMs: number): Promise<Finding> {
+async function examineConnection(url: URL, limitMs: number, trust: Trust): Promise<Finding> {
   const startedAt = Date.now()
   const isTls = url.protocol === 'https:'
   try {
-    const socket = await opened(url, isTls, limitMs)
+    const socket = await opened(url, isTls, limitMs, trust)
     const tookMs = Date.now() - startedAt
     const daysLeft = isTls ? certificateDays(socket as TLSSocket) : null
     socket.destroy()
@@ -102,17 +111,17 @@ async function examineConnection(url: URL, limitMs: number): Promise<Finding> {
 
 function connectionAdvice(code: string): string {
   if (/CERT|SELF_SIGNED|UNABLE_TO|ALTNAME|EPROTO|SSL|TLS/.test(code))
-    return 'trust in it is missing: update the CA certificates of this machine, or give yours with NODE_EXTRA_CA_CERTS'
+    return 'trust in it is missing: update the CA certificates of this machine, or give yours in upstream.ca'
   if (code === 'ETIMEDOUT') return 'something swallows it: let this machine out through the firewall or network policy'
   return 'check upstream.url, and that this machine may connect to it (firewall, network policy)'
 }
 
-function opened(url: URL, isTls: boolean, limitMs: number): Promise<Socket> {
+function opened(url: URL, isTls: boolean, limitMs: number, trust: Trust): Promise<Socket> {
   const host = url.hostname.replace(/^\[(.*)\]$/, '$1')
   const port = url.port === '' ? (isTls ? 443 : 80) : Number(url.port)
   return new Promise((resolve, reject) => {
     const socket = isTls
-      ? connectTls({ host, port, ...(isIP(host) === 0 ? { servername: host } : {}) })
+      ? connectTls({ host, port, ...trust, ...(isIP(host) === 0 ? { servername: host } : {}) })
       : connectTcp({ host, port })
     socket.setTimeout(limitMs, () => socket.destroy(Object.assign(new Error('timeout'), { code: 'ETIMEDOUT' })))
     socket.once('error', reject)
@@ -124,12 +133,16 @@ function certificateDays(socket: TLSSocket): number {
   return Math.floor((Date.parse(socket.getPeerCertificate().valid_to) - Date.now()) / DAY_MS)
 }
 
-async function examineAnswers({ url, keys }: Upstream, { probe, standingOf }: KeyCheck): Promise<Finding[]> {
+async function examineAnswers(
+  { url, keys }: Upstream,
+  { probe, standingOf }: KeyCheck,
+  trust: Trust,
+): Promise<Finding[]> {
   try {
-    const nobodys = await ask(url, probe(null))
+    const nobodys = await ask(url, probe(null), trust)
     const found = [aboutClock(nobodys.skewMs)]
     for (const { name, secret } of keys) {
-      const standing = standingOf(await ask(url, probe(secret.reveal())), nobodys)
+      const standing = standingOf(await ask(url, probe(secret.reveal()), trust), nobodys)
       found.push(aboutKey(name, standing))
     }
     return found
@@ -146,19 +159,17 @@ async function examineAnswers({ url, keys }: Upstream, { probe, standingOf }: Ke
   }
 }
 
-async function ask(url: string, { method, path, headers }: Probe): Promise<Answer> {
+async function ask(url: string, { method, path, headers }: Probe, trust: Trust): Promise<Answer> {
   const sentAt = Date.now()
-  const answer = await fetch(url + path, {
-    method,
-    headers,
-    redirect: 'manual',
-    signal: AbortSignal.timeout(PATIENCE_MS),
-  })
+  const signal = AbortSignal.timeout(PATIENCE_MS)
+  const module = url.startsWith('https:') ? https : http
+  const request = module.request(url + path, { method, headers, signal, ...trust }).end()
+  const [answer] = (await once(request, 'response')) as [http.IncomingMessage]
   const receivedAt = Date.now()
-  const theirs = Date.parse(answer.headers.get('date') ?? '')
+  const theirs = Date.parse(answer.headers.date ?? '')
   // Half a second in the middle of what the header rounds down.
   const skewMs = Number.isNaN(theirs) ? null : (sentAt + receivedAt) / 2 - (theirs + 500)
-  return { status: answer.status, body: (await answer.text()).slice(0, 10_000), skewMs }
+  return { status: answer.statusCode ?? 0, body: (await textOf(answer)).slice(0, 10_000), skewMs }
 }
 
 function aboutClock(skewMs: number | null): Finding {

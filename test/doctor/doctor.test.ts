@@ -1,8 +1,9 @@
 /** `doctor` in worlds that are well and in broken ones: real sockets, a real Redis, the real disk; only upstream is simulated. */
 import { readdirSync, readFileSync } from 'node:fs'
 import http from 'node:http'
-import { createServer, type AddressInfo } from 'node:net'
+import { connect, createServer, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
+import { createServer as createTlsServer } from 'node:tls'
 import t, { type Test } from 'tap'
 import { runDoctor } from '../../src/cli/doctor.ts'
 import { upstreamKeys } from '../../src/compose.ts'
@@ -12,6 +13,7 @@ import { examineMachine } from '../../src/doctor/machine.ts'
 import { everyCommand } from '../../src/doctor/redis.ts'
 import { examineSurroundings } from '../../src/doctor/surroundings.ts'
 import { createSimulator, instant, type SimulatorOptions } from '../../src/simulator/simulator.ts'
+import { anAuthority } from '../support/certificates.ts'
 import { root } from '../support/process.ts'
 import { aProxy } from '../support/proxy.ts'
 import { startRedis } from '../support/redis.ts'
@@ -169,7 +171,28 @@ void t.test('an upstream that is not there', async (t) => {
 
   const { set } = await upstreamWith(t)
   const plain = await consult(t, [set.replace('http:', 'https:')])
-  t.match(plain.found('upstream connection'), { status: 'fail', advice: /certificates/ })
+  t.match(plain.found('upstream connection'), { status: 'fail', advice: /upstream\.ca/ })
+})
+
+void t.test('an upstream with a CA of its own', async (t) => {
+  const authority = anAuthority(t)
+  const { cert, key } = authority.issue('gateway')
+  const { set } = await upstreamWith(t, { [KEY]: { credits: 0 } })
+  const gateway = createTlsServer({ cert: readFileSync(cert), key: readFileSync(key) }, (socket) => {
+    const behind = connect(Number(new URL(set.slice('upstream.url='.length)).port), '127.0.0.1')
+    for (const one of [socket, behind]) one.on('error', () => one.destroy())
+    socket.pipe(behind).pipe(socket)
+  })
+  gateway.on('tlsClientError', () => undefined)
+  await new Promise<void>((resolve) => gateway.listen(0, '127.0.0.1', resolve))
+  t.teardown(() => gateway.close())
+  const url = `upstream.url=https://localhost:${(gateway.address() as AddressInfo).port}`
+
+  const stranger = await consult(t, [url])
+  t.match(stranger.found('upstream connection'), { status: 'fail', advice: /upstream\.ca/ })
+  const known = await consult(t, [url, `upstream.ca=${authority.ca}`])
+  t.match(known.found('upstream connection'), { text: /answers with TLS/ })
+  t.match(known.found('key main'), { status: 'fail', text: /no credits/ })
 })
 
 void t.test('a clock that is wrong', async (t) => {

@@ -86,6 +86,16 @@ void t.test('an expired answer that may be given instead of an error is given in
   t.equal((await proxy.ask('new')).status, 503)
 })
 
+void t.test('a cache that does not fit into the memory is warned about at the start', async (t) => {
+  const warned = async (maxSize: string): Promise<number> => {
+    const proxy = await aProxy(t, `cache: { memory: { maxSize: ${maxSize} } }`)
+    return proxy.lines().filter(({ warning }) => /misses are refused as overload/.test(String(warning))).length
+  }
+  // Of the 1 GiB that a process has in these tests.
+  t.equal(await warned('256MiB'), 0)
+  t.equal(await warned('800MiB'), 1)
+})
+
 interface Peer {
   readonly socket: Socket
   readonly text: () => string
