@@ -5,6 +5,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import t from 'tap'
+import { helpText } from '../src/cli/args.ts'
 import { fillBlocks, projections } from '../src/cli/docs.ts'
 import { fieldAt, settingsRows } from '../src/config/describe.ts'
 import { loadConfig } from '../src/config/load.ts'
@@ -12,6 +13,7 @@ import { resolveRetry, schema } from '../src/config/schema.ts'
 import { refusals } from '../src/errors.ts'
 import { labelLists } from '../src/telemetry/labels.ts'
 import { metricCatalogue } from '../src/telemetry/metrics.ts'
+import { usesIn } from './support/grafana.ts'
 import { anchorsOf, blocksOf, pagePaths } from './support/pages.ts'
 import { root, start, type Finished } from './support/process.ts'
 import { aProxy } from './support/proxy.ts'
@@ -92,6 +94,28 @@ void t.test('every metric that is named exists', async (t) => {
     // A name with a colon is a recording rule's, which the rules themselves define.
     for (const [name] of read(path).matchAll(/scrapellm_proxy_[a-z][a-z_]*[a-z](?![a-z_\d:])/g))
       t.ok(names.has(name), `${path}: ${name}`)
+  }
+})
+
+void t.test('every query on a page asks for labels and values that there are', async (t) => {
+  const lists: Readonly<Record<string, readonly (string | number)[]>> = labelLists
+  const catalogue = new Map(metricCatalogue.map(({ name, labels }) => [name, labels]))
+  const queries = pagePaths.flatMap((path) => blocksOf(read(path)).filter(({ language }) => language === 'promql'))
+  t.ok(queries.length > 3)
+  for (const { text } of queries) {
+    for (const query of text.split(/\n\s*\n/)) {
+      const uses = usesIn(query)
+      t.ok(uses.length > 0, query)
+      const offered = uses.flatMap(({ name }) => catalogue.get(name.replace(/_(?:bucket|sum|count)$/, '')) ?? [])
+      for (const { matchers, grouped } of uses) {
+        for (const label of grouped) t.ok(offered.includes(label), `${label}: ${query}`)
+        for (const { label, values } of matchers) {
+          t.ok(offered.includes(label), `${label}: ${query}`)
+          for (const value of lists[label] ? values : [])
+            t.ok(lists[label]?.map(String).includes(value), `${value}: ${query}`)
+        }
+      }
+    }
   }
 })
 
@@ -186,6 +210,11 @@ void t.test('every npm command that is named is a script', async (t) => {
       .map((script) => `${path}: npm run ${script}`),
   )
   t.strictSame(missing, [])
+  const commands = helpText()
+  for (const path of pagePaths) {
+    for (const [, command = ''] of read(path).matchAll(/npm start -- ([a-z]+)/g))
+      t.match(commands, new RegExp(`^  ${command} `, 'm'), `${path}: npm start -- ${command}`)
+  }
   for (const line of ['npm ci && npm run demo', 'npm ci && npm start', 'npm ci && npm test'])
     t.match(section('Run it'), line)
 })

@@ -220,6 +220,7 @@ async function serve(t: Test, reader: Reader, block: Block): Promise<void> {
   const last = lines.pop() ?? ''
   const server = start(t, '/bin/sh', ['-c', [...lines, `exec ${last}`].join('\n')], surroundings(reader))
   await server.saw(ready)
+  if (text.includes('replica.yaml')) await server.saw(/"msg":"redis is up"/)
   reader.said = server.stdout()
   reader.saidBy = text
 }
