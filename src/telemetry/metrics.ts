@@ -329,7 +329,7 @@ export function createMetrics(options: MetricsOptions) {
   const registry = new prom.Registry()
   /** Shows the zeros of metrics whose labels may have got new values. */
   const shown: (() => void)[] = []
-  prom.collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 100 })
+  prom.collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 20 })
 
   const metrics = {
     ...counters(counterRows, 'counter'),
