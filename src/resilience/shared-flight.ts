@@ -269,8 +269,15 @@ export function createSharedFlights(options: SharedFlightOptions, ports: SharedF
   function close(): void {
     isClosed = true
     stopListening()
-    for (const lease of leases) lease.end()
+    for (const lease of leases) giveBack(lease)
     for (const bell of bells) bell.ring()
+  }
+
+  /** What others can go on with need not wait until we are missed. */
+  function giveBack(lease: OpenLease): void {
+    lease.end()
+    const told = lease.land(null).then(() => void telling.delete(told))
+    telling.add(told)
   }
 
   function hang(): Bell {

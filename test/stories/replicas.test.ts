@@ -118,6 +118,37 @@ void t.test('durable: the replica that submitted is killed, another one takes up
   t.equal(sim.ledger.total(), 3)
 })
 
+void t.test(
+  'durable: the replica that submitted has to go, who waits there is told, another one has the answer: one bill',
+  async (t) => {
+    const redis = await startRedis(t)
+    const sets = [
+      `redis.url=${redis.url}`,
+      'jobs.execution=durable',
+      'shutdown.grace=0s',
+      'clients.team.credits.perDay=30',
+    ]
+    const { ask, sim, replicas } = await aFleet(t, 2, sets)
+    sim.script({ call: 'submit' }, ['pending'])
+    const open = ask(0, 'long', TEAM)
+    await sim.received(1, { call: 'poll' })
+    replicas[0]?.signal('SIGTERM')
+    t.match(await open, { status: 503, headers: { 'x-proxy-code': 'SHUTTING_DOWN' } })
+    t.match(await replicas[0]?.ended, { code: 0 })
+    sim.release()
+    t.match(await ask(1, 'long', TEAM), { status: 200 })
+    t.equal(sim.requests.filter(({ call }) => call === 'submit').length, 1)
+    t.equal(sim.ledger.total(), 3)
+    const { budgets } = (await request(undefined, `${replicas[1]?.adminUrl}/status`)).json as {
+      budgets: { client: string; held: number; spent: number }[]
+    }
+    t.match(
+      budgets.filter(({ client }) => client === 'team'),
+      [{ spent: 3 }],
+    )
+  },
+)
+
 void t.test('a budget of 1,000 credits over 4 replicas and 200 workers: exactly 999 are spent', async (t) => {
   const redis = await startRedis(t)
   const { ask, sim } = await aFleet(t, 4, [
