@@ -477,6 +477,8 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     bills.push(bill)
     const client = asks.get(bill.call.requestId)?.client
     if (!client || client.perDay === null) return
+    // Who takes up a job that another replica has submitted pays for it: then the vendor's bill is another client's.
+    if (plan.redis && !isPlainSync) return
     count(spentToday, client.name, bill.credits)
     if (
       plan.redis &&
