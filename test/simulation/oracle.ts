@@ -91,6 +91,7 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
   const circuits = new Map<string, Circuit>()
   const buckets = new Map<string, Bucket>()
   const freshUntil = new Map<string, number>()
+  const newestGiven = new Map<string, number>()
   const bills: Charge[] = []
   const spentToday = new Map<string, number>()
   const arrivals = new Map<string, { readonly at: number; readonly limits: NonNullable<ClientPlan['rate']> }[]>()
@@ -172,12 +173,12 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     }
     const text = response.body?.toString() ?? ''
     wrote(`${headers.join('\n')}\n${text}`, 'an answer')
-    if (status === 200 && ask.kind !== 'submit') delivered(ask, text)
+    if (status === 200 && ask.kind !== 'submit') delivered(ask, text, header('Cache-Status') ?? '')
     if (isPlainSync && ask.kind === 'answer' && status === 200) priced(ask, header)
   }
 
   /** S6: everybody gets the answer to their own question, and none that is not theirs to see. */
-  function delivered(ask: Ask, text: string): void {
+  function delivered(ask: Ask, text: string, cacheStatus: string): void {
     const document = JSON.parse(text) as { readonly status?: string; readonly result?: unknown }
     const body = (ask.kind === 'poll' ? (document.status === 'done' ? document.result : null) : document) as Body | null
     if (!body) return
@@ -190,6 +191,17 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     if (payer && isPrivate && payer.name !== ask.client.name && ask.kind === 'answer') {
       fail('S6', `${ask.client.name} got an answer of ${payer.name}, whose answers are its own`)
     }
+    if (ask.kind === 'answer' && cacheStatus.includes('; hit; ttl=')) renewed(ask, bill)
+  }
+
+  /** S4: who has been given an answer from the cache is not given an older one later. */
+  function renewed(ask: Ask, bill: Charge): void {
+    if (!isPlainSync || plan.jobs > 0 || (plan.redis && (redisIsSick || restarts || faults.pauses))) return
+    const name = `${nameOf(ask)}/${scopeOf(ask)}`
+    const before = newestGiven.get(name) ?? 0
+    if (bill.at < before)
+      fail('S4', `${ask.question} was answered with an answer ${before - bill.at} ms older than before`)
+    newestGiven.set(name, Math.max(before, bill.at))
   }
 
   interface Body {
