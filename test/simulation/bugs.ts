@@ -288,8 +288,8 @@ export const bugs: readonly Bug[] = [
   {
     name: 'what an attempt cost is not written down',
     file: 'pipeline.ts',
-    find: '      hold.spend(verdict.charge)\n',
-    replace: "      if (verdict.charge.state !== 'charged') hold.spend(verdict.charge)\n",
+    find: '        hold.spend(charge)\n',
+    replace: "        if (charge.state !== 'charged') hold.spend(charge)\n",
     invariants: ['L1', 'L2'],
     needs: isLimited,
   },

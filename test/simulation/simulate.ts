@@ -26,6 +26,8 @@ const { values } = parseArgs({
     trace: { type: 'string' },
     planted: { type: 'boolean', default: false },
     only: { type: 'string' },
+    /** Passes over so many bugs of the list. */
+    from: { type: 'string' },
     /** Of a worker: first seed and step. */
     share: { type: 'string' },
   },
@@ -114,7 +116,9 @@ function tell({ seed, broken }: Result): void {
 }
 
 async function huntAll(): Promise<void> {
-  const chosen = bugs.filter(({ name, file }) => `${file} ${name}`.includes(values.only ?? ''))
+  const chosen = bugs
+    .filter(({ name, file }) => `${file} ${name}`.includes(values.only ?? ''))
+    .slice(Number(values.from ?? '0'))
   const queue = [...chosen]
   const caught: Caught[] = []
   const next = async (): Promise<void> => {
