@@ -16,6 +16,12 @@ interface Share {
   readonly step: number
 }
 
+/** What a worker says of a seed, and how long it has worked in all. */
+interface Done {
+  readonly result: Result
+  readonly cpuMs: number
+}
+
 const MOST_OF_A_SEED = 2_000
 
 const { values } = parseArgs({
@@ -65,13 +71,16 @@ async function runAll(): Promise<void> {
     }),
   )
   const stop = (): void => workers.forEach((worker) => worker.kill())
+  const cpuSeconds = new Map<number, number>()
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, stop)
   const isDone = (): boolean => sum.requests >= wanted || sum.seeds >= seeds || broken.length > 0
   await Promise.all(
     workers.map(
       (worker) =>
         new Promise<void>((resolve) => {
           worker.on('exit', () => resolve())
-          worker.on('message', (result: Result) => {
+          worker.on('message', ({ result, cpuMs }: Done) => {
+            cpuSeconds.set(worker.pid ?? 0, cpuMs / 1_000)
             if (isDone()) return
             sum.seeds += 1
             sum.requests += result.requests
@@ -89,7 +98,8 @@ async function runAll(): Promise<void> {
   if (process.stderr.isTTY) process.stderr.write('\r')
   console.log(
     `${sum.seeds} seeds from ${first} on, ${sum.requests} requests, ${sum.calls} upstream calls, ${sum.charged} of them charged, ` +
-      `${(sum.virtualMs / 3_600_000).toFixed(1)} virtual hours in ${seconds.toFixed(1)} s on ${count} processes: ${broken.length === 0 ? 'no invariant broke' : 'BROKEN'}`,
+      `${(sum.virtualMs / 3_600_000).toFixed(1)} virtual hours in ${seconds.toFixed(1)} s on ${count} processes, ` +
+      `${[...cpuSeconds.values()].reduce((all, one) => all + one, 0).toFixed(1)} s of processor time: ${broken.length === 0 ? 'no invariant broke' : 'BROKEN'}`,
   )
   for (const result of broken) tell(result)
 }
@@ -97,7 +107,9 @@ async function runAll(): Promise<void> {
 async function work({ from, step }: Share): Promise<void> {
   for (let seed = from; process.connected; seed += step) {
     const result = await simulate(seed, { requests: MOST_OF_A_SEED })
-    await new Promise((resolve) => process.send?.(result, undefined, {}, resolve))
+    const { user, system } = process.cpuUsage()
+    const done: Done = { result, cpuMs: (user + system) / 1_000 }
+    await new Promise((resolve) => process.send?.(done, undefined, {}, resolve))
   }
 }
 
