@@ -1,7 +1,6 @@
 /**
  * Bugs planted by hand, to prove that the simulation would notice: one change each to a copy of `src/`. `invariants` names those that may
- * give it away; anything else that breaks is a catch all the same, and is shown. `fixture` narrows the seeds that are tried to those
- * whose fleet can show it.
+ * give it away; anything else that breaks is a catch all the same, and is shown.
  */
 import type { Plan } from './plan.ts'
 

@@ -191,7 +191,9 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     if (payer && isPrivate && payer.name !== ask.client.name && ask.kind === 'answer') {
       fail('S6', `${ask.client.name} got an answer of ${payer.name}, whose answers are its own`)
     }
-    if (ask.kind === 'answer' && cacheStatus.includes('; hit; ttl=')) renewed(ask, bill)
+    // What is given instead of an error is what was there when it was asked for.
+    const isKnown = cacheStatus.includes('; hit; ttl=') && !cacheStatus.includes('stale-if-error')
+    if (ask.kind === 'answer' && isKnown) renewed(ask, bill)
   }
 
   /** S4: who has been given an answer from the cache is not given an older one later. */
