@@ -24,6 +24,7 @@ export interface Program {
   /** Resolves once standard output matches; rejects when the program ends before. */
   readonly saw: (pattern: RegExp) => Promise<RegExpExecArray>
   readonly signal: (name: NodeJS.Signals) => void
+  readonly pid: () => number
   readonly ended: Promise<Finished>
 }
 
@@ -114,6 +115,7 @@ export function start(
         .map((line) => JSON.parse(line) as Record<string, unknown>),
     saw,
     signal: (name) => void child.kill(name),
+    pid: () => child.pid ?? 0,
     ended,
   }
 }
