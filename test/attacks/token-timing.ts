@@ -17,7 +17,7 @@ const clients = createClients({
   anonymous: null,
 })
 const { int, pick } = createChance(1)
-const letters = [...'ABCDEFGHIJKLMNOPQRSTUVWXYZ']
+const letters = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'.split('')
 const times = prefixes.map(() => new Float64Array(samples))
 
 function refuse(token: string): number {
