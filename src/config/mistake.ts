@@ -124,17 +124,16 @@ function inFull({ path, text, place }: Mistake): string {
     place === null || place.source === ''
       ? null
       : [place.source, place.line, place.column].filter((part) => part !== null).join(':')
-  if (path.length === 0) return where === null ? text : `${where}: ${text}`
-  const name = path.map(inOneLine).join('.')
-  return where === null ? `${name}: ${text}` : `${name}: ${text} (${where})`
+  if (path.length === 0) return inOneLine(where === null ? text : `${where}: ${text}`)
+  const name = path.map((step) => (step.length > longestName ? `${step.slice(0, longestName)}…` : step)).join('.')
+  return inOneLine(where === null ? `${name}: ${text}` : `${name}: ${text} (${where})`)
 }
 
 const longestName = 64
 
-/** A key may be any text, and a terminal may obey some of it. */
-function inOneLine(name: string): string {
-  const plain = name.replaceAll(/[\p{C}\p{Zl}\p{Zp}]/gu, (one) => `\\u{${one.codePointAt(0)?.toString(16)}}`)
-  return plain.length > longestName ? `${plain.slice(0, longestName)}…` : plain
+/** Keys and values may be any text, and a terminal may obey some of it. */
+function inOneLine(line: string): string {
+  return line.replaceAll(/[\p{C}\p{Zl}\p{Zp}]/gu, (one) => `\\u{${one.codePointAt(0)?.toString(16)}}`)
 }
 
 function rank(mistake: Mistake): number {

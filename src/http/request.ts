@@ -23,6 +23,8 @@ type Field =
   | 'requestTimeout'
   | 'idempotencyKey'
   | 'traceparent'
+  | 'expect'
+  | 'upgrade'
 
 /** Header names we look at. `headersDistinct` of Node is never touched: `__proto__` crashes it (CVE-2026-21710). */
 const names: ReadonlyMap<string, Field> = new Map([
@@ -42,6 +44,8 @@ const names: ReadonlyMap<string, Field> = new Map([
   ['x-request-timeout', 'requestTimeout'],
   ['idempotency-key', 'idempotencyKey'],
   ['traceparent', 'traceparent'],
+  ['expect', 'expect'],
+  ['upgrade', 'upgrade'],
 ])
 
 /** The headers of interest; those that came several times are joined with `, `. */
@@ -103,6 +107,8 @@ export function readFields(rawHeaders: readonly string[]): Fields {
     requestTimeout: null,
     idempotencyKey: null,
     traceparent: null,
+    expect: null,
+    upgrade: null,
   }
   for (let i = 0; i < rawHeaders.length; i += 2) {
     const field = fieldOf(rawHeaders[i] ?? '')

@@ -180,6 +180,8 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
         throw overloaded('This proxy is overloaded.', random.next(), { close: true })
       const onGone = watch(incoming.socket, connection, outgoing)
       const request = readRequest(incoming, fields, { id, arrivedAt: clock.now(), onGone, target })
+      // Node closes after such an answer, or loses what came in the same packet: nothing behind it may be executed.
+      if (fields.expect !== null || fields.upgrade !== null) connection.closing = connection.broken = true
       serve({ request, client: null, call: null, limits: null, credits: [] }, incoming, outgoing, connection)
     } catch (error) {
       const refusal = ProxyError.from(error)

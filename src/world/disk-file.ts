@@ -68,7 +68,21 @@ export function openFile(path: string, walPages: number): OpenFile {
     return { db, outdated, check: checkOf(path) }
   } catch (error) {
     db.close()
-    throw error
+    // A damaged header may claim a version that only later libraries write to.
+    throw isReadOnly(error) && mayWrite(path) ? new FileTrouble('corrupt') : error
+  }
+}
+
+function isReadOnly(error: unknown): boolean {
+  return error instanceof Error && 'errcode' in error && error.errcode === 8
+}
+
+function mayWrite(path: string): boolean {
+  try {
+    closeSync(openSync(path, 'r+'))
+    return true
+  } catch {
+    return false
   }
 }
 
@@ -194,7 +208,10 @@ export class FileTrouble extends Error {
   }
 }
 
-/** Result codes of the library, https://sqlite.org/rescode.html; 1 can only be a table that is missing or not ours. */
+/**
+ * Result codes of the library, https://sqlite.org/rescode.html; 1 can only be a table that is missing or not ours, and 19 and 20 rows
+ * that nobody wrote so.
+ */
 const TROUBLE_OF_RESULT: Readonly<Record<number, DiskTrouble>> = {
   1: 'corrupt',
   3: 'read-only',
@@ -203,6 +220,8 @@ const TROUBLE_OF_RESULT: Readonly<Record<number, DiskTrouble>> = {
   8: 'read-only',
   11: 'corrupt',
   13: 'full',
+  19: 'corrupt',
+  20: 'corrupt',
   26: 'corrupt',
 }
 const TROUBLE_OF_CODE: Readonly<Record<string, DiskTrouble>> = {

@@ -51,7 +51,12 @@ export function createTransport(options: UpstreamOptions, clock: Clock): Transpo
   // Without a listener the library throws. Every call has its own callback, which is where errors really arrive.
   proxy.on('error', () => undefined)
   proxy.on('proxyReq', (proxyReq, _request, response, _options, socket) => {
-    synthetic(response).connection(proxyReq, socket)
+    const exchange = synthetic(response)
+    exchange.connection(proxyReq, socket)
+    if (!secure || !socket.connecting) return
+    // The library's limit ends with TCP, and a TLS handshake that hangs would last as long as an attempt may.
+    const timer = clock.after(options.connectTimeoutMs, () => exchange.fail('connect-timeout'))
+    for (const event of ['secureConnect', 'close']) socket.once(event, () => timer.cancel())
   })
   proxy.on('proxyRes', (incoming, _request, response) => synthetic(response).receive(incoming))
 

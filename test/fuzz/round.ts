@@ -5,6 +5,8 @@ import { type Chance, createChance } from './chance.ts'
 export interface Round {
   readonly seed: number
   readonly cases: number
+  /** The first one; to see a case again. */
+  readonly from?: number
   /** Told now and then how many are done. */
   readonly progress?: (done: number) => void
 }
@@ -20,14 +22,14 @@ const MOST_FINDINGS = 20
  * its cases one after the other.
  */
 export async function playCases(
-  { seed, cases, progress }: Round,
+  { seed, cases, from = 0, progress }: Round,
   lanes: number,
   play: (chance: Chance, number: number, lane: number) => Promise<string | null> | string | null,
 ): Promise<readonly string[]> {
   const findings: string[] = []
-  let next = 0
+  let next = from
   async function run(lane: number): Promise<void> {
-    while (next < cases && findings.length < MOST_FINDINGS) {
+    while (next < from + cases && findings.length < MOST_FINDINGS) {
       const number = next++
       const finding = await play(createChance(Math.imul(seed, 0x9e3779b1) + number), number, lane)
       if (finding !== null) findings.push(`seed ${seed}, case ${number}: ${finding}`)

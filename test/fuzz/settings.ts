@@ -166,7 +166,7 @@ function play(chance: Chance): string | null {
       },
       known,
     )
-    const shown = toYaml(effective(config)) + JSON.stringify(config) + warnings.join('\n')
+    const shown = toYaml(effective(config)) + warnings.join('\n')
     // A name may be anything, but for what was meant to be a secret.
     return /canary-(?:env|file)/.test(shown.replaceAll(/\*+\w{4}/g, ''))
       ? `a secret is shown: ${shown.slice(0, 500)} of ${about()}`

@@ -14,16 +14,16 @@ const REQUEST: UpstreamRequest = {
 }
 
 /** Timers that go off when the test says so. */
-function handClock(): Clock & { expire(): void } {
-  const jobs = new Set<() => void>()
+function handClock(): Clock & { expire(atMostMs?: number): void } {
+  const jobs = new Map<() => void, number>()
   return {
     now: () => 0,
     wall: () => 0,
-    after: (_ms, job) => {
-      jobs.add(job)
+    after: (ms, job) => {
+      jobs.set(job, ms)
       return { cancel: () => jobs.delete(job) }
     },
-    expire: () => jobs.forEach((job) => job()),
+    expire: (atMostMs = Number.POSITIVE_INFINITY) => jobs.forEach((ms, job) => ms <= atMostMs && job()),
   }
 }
 
@@ -202,6 +202,19 @@ void t.test('a protocol that nobody asked for is no answer, and told at once', a
     raw('HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n', 'stay'),
   )
   t.same(broken(await transportTo(t, url).forward(REQUEST)), { sent: true, reason: 'malformed' })
+})
+
+void t.test('a TLS handshake that hangs ends with the time for a connection, and nothing was sent', async (t) => {
+  const clock = handClock()
+  const arrival = Promise.withResolvers<void>()
+  const url = await listening(
+    t,
+    net.createServer((socket) => socket.on('error', () => undefined).once('data', () => arrival.resolve())),
+  )
+  const result = transportTo(t, url.replace('http:', 'https:'), clock).forward(REQUEST)
+  await arrival.promise
+  clock.expire(5_000)
+  t.same(broken(await result), { sent: false, reason: 'connect-timeout' })
 })
 
 void t.test('the attempt ends at its limit, and the connection with it', async (t) => {
