@@ -129,7 +129,7 @@ function hash(reply: string): ReadonlyMap<string, string> {
   return new Map(texts.flatMap((text, index) => (index % 2 === 0 ? [[text, texts[index + 1] ?? ''] as const] : [])))
 }
 
-void t.test('L1, L2: 200 workers on 4 replicas spend exactly 999 of 1,000 credits', async (t) => {
+void t.test('A67, L1, L2: 200 workers on 4 replicas spend exactly 999 of 1,000 credits', async (t) => {
   const redis = await startRedis(t)
   const client = limited(1_000)
   const replicas = await Promise.all(Array.from({ length: 4 }, () => upReplica(t, redis.url, [client])))
@@ -734,7 +734,7 @@ void t.test('A client without a limit is only written up', async (t) => {
   t.match(await inRedis(redis, t), { spent: 9, held: 0 }, 'late news counts')
 })
 
-void t.test('What comes twice, late or garbled does no harm', async (t) => {
+void t.test('A68: what comes twice, late or garbled does no harm', async (t) => {
   const redis = await startRedis(t)
   const client = limited(100)
   const real = openReplica(t, redis.url, [])
