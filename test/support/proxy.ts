@@ -68,6 +68,8 @@ export interface ProxyOptions {
   readonly pressure?: () => Pressure
   readonly simulator?: SimulatorOptions
   readonly environment?: Record<string, string>
+  /** How far its clock is ahead of the real one. */
+  readonly aheadMs?: number
   /** Instead of the simulator. */
   readonly upstream?: string
   /** Files that hold secrets, by path; those on the disk when left out. */
@@ -87,10 +89,10 @@ retry:
   classes: { rateLimited: { backoff: { base: 1ms } }, queueFull: { backoff: { base: 1ms } }, warmingUp: { backoff: { base: 1ms } } }
 `
 
-export function elasticClock(): ElasticClock {
+export function elasticClock(aheadMs = 0): ElasticClock {
   const real = createClock()
   const armed = new Set<{ readonly dueAt: number; readonly fire: () => void }>()
-  let skippedMs = 0
+  let skippedMs = aheadMs
   const now = (): number => real.now() + skippedMs
 
   function after(ms: number, job: () => void): Timer {
@@ -151,7 +153,7 @@ upstream: { url: "${upstream}", keys: [{ name: main, secret: ${UPSTREAM_KEY} }] 
       )
     },
   }
-  const clock = elasticClock()
+  const clock = elasticClock(options.aheadMs)
   let printed = ''
   const world: World = {
     clock,
