@@ -17,11 +17,11 @@ const fuzzKeys: Fuzzer = (_stage, round) =>
   Promise.resolve(collisions(round).collisions.map((pair) => JSON.stringify(pair)))
 
 export const fuzzers = {
-  requests: { fuzz: fuzzRequests, cases: 1_500, longCases: 300_000 },
-  answers: { fuzz: fuzzAnswers, cases: 500, longCases: 100_000 },
+  requests: { fuzz: fuzzRequests, cases: 4_000, longCases: 300_000 },
+  answers: { fuzz: fuzzAnswers, cases: 1_500, longCases: 100_000 },
   redis: { fuzz: fuzzRedis, cases: 1_500, longCases: 100_000 },
-  disk: { fuzz: fuzzDisk, cases: 60, longCases: 10_000 },
-  settings: { fuzz: fuzzSettings, cases: 300, longCases: 100_000 },
+  disk: { fuzz: fuzzDisk, cases: 120, longCases: 10_000 },
+  settings: { fuzz: fuzzSettings, cases: 600, longCases: 100_000 },
   keys: { fuzz: fuzzKeys, cases: 10_000, longCases: 1_000_000 },
 } as const satisfies Record<string, Entry>
 
