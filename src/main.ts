@@ -3,10 +3,12 @@
 import { readFileSync } from 'node:fs'
 import { randomBytes } from 'node:crypto'
 import { styleText } from 'node:util'
-import { helpText, parseCommandLine, type Invocation } from './cli/args.ts'
+import { parseCommandLine, type Invocation } from './cli/args.ts'
 import { runCheck } from './cli/check.ts'
+import { runCompletion } from './cli/completion.ts'
 import { runDemo } from './cli/demo.ts'
 import { runDoctor } from './cli/doctor.ts'
+import { helpText } from './cli/help.ts'
 import type { Io } from './cli/io.ts'
 import { replayOptions } from './cli/replay-options.ts'
 import { runReplay } from './cli/replay.ts'
@@ -46,7 +48,7 @@ async function main(words: readonly string[]): Promise<number> {
   const parsed = parseCommandLine(words)
   switch (parsed.kind) {
     case 'help':
-      io.stdout(helpText())
+      io.stdout(helpText(parsed.command))
       return 0
     case 'version':
       io.stdout(`${version}\n`)
@@ -77,6 +79,8 @@ async function run(invocation: Invocation): Promise<number> {
       return runSchema(invocation, io)
     case 'token':
       return runToken({ name: invocation.operand ?? '' }, io)
+    case 'completion':
+      return runCompletion(invocation, io)
     case 'replay':
       return runReplay(replayOptions(invocation), { ...io, progress })
     default:

@@ -5,7 +5,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import t from 'tap'
-import { helpText } from '../src/cli/args.ts'
+import { helpText } from '../src/cli/help.ts'
 import { fillBlocks, projections } from '../src/cli/docs.ts'
 import { fieldAt, settingsRows } from '../src/config/describe.ts'
 import { loadConfig } from '../src/config/load.ts'
@@ -210,7 +210,7 @@ void t.test('every npm command that is named is a script', async (t) => {
       .map((script) => `${path}: npm run ${script}`),
   )
   t.strictSame(missing, [])
-  const commands = helpText()
+  const commands = helpText(null)
   for (const path of pagePaths) {
     for (const [, command = ''] of read(path).matchAll(/npm start -- ([a-z]+)/g))
       t.match(commands, new RegExp(`^  ${command} `, 'm'), `${path}: npm start -- ${command}`)

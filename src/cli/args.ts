@@ -1,97 +1,15 @@
-/**
- * The command line, read: which command, with which options. A command and an option are one row each of the tables
- * below, which the help text and the complaints are made of.
- */
+/** The command line, read by the tables of `commands.ts`: which command, with which options; or a sentence about what is wrong with it. */
 import { parseArgs } from 'node:util'
 import { nearest } from '../config/nearest.ts'
-import { parseDuration } from '../config/units.ts'
-
-interface CommandRow {
-  readonly operand?: string
-  readonly options: readonly OptionName[]
-  readonly help: string
-}
-
-interface OptionRow {
-  readonly value?: string
-  readonly help: string
-  /** What its value must be, where not anything will do. */
-  readonly needs?: readonly [what: string, is: (value: string) => boolean]
-}
-
-const wholeNumber = 'a whole number from 1 to 100000000'
-
-const options = {
-  config: { value: 'FILE', help: 'settings; several are merged left to right (default: config/default.yaml)' },
-  set: { value: 'path=value', help: 'one setting, over the files, such as --set log.level=debug' },
-  port: {
-    value: 'N',
-    help: 'port to listen on; 0 = any free one',
-    needs: ['a whole number from 0 to 65535', isPort],
-  },
-  quiet: { help: 'no traffic of its own' },
-  audit: { value: 'FILE', help: 'an audit file; several are one recording' },
-  candidate: { value: 'FILE', help: 'settings to compare, each file a column of its own' },
-  recorded: { value: 'FILE', help: 'settings that were in force when it was recorded; several are merged' },
-  outage: {
-    value: '10m',
-    help: 'weather: upstream answers 503 for so long',
-    needs: ['a duration such as 10m', isLong],
-  },
-  'outage-at': {
-    value: '5m',
-    help: 'so long after the first request (default: a third of the way)',
-    needs: ['a duration such as 5m', isDuration],
-  },
-  'failure-rate': {
-    value: '0.2',
-    help: 'weather: so many of the attempts fail, instead of those recorded',
-    needs: ['a number from 0 to 1', isShare],
-  },
-  'rate-limit': {
-    value: 'N/1m',
-    help: 'weather: upstream takes so many attempts with one key',
-    needs: ['a number per duration such as 60/1m', isRate],
-  },
-  slow: {
-    value: '3x',
-    help: 'weather: upstream takes so many times as long',
-    needs: ['a factor such as 3x', isFactor],
-  },
-  requests: { value: 'N', help: 'so many invented requests instead of an audit file', needs: [wholeNumber, isCount] },
-  rate: {
-    value: 'R',
-    help: 'invented requests per second (default: 10)',
-    needs: ['a number above 0, at most 100000', isPerSecond],
-  },
-  seed: { value: 'N', help: 'other chance (default: 1)', needs: ['a whole number from 0 to 4294967295', isSeed] },
-  json: { help: 'JSON instead of a table' },
-  help: { help: 'this text' },
-  version: { help: 'the version' },
-} as const satisfies Record<string, OptionRow>
-
-const commands = {
-  serve: { options: ['config', 'set'], help: 'the proxy (what runs when no command is named)' },
-  check: { options: ['config', 'set'], help: 'say every mistake in the settings, or print those in effect' },
-  doctor: {
-    options: ['config', 'set', 'json'],
-    help: 'look at upstream, Redis, disk, ports and limits, and say what to do before it is started',
-  },
-  schema: { options: [], help: 'print the JSON Schema of the settings' },
-  token: { operand: 'NAME', options: [], help: 'make a token for a client, and the lines for the settings' },
-  simulator: { options: ['port'], help: 'only the simulated upstream' },
-  demo: { options: ['config', 'set', 'quiet', 'port'], help: 'proxy and simulator, without a key and without a bill' },
-  replay: {
-    options: [
-      ...(['audit', 'config', 'candidate', 'set', 'recorded', 'outage', 'outage-at', 'failure-rate'] as const),
-      ...(['rate-limit', 'slow', 'requests', 'rate', 'seed', 'json'] as const),
-    ],
-    help: 'what other settings would have made of recorded requests (--audit), or of invented ones (--requests)',
-  },
-} as const satisfies Record<string, CommandRow>
-
-type OptionName = keyof typeof options
-export type CommandName = keyof typeof commands
+import {
+  commands,
+  isCommand,
+  isOption,
+  options,
+  type CommandName,
+  type CommandRow,
+  type OptionRow,
+} from './commands.ts'
 
 export interface Invocation {
   readonly kind: 'run'
@@ -109,7 +27,8 @@ export interface Invocation {
 
 export type Parsed =
   | Invocation
-  | { readonly kind: 'help' }
+  /** Of one command, or of all. */
+  | { readonly kind: 'help'; readonly command: CommandName | null }
   | { readonly kind: 'version' }
   /** One sentence that says what to write instead. */
   | { readonly kind: 'wrong'; readonly message: string }
@@ -140,11 +59,12 @@ export function parseCommandLine(words: readonly string[]): Parsed {
     .map((option) => wrongOption(option.name, option.rawName, option.value))
     .find((one) => one !== null)
   if (complaint !== undefined) return wrong(complaint)
-  if (values['help'] === true) return { kind: 'help' }
   if (values['version'] === true) return { kind: 'version' }
-
-  const [command = 'serve', ...operands] = positionals
+  const wantsHelp = values['help'] === true || positionals[0] === 'help'
+  const [named, ...operands] = positionals[0] === 'help' ? positionals.slice(1) : positionals
+  const command = named ?? 'serve'
   if (!isCommand(command)) return wrong(unknown('command', command, Object.keys(commands)))
+  if (wantsHelp) return { kind: 'help', command: named === undefined ? null : command }
   const misfit = misfitOf(
     command,
     operands,
@@ -163,30 +83,6 @@ export function parseCommandLine(words: readonly string[]): Parsed {
     given: Object.fromEntries(Object.entries(values).map(([name, value]) => [name, texts(value)])),
     json: values['json'] === true,
   }
-}
-
-/** The text of `--help`. */
-export function helpText(): string {
-  const rows = Object.entries(commands).map(
-    ([name, row]: [string, CommandRow]) => [`${name} ${row.operand ?? ''}`.trim(), row.help] as const,
-  )
-  const flags = Object.entries(options).map(
-    ([name, row]: [string, OptionRow]) => [`--${name} ${row.value ?? ''}`.trim(), row.help] as const,
-  )
-  return [
-    'scrapellm-proxy [COMMAND] [--config FILE]… [--set path=value]…',
-    '',
-    ...columns(rows),
-    '',
-    ...columns(flags),
-    '',
-    'Exit codes: 0 clean stop, 78 wrong settings, 1 anything else.',
-    '',
-  ].join('\n')
-}
-
-function columns(rows: readonly (readonly [string, string])[]): string[] {
-  return rows.map(([left, right]) => `  ${left.padEnd(18)} ${right}`)
 }
 
 function wrongOption(name: string, written: string, value: string | undefined): string | null {
@@ -211,8 +107,13 @@ function misfitOf(command: CommandName, operands: readonly string[], given: read
   const surplus = operands[wanted]
   if (surplus !== undefined)
     return `${command} takes ${wanted === 0 ? 'no argument' : 'one argument'}; "${surplus}" is too many`
+  const [operand = ''] = operands
+  if (row.choices && !row.choices.includes(operand))
+    return unknown(row.operand?.toLowerCase() ?? '', operand, row.choices)
   const foreign = given.find((name) => !row.options.some((option) => option === name))
-  return foreign === undefined ? null : `--${foreign} is not an option of ${command}`
+  if (foreign === undefined) return null
+  const own = row.options.map((option) => `--${option}`)
+  return `--${foreign} is not an option of ${command}, which has ${own.length === 0 ? 'none' : own.join(', ')}`
 }
 
 function unknown(what: string, word: string, known: readonly string[]): string {
@@ -222,51 +123,6 @@ function unknown(what: string, word: string, known: readonly string[]): string {
 
 function wrong(message: string): Parsed {
   return { kind: 'wrong', message }
-}
-
-function isCommand(word: string): word is CommandName {
-  return Object.hasOwn(commands, word)
-}
-
-function isOption(word: string): word is OptionName {
-  return Object.hasOwn(options, word)
-}
-
-function isPort(value: string): boolean {
-  return /^\d{1,5}$/.test(value) && Number(value) <= 65_535
-}
-
-function isDuration(value: string): boolean {
-  return parseDuration(value) !== null
-}
-
-function isLong(value: string): boolean {
-  return (parseDuration(value) ?? 0) > 0
-}
-
-function isShare(value: string): boolean {
-  return /^\d(\.\d+)?$/.test(value) && Number(value) <= 1
-}
-
-function isRate(value: string): boolean {
-  const [count = '', per = ''] = value.split('/')
-  return isCount(count) && isLong(per) && value.split('/').length === 2
-}
-
-function isFactor(value: string): boolean {
-  return /^\d{1,3}(\.\d+)?x$/.test(value) && Number.parseFloat(value) > 0
-}
-
-function isCount(value: string): boolean {
-  return /^[1-9]\d{0,8}$/.test(value) && Number(value) <= 100_000_000
-}
-
-function isPerSecond(value: string): boolean {
-  return /^\d{1,6}(\.\d+)?$/.test(value) && Number(value) > 0 && Number(value) <= 100_000
-}
-
-function isSeed(value: string): boolean {
-  return /^\d{1,10}$/.test(value) && Number(value) < 2 ** 32
 }
 
 function texts(value: unknown): string[] {

@@ -4,8 +4,10 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { parse } from 'yaml'
-import { helpText, parseCommandLine } from '../../src/cli/args.ts'
+import { parseCommandLine } from '../../src/cli/args.ts'
 import { runCheck } from '../../src/cli/check.ts'
+import { commands, optionsOf } from '../../src/cli/commands.ts'
+import { helpText } from '../../src/cli/help.ts'
 import type { Io } from '../../src/cli/io.ts'
 import { runSchema } from '../../src/cli/schema.ts'
 import { defaultFile } from '../../src/cli/settings.ts'
@@ -48,15 +50,22 @@ void t.test('the command line', async (t) => {
     [['token', 'search-team'], { ...run, command: 'token', operand: 'search-team' }],
     [['simulator', '--port', '0'], { ...run, command: 'simulator', port: 0 }],
     [['demo', '--quiet'], { ...run, command: 'demo', quiet: true }],
-    [['--help'], { kind: 'help' }],
-    [['check', '-h'], { kind: 'help' }],
+    [['--help'], { kind: 'help', command: null }],
+    [['help'], { kind: 'help', command: null }],
+    [['check', '-h'], { kind: 'help', command: 'check' }],
+    [['token', '--help'], { kind: 'help', command: 'token' }],
+    [['help', 'replay'], { kind: 'help', command: 'replay' }],
+    [['help', 'chekc'], { kind: 'wrong', message: /did you mean "check"/ }],
+    [['completion', 'zsh'], { ...run, command: 'completion', operand: 'zsh' }],
+    [['completion', 'bsh'], { kind: 'wrong', message: 'unknown shell "bsh"; did you mean "bash"?' }],
     [['--version'], { kind: 'version' }],
     [['chekc'], { kind: 'wrong', message: 'unknown command "chekc"; did you mean "check"?' }],
     [
       ['dance'],
       {
         kind: 'wrong',
-        message: 'unknown command "dance"; known are serve, check, doctor, schema, token, simulator, demo, replay',
+        message:
+          'unknown command "dance"; known are serve, check, doctor, schema, token, simulator, demo, replay, completion',
       },
     ],
     [['--confg', 'a.yaml'], { kind: 'wrong', message: 'unknown option "--confg"; did you mean "--config"?' }],
@@ -65,10 +74,11 @@ void t.test('the command line', async (t) => {
     [['demo', '--port', '99999'], { kind: 'wrong', message: '--port needs a whole number from 0 to 65535' }],
     [['token'], { kind: 'wrong', message: 'token needs a NAME: scrapellm-proxy token NAME' }],
     [['check', 'a.yaml'], { kind: 'wrong', message: 'check takes no argument; "a.yaml" is too many' }],
-    [['schema', '--port', '1'], { kind: 'wrong', message: '--port is not an option of schema' }],
+    [['schema', '--port', '1'], { kind: 'wrong', message: '--port is not an option of schema, which has none' }],
     [['toString'], { kind: 'wrong' }],
   ]
   for (const [words, wanted] of rows) t.match(parseCommandLine(words), wanted, words.join(' ') || '(nothing)')
+  t.match(parseCommandLine(['check', '--port', '1']), { message: /of check, which has --config, --set$/ })
   for (const name of [
     'serve',
     'check',
@@ -79,7 +89,21 @@ void t.test('the command line', async (t) => {
     '--config FILE',
     '--set path=value',
   ])
-    t.match(helpText(), name)
+    t.match(helpText(null), name)
+})
+
+void t.test('each command has a help of its own', async (t) => {
+  for (const command of Object.keys(commands) as (keyof typeof commands)[]) {
+    const text = helpText(command)
+    t.match(text, `scrapellm-proxy ${command}`)
+    t.match(text, commands[command].help)
+    const listed = [...text.matchAll(/^ {2}--([\w-]+)/gm)].map(([, name]) => name)
+    t.strictSame(
+      listed,
+      optionsOf(command).map(([name]) => name),
+      command,
+    )
+  }
 })
 
 void t.test('check says ok and what is in effect, without secrets', async (t) => {

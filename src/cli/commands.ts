@@ -1,0 +1,151 @@
+/** Every command and option, a row each: what the command line is read by, and what help, complaints and completion are made of. */
+import { parseDuration } from '../config/units.ts'
+
+export interface CommandRow {
+  readonly operand?: string
+  /** What the operand must be, where it is one of a few. */
+  readonly choices?: readonly string[]
+  readonly options: readonly OptionName[]
+  readonly help: string
+}
+
+export interface OptionRow {
+  readonly value?: string
+  readonly help: string
+  /** What its value must be, where not anything will do. */
+  readonly needs?: readonly [what: string, is: (value: string) => boolean]
+}
+
+export const shells = ['bash', 'zsh', 'fish'] as const
+export type Shell = (typeof shells)[number]
+
+const wholeNumber = 'a whole number from 1 to 100000000'
+
+export const options = {
+  config: { value: 'FILE', help: 'settings; several are merged left to right (default: config/default.yaml)' },
+  set: { value: 'path=value', help: 'one setting, over the files, such as --set log.level=debug' },
+  port: {
+    value: 'N',
+    help: 'port to listen on; 0 = any free one',
+    needs: ['a whole number from 0 to 65535', isPort],
+  },
+  quiet: { help: 'no traffic of its own' },
+  audit: { value: 'FILE', help: 'an audit file; several are one recording' },
+  candidate: { value: 'FILE', help: 'settings to compare, each file a column of its own' },
+  recorded: { value: 'FILE', help: 'settings that were in force when it was recorded; several are merged' },
+  outage: {
+    value: '10m',
+    help: 'weather: upstream answers 503 for so long',
+    needs: ['a duration such as 10m', isLong],
+  },
+  'outage-at': {
+    value: '5m',
+    help: 'so long after the first request (default: a third of the way)',
+    needs: ['a duration such as 5m', isDuration],
+  },
+  'failure-rate': {
+    value: '0.2',
+    help: 'weather: so many of the attempts fail, instead of those recorded',
+    needs: ['a number from 0 to 1', isShare],
+  },
+  'rate-limit': {
+    value: 'N/1m',
+    help: 'weather: upstream takes so many attempts with one key',
+    needs: ['a number per duration such as 60/1m', isRate],
+  },
+  slow: {
+    value: '3x',
+    help: 'weather: upstream takes so many times as long',
+    needs: ['a factor such as 3x', isFactor],
+  },
+  requests: { value: 'N', help: 'so many invented requests instead of an audit file', needs: [wholeNumber, isCount] },
+  rate: {
+    value: 'R',
+    help: 'invented requests per second (default: 10)',
+    needs: ['a number above 0, at most 100000', isPerSecond],
+  },
+  seed: { value: 'N', help: 'other chance (default: 1)', needs: ['a whole number from 0 to 4294967295', isSeed] },
+  json: { help: 'JSON instead of a table' },
+  help: { help: 'this text' },
+  version: { help: 'the version' },
+} as const satisfies Record<string, OptionRow>
+
+export const commands = {
+  serve: { options: ['config', 'set'], help: 'the proxy (what runs when no command is named)' },
+  check: { options: ['config', 'set'], help: 'say every mistake in the settings, or print those in effect' },
+  doctor: {
+    options: ['config', 'set', 'json'],
+    help: 'look at upstream, Redis, disk, ports and limits, and say what to do before it is started',
+  },
+  schema: { options: [], help: 'print the JSON Schema of the settings' },
+  token: { operand: 'NAME', options: [], help: 'make a token for a client, and the lines for the settings' },
+  simulator: { options: ['port'], help: 'only the simulated upstream' },
+  demo: { options: ['config', 'set', 'quiet', 'port'], help: 'proxy and simulator, without a key and without a bill' },
+  replay: {
+    options: [
+      ...(['audit', 'config', 'candidate', 'set', 'recorded', 'outage', 'outage-at', 'failure-rate'] as const),
+      ...(['rate-limit', 'slow', 'requests', 'rate', 'seed', 'json'] as const),
+    ],
+    help: 'what other settings would have made of recorded requests (--audit), or of invented ones (--requests)',
+  },
+  completion: {
+    operand: 'SHELL',
+    choices: shells,
+    options: [],
+    help: 'print what lets a shell complete commands, options and settings: bash, zsh or fish',
+  },
+} as const satisfies Record<string, CommandRow>
+
+export type OptionName = keyof typeof options
+export type CommandName = keyof typeof commands
+
+export function isCommand(word: string): word is CommandName {
+  return Object.hasOwn(commands, word)
+}
+
+export function isOption(word: string): word is OptionName {
+  return Object.hasOwn(options, word)
+}
+
+/** Which options a command has; the two that all have come last. */
+export function optionsOf(command: CommandName): readonly (readonly [name: OptionName, row: OptionRow])[] {
+  const { options: own }: CommandRow = commands[command]
+  return [...own, 'help' as const, 'version' as const].map((name) => [name, options[name]])
+}
+
+function isPort(value: string): boolean {
+  return /^\d{1,5}$/.test(value) && Number(value) <= 65_535
+}
+
+function isDuration(value: string): boolean {
+  return parseDuration(value) !== null
+}
+
+function isLong(value: string): boolean {
+  return (parseDuration(value) ?? 0) > 0
+}
+
+function isShare(value: string): boolean {
+  return /^\d(\.\d+)?$/.test(value) && Number(value) <= 1
+}
+
+function isRate(value: string): boolean {
+  const [count = '', per = ''] = value.split('/')
+  return isCount(count) && isLong(per) && value.split('/').length === 2
+}
+
+function isFactor(value: string): boolean {
+  return /^\d{1,3}(\.\d+)?x$/.test(value) && Number.parseFloat(value) > 0
+}
+
+function isCount(value: string): boolean {
+  return /^[1-9]\d{0,8}$/.test(value) && Number(value) <= 100_000_000
+}
+
+function isPerSecond(value: string): boolean {
+  return /^\d{1,6}(\.\d+)?$/.test(value) && Number(value) > 0 && Number(value) <= 100_000
+}
+
+function isSeed(value: string): boolean {
+  return /^\d{1,10}$/.test(value) && Number(value) < 2 ** 32
+}
