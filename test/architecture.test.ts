@@ -140,10 +140,10 @@ const nodeDoors: Readonly<Record<string, readonly string[]>> = {
     'http/node-server.ts',
     'http/bad-request.ts',
     'world/transport.ts',
-    'doctor/upstream.ts',
+    'doctor/exchange.ts',
     'simulator/',
   ],
-  'node:https': ['http/node-server.ts', 'world/transport.ts', 'doctor/upstream.ts'],
+  'node:https': ['http/node-server.ts', 'world/transport.ts', 'doctor/exchange.ts'],
   'node:tls': ['world/authority.ts', 'doctor/upstream.ts'],
   'node:sqlite': ['world/disk-file.ts'],
 }

@@ -15,8 +15,7 @@ export interface Machine {
 const MIB = 1024 ** 2
 /** What the process takes beside kept answers, under load (measured, rounded up). */
 const BASE_BYTES = 256 * MIB
-/** Callers at once that a proxy nobody sized should bear, and files for all that is no connection of a caller. */
-const USUAL_CALLERS = 1_000
+/** For all that is neither a connection of a caller nor one to upstream. */
 const OTHER_FILES = 200
 
 export function examineMachine(machine: Machine, config: Config): Finding[] {
@@ -51,19 +50,12 @@ function inMiB(bytes: number): string {
   return `${Math.ceil(bytes / MIB)} MiB`
 }
 
-function aboutFiles({ openFiles }: Machine, { upstream }: Config): Finding {
+function aboutFiles({ openFiles }: Machine, { listen, upstream }: Config): Finding {
   const name = 'open files'
-  const usual = upstream.maxConcurrent + USUAL_CALLERS + OTHER_FILES
-  if (openFiles === null)
-    return finding(
-      'note',
-      name,
-      'the limit cannot be seen here',
-      `let it have ${usual} and one more for each further caller at once`,
-    )
-  const callers = Math.max(0, openFiles - upstream.maxConcurrent - OTHER_FILES)
-  const text = `${openFiles} at most, enough for ${callers} callers at once`
-  if (openFiles >= usual) return fine(name, text)
-  const advice = `raise it to ${usual} or more: ulimit -n, LimitNOFILE= of systemd, --ulimit nofile= of Docker`
+  const needed = listen.maxConnections + upstream.maxConcurrent + OTHER_FILES
+  if (openFiles === null) return finding('note', name, 'the limit cannot be seen here', `let it have ${needed}`)
+  const text = `${openFiles} at most, ${needed} for listen.maxConnections and upstream.maxConcurrent`
+  if (openFiles >= needed) return fine(name, text)
+  const advice = `lower them, or raise it: ulimit -n, LimitNOFILE= of systemd, --ulimit nofile= of Docker`
   return finding('warn', name, text, advice)
 }

@@ -5,6 +5,7 @@ import { createServer } from 'node:net'
 import { dirname, join, resolve } from 'node:path'
 import type { Config } from '../config/schema.ts'
 import { formatSize } from '../config/units.ts'
+import { exchange } from './exchange.ts'
 import { fine, finding, type Finding } from './finding.ts'
 
 const MIB = 1024 ** 2
@@ -60,16 +61,20 @@ function nearestFolder(path: string): string {
   return existsSync(path) || dirname(path) === path ? path : nearestFolder(dirname(path))
 }
 
-async function aboutPort(
-  name: 'listen' | 'admin',
-  { host, port, reusePort = false }: { readonly host: string; readonly port: number; readonly reusePort?: boolean },
-  path: string,
-): Promise<Finding> {
+interface Port {
+  readonly host: string
+  readonly port: number
+  readonly reusePort?: boolean
+  readonly tls?: object | undefined
+}
+
+async function aboutPort(name: 'listen' | 'admin', asked: Port, path: string): Promise<Finding> {
+  const { host, port, reusePort = false } = asked
   const place = `${host}:${port}`
   const thing = `${name} port`
   const code = await listeningFails(host, port, reusePort)
   if (code === null) return fine(thing, `${place} is free`)
-  if (code === 'EADDRINUSE' && (await isProxyAt(host, port, path)))
+  if (code === 'EADDRINUSE' && (await isProxyAt(asked, path)))
     return fine(thing, `${place} is in use, by a proxy that runs already`)
   if (code === 'EADDRINUSE')
     return finding('fail', thing, `${place} is in use`, `stop what listens there, or set another ${name}.port`)
@@ -98,11 +103,12 @@ function listeningFails(host: string, port: number, reusePort: boolean): Promise
 }
 
 /** Both ports of ours answer in words of their own. */
-async function isProxyAt(host: string, port: number, path: string): Promise<boolean> {
+async function isProxyAt({ host, port, tls }: Port, path: string): Promise<boolean> {
   const near = /^(0\.0\.0\.0|::)$/.test(host) ? '127.0.0.1' : host.includes(':') ? `[${host}]` : host
+  const url = `http${tls ? 's' : ''}://${near}:${port}${path}`
   try {
-    const answer = await fetch(`http://${near}:${port}${path}`, { signal: AbortSignal.timeout(PATIENCE_MS) })
-    return answer.headers.has('x-proxy-code') || (await answer.text()) === '{"status":"ok"}'
+    const { headers, body } = await exchange({ url, limitMs: PATIENCE_MS, believe: 'anyone' })
+    return 'x-proxy-code' in headers || body === '{"status":"ok"}'
   } catch {
     return false
   }

@@ -25,10 +25,10 @@ function aboutStopping({ shutdown }: Config): Finding {
 }
 
 function aboutNetwork({ listen, admin }: Config): Finding[] {
-  const reached = [...(isLoopback(listen.host) ? [] : ['listen']), ...(isLoopback(admin.host) ? [] : ['admin'])]
+  const reached = Object.entries({ listen, admin }).filter(([, { host, tls }]) => !tls && !isLoopback(host))
   if (reached.length === 0) return []
-  const text = `${reached.join(' and ')}: reached from other machines, in plain HTTP`
-  return [finding('note', 'network', text, 'keep it in a private network, or put TLS in front of it')]
+  const text = `${reached.map(([name]) => name).join(' and ')}: reached from other machines, in plain HTTP`
+  return [finding('note', 'network', text, 'keep it in a private network, set its tls, or put TLS in front of it')]
 }
 
 function isLoopback(host: string): boolean {

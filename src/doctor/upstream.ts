@@ -3,20 +3,23 @@
  * credit: what cannot be known without is said to be so.
  */
 import { lookup } from 'node:dns/promises'
-import { once } from 'node:events'
-import http from 'node:http'
-import https from 'node:https'
 import { connect as connectTcp, isIP, type Socket } from 'node:net'
-import { text as textOf } from 'node:stream/consumers'
 import { connect as connectTls, type SecureContext, type TLSSocket } from 'node:tls'
 import type { Config } from '../config/schema.ts'
 import { believing } from '../world/authority.ts'
+import { exchange, type Answered } from './exchange.ts'
 import { fine, finding, type Finding } from './finding.ts'
 
 type Upstream = Config['upstream']
 
+interface Way {
+  readonly url: string
+  /** Null = whom Node believes anyway. */
+  readonly believe: SecureContext | null
+}
+
 interface Probe {
-  readonly method: 'GET'
+  /** To be asked for with GET. */
   readonly path: string
   readonly headers: Readonly<Record<string, string>>
 }
@@ -35,11 +38,6 @@ export interface KeyCheck {
   readonly standingOf: (reply: Reply, nobodys: Reply) => Standing
 }
 
-interface Answer extends Reply {
-  /** Ours ahead of upstream's; null = it does not say. */
-  readonly skewMs: number | null
-}
-
 const PATIENCE_MS = 10_000
 const DAY_MS = 86_400_000
 /** Upstream's clock is told in whole seconds, and the way takes its time. */
@@ -52,16 +50,13 @@ export async function examineUpstream(
   environment: Environment,
 ): Promise<Finding[]> {
   const url = new URL(upstream.url)
+  const believe = upstream.ca === undefined ? null : believing(upstream.ca)
   const name = await examineName(url.hostname)
   if (name.status === 'fail') return [name, ...aboutProxies(environment)]
-  const trust = upstream.ca === undefined ? {} : { secureContext: believing(upstream.ca) }
-  const connection = await examineConnection(url, upstream.connectTimeout, trust)
+  const connection = await examineConnection(url, believe, upstream.connectTimeout)
   if (connection.status === 'fail') return [name, connection, ...aboutProxies(environment)]
-  return [name, connection, ...(await examineAnswers(upstream, check, trust))]
+  return [name, connection, ...(await examineAnswers({ url: upstream.url, believe }, upstream.keys, check))]
 }
-
-/** Whom to believe besides the usual CAs. */
-type Trust = { readonly secureContext?: SecureContext }
 
 type Environment = Readonly<Record<string, string | undefined>>
 
@@ -87,11 +82,11 @@ function aboutProxies(environment: Environment): Finding[] {
   ]
 }
 
-async function examineConnection(url: URL, limitMs: number, trust: Trust): Promise<Finding> {
+async function examineConnection(url: URL, believe: Way['believe'], limitMs: number): Promise<Finding> {
   const startedAt = Date.now()
   const isTls = url.protocol === 'https:'
   try {
-    const socket = await opened(url, isTls, limitMs, trust)
+    const socket = await opened(url, isTls, believe, limitMs)
     const tookMs = Date.now() - startedAt
     const daysLeft = isTls ? certificateDays(socket as TLSSocket) : null
     socket.destroy()
@@ -111,18 +106,21 @@ async function examineConnection(url: URL, limitMs: number, trust: Trust): Promi
 
 function connectionAdvice(code: string): string {
   if (/CERT|SELF_SIGNED|UNABLE_TO|ALTNAME|EPROTO|SSL|TLS/.test(code))
-    return 'trust in it is missing: update the CA certificates of this machine, or give yours in upstream.ca'
+    return 'trust in it is missing: update the CA certificates of this machine, or give yours as upstream.ca'
   if (code === 'ETIMEDOUT') return 'something swallows it: let this machine out through the firewall or network policy'
   return 'check upstream.url, and that this machine may connect to it (firewall, network policy)'
 }
 
-function opened(url: URL, isTls: boolean, limitMs: number, trust: Trust): Promise<Socket> {
+function opened(url: URL, isTls: boolean, believe: Way['believe'], limitMs: number): Promise<Socket> {
   const host = url.hostname.replace(/^\[(.*)\]$/, '$1')
   const port = url.port === '' ? (isTls ? 443 : 80) : Number(url.port)
   return new Promise((resolve, reject) => {
-    const socket = isTls
-      ? connectTls({ host, port, ...trust, ...(isIP(host) === 0 ? { servername: host } : {}) })
-      : connectTcp({ host, port })
+    const secure = {
+      rejectUnauthorized: true,
+      ...(isIP(host) === 0 ? { servername: host } : {}),
+      ...(believe ? { secureContext: believe } : {}),
+    }
+    const socket = isTls ? connectTls({ host, port, ...secure }) : connectTcp({ host, port })
     socket.setTimeout(limitMs, () => socket.destroy(Object.assign(new Error('timeout'), { code: 'ETIMEDOUT' })))
     socket.once('error', reject)
     socket.once(isTls ? 'secureConnect' : 'connect', () => resolve(socket))
@@ -133,16 +131,12 @@ function certificateDays(socket: TLSSocket): number {
   return Math.floor((Date.parse(socket.getPeerCertificate().valid_to) - Date.now()) / DAY_MS)
 }
 
-async function examineAnswers(
-  { url, keys }: Upstream,
-  { probe, standingOf }: KeyCheck,
-  trust: Trust,
-): Promise<Finding[]> {
+async function examineAnswers(way: Way, keys: Upstream['keys'], { probe, standingOf }: KeyCheck): Promise<Finding[]> {
   try {
-    const nobodys = await ask(url, probe(null), trust)
+    const nobodys = await ask(way, probe(null))
     const found = [aboutClock(nobodys.skewMs)]
     for (const { name, secret } of keys) {
-      const standing = standingOf(await ask(url, probe(secret.reveal()), trust), nobodys)
+      const standing = standingOf(await ask(way, probe(secret.reveal())), nobodys)
       found.push(aboutKey(name, standing))
     }
     return found
@@ -159,17 +153,8 @@ async function examineAnswers(
   }
 }
 
-async function ask(url: string, { method, path, headers }: Probe, trust: Trust): Promise<Answer> {
-  const sentAt = Date.now()
-  const signal = AbortSignal.timeout(PATIENCE_MS)
-  const module = url.startsWith('https:') ? https : http
-  const request = module.request(url + path, { method, headers, signal, ...trust }).end()
-  const [answer] = (await once(request, 'response')) as [http.IncomingMessage]
-  const receivedAt = Date.now()
-  const theirs = Date.parse(answer.headers.date ?? '')
-  // Half a second in the middle of what the header rounds down.
-  const skewMs = Number.isNaN(theirs) ? null : (sentAt + receivedAt) / 2 - (theirs + 500)
-  return { status: answer.statusCode ?? 0, body: (await textOf(answer)).slice(0, 10_000), skewMs }
+function ask({ url, believe }: Way, { path, headers }: Probe): Promise<Answered> {
+  return exchange({ url: url + path, headers, limitMs: PATIENCE_MS, believe })
 }
 
 function aboutClock(skewMs: number | null): Finding {
@@ -224,7 +209,7 @@ function aboutKey(name: string, standing: Standing): Finding {
 /** The word of the system for what went wrong. */
 function codeOf(error: unknown): string {
   if (!(error instanceof Error)) return 'unknown'
-  if (error.name === 'TimeoutError') return 'ETIMEDOUT'
-  const { code } = (error.cause ?? error) as { readonly code?: unknown }
+  if (error.name === 'AbortError' || error.name === 'TimeoutError') return 'ETIMEDOUT'
+  const { code } = error as { readonly code?: unknown }
   return typeof code === 'string' ? code : error.message
 }

@@ -1,9 +1,9 @@
 /** `doctor` in worlds that are well and in broken ones: real sockets, a real Redis, the real disk; only upstream is simulated. */
 import { readdirSync, readFileSync } from 'node:fs'
 import http from 'node:http'
-import { connect, createServer, type AddressInfo } from 'node:net'
+import https from 'node:https'
+import { createServer, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
-import { createServer as createTlsServer } from 'node:tls'
 import t, { type Test } from 'tap'
 import { runDoctor } from '../../src/cli/doctor.ts'
 import { upstreamKeys } from '../../src/compose.ts'
@@ -69,7 +69,9 @@ void t.test('where all is well, it says so, leaves nothing behind and spends not
   const { sim, set } = await upstreamWith(t, { [KEY]: { credits: 3 } })
   const redis = await startRedis(t, ['--maxmemory', '64mb', '--appendonly', 'yes'])
   const cwd = t.testdir()
-  const { code, findings } = await consult(t, [set, `redis.url=${redis.url}`, 'audit={}'], { cwd })
+  // However many files this machine allows.
+  const sets = [set, `redis.url=${redis.url}`, 'audit={}', 'listen.maxConnections=1', 'upstream.maxConcurrent=1']
+  const { code, findings } = await consult(t, sets, { cwd })
   t.equal(code, 0)
   t.strictSame(
     findings.filter(({ status }) => status !== 'ok').map(({ name, status }) => [name, status]),
@@ -97,7 +99,7 @@ void t.test('for people it is a line for each thing, with what to do', async (t)
   const lines = text.trimEnd().split('\n')
   t.match(lines[0], /^ok {4}settings {2,}no mistake$/)
   t.match(text, /^fail {2}key main {2,}refused by upstream: [^\n]*; compare it/m)
-  t.match(lines.at(-1), /^1 to be repaired, 0 to be improved, \d to be known\.$/)
+  t.match(lines.at(-1), /^1 to be repaired, \d to be improved, \d to be known\.$/)
 })
 
 // Settings
@@ -174,25 +176,27 @@ void t.test('an upstream that is not there', async (t) => {
   t.match(plain.found('upstream connection'), { status: 'fail', advice: /upstream\.ca/ })
 })
 
-void t.test('an upstream with a CA of its own', async (t) => {
+void t.test('a gateway with a CA of its own is believed when it is named', async (t) => {
   const authority = anAuthority(t)
   const { cert, key } = authority.issue('gateway')
-  const { set } = await upstreamWith(t, { [KEY]: { credits: 0 } })
-  const gateway = createTlsServer({ cert: readFileSync(cert), key: readFileSync(key) }, (socket) => {
-    const behind = connect(Number(new URL(set.slice('upstream.url='.length)).port), '127.0.0.1')
-    for (const one of [socket, behind]) one.on('error', () => one.destroy())
-    socket.pipe(behind).pipe(socket)
-  })
-  gateway.on('tlsClientError', () => undefined)
+  const pem = { cert: readFileSync(cert, 'utf8'), key: readFileSync(key, 'utf8') }
+  const gateway = https.createServer(pem, (_incoming, outgoing) => void outgoing.writeHead(400).end())
   await new Promise<void>((resolve) => gateway.listen(0, '127.0.0.1', resolve))
-  t.teardown(() => gateway.close())
-  const url = `upstream.url=https://localhost:${(gateway.address() as AddressInfo).port}`
-
-  const stranger = await consult(t, [url])
+  t.teardown(() => {
+    gateway.closeAllConnections()
+    gateway.close()
+  })
+  const set = `upstream.url=https://localhost:${(gateway.address() as AddressInfo).port}`
+  const stranger = await consult(t, [set])
   t.match(stranger.found('upstream connection'), { status: 'fail', advice: /upstream\.ca/ })
-  const known = await consult(t, [url, `upstream.ca=${authority.ca}`])
-  t.match(known.found('upstream connection'), { text: /answers with TLS/ })
-  t.match(known.found('key main'), { status: 'fail', text: /no credits/ })
+  const known = await consult(t, [set, `upstream.ca=${authority.ca}`])
+  t.match(known.found('upstream connection'), { status: 'ok', text: /with TLS/ })
+  t.match(known.found('key main'), { status: 'note' })
+
+  const soon = authority.issue('soon', ['DNS:localhost'], 3)
+  gateway.setSecureContext({ cert: readFileSync(soon.cert, 'utf8'), key: readFileSync(soon.key, 'utf8') })
+  const ending = await consult(t, [set, `upstream.ca=${authority.ca}`])
+  t.match(ending.found('upstream connection'), { status: 'warn', text: /certificate ends in [23] days/ })
 })
 
 void t.test('a clock that is wrong', async (t) => {
@@ -317,6 +321,7 @@ void t.test('what the machine gives is enough, or not', async (t) => {
     [{}, 'cache: { memory: { maxSize: 700MiB } }', ['ok', 'warn', 'ok']],
     [{}, 'cache: { memory: { maxSize: 1GiB } }', ['ok', 'fail', 'ok']],
     [{ openFiles: 1024 }, '', ['ok', 'ok', 'warn']],
+    [{ openFiles: 1024 }, 'listen: { maxConnections: 500 }', ['ok', 'ok', 'ok']],
     [{}, 'upstream: { maxConcurrent: 100000 }', ['ok', 'ok', 'warn']],
     [{ openFiles: null }, '', ['ok', 'ok', 'note']],
   ] as const
