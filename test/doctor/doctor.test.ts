@@ -16,7 +16,7 @@ import { createSimulator, instant, type SimulatorOptions } from '../../src/simul
 import { anAuthority } from '../support/certificates.ts'
 import { root } from '../support/process.ts'
 import { aProxy } from '../support/proxy.ts'
-import { startRedis } from '../support/redis.ts'
+import { startCluster, startRedis, startSentinels } from '../support/redis.ts'
 
 const KEY = 'canary-key-0123456789'
 
@@ -250,6 +250,16 @@ void t.test('a Redis that forgets, and one that allows too little', async (t) =>
   })
   t.match(weak.found('redis channels'), { status: 'warn' })
   t.match(weak.found('redis'), { status: 'ok', text: /^Redis at/ })
+})
+
+void t.test('Redis as a cluster, and through Sentinels', async (t) => {
+  const { set } = await upstreamWith(t)
+  const nodes = await startCluster(t)
+  const { urls, name } = await startSentinels(t)
+  for (const redis of [{ cluster: nodes.map(({ url }) => url) }, { sentinel: { urls, name } }]) {
+    const { found } = await consult(t, [set, `redis=${JSON.stringify(redis)}`])
+    for (const thing of ['redis', 'redis commands', 'redis channels']) t.match(found(thing), { status: 'ok' })
+  }
 })
 
 void t.test('the trial of Redis knows every command that the scripts use', async (t) => {
