@@ -553,6 +553,23 @@ void t.test('a drain finishes what is open, says so on the connection, and takes
   t.equal(world.clock.timers, 0, 'no timer is left')
 })
 
+void t.test(
+  'while it is only said that a drain has begun, requests are answered and their connections end',
+  async (t) => {
+    const { open, server, world } = await stage(t)
+    const kept = await open()
+    const drained = server.drain({ readinessDelayMs: 5000, graceMs: 60_000 })
+    const late = await open()
+    for (const peer of [kept, late]) {
+      peer.socket.write(plain)
+      await peer.closed
+      t.match(peer.text(), /^HTTP\/1\.1 200 [^]*\r\nConnection: close\r\n/)
+    }
+    await world.clock.advance(5000)
+    t.equal(await drained, 'clean')
+  },
+)
+
 void t.test('a request that arrives during the drain on an open connection is refused in turn', async (t) => {
   const go = barrier()
   const { open, server, calls, refusals } = await stage(t, () => go.promise.then(() => hit))

@@ -302,6 +302,36 @@ void t.test(
   },
 )
 
+void t.test(
+  'a second fault ends the drain of the first, and a promise that nobody caught is one as well',
+  async (t) => {
+    const sim = await aSimulator(t)
+    const sets = ['listen.port=0', 'admin.port=0', `upstream.url=${sim.url}`, 'shutdown.grace=1h']
+    const program = startProgram(
+      t,
+      sets.flatMap((one) => ['--set', one]),
+      {
+        environment: {
+          ...ENVIRONMENT,
+          NODE_OPTIONS: `--import=${new URL('../support/sabotage.ts', import.meta.url).href}`,
+        },
+      },
+    )
+    const [line] = await program.saw(/^.*"msg":"listening".*$/m)
+    const { url } = JSON.parse(line) as { url: string }
+    sim.script({ prompt: PROMPT }, ['hold'])
+    const open = get(url + question(PROMPT))
+    await sim.received(1)
+    program.signal('SIGUSR2')
+    await program.saw(/"msg":"draining"/)
+    program.signal('SIGUSR2')
+    t.match(await open, { status: 503, headers: { 'x-proxy-code': 'SHUTTING_DOWN' } })
+    t.match(await program.ended, { code: 1, stderr: '' })
+    t.equal(program.lines().filter(({ msg }) => msg === 'uncaught').length, 2)
+    t.notMatch(program.stdout(), canary)
+  },
+)
+
 void t.test('a signal that npm gets reaches the proxy: nothing is left behind', async (t) => {
   const { scripts } = JSON.parse(readFileSync(`${root}package.json`, 'utf8')) as { scripts: Record<string, string> }
   // npm tells its shell, and a shell that is still there tells nobody.
