@@ -82,14 +82,15 @@ function certificateDangers({ listen, admin, upstream, redis }: Config, readFile
 function listenDangers({ listen, clients }: Config): Danger[] {
   const anonymous = clients['anonymous']
   if (anonymous === undefined || anonymous.allowAnonymousOnNetwork === true || isLoopback(listen.host)) return []
-  const text = `${listen.host} can be reached from the network while callers without a token are let in; give clients tokens and leave anonymous out, or set clients.anonymous.allowAnonymousOnNetwork: true`
+  // Not repeated: it may have come from the environment.
+  const text = `this address can be reached from the network while callers without a token are let in; give clients tokens and leave anonymous out, or set clients.anonymous.allowAnonymousOnNetwork: true`
   return [{ path: ['listen', 'host'], text, because: [['clients', 'anonymous', 'allowAnonymousOnNetwork']] }]
 }
 
 function adminDangers({ admin, listen }: Config): Danger[] {
   const found: Danger[] = []
   if (!isLoopback(admin.host) && admin.token === undefined) {
-    const text = `${admin.host} can be reached from the network and nothing protects the admin port; set admin.token, or use 127.0.0.1`
+    const text = `this address can be reached from the network and nothing protects the admin port; set admin.token, or use 127.0.0.1`
     found.push({ path: ['admin', 'host'], text, because: [['admin', 'token']] })
   }
   if (admin.port !== 0 && admin.port === listen.port && overlap(admin.host, listen.host)) {

@@ -20,6 +20,8 @@ const environment = {
   ADMIN_TOKEN: 'canary-env-admin-0123456789',
   REPORTS_TOKEN: 'canary-env-token-0123456789',
   REPORTS_TOKEN_NEXT: 'canary-env-next-0123456789',
+  // Where no secret belongs: `check` shows it then, and mistakes do not.
+  ELSEWHERE: 'canary-else-0123456789',
 }
 
 /** Where a secret belongs it may be written down, and must not be repeated. */
@@ -70,8 +72,8 @@ const values = [
   '!x y',
   '${',
   '${NOPE}',
-  '${SCRAPELLM_API_KEY}',
-  '${ADMIN_TOKEN:-x}',
+  '${ELSEWHERE}',
+  '${ELSEWHERE:-x}',
   '$${x}',
   '|',
   '>',
@@ -179,7 +181,7 @@ function play(chance: Chance): string | null {
       (one) => one.trim() === '' || one.length > 2_000 || /\p{Cc}|^\s+at |\bundefined\b|\[object/u.test(one),
     )
     if (odd !== undefined) return `a strange mistake: ${JSON.stringify(odd)} of ${about()}`
-    const telling = error.mistakes.find((one) => /canary-(?:env|file)/.test(one))
+    const telling = error.mistakes.find((one) => /canary-(?:env|file|else)/.test(one))
     return telling === undefined ? null : `a mistake that tells: ${telling} of ${about()}`
   }
 }
