@@ -7,6 +7,7 @@ import { cpus, release } from 'node:os'
 import { parseArgs } from 'node:util'
 import type { Figure, Options, Row } from './figure.ts'
 import { added } from './figures/added.ts'
+import { credits } from './figures/credits.ts'
 import { growth } from './figures/growth.ts'
 import { hits } from './figures/hits.ts'
 import { misses } from './figures/misses.ts'
@@ -19,7 +20,7 @@ import { isWrkHere } from './load.ts'
 import { isPinned, pinSelf, stopAll } from './program.ts'
 import { tableOf } from './table.ts'
 
-const figures: readonly Figure[] = [hits, misses, added, tiers, open, growth, processes, startUp, success]
+const figures: readonly Figure[] = [hits, misses, added, tiers, open, growth, processes, startUp, credits, success]
 
 const help = `npm run bench -- [--peers] [--only P1,P6] [--rounds N] [--quick]
 
