@@ -2,6 +2,7 @@
 /** The way in: reads the command line, runs one command, and ends with its exit code. Everything else is elsewhere. */
 import { readFileSync } from 'node:fs'
 import { randomBytes } from 'node:crypto'
+import { setFlagsFromString } from 'node:v8'
 import { styleText } from 'node:util'
 import { parseCommandLine, type Invocation } from './cli/args.ts'
 import { runCheck } from './cli/check.ts'
@@ -19,6 +20,10 @@ import { runSimulator } from './cli/simulator.ts'
 import { runToken } from './cli/token.ts'
 import { ConfigError } from './errors.ts'
 import { realWorld } from './world/real.ts'
+
+// V8 takes what lives long while questions are asked upstream as a sign that the next ones will, too, and makes objects of every
+// request old from the start. What they point to then outlives its request: measured, 4.6 KB of each hit were copied by every collection.
+setFlagsFromString('--no-allocation-site-pretenuring')
 
 const EXIT_FAILURE = 1
 /** EX_CONFIG of sysexits.h: a supervisor need not try again. */

@@ -15,6 +15,7 @@ import { flightLine, hitLine, requestLine, type LineFacts } from './audit-line.t
 import { createCircumstances } from './circumstances.ts'
 import type { TelemetryEvent } from './events.ts'
 import { createFlightRecorder, type FlightRecorder, type RecordedFlight } from './flight-recorder.ts'
+import { createOpenRequests } from './open-requests.ts'
 import { traceIdOf } from './traceparent.ts'
 import { promptsIn, type Role, type Trail, type TrailEvent, type Trails } from './trail.ts'
 import { createTrailRing, type TrailRing } from './trail-ring.ts'
@@ -71,7 +72,7 @@ export function createAudit(
 ): Audit {
   const asked = createTrailRing<Remembered>(mostAsked, mostBytes)
   const others = createTrailRing<Remembered>(mostOthers, mostBytes)
-  const open = new Map<RequestIdentity, Exchange>()
+  const open = createOpenRequests()
   const unwritten = new Map<RecordedFlight, Unwritten>()
   const circumstances = createCircumstances(clock)
   const flights = createFlightRecorder({
@@ -83,7 +84,7 @@ export function createAudit(
   let isClosed = false
 
   return {
-    begin: (exchange) => void open.set(exchange.request, exchange),
+    begin: open.add,
     ended,
     refused,
     note: (event) => circumstances.note(event, flights.aloft),
@@ -100,7 +101,7 @@ export function createAudit(
 
   function ended(exchange: Exchange, outcome: Outcome, access: Access): void {
     const { request, call } = exchange
-    open.delete(request)
+    open.delete(exchange)
     if (outcome.kind === 'hit' && call) {
       const trail = trailOf(access, null, null, null)
       others.push(trail)
@@ -140,7 +141,7 @@ export function createAudit(
 
   function* openPrompts(): Generator<string> {
     if (prompts) return
-    for (const { request } of open.values()) yield* promptsIn(request.target.params)
+    for (const { request } of open.all()) yield* promptsIn(request.target.params)
     for (const { call } of flights.aloft) yield* promptsIn(call.params)
   }
 
@@ -262,13 +263,13 @@ export function createAudit(
   }
 
   function* everything(isWanted: (trail: Pick<Trail, 'id'>) => boolean): Generator<Trail> {
-    for (const exchange of open.values()) if (isWanted(exchange.request)) yield waiting(exchange)
+    for (const exchange of open.all()) if (isWanted(exchange.request)) yield waiting(exchange)
     for (const trail of asked.newestFirst()) if (isWanted(trail)) yield trail
     for (const trail of others.newestFirst()) if (isWanted(trail)) yield trail
   }
 
   function recent(count: number): readonly Trail[] {
-    const begun = [...open.values()].slice(-count).toReversed().map(waiting)
+    const begun = [...open.all()].slice(-count).toReversed().map(waiting)
     const over = [...asked.newestFirst().take(count), ...others.newestFirst().take(count)]
     return [...begun, ...over.toSorted((a, b) => endOf(b) - endOf(a))].slice(0, count)
   }
