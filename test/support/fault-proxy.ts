@@ -1,11 +1,11 @@
 /**
- * A TCP proxy that misbehaves on command: slow, thin, deaf (half-open: takes everything, passes nothing on) or cut. A fault
- * holds for the connections there are and for new ones, until the next.
+ * A TCP proxy that misbehaves on command: slow, thin, sliced, deaf (half-open: takes everything, passes nothing on), cut in
+ * the middle, slow to close. A fault holds for the connections there are and for new ones, until the next.
  */
 import { connect, createServer, type Socket } from 'node:net'
 import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
-import type { Test } from 'tap'
+import type { Scope } from './scope.ts'
 
 export interface FaultProxy {
   readonly port: number
@@ -18,6 +18,12 @@ export interface FaultProxy {
   readonly blackhole: () => void
   /** Answers come byte by byte: so many per second. */
   readonly throttle: (bytesPerSecond: number) => void
+  /** Answers come in pieces of so many bytes, each in a packet of its own. */
+  readonly slice: (bytes: number) => void
+  /** After so many bytes of answers a connection is closed, properly. */
+  readonly limit: (bytes: number) => void
+  /** The end of a connection is passed on so much later. */
+  readonly closeSlowly: (ms: number) => void
   /** Cuts the connections there are with a reset. */
   readonly reset: () => void
   /** New connections are cut at once as well. */
@@ -27,24 +33,25 @@ export interface FaultProxy {
 
 type Mode =
   | { readonly kind: 'clear' | 'deaf' | 'refusing' }
-  | { readonly kind: 'slow'; readonly ms: number }
+  | { readonly kind: 'slow' | 'lingering'; readonly ms: number }
   | { readonly kind: 'thin'; readonly bytesPerSecond: number }
+  | { readonly kind: 'sliced' | 'limited'; readonly bytes: number }
 
 interface Pipe {
   readonly pump: () => void
   readonly cut: () => void
 }
 
-export async function startFaultProxy(t: Test, targetPort: number): Promise<FaultProxy> {
+export async function startFaultProxy(t: Scope, targetPort: number): Promise<FaultProxy> {
   const pipes = new Set<Pipe>()
   let mode: Mode = { kind: 'clear' }
 
-  const server = createServer((near) => {
+  const server = createServer({ allowHalfOpen: true, noDelay: true }, (near) => {
     if (mode.kind === 'refusing') {
       near.resetAndDestroy()
       return
     }
-    const far = connect(targetPort, '127.0.0.1')
+    const far = connect({ port: targetPort, host: '127.0.0.1', allowHalfOpen: true })
     const there = flow(near, far, () => mode, false)
     const back = flow(far, near, () => mode, true)
     const pipe: Pipe = {
@@ -54,12 +61,19 @@ export async function startFaultProxy(t: Test, targetPort: number): Promise<Faul
       },
       cut: () => {
         pipes.delete(pipe)
-        near.resetAndDestroy()
+        // Node cannot reset what is being ended, and would leave it open.
+        if (near.writableEnded) near.destroy()
+        else near.resetAndDestroy()
         far.destroy()
       },
     }
     pipes.add(pipe)
-    for (const socket of [near, far]) socket.on('error', pipe.cut).on('close', pipe.cut)
+    for (const socket of [near, far]) {
+      socket.on('error', pipe.cut)
+      socket.on('close', () => {
+        if (near.destroyed && far.destroyed) pipes.delete(pipe)
+      })
+    }
   })
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -87,6 +101,9 @@ export async function startFaultProxy(t: Test, targetPort: number): Promise<Faul
     delay: (ms) => change({ kind: 'slow', ms }),
     blackhole: () => change({ kind: 'deaf' }),
     throttle: (bytesPerSecond) => change({ kind: 'thin', bytesPerSecond }),
+    slice: (bytes) => change({ kind: 'sliced', bytes }),
+    limit: (bytes) => change({ kind: 'limited', bytes }),
+    closeSlowly: (ms) => change({ kind: 'lingering', ms }),
     reset,
     refuse() {
       change({ kind: 'refusing' })
@@ -98,41 +115,72 @@ export async function startFaultProxy(t: Test, targetPort: number): Promise<Faul
   }
 }
 
+interface Waiting {
+  /** Null = the end. */
+  readonly chunk: Buffer | null
+  readonly cameAt: number
+}
+
 /** Passes on what comes from one socket to the other, in order, as the mode of the moment allows. Returns the way to go on. */
 function flow(from: Socket, to: Socket, modeNow: () => Mode, isAnswer: boolean): () => void {
-  const waiting: { readonly chunk: Buffer; readonly dueAt: number }[] = []
+  const waiting: Waiting[] = []
   let timer: NodeJS.Timeout | null = null
+  let passedBytes = 0
 
-  from.on('data', (chunk: Buffer) => {
-    const mode = modeNow()
-    waiting.push({ chunk, dueAt: performance.now() + (isAnswer && mode.kind === 'slow' ? mode.ms : 0) })
+  function take(chunk: Buffer | null): void {
+    waiting.push({ chunk, cameAt: performance.now() })
     pump()
-  })
+  }
+  from.on('data', take)
+  from.on('end', () => take(null))
 
   function pump(): void {
     const mode = modeNow()
     if (timer) clearTimeout(timer)
     timer = null
     if (mode.kind === 'deaf') return
-    if (mode.kind === 'thin' && isAnswer) return trickle(mode.bytesPerSecond)
+    if (mode.kind === 'thin' && isAnswer) return trickle(Math.max(1, Math.floor(mode.bytesPerSecond / 20)), 50)
+    if (mode.kind === 'sliced' && isAnswer) return trickle(mode.bytes, 1)
     for (let next = waiting[0]; next; next = waiting[0]) {
-      const leftMs = mode.kind === 'slow' ? next.dueAt - performance.now() : 0
+      const leftMs = next.cameAt + delayOf(mode, next) - performance.now()
       if (leftMs > 0) {
         timer = setTimeout(pump, leftMs).unref()
         return
       }
       waiting.shift()
-      to.write(next.chunk)
+      if (mode.kind === 'limited' && isAnswer && next.chunk) passUpTo(mode.bytes, next.chunk)
+      else pass(next.chunk)
     }
   }
 
-  function trickle(bytesPerSecond: number): void {
+  function delayOf(mode: Mode, { chunk }: Waiting): number {
+    if (mode.kind === 'lingering') return chunk ? 0 : mode.ms
+    return mode.kind === 'slow' && isAnswer ? mode.ms : 0
+  }
+
+  function pass(chunk: Buffer | null): void {
+    if (to.writableEnded || to.destroyed) return
+    if (!chunk) {
+      to.end()
+      return
+    }
+    passedBytes += chunk.length
+    to.write(chunk)
+  }
+
+  function passUpTo(bytes: number, chunk: Buffer): void {
+    pass(chunk.subarray(0, Math.max(0, bytes - passedBytes)))
+    if (passedBytes < bytes) return
+    pass(null)
+    from.destroy()
+  }
+
+  function trickle(bytes: number, everyMs: number): void {
     const next = waiting.shift()
     if (!next) return
-    const bytes = Math.max(1, Math.floor(bytesPerSecond / 20))
-    to.write(next.chunk.subarray(0, bytes))
-    if (next.chunk.length > bytes) waiting.unshift({ ...next, chunk: next.chunk.subarray(bytes) })
-    timer = setTimeout(pump, 50).unref()
+    pass(next.chunk && next.chunk.subarray(0, bytes))
+    if (next.chunk && next.chunk.length > bytes) waiting.unshift({ ...next, chunk: next.chunk.subarray(bytes) })
+    timer = setTimeout(pump, everyMs).unref()
   }
 
   return pump

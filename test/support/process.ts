@@ -7,7 +7,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { Test } from 'tap'
+import type { Scope } from './scope.ts'
 
 export interface Finished {
   /** Null = ended by a signal. */
@@ -36,6 +36,8 @@ export interface Running extends Program {
 export interface Surroundings {
   readonly environment?: Readonly<Record<string, string>>
   readonly cwd?: string
+  /** Of its output only so much is remembered, the latest: for those that run for long. */
+  readonly keepsBytes?: number
 }
 
 export const root = fileURLToPath(new URL('../../', import.meta.url))
@@ -51,10 +53,10 @@ function surroundingsOf(more: Readonly<Record<string, string>>): NodeJS.ProcessE
 
 /** Any program, in an empty folder if nothing is said; ended with the test, if not before. */
 export function start(
-  t: Test,
+  t: Scope,
   command: string,
   args: readonly string[],
-  { environment = {}, cwd }: Surroundings = {},
+  { environment = {}, cwd, keepsBytes = Number.POSITIVE_INFINITY }: Surroundings = {},
 ): Program {
   const folder = cwd ?? mkdtempSync(join(tmpdir(), 'scrapellm-proxy-'))
   const child = spawn(command, args, {
@@ -71,6 +73,7 @@ export function start(
   }
   child.stdout.on('data', (chunk: Buffer) => {
     stdout += chunk.toString()
+    if (stdout.length > 2 * keepsBytes) stdout = stdout.slice(-keepsBytes)
     look()
   })
   child.stderr.on('data', (chunk: Buffer) => (stderr += chunk.toString()))
@@ -121,23 +124,23 @@ export function start(
 }
 
 /** A program as a stranger runs it: without what coverage puts into the environment of every Node. */
-export function startBare(t: Test, command: readonly string[], surroundings?: Surroundings): Program {
+export function startBare(t: Scope, command: readonly string[], surroundings?: Surroundings): Program {
   return start(t, '/bin/sh', ['-c', 'unset NODE_OPTIONS; exec "$@"', 'sh', ...command], surroundings)
 }
 
 /** `scrapellm-proxy ARGS`, not waited for. */
-export function startProgram(t: Test, args: readonly string[], surroundings?: Surroundings): Program {
+export function startProgram(t: Scope, args: readonly string[], surroundings?: Surroundings): Program {
   return start(t, process.execPath, [main, ...args], surroundings)
 }
 
 /** `scrapellm-proxy ARGS`, until it ends. */
-export function runProgram(t: Test, args: readonly string[], surroundings?: Surroundings): Promise<Finished> {
+export function runProgram(t: Scope, args: readonly string[], surroundings?: Surroundings): Promise<Finished> {
   return startProgram(t, args, surroundings).ended
 }
 
 /** The proxy on free ports, once it listens. `sets` are `path=value`. */
 export async function startProxy(
-  t: Test,
+  t: Scope,
   upstream: string,
   sets: readonly string[] = [],
   environment: Readonly<Record<string, string>> = { SCRAPELLM_API_KEY: 'upstream-key-of-the-tests' },
@@ -154,13 +157,13 @@ export async function startProxy(
 }
 
 /** The demo on free ports, once it has said what it started. */
-export async function startDemo(t: Test, args: readonly string[] = ['--quiet']): Promise<Running> {
+export async function startDemo(t: Scope, args: readonly string[] = ['--quiet']): Promise<Running> {
   const program = startProgram(t, ['demo', '--port', '0', '--set', 'admin.port=0', ...args])
   const [, url = '', adminUrl = ''] = await program.saw(/proxy +(http:\S+)\n +admin +(http:\S+)\/metrics[^]*Ctrl-C/)
   return { ...program, url, adminUrl }
 }
 
 /** A line for the shell, as a reader would paste it. */
-export function shell(t: Test, line: string, surroundings?: Surroundings): Promise<Finished> {
+export function shell(t: Scope, line: string, surroundings?: Surroundings): Promise<Finished> {
   return start(t, '/bin/sh', ['-c', line], surroundings).ended
 }

@@ -8,8 +8,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { Test } from 'tap'
-import type { Stage } from './proxy.ts'
+import type { Scope } from './scope.ts'
 
 export interface RedisProcess {
   readonly port: number
@@ -33,12 +32,12 @@ export interface SentinelTrio {
   readonly replica: RedisProcess
 }
 
-export async function startRedis(t: Stage, args: readonly string[] = []): Promise<RedisProcess> {
+export async function startRedis(t: Scope, args: readonly string[] = []): Promise<RedisProcess> {
   return startServer(t, await freePort(), args)
 }
 
 /** A master, a replica, and three Sentinels that need `quorum` votes. */
-export async function startSentinels(t: Test, name = 'slp'): Promise<SentinelTrio> {
+export async function startSentinels(t: Scope, name = 'slp'): Promise<SentinelTrio> {
   const master = await startRedis(t)
   const replica = await startRedis(t, ['--replicaof', '127.0.0.1', String(master.port)])
   await until(async () => (await replica.ask('INFO', 'replication')).includes('master_link_status:up'))
@@ -67,7 +66,7 @@ export async function startSentinels(t: Test, name = 'slp'): Promise<SentinelTri
 }
 
 /** Masters without replicas that share all slots. */
-export async function startCluster(t: Test, size = 3): Promise<readonly RedisProcess[]> {
+export async function startCluster(t: Scope, size = 3): Promise<readonly RedisProcess[]> {
   const nodes: RedisProcess[] = []
   for (let number = 0; number < size; number++) {
     const settings = [
@@ -93,7 +92,7 @@ export async function startCluster(t: Test, size = 3): Promise<readonly RedisPro
 }
 
 async function startServer(
-  t: Stage,
+  t: Scope,
   port: number,
   args: readonly string[],
   first: readonly string[] = [],
@@ -191,7 +190,7 @@ export async function freePort(): Promise<number> {
   }
 }
 
-function temporaryDirectory(t: Stage): string {
+function temporaryDirectory(t: Scope): string {
   const directory = mkdtempSync(join(tmpdir(), 'slp-redis-'))
   t.teardown(() => rmSync(directory, { recursive: true, force: true }))
   return directory
