@@ -33,9 +33,6 @@ const elsewhere: ReadonlySet<string> = new Set([
 const harmless =
   /^(?:export |curl |python3 |npx node |go run |seq |xargs |cat |tail |mkdir |openssl req |npm run demo\b|npm start\b|scrapellm-proxy )/
 
-/** What a page's own text is about and nothing can check: drawings, and shapes of requests. */
-const unchecked: ReadonlySet<string> = new Set(['text drawing'])
-
 const PORTS = ['8080', '8081', '8082', '9464', '9465', '9466', '6379']
 
 /** Without a page's words: `listening` of the log, or the last line of the demo. */
@@ -47,12 +44,25 @@ for (const path of pagePaths) {
   void t.test(path, { buffered: true }, async (t) => {
     const blocks = blocksOf(readPage(path))
     const reader = await aReader(t, blocks)
-    for (const [index, block] of blocks.entries()) await follow(t, reader, block, blocks[index + 1] ?? null)
+    for (const block of blocks) await kindOf(block)(t, reader, block)
   })
 }
 
 void t.test('a block that nobody knows what to do with is noticed', async (t) => {
   t.throws(() => kindOf({ language: 'cobol', role: null, file: null, text: '', line: 1 }), /cobol/)
+})
+
+void t.test('a command that might do harm, or reaches beyond this machine, is not run', async (t) => {
+  for (const text of ['rm -rf data', 'cat a | sh', 'curl https://api.scrapellm.com'])
+    t.throws(() => mustBeHarmless({ language: 'sh', role: null, file: null, text, line: 1 }), /line 1: /, text)
+})
+
+void t.test('what is on the closed lists is on a page', async (t) => {
+  const blocks = pagePaths.flatMap((path) => blocksOf(readPage(path)))
+  const used = new Set(blocks.map(({ language, role }) => (role === null ? language : `${language} ${role}`)))
+  t.strictSame(new Set(Object.keys(kinds)), used)
+  const listed = blocks.filter(({ role }) => role === 'elsewhere').flatMap(({ text }) => commandsIn(text))
+  t.strictSame(new Set(listed), elsewhere)
 })
 
 void t.test('output that is not shown, in another order or of another shape is noticed', async (t) => {
@@ -95,7 +105,7 @@ async function aReader(t: Test, blocks: readonly Block[]): Promise<Reader> {
   return { folder, here, upstream, exports: '', said: '', saidBy: '' }
 }
 
-type Kind = (t: Test, reader: Reader, block: Block, next: Block | null) => Promise<void> | void
+type Kind = (t: Test, reader: Reader, block: Block) => Promise<void> | void
 
 const program: Kind = async (t, reader, block) => {
   t.ok(block.file, `line ${block.line}: a program is saved under a name`)
@@ -114,9 +124,10 @@ const kinds: Readonly<Record<string, Kind>> = {
   'sh elsewhere'(t, _reader, { text }) {
     for (const command of commandsIn(text)) t.ok(elsewhere.has(command), `on the list of what is not run: ${command}`)
   },
+  // The only kind that nothing can check.
+  'text drawing'() {},
   'text output': output,
   'json output': output,
-  'yaml output': output,
   yaml: settings,
   'yaml wrong'(_t, reader, block) {
     save(reader, block)
@@ -136,19 +147,14 @@ const kinds: Readonly<Record<string, Kind>> = {
   },
   python: program,
   ts: program,
-  js: program,
   go: program,
 }
 
 function kindOf({ language, role, line }: Block): Kind {
   const name = role === null ? language : `${language} ${role}`
-  const kind = unchecked.has(name) ? () => undefined : kinds[name]
+  const kind = kinds[name]
   if (!kind) throw new Error(`line ${line}: nobody knows what to do with a block of ${name}`)
   return kind
-}
-
-async function follow(t: Test, reader: Reader, block: Block, next: Block | null): Promise<void> {
-  await kindOf(block)(t, reader, block, next)
 }
 
 function save({ folder, here }: Reader, { file, text }: Block): void {
@@ -177,11 +183,13 @@ function mustBeHarmless({ text, line }: Block): void {
     .flatMap((command) => command.split(/ (?:&&|\||;) /))
     .find((command) => !harmless.test(command))
   if (strange !== undefined) throw new Error(`line ${line}: not known to be harmless: ${strange}`)
+  const far = /\bhttps?:\/\/(?!127\.0\.0\.1)\S*/.exec(text)?.[0]
+  if (far !== undefined) throw new Error(`line ${line}: beyond this machine: ${far}`)
 }
 
 /** As the reader's shell gets it: a curl that is refused is an error, the Python of the packages, one simulator for all. */
 function scriptOf({ here, exports, upstream, folder }: Reader, text: string): string {
-  const own = ['listen.host=127.0.0.1', 'admin.host=127.0.0.1', `listen.port=8080`, `admin.port=9464`]
+  const own = ['listen.host=127.0.0.1', 'admin.host=127.0.0.1', 'listen.port=8080', 'admin.port=9464']
   const sets = (more: readonly string[]) => [...own, ...more].map((one) => ` --set ${one}`).join('')
   const body = text
     .replace(/\bcurl /g, String.raw`curl --fail-with-body --silent --show-error --write-out '\n' `)
@@ -193,7 +201,6 @@ function scriptOf({ here, exports, upstream, folder }: Reader, text: string): st
 }
 
 const environment = {
-  GOFLAGS: '-count=1',
   GO111MODULE: 'off',
   NO_UPDATE_NOTIFIER: '1',
   npm_config_update_notifier: 'false',
