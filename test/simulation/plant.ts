@@ -62,7 +62,7 @@ export async function hunt(bug: Bug): Promise<Caught> {
 
 async function look(bug: Bug): Promise<Caught> {
   let requests = 0
-  for (let seed = 1; requests < MOST_REQUESTS; seed += 1) {
+  for (let seed = 1; requests < MOST_REQUESTS && process.connected; seed += 1) {
     if (bug.needs && !bug.needs(planOf(seed, REQUESTS_OF_A_SEED))) continue
     const result = await simulate(seed, { requests: REQUESTS_OF_A_SEED })
     requests += result.requests

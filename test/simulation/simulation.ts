@@ -58,6 +58,8 @@ const SETTLE_MS = 5 * 60_000
 const PROBE_EVERY_MS = 5_000
 /** Whatever is left after all deadlines: leases, delayed writes, polls. */
 const QUIET_MS = 80_000
+/** Events of one moment. */
+const MOST_AT_A_TIME = 50_000
 const LONGEST_MS = 24 * 60 * 60_000
 const PLAIN_WISHES: Wishes = {
   noCache: false,
@@ -82,6 +84,8 @@ export async function simulate(
   let broken: Broken | null = null
   let asked = 0
   let ids = 0
+  let moment = 0
+  let sameMoment = 0
   let isCalm = false
   let isOver = false
 
@@ -149,6 +153,9 @@ export async function simulate(
     return virtual.after(ms, () => {
       if (broken) throw new Stop()
       if (virtual.now() - STARTS_AT > LONGEST_MS) fail('S7', 'timers are set for ever')
+      sameMoment = virtual.now() === moment ? sameMoment + 1 : 0
+      moment = virtual.now()
+      if (sameMoment > MOST_AT_A_TIME) fail('S7', 'time stands still: timers are set for now, again and again')
       job()
       if (broken) throw new Stop()
     })
