@@ -145,8 +145,9 @@ function connectionOf({ upstream }: Config, { connect }: Lasting, before: Servin
     caPath: upstream.ca ?? null,
     maxResponseBytes: upstream.maxResponseSize,
   }
-  if (before && isDeepStrictEqual(before.connection.options, options)) return before.connection
-  return { options, transport: connect(options) }
+  // A file with a CA may hold another one by now.
+  const isSame = options.caPath === null && isDeepStrictEqual(before?.connection.options, options)
+  return before && isSame ? before.connection : { options, transport: connect(options) }
 }
 
 /** The upstream keys as the settings have them, and how long they rest. */

@@ -1,7 +1,7 @@
 /** TLS to upstream and to Redis, against real ones: who is believed, who is not, and that nothing is sent to the latter. */
 import https from 'node:https'
 import type { AddressInfo } from 'node:net'
-import { readFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import tls from 'node:tls'
 import t, { type Test } from 'tap'
 import { createClock } from '../../src/world/clock.ts'
@@ -92,6 +92,34 @@ void t.test(
     t.match(await proxy.metric('upstream_failures_total'), { 'scraper="chatgpt",class="unreachable"': 4 })
     t.equal((await proxy.metric('ambiguous_attempts_total'))['scraper="chatgpt"'], 0)
     t.strictSame(asked, [])
+  },
+)
+
+void t.test(
+  'a CA of your own is read again with each reload, and one that cannot be read changes nothing',
+  async (t) => {
+    const [first, second] = [anAuthority(t), anAuthority(t)]
+    const { port, asked } = await anUpstream(t, second.issue('localhost', ['DNS:localhost']))
+    const settings = (ca: string) =>
+      `upstream: { url: "https://localhost:${port}", ca: "${ca}" }\nretry: { attempts: 1 }`
+    const proxy = await aProxy(t, settings(first.ca))
+    t.match(await proxy.ask('q'), { status: 504 })
+    writeFileSync(first.ca, 'no certificate')
+    t.match(proxy.app.reload('test'), {
+      result: 'invalid',
+      mistakes: [/^upstream\.ca: .* holds no certificate/],
+    })
+    proxy.write(settings('/nowhere/ca.pem'))
+    t.match(proxy.app.reload('test'), {
+      result: 'invalid',
+      mistakes: [/^upstream\.ca: /],
+    })
+    t.equal(proxy.lines().filter(({ msg }) => msg === 'bug').length, 0)
+    writeFileSync(first.ca, readFileSync(second.ca))
+    proxy.write(settings(first.ca))
+    t.match(proxy.app.reload('test'), { result: 'applied', changed: [] })
+    await proxy.ask('q')
+    t.equal(asked.length, 1)
   },
 )
 
