@@ -114,6 +114,7 @@ export function createAudit(
     const ring = isAsked ? asked : others
     ring.push(trail)
     write(trail, flight, factsOf(exchange, outcome, trail.at))
+    if (flight?.owner === request && flight.landedAt !== null) flight.owner = null
   }
 
   /** A refusal so early that there was no exchange. */
@@ -131,10 +132,14 @@ export function createAudit(
   function landed(flight: RecordedFlight): void {
     const waiting = unwritten.get(flight)
     unwritten.delete(flight)
-    if (waiting) return write(waiting.trail, flight, waiting.facts)
+    const { owner } = flight
     // Its request is about to be recorded; or else nobody waits for it, and it is told by itself.
-    if (!flight.owner || open.has(flight.owner)) return
-    const trail = unattended(flight, flight.owner)
+    if (owner && open.has(owner)) return
+    // A trail is kept for long, and must not keep the request, with its sockets and headers, as well.
+    flight.owner = null
+    if (waiting) return write(waiting.trail, flight, waiting.facts)
+    if (!owner) return
+    const trail = unattended(flight, owner)
     asked.push(trail)
     if (append && !isClosed) append(flightLine(trail, flight))
   }
