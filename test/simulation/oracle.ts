@@ -539,8 +539,10 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
   function healthy(report: StatusReport, replica: number): void {
     for (const { scraper, state } of report.breakers)
       if (state !== 'closed') fail('liveness', `replica ${replica}: the circuit of ${scraper} is ${state}`)
+    // A date to wait for is read by a clock that was set, and may lie far ahead.
+    const isMisled = faults.wallSteps && faults.retryAfter === 'date'
     for (const { name, state } of report.keys)
-      if (state !== 'ready') fail('liveness', `replica ${replica}: key ${name} is ${state}`)
+      if (state !== 'ready' && !isMisled) fail('liveness', `replica ${replica}: key ${name} is ${state}`)
     if (plan.redis && report.redis !== 'up') fail('liveness', `replica ${replica}: Redis is ${report.redis}`)
     if (plan.disk && report.disk !== 'up') fail('liveness', `replica ${replica}: the disk is ${report.disk}`)
   }
