@@ -58,6 +58,8 @@ const SETTLE_MS = 5 * 60_000
 const PROBE_EVERY_MS = 5_000
 /** Whatever is left after all deadlines: leases, delayed writes, polls. */
 const QUIET_MS = 80_000
+/** Of `Prefer: wait`. */
+const LONGEST_WAIT_MS = 5_000
 /** Events of one moment. */
 const MOST_AT_A_TIME = 50_000
 const LONGEST_MS = 24 * 60 * 60_000
@@ -334,7 +336,7 @@ export async function simulate(
       patienceMs,
       idempotencyKey:
         kind === 'submit' && traffic.happens(0.5) ? `key-${(ids += 1) % 20}-${prompt}-${scraper}-${country}` : null,
-      respondAsyncAfterMs: isAsync ? traffic.pick([0, 5_000]) : null,
+      respondAsyncAfterMs: isAsync ? traffic.pick([0, LONGEST_WAIT_MS]) : null,
       traceparent: null,
       arrivedAt: clock.now(),
       onGone(listener) {
@@ -351,7 +353,11 @@ export async function simulate(
       replica: index,
       life,
       askedAt: clock.now(),
-      deadlineAt: clock.now() + Math.min(plan.deadlineMs, patienceMs ?? Number.POSITIVE_INFINITY),
+      // Who takes a job id waits for an answer first, and that begins when the question has been understood.
+      deadlineAt:
+        clock.now() +
+        Math.min(plan.deadlineMs, patienceMs ?? Number.POSITIVE_INFINITY) +
+        (isAsync ? LONGEST_WAIT_MS : 0),
       isShared: kind === 'answer' && !isBypass && !wishes.noCache && !wishes.noStore,
       isAsync,
       isGone: false,
