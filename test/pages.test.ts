@@ -35,6 +35,9 @@ const harmless =
 
 const PORTS = ['8080', '8081', '8082', '9464', '9465', '9466', '6379']
 
+/** A page may need its ports half a minute after it got them: not from the range of the servers that other tests start meanwhile. */
+const LATER = 22_000
+
 /** Without a page's words: `listening` of the log, or the last line of the demo. */
 const ready = /"msg":"listening"|^Ctrl-C stops it/m
 
@@ -95,7 +98,7 @@ async function aReader(t: Test, blocks: readonly Block[]): Promise<Reader> {
   const all = blocks.map(({ text }) => text).join('')
   const ports = new Map<string, string>()
   for (const port of PORTS.filter((one) => all.includes(one) || one === '8080' || one === '9464')) {
-    ports.set(port, port === '6379' ? String((await startRedis(t)).port) : String(await freePort()))
+    ports.set(port, port === '6379' ? String((await startRedis(t)).port) : String(await freePort(LATER)))
   }
   const sim = createSimulator({ latency: instant })
   const { url: upstream } = await sim.start()

@@ -178,9 +178,10 @@ export async function until(isSo: () => Promise<boolean> | boolean): Promise<voi
 const LOWEST = 11_000
 const RANGE = 11_000
 
-export async function freePort(): Promise<number> {
+/** Whoever needs the port only later takes it from another range. */
+export async function freePort(lowest: number = LOWEST): Promise<number> {
   for (;;) {
-    const nextPort = LOWEST + Math.floor(Math.random() * RANGE)
+    const nextPort = lowest + Math.floor(Math.random() * RANGE)
     const server = createServer()
     const isFree = await new Promise<boolean>((resolve) => {
       server.once('error', () => resolve(false))
