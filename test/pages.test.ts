@@ -36,7 +36,7 @@ const harmless =
 const PORTS = ['8080', '8081', '8082', '9464', '9465', '9466', '6379']
 
 /** A page may need its ports half a minute after it got them: not from the range of the servers that other tests start meanwhile. */
-const LATER = 22_000
+const LATER = 21_768
 
 /** Without a page's words: `listening` of the log, or the last line of the demo. */
 const ready = /"msg":"listening"|^Ctrl-C stops it/m
