@@ -6,6 +6,7 @@ import t, { type Test } from 'tap'
 import { createSimulator, instant, type Simulator } from '../src/simulator/simulator.ts'
 import { labelLists } from '../src/telemetry/labels.ts'
 import { metricCatalogue } from '../src/telemetry/metrics.ts'
+import { anAuthority } from './support/certificates.ts'
 import { dashboards, expressionsOf, rules, usesIn } from './support/grafana.ts'
 import { startProxy, type Running } from './support/process.ts'
 import { startPrometheus, type Prometheus, type Sample } from './support/prometheus.ts'
@@ -27,6 +28,7 @@ const settings = [
   // Only the circuit of the scraper that always fails opens.
   'breaker={ consecutive: 5, failureRate: 1, window: 1000, minimum: 1000 }',
   'cache.disk=false',
+  'upstream.perScraper={ copilot: 1 }',
 ]
 
 /** What each step is to the proxy: one for every class of failure. */
@@ -61,7 +63,11 @@ async function aStage(t: Test): Promise<Stage> {
   t.teardown(() => sim.close())
   const redis = await startRedis(t)
   const proxy = await startProxy(t, url, [...settings, `redis.url=${redis.url}`], {})
-  const prometheus = await startPrometheus(t, new URL(proxy.adminUrl).host, ['--enable-feature=exemplar-storage'])
+  // Whatever is there only with TLS: a second one, which is never asked.
+  const { cert, key } = anAuthority(t).issue('proxy')
+  const secure = await startProxy(t, url, [...settings, `listen.tls={ cert: '${cert}', key: '${key}' }`], {})
+  const targets = [proxy, secure].map(({ adminUrl }) => new URL(adminUrl).host)
+  const prometheus = await startPrometheus(t, targets, ['--enable-feature=exemplar-storage'])
   return { sim, proxy, prometheus }
 }
 
@@ -87,8 +93,11 @@ async function aRound({ sim, proxy }: Stage, round: number): Promise<void> {
   sim.script({ prompt }, ['hold'])
   const both = [ask('copilot', 'together'), ask('copilot', 'together')]
   await sim.received(1, { prompt })
+  // There is one place for this scraper, and it is taken.
+  const waiting = ask('copilot', 'wait')
+  await shown(proxy, /^scrapellm_proxy_upstream_queue_length\{scraper="copilot"\} (\d+)/m, 1)
   sim.release({ prompt })
-  await Promise.all(both)
+  await Promise.all([...both, waiting])
 
   // Its only caller hangs up, and the call is finished all the same.
   const left = `left (round ${round})`
@@ -98,7 +107,8 @@ async function aRound({ sim, proxy }: Stage, round: number): Promise<void> {
   await sim.received(1, { prompt: left })
   hangUp.abort()
   await gone
-  await hungUp(proxy, round)
+  // The proxy must have noticed before the answer comes.
+  await shown(proxy, /^scrapellm_proxy_requests_total\{[^}]*status="gone"[^}]*\} (\d+)/m, round)
   sim.release({ prompt: left })
   await sim.idle()
 
@@ -120,12 +130,11 @@ async function aRound({ sim, proxy }: Stage, round: number): Promise<void> {
   }
 }
 
-/** Once the proxy has noticed as well: the answer must not come before. It tells nobody, so its metrics are read until it has. */
-async function hungUp({ adminUrl }: Running, times: number): Promise<void> {
-  const counted = /^scrapellm_proxy_requests_total\{[^}]*status="gone"[^}]*\} (\d+)/m
+/** Once its metrics say so: it tells nobody, so they are read until then. */
+async function shown({ adminUrl }: Running, value: RegExp, atLeast: number): Promise<void> {
   for (;;) {
     const { text } = await request(undefined, `${adminUrl}/metrics`)
-    if (Number(counted.exec(text)?.[1] ?? 0) >= times) return
+    if (Number(value.exec(text)?.[1] ?? 0) >= atLeast) return
   }
 }
 

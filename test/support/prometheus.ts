@@ -1,5 +1,5 @@
 /**
- * A real Prometheus that scrapes one target every second, with the rules of `grafana/` evaluated as often. What it says it has
+ * A real Prometheus that scrapes its targets every second, with the rules of `grafana/` evaluated as often. What it says it has
  * done is the barrier; as it tells nobody, it is asked again until it has, and for no longer than a minute.
  */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -26,8 +26,12 @@ export interface Prometheus {
 
 const patience = { tries: 600, everyMs: 100 }
 
-/** `target` is host:port; `flags` are more words of its command line. */
-export async function startPrometheus(t: Test, target: string, flags: readonly string[] = []): Promise<Prometheus> {
+/** `targets` are host:port; `flags` are more words of its command line. */
+export async function startPrometheus(
+  t: Test,
+  targets: readonly string[],
+  flags: readonly string[] = [],
+): Promise<Prometheus> {
   const folder = mkdtempSync(join(tmpdir(), 'prometheus-'))
   const port = await freePort()
   // The test has no half minutes to wait for an evaluation.
@@ -36,7 +40,7 @@ export async function startPrometheus(t: Test, target: string, flags: readonly s
   const settings = {
     global: { scrape_interval: '1s', scrape_timeout: '1s', evaluation_interval: '1s' },
     rule_files: ruleFiles,
-    scrape_configs: [{ job_name: 'scrapellm-proxy', static_configs: [{ targets: [target] }] }],
+    scrape_configs: [{ job_name: 'scrapellm-proxy', static_configs: [{ targets }] }],
   }
   // JSON is YAML.
   writeFileSync(join(folder, 'prometheus.yaml'), JSON.stringify(settings))
