@@ -8,7 +8,6 @@ import { createSharedTier } from './cache/shared-tier.ts'
 import { createSigningKeys } from './cache/signing-keys.ts'
 import { followCertificate } from './config/certificate.ts'
 import type { Loaded } from './config/load.ts'
-import { resolveClient } from './config/policy.ts'
 import { createReloader, type Reloaded, type SettingsSource } from './config/reload.ts'
 import type { Config } from './config/schema.ts'
 import { parseDuration } from './config/units.ts'
@@ -41,11 +40,11 @@ import { createSharedAdmission } from './limits/shared-admission.ts'
 import { createSharedBudget } from './limits/shared-budget.ts'
 import { createSharedConcurrencyLimits } from './limits/shared-concurrency.ts'
 import { createSharedRateLimits } from './limits/shared-rate.ts'
-import type { Call, Client, Tier } from './model.ts'
+import type { Call, Client } from './model.ts'
 import type { Budget, PromisedAnswer } from './parts.ts'
-import type { SharedOptions, SharedStore, Timer, World } from './ports.ts'
+import type { SharedStore, Timer, World } from './ports.ts'
 import { createBreakers } from './resilience/breaker.ts'
-import { type BulkheadPolicy, createBulkhead } from './resilience/bulkhead.ts'
+import { createBulkhead } from './resilience/bulkhead.ts'
 import { createFlights } from './resilience/coalesce.ts'
 import { createOverload } from './resilience/overload.ts'
 import { createRetryBudget } from './resilience/retry-budget.ts'
@@ -57,7 +56,21 @@ import { scrapers } from './scrapellm/endpoints.ts'
 import { promptHash } from './scrapellm/params.ts'
 import { keyCheck } from './scrapellm/probe.ts'
 import { createProfile } from './scrapellm/profile.ts'
-import { createServing, keysOf, type Lasting } from './serving.ts'
+import { createServing, type Lasting } from './serving.ts'
+import {
+  adminTokenOf,
+  auditOptions,
+  clientOf,
+  diskOptions,
+  keyNamesOf,
+  keysOf,
+  longestRestOf,
+  placesOf,
+  secretsOf,
+  sharedOptions,
+  signingSecretsOf,
+  tiersOf,
+} from './slices.ts'
 import { createAccessLog } from './telemetry/access-log.ts'
 import { createAudit } from './telemetry/audit.ts'
 import { createLog, type Log } from './telemetry/log.ts'
@@ -610,63 +623,6 @@ export function compose(
   }
 }
 
-function clientOf(config: Config, name: string): Client {
-  return { name, ...resolveClient(config, name) }
-}
-
-function keyNamesOf({ upstream }: Config): readonly string[] {
-  return upstream.keys.map(({ name }) => name)
-}
-
-function placesOf({ upstream }: Config): BulkheadPolicy {
-  const { maxConcurrent, perScraper = null, queue } = upstream
-  return { maxConcurrent, perScraper, queue }
-}
-
-function longestRestOf(config: Config): number {
-  const { keyRest } = keysOf(config)
-  return Math.max(keyRest.creditsExhausted ?? 0, keyRest.unauthorized ?? 0, LONGEST_LIMIT_MS)
-}
-
-function adminTokenOf({ admin }: Config): string | null {
-  return admin.token?.reveal() ?? null
-}
-
-function secretsOf({ upstream, clients, admin, redis }: Config): readonly string[] {
-  const tokens = Object.values(clients).flatMap(({ token }) => token)
-  const others = [admin.token, redis?.password, ...(redis?.signingKey ?? [])].filter((one) => one !== undefined)
-  return [...upstream.keys.map(({ secret }) => secret), ...tokens, ...others].map((secret) => secret.reveal())
-}
-
-function tiersOf({ cache, redis }: Config): Tier[] {
-  if (redis) return ['memory', 'redis']
-  return cache.disk ? ['memory', 'disk'] : ['memory']
-}
-
-export function sharedOptions(redis: NonNullable<Config['redis']>): SharedOptions {
-  const { username = null, password, database, timeout: timeoutMs, prefix, ca: caPath = null } = redis
-  return { place: placeOf(redis), username, password: password?.reveal() ?? null, database, timeoutMs, prefix, caPath }
-}
-
-function placeOf({ url = '', sentinel, cluster }: NonNullable<Config['redis']>): SharedOptions['place'] {
-  if (sentinel) return { kind: 'sentinel', ...sentinel }
-  return cluster ? { kind: 'cluster', urls: cluster } : { kind: 'single', url }
-}
-
-/** Replicas with the same upstream keys believe each other without a secret of its own. */
-function signingSecretsOf({ redis, upstream }: Config): readonly string[] {
-  const given = redis?.signingKey ?? []
-  return (given.length > 0 ? given : upstream.keys.map(({ secret }) => secret)).map((secret) => secret.reveal())
-}
-
-function auditOptions({ path, maxSize }: NonNullable<Config['audit']>) {
-  return { path, maxBytes: maxSize }
-}
-
-function diskOptions({ path, maxSize }: Exclude<Config['cache']['disk'], false>) {
-  return { path, maxBytes: maxSize }
-}
-
 /** What the process takes beside the answers in its memory, with some thousand open questions. */
 const BESIDE_CACHE_BYTES = 160 * 1_048_576
 
@@ -674,9 +630,6 @@ const TAKE_UP_EVERY_MS = 15_000
 
 /** For the answers to those whose calls are cut, and for writing down what was. */
 const LAST_WORDS_MS = 1_000
-
-/** As long as a rate limit of upstream is believed. */
-const LONGEST_LIMIT_MS = 3_600_000
 
 /** A longer answer is kept by each replica for itself. */
 const MAX_SHARED_BYTES = 4 * 1_048_576

@@ -3,17 +3,14 @@
  * request takes the serving of the moment it comes in and keeps it to its end, and so does the flight it begins; when the last
  * flight of an old one has landed, what was its own is closed. Building one changes nothing for the others.
  */
-import { createHash } from 'node:crypto'
 import { isDeepStrictEqual } from 'node:util'
 import { createCache, type Tiers } from './cache/tiered.ts'
-import { resolveClient } from './config/policy.ts'
-import { resolveRetry, type Config } from './config/schema.ts'
+import type { Config } from './config/schema.ts'
 import { createClients } from './http/clients.ts'
 import { createResponder } from './http/respond.ts'
 import type { Serving as Server } from './http/server.ts'
 import type { DurableUpstream } from './jobs/durable.ts'
 import { createPlainUpstream } from './jobs/plain.ts'
-import { restsIn } from './keys/key-state.ts'
 import type { KeyPool } from './keys/pool.ts'
 import type { Client } from './model.ts'
 import type {
@@ -33,6 +30,7 @@ import type { Clock, Emit, Random, Transport, UpstreamOptions, World } from './p
 import type { CircuitBreakers } from './resilience/breaker.ts'
 import { createRetry } from './resilience/retry.ts'
 import type { RetryBudget } from './resilience/retry-budget.ts'
+import { clientsOf } from './slices.ts'
 import type { Audit } from './telemetry/audit.ts'
 import type { Tracing } from './telemetry/tracing.ts'
 
@@ -148,21 +146,4 @@ function connectionOf({ upstream }: Config, { connect }: Lasting, before: Servin
   // A file with a CA may hold another one by now.
   const isSame = options.caPath === null && isDeepStrictEqual(before?.connection.options, options)
   return before && isSame ? before.connection : { options, transport: connect(options) }
-}
-
-/** The upstream keys as the settings have them, and how long they rest. */
-export function keysOf({ upstream, retry }: Config) {
-  return { keys: upstream.keys, keyRest: restsIn(resolveRetry(retry)) }
-}
-
-interface KnownClient {
-  readonly client: Client
-  readonly tokenHashes: readonly string[]
-}
-
-function clientsOf(config: Config): readonly KnownClient[] {
-  return Object.entries(config.clients).map(([name, { tokenSha256, token }]) => ({
-    client: { name, ...resolveClient(config, name) },
-    tokenHashes: [...tokenSha256, ...token.map((secret) => createHash('sha256').update(secret.reveal()).digest('hex'))],
-  }))
 }

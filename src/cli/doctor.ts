@@ -1,6 +1,7 @@
 /** `doctor`: looks at the world that the settings speak of, and says what to do; one line for each thing, or JSON. */
 import { readFileSync } from 'node:fs'
-import { sharedOptions, upstreamKeys } from '../compose.ts'
+import { upstreamKeys } from '../compose.ts'
+import { sharedOptions } from '../slices.ts'
 import { finding, fine, type Finding, type Status } from '../doctor/finding.ts'
 import { examineMachine } from '../doctor/machine.ts'
 import { examinePlaces } from '../doctor/places.ts'
