@@ -377,7 +377,7 @@ export interface KeyLease {
 export interface Keys {
   /**
    * A ready key that this flight has not used up, heavier ones more often; a limited key that returns within moments is
-   * waited for. Rejects with NO_KEY_AVAILABLE and the earliest return.
+   * waited for. Rejects with NO_KEY_AVAILABLE and the earliest return, and with DEADLINE_EXCEEDED when nobody waits any more.
    */
   lease(call: Call, turn: Turn): Promise<KeyLease>
   hasOther(spent: ReadonlySet<string>): boolean

@@ -111,6 +111,9 @@ function poolOf(surroundings: Surroundings, policy: KeysPolicy, before: readonly
 
   async function lease(call: Call, turn: Turn): Promise<KeyLease> {
     if (call.endpoint === 'status') return noKeyNeeded
+    // A place, credits and the shared lease were waited for since somebody looked.
+    if (turn.leftMs <= 0)
+      throw new ProxyError('DEADLINE_EXCEEDED', "The request's time was up before it could be asked.")
     for (;;) {
       const key = pick(turn.spentKeys)
       if (key) return lent(key)

@@ -70,6 +70,13 @@ void t.test('A key that this flight has used up is not lent to it again', async 
   })
 })
 
+void t.test('No key is lent to a call that nobody waits for any more', async (t) => {
+  const { keys, clock } = someKeys({ one: 1 })
+  t.match(await refusalOf(keys.lease(aCall(), turn([], 0))), { code: 'DEADLINE_EXCEEDED' })
+  t.match(await refusalOf(keys.lease(aCall(), turn([], -clock.now()))), { code: 'DEADLINE_EXCEEDED' }, 'all have left')
+  t.match(await keys.lease(aCall(), turn([], 1)), { name: 'one' })
+})
+
 void t.test('A spent key rests, the others carry on; its return is a trial of one request', async (t) => {
   const { keys, clock, told } = someKeys({ one: 1, two: 1 })
   const lease = await keys.lease(aCall(), turn())
