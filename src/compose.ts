@@ -11,7 +11,7 @@ import type { Loaded } from './config/load.ts'
 import { createReloader, type Reloaded, type SettingsSource } from './config/reload.ts'
 import type { Config } from './config/schema.ts'
 import { parseDuration } from './config/units.ts'
-import { ProxyError } from './errors.ts'
+import { createEnding } from './ending.ts'
 import { createGenerations, type Generations } from './generations.ts'
 import { createAdmin } from './http/admin.ts'
 import type { Drained } from './http/drain.ts'
@@ -22,7 +22,6 @@ import { matches } from './http/respond.ts'
 import { createServer } from './http/server.ts'
 import { createStatusPage } from './http/status-page.ts'
 import { createStatus } from './http/status.ts'
-import { noWishes } from './http/wishes.ts'
 import { createJobs } from './jobs/book.ts'
 import { createDurableUpstream } from './jobs/durable.ts'
 import { createLiveness } from './jobs/liveness.ts'
@@ -40,9 +39,10 @@ import { createSharedAdmission } from './limits/shared-admission.ts'
 import { createSharedBudget } from './limits/shared-budget.ts'
 import { createSharedConcurrencyLimits } from './limits/shared-concurrency.ts'
 import { createSharedRateLimits } from './limits/shared-rate.ts'
-import type { Call, Client } from './model.ts'
-import type { Budget, PromisedAnswer } from './parts.ts'
-import type { SharedStore, Timer, World } from './ports.ts'
+import { createSuccession } from './succession.ts'
+import type { Client } from './model.ts'
+import type { Budget } from './parts.ts'
+import type { SharedStore, World } from './ports.ts'
 import { createBreakers } from './resilience/breaker.ts'
 import { createBulkhead } from './resilience/bulkhead.ts'
 import { createFlights } from './resilience/coalesce.ts'
@@ -74,7 +74,6 @@ import {
 import { createAccessLog } from './telemetry/access-log.ts'
 import { createAudit } from './telemetry/audit.ts'
 import { createLog, type Log } from './telemetry/log.ts'
-import type { TelemetryEvent } from './telemetry/events.ts'
 import { createMetrics } from './telemetry/metrics.ts'
 import { createRecorder } from './telemetry/recorder.ts'
 import { createTracing } from './telemetry/tracing.ts'
@@ -130,7 +129,12 @@ export function compose(
   const log = createLog({ level: firstConfig.log.level, sink: output.write, secrets: secretsOf(firstConfig) })
   const profile = createProfile({ version }, clock)
   let generations: Generations | null = null
-  let isCutting = false
+  const ending = createEnding({
+    log,
+    clock,
+    times: () => inForce().shutdown,
+    parts: () => ({ server, flights, jobs, durable, generations: served }),
+  })
 
   // First of all, because parts may have something to tell as soon as they are made; what it reads of them is read when asked.
   const metrics = createMetrics({
@@ -166,7 +170,7 @@ export function compose(
   )
   const { traceIdOf } = tracing
   const { openPrompts } = audit
-  const watchers = [audit, ...tracing.watchers, { note: noteCut }]
+  const watchers = [audit, ...tracing.watchers, { note: ending.note }]
   const recorder = createRecorder({ metrics, access, log, clock, matches, watchers, traceIdOf, openPrompts })
   const { emit } = recorder
 
@@ -264,10 +268,20 @@ export function compose(
     recorder,
     audit,
     tracing,
-    isCutting: () => isCutting,
+    isCutting: () => ending.isCutting,
   }
   const served = createGenerations(createServing(firstConfig, lasting, firstKeys, null), clock)
   generations = served
+  const succession = createSuccession({
+    clock,
+    random,
+    emit,
+    jobs,
+    durable,
+    budget,
+    clientNamed,
+    serving: () => served.current,
+  })
   rests?.follow(({ name, because, untilAt }) => served.current.keys.heed(name, because, untilAt))
   let keyWatch = followKeys(loaded)
   const certificates = {
@@ -301,7 +315,6 @@ export function compose(
     clock,
   })
   let isListening = false
-  let takingUp: Timer | null = null
   const status = createStatus({
     version,
     startedAt,
@@ -488,43 +501,11 @@ export function compose(
     return people().find((client) => client.name === name) ?? null
   }
 
-  /** What a process that is gone has begun and paid for is flown to its end. */
-  async function takeUp(): Promise<void> {
-    const promised = await jobs.interrupted()
-    for (const { call, client: payer, cacheKey: key, holdId } of (await durable.leftBehind()).submitted) {
-      const client = clientNamed(payer)
-      if (!client) continue
-      const request = { id: random.id(), traceparent: null, wishes: noWishes }
-      const askedAt = clock.now()
-      const landing = served.current.resume(
-        { request, client, call, key, askedAt },
-        budget.adopt(holdId) ?? budget.none,
-      )
-      for (const promise of promised) if (isFor(promise, payer, call, key)) await jobs.resume(promise.id, landing)
-    }
-  }
-
-  /** Other replicas may be lost at any time, and what they have begun with them. */
-  function keepTakingUp(): void {
-    takingUp = clock.after(TAKE_UP_EVERY_MS, () => {
-      keepTakingUp()
-      takeUp().catch((error: unknown) => recorder.emit({ kind: 'broke', where: 'taking up', error }))
-    })
-  }
-
-  /** An answer kept under a key is for all who would find it there; any other only for the client that asked so. */
-  function isFor(promise: PromisedAnswer, payer: string, call: Call, key: string | null): boolean {
-    const owner = clientNamed(promise.client)
-    if (!owner || promise.call.path !== call.path) return false
-    if (key !== null) return served.current.cache.keyOf(promise.call, owner) === key
-    return owner.name === payer && JSON.stringify(promise.call.params) === JSON.stringify(call.params)
-  }
-
   async function listen(): Promise<Ports> {
-    await takeUp()
+    await succession.takeUp()
     // What nobody has adopted by now belonged to calls that were lost.
     ownBudget.sweep()
-    if (store) keepTakingUp()
+    if (store) succession.keepTakingUp()
     await admin.listen()
     await server.listen()
     isListening = true
@@ -532,72 +513,16 @@ export function compose(
     return { port: server.port, adminPort: admin.port }
   }
 
-  const hurried = Promise.withResolvers<'late'>()
-  let drained: Promise<Drained> | null = null
-
-  /** First the requests, then the flights that nobody waits for any more: they are probably paid for. */
-  async function finish(): Promise<Drained> {
-    const { readinessDelay, grace } = inForce().shutdown
-    const graceEnd = clock.after(readinessDelay + grace, () => hurried.resolve('late'))
-    const answered = server.drain({ readinessDelayMs: readinessDelay, graceMs: grace + LAST_WORDS_MS })
-    const finished = answered.then(async (how) => (await flights.idle(), how))
-    const how = await Promise.race([finished, hurried.promise])
-    graceEnd.cancel()
-    return how === 'late' ? cut() : how
-  }
-
-  /** Everybody is told, nothing new is begun, and what is said of the calls that are cut is written down before we go. */
-  async function cut(): Promise<Drained> {
-    const isIdle = server.openRequests === 0 && flights.size === 0
-    if (!isIdle) log.warn('grace is over', { open_requests: server.openRequests, open_calls: flights.size })
-    isCutting = true
-    jobs.close()
-    for (const { requestId, client, scraper, credits } of durable.close())
-      log.info('job left to be taken up', { id: requestId, client, scraper, credits })
-    flights.ground(new ProxyError('SHUTTING_DOWN', 'This proxy is shutting down.', { retryAfterMs: LAST_WORDS_MS }))
-    served.close()
-    const answered = server.drain({ readinessDelayMs: 0, graceMs: LAST_WORDS_MS })
-    const lastWords = Promise.withResolvers<void>()
-    const end = clock.after(LAST_WORDS_MS, lastWords.resolve)
-    // Jobs that are left never land here.
-    await Promise.race([flights.idle(), lastWords.promise])
-    const how = await answered
-    end.cancel()
-    return isIdle ? how : 'forced'
-  }
-
-  function noteCut(event: TelemetryEvent): void {
-    if (!isCutting || event.kind !== 'attempt-ended' || event.attempt.charge.state !== 'unknown') return
-    const { id, payer, scraper, attempt } = event
-    const { keyName, charge } = attempt
-    log.warn('call cut, may have been charged', {
-      id,
-      client: payer,
-      scraper,
-      key_name: keyName,
-      credits: charge.credits,
-    })
-  }
-
-  function drain(): Promise<Drained> {
-    return (drained ??= finish())
-  }
-
-  function hurry(): void {
-    hurried.resolve('late')
-    void drain()
-  }
-
   return {
     log,
     reload: reloader.reload,
     listen,
-    drain,
-    hurry,
+    drain: ending.drain,
+    hurry: ending.hurry,
     uncaught: recorder.uncaught,
     async close() {
       reloader.close()
-      takingUp?.cancel()
+      succession.close()
       keyWatch.close()
       certificates.listen?.close()
       certificates.admin?.close()
@@ -625,11 +550,6 @@ export function compose(
 
 /** What the process takes beside the answers in its memory, with some thousand open questions. */
 const BESIDE_CACHE_BYTES = 160 * 1_048_576
-
-const TAKE_UP_EVERY_MS = 15_000
-
-/** For the answers to those whose calls are cut, and for writing down what was. */
-const LAST_WORDS_MS = 1_000
 
 /** A longer answer is kept by each replica for itself. */
 const MAX_SHARED_BYTES = 4 * 1_048_576

@@ -68,6 +68,9 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'model.ts',
   ],
   'generations.ts': ['serving.ts', 'ports.ts', 'model.ts'],
+  // Over the parts, after and before their time.
+  'ending.ts': ['generations.ts', 'http/', 'jobs/', 'parts.ts', 'ports.ts', 'errors.ts', 'telemetry/'],
+  'succession.ts': ['serving.ts', 'http/wishes.ts', 'jobs/durable.ts', 'parts.ts', 'ports.ts', 'model.ts'],
   'slices.ts': ['config/', 'keys/key-state.ts', 'model.ts', 'ports.ts', 'resilience/bulkhead.ts'],
   'simulator/': [],
   // The parts once more, in virtual time, in front of an upstream that is played.
@@ -114,6 +117,8 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'config/',
     'serving.ts',
     'slices.ts',
+    'ending.ts',
+    'succession.ts',
     'generations.ts',
     'pipeline.ts',
     'parts.ts',
