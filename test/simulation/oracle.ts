@@ -668,7 +668,9 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
       // What a lost replica held is swept later.
       const held = redis && restarts ? heldIn(redis, name) : 0
       if (spent + held < least) fail('L1', `${name} is said to have spent ${spent}, and was charged ${least}`)
-      if (spent > most && !restarts)
+      // What was marked and not heard of for a minute counts as charged, whatever its replica says when it is back.
+      const mayBeSwept = restarts || (redis !== null && (redisIsSick || faults.pauses))
+      if (spent > most && !mayBeSwept)
         fail('L1', `${name} is said to have spent ${spent}, and may have been charged ${most} at the most`)
     }
   }
