@@ -112,12 +112,16 @@ export function createReplica({
         },
         drain({ readinessDelayMs, graceMs }) {
           isDraining = true
-          clock.after(readinessDelayMs, () => {
+          const stop = clock.after(readinessDelayMs, () => {
             isStopped = true
             if (open === 0) idle.resolve('clean')
           })
           const grace = clock.after(readinessDelayMs + graceMs, () => idle.resolve('forced'))
-          return idle.promise.finally(() => grace.cancel())
+          // It may be hurried, and end before any of these.
+          return idle.promise.finally(() => {
+            stop.cancel()
+            grace.cancel()
+          })
         },
       }
     },
