@@ -82,7 +82,7 @@ return redis.call('ZCARD', KEYS[1])
 export const Change = { done: 0, denied: 1, wary: 2, gone: 3 } as const
 /** How the arguments of the script below are counted. */
 const fieldsPerChange = 11
-const fieldsBeforeChanges = 13
+const fieldsBeforeChanges = 11
 
 /**
  * Credits of one client: a list of changes to its records, each a hold, an allowance or a tab. A change says how the record
@@ -90,25 +90,28 @@ const fieldsBeforeChanges = 13
  *
  * KEYS: totals (hash), records (hash), when each record expires (sorted set).
  * ARGV: limit per day, per month (-1 = none); the epoch and the number of runs that the caller knows ('' and 0 = none), an
- * unused epoch; what it knows: day, spent, refunded, month, spent, refunded; after how long without any call owners get some
- * time before they are taken for dead; how long it is wary; then per change: id, step, sent (0/1), spent, held; the spent
+ * unused epoch; what it knows: day, shares, month, shares; after how long without any call owners get some time before they
+ * are taken for dead; how long it is wary; then per change: id, step, sent (0/1), spent, held; the spent
  * and the total credits and the mark that the caller knows to be in the record, the epoch it knows that of; number of the
  * change, ttl.
  * Steps: reserve (more is held only if there is enough left) · lease (the same, and only from what is to spare) · keep · tab
  * (spent without being held) · end · adopt (tells what is in it) · refund (`spent` credits that were spent at the time `held`).
- * Reply: epoch, runs, now, day, spent, refunded, held, month, spent, refunded, held, swept records, swept credits, then per
- * change: what became of it, held, spent.
+ * Reply: epoch, runs, now, day, spent, refunded, held, month, spent, refunded, held, swept records, swept credits, shares of the
+ * day, of the month, then per change: what became of it, held, spent.
  *
- * After every run, per period: held = the sum over its records, and left = limit - held - spent + refunded. Spent and refunded never get fewer:
- * the most that any replica knows is right, so a Redis that has lost its memory, or its latest writes, gets it back from whoever calls. It
- * is noticed by the epoch, or by runs that the caller knows and Redis does not; then, for a moment, nothing is granted, so that all
- * replicas can say what they hold. An expired record counts as charged if it was marked as sent, else it is refunded.
+ * After every run, per period: held = the sum over its records, and left = limit - held - spent + refunded. Spent and refunded never get fewer.
+ *
+ * A Redis that has lost its memory, or its latest writes, is noticed by the epoch, or by runs that the caller knows and Redis does not; a
+ * new epoch begins. What was spent is kept by epochs (shares: epoch, spent, refunded, ...): within one, the most that anybody
+ * knows is right, and they add up, so that what is spent before the last has told what it knows is not taken for that. Nobody
+ * is granted more before as much time has passed as anybody may be silent, nor before it knows of the epoch: it has told then
+ * what it holds. An expired record counts as charged if it was marked as sent, else it is refunded.
  */
 export const creditsScript: SharedScript = {
   numberOfKeys: 3,
   replies: 'text',
   lua: `${nowMs}local totals, records, due = KEYS[1], KEYS[2], KEYS[3]
-local knownEpoch, knownRuns, patience = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[12])
+local knownEpoch, knownRuns, patience = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[10])
 
 local function total(field) return tonumber(redis.call('HGET', totals, field)) or 0 end
 local function spentIn(period) return total(period .. ':spent') - total(period .. ':refunded') end
@@ -130,24 +133,78 @@ local today = math.floor(now / 86400000)
 local day = dateOf(today)
 local month = string.sub(day, 1, 7)
 
--- Has Redis forgotten something?
 local epoch, runs = redis.call('HGET', totals, 'epoch'), total('runs')
-local function beWary(since) redis.call('HSET', totals, 'waryUntil', math.max(total('waryUntil'), since + ARGV[13])) end
+
+-- Shares
+local function sharesOf(text)
+  local shares = {}
+  local of, spent, refunded = string.match(text, '^(%S+) (%d+) (%d+)')
+  while of do
+    table.insert(shares, { of = of, spent = tonumber(spent), refunded = tonumber(refunded) })
+    text = string.sub(text, #of + #spent + #refunded + 4)
+    of, spent, refunded = string.match(text, '^(%S+) (%d+) (%d+)')
+  end
+  return shares
+end
+local function textOf(shares, without)
+  local text = ''
+  for _, one in ipairs(shares) do
+    if one.of ~= without then text = text .. string.format('%s %.0f %.0f ', one.of, one.spent, one.refunded) end
+  end
+  return text
+end
+-- Those of former epochs are kept; what is not theirs is of this one.
+local function sharesIn(period)
+  local own = { of = epoch, spent = total(period .. ':spent'), refunded = total(period .. ':refunded') }
+  local shares = sharesOf(redis.call('HGET', totals, period .. ':former') or '')
+  for _, one in ipairs(shares) do
+    own.spent = own.spent - one.spent
+    own.refunded = own.refunded - one.refunded
+  end
+  table.insert(shares, own)
+  return shares
+end
+local function keep(period, shares)
+  local former = textOf(shares, epoch)
+  if former ~= '' then redis.call('HSET', totals, period .. ':former', former) end
+end
+local function learn(period, text)
+  local shares = sharesIn(period)
+  for _, told in ipairs(sharesOf(text)) do
+    local known = nil
+    for _, one in ipairs(shares) do if one.of == told.of then known = one end end
+    if not known then
+      known = { of = told.of, spent = 0, refunded = 0 }
+      table.insert(shares, known)
+    end
+    for _, kind in ipairs({ 'spent', 'refunded' }) do
+      if told[kind] > known[kind] then
+        add(period .. ':' .. kind, told[kind] - known[kind])
+        known[kind] = told[kind]
+      end
+    end
+  end
+  keep(period, shares)
+end
+
+-- Has Redis forgotten something?
+local function beWary(since) redis.call('HSET', totals, 'waryUntil', math.max(total('waryUntil'), since + ARGV[11])) end
 if not epoch or (knownEpoch == epoch and runs < knownRuns) then
+  local ofDay, ofMonth = epoch and sharesIn(day), epoch and sharesIn(month)
   epoch = ARGV[5]
+  if ofDay then
+    keep(day, ofDay)
+    keep(month, ofMonth)
+  end
   redis.call('HSET', totals, 'epoch', epoch, 'bornAt', now)
   if knownEpoch ~= '' then beWary(now) end
 elseif knownEpoch ~= '' and knownEpoch ~= epoch then
   beWary(total('bornAt'))
 end
+local hasToldAll = knownEpoch == '' or knownEpoch == epoch
 redis.call('HSET', totals, 'runs', math.max(runs, knownEpoch == epoch and knownRuns or 0) + 1)
-for i = 6, 9, 3 do
-  local period = ARGV[i]
-  if period == day or period == month then
-    for j, kind in ipairs({ ':spent', ':refunded' }) do
-      if total(period .. kind) < tonumber(ARGV[i + j]) then redis.call('HSET', totals, period .. kind, ARGV[i + j]) end
-    end
-  end
+for i = 6, 8, 2 do
+  if ARGV[i] == day or ARGV[i] == month then learn(ARGV[i], ARGV[i + 1]) end
 end
 
 -- Periods that are over, once nothing is held in them; yesterday is kept, because clocks can be set back.
@@ -258,7 +315,7 @@ local function change(id, step, sent, spent, held, toldSpent, toldTotal, toldSen
   local outcome = ${Change.done}
   local growth = spent + held - (isForgotten and toldTotal or record.spent + record.held)
   if growth > 0 and (step == 'reserve' or step == 'lease') then
-    if now < total('waryUntil') then outcome = ${Change.wary}
+    if now < total('waryUntil') or not hasToldAll then outcome = ${Change.wary}
     elseif not isThereRoom(record, spent + held - record.spent - record.held, step) then outcome = ${Change.denied} end
     if outcome ~= ${Change.done} then
       if isNew and not isForgotten then return outcome, 0, spent end
@@ -286,7 +343,8 @@ end
 for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, 3456000000) end
 
 local reply = { epoch, total('runs'), now, day, total(day .. ':spent'), total(day .. ':refunded'), total(day .. ':held'), month,
-  total(month .. ':spent'), total(month .. ':refunded'), total(month .. ':held'), sweptRecords, sweptCredits }
+  total(month .. ':spent'), total(month .. ':refunded'), total(month .. ':held'), sweptRecords, sweptCredits,
+  textOf(sharesIn(day)), textOf(sharesIn(month)) }
 for _, value in ipairs(outcomes) do table.insert(reply, value) end
 return reply
 `,

@@ -41,11 +41,10 @@ export type Became = 'done' | 'denied' | 'wary' | 'gone'
 
 export interface Totals {
   readonly period: Period
-  /** Refunded ones included, so that it never gets less. */
-  readonly chargedCredits: number
-  readonly refundedCredits: number
   readonly spentCredits: number
   readonly heldCredits: number
+  /** What was spent, by epochs of the store, in its own words: for its next one, should it forget them. */
+  readonly shares: string
 }
 
 /** What the last reply told. It is as old as that: others may have spent since. */
@@ -79,11 +78,11 @@ interface AccountsPorts {
   readonly onForgotten: (clientName: string) => void
 }
 
-const HEAD = 13
+const HEAD = 15
 const FIELDS = 3
 /** A script holds up everybody else: a longer list goes in pieces. */
 const MAX_CHANGES = 200
-const unused = { chargedCredits: 0, refundedCredits: 0, spentCredits: 0, heldCredits: 0 }
+const unused = { spentCredits: 0, heldCredits: 0, shares: '' }
 const becameOf: ReadonlyMap<unknown, Became> = new Map([
   [Change.done, 'done'],
   [Change.denied, 'denied'],
@@ -123,11 +122,9 @@ export function createSharedAccounts(ports: AccountsPorts): SharedAccounts {
       before?.runs ?? 0,
       random.id(),
       before?.day.period.id ?? '',
-      before?.day.chargedCredits ?? 0,
-      before?.day.refundedCredits ?? 0,
+      before?.day.shares ?? '',
       before?.month.period.id ?? '',
-      before?.month.chargedCredits ?? 0,
-      before?.month.refundedCredits ?? 0,
+      before?.month.shares ?? '',
       patienceMs,
       waryMs,
       ...asTold.flatMap(argumentsOf),
@@ -241,8 +238,8 @@ function readReply(value: unknown, wallMs: number, changes: number): Reading | n
       epoch,
       runs: Number(runs),
       skewMs: Number(now) - wallMs,
-      day: totalsOf(day, value.slice(4, 7)),
-      month: totalsOf(month, value.slice(8, 11)),
+      day: totalsOf(day, value.slice(4, 7), value[13]),
+      month: totalsOf(month, value.slice(8, 11), value[14]),
     },
     sweptHolds: Number(value[11]),
     sweptCredits: Number(value[12]),
@@ -250,9 +247,10 @@ function readReply(value: unknown, wallMs: number, changes: number): Reading | n
   }
 }
 
-function totalsOf(period: Period, numbers: readonly unknown[]): Totals {
+function totalsOf(period: Period, numbers: readonly unknown[], shares: unknown): Totals {
   const [chargedCredits = 0, refundedCredits = 0, heldCredits = 0] = numbers.map(Number)
-  return { period, chargedCredits, refundedCredits, heldCredits, spentCredits: chargedCredits - refundedCredits }
+  const spentCredits = chargedCredits - refundedCredits
+  return { period, spentCredits, heldCredits, shares: String(shares) }
 }
 
 function current(totals: Totals, wallMs: number): Totals {

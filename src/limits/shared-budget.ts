@@ -54,13 +54,14 @@ export interface SharedBudgets extends Budget {
 
 const HOLD_TTL_MS = 60_000
 const ALLOWANCE_TTL_MS = 60 * 60_000
-const WARY_MS = 5_000
 const none: Hold = { id: 'none', secure: async () => {}, spend() {}, settle() {} }
 
 export function createSharedBudget(ports: SharedBudgetPorts): SharedBudgets {
   const { store, clock, random, emit, clients, whenAway, tell } = ports
-  const { holdTtlMs = HOLD_TTL_MS, allowanceTtlMs = ALLOWANCE_TTL_MS, waryMs = WARY_MS } = ports
+  const { holdTtlMs = HOLD_TTL_MS, allowanceTtlMs = ALLOWANCE_TTL_MS } = ports
   const beatMs = holdTtlMs / 4
+  /** Longer than a replica may be silent before it is taken for dead. */
+  const { waryMs = holdTtlMs + beatMs } = ports
   const accounts = createSharedAccounts({ store, clock, random, emit, patienceMs: 2 * beatMs, waryMs, onForgotten })
   const books = new Map<string, Book>()
   const standings = createStandings(accounts, (name) => books.get(name)?.tabs ?? [], clients)

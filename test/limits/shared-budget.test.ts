@@ -429,7 +429,7 @@ void t.test('Redis knows the calendar', async (t) => {
 
 /** Without limits and knowledge. */
 function creditsArguments(change: readonly (string | number)[]): readonly (string | number)[] {
-  return [-1, -1, '', 0, 'epoch', '', 0, 0, '', 0, 0, 1_000, 1_000, ...change]
+  return [-1, -1, '', 0, 'epoch', '', '', '', '', 1_000, 1_000, ...change]
 }
 
 void t.test('The script keeps its promises to replicas that come late, twice or from another time', async (t) => {
@@ -438,10 +438,10 @@ void t.test('The script keeps its promises to replicas that come late, twice or 
   const ask = async (name: string, head: Partial<Head>, ...change: readonly (string | number)[]) => {
     const { limit, epoch, runs, patienceMs, waryMs } = { ...defaultHead, ...head }
     const keys = ['totals', 'records', 'due'].map((kind) => `{${name}}${kind}`)
-    const all = [limit, -1, epoch, runs, 'fresh', '', 0, 0, '', 0, 0, patienceMs, waryMs, ...change]
+    const all = [limit, -1, epoch, runs, 'fresh', '', '', '', '', patienceMs, waryMs, ...change]
     const reply = await store.run(creditsScript, keys, all)
     const value = reply.kind === 'known' && Array.isArray(reply.value) ? reply.value : []
-    return { spent: Number(value[4]), held: Number(value[6]), became: value[13], record: value[14], swept: value[11] }
+    return { spent: Number(value[4]), held: Number(value[6]), became: value[15], record: value[16], swept: value[11] }
   }
   const change = (id: string, step: string, held: number, number = 1, ttlMs = 60_000) =>
     [id, step, 1, 0, held, 0, 0, 0, '', number, ttlMs] as const
@@ -662,6 +662,80 @@ void t.test('Redis comes back empty, and after the wait all goes on', async (t) 
   t.match(await inRedis(redis, t), { spent: 6 })
 })
 
+void t.test(
+  'Redis comes back empty: what a replica spends before another one has told what it knows adds up',
+  async (t) => {
+    const redis = await startRedis(t)
+    const client = limited(30)
+    const one = await upReplica(t, redis.url, [client])
+    const two = await upReplica(t, redis.url, [client])
+    const flight = await one.budget.hold(client, aCall())
+    await flight.secure(3)
+    const longFlight = await one.budget.hold(client, aCall())
+    await longFlight.secure(3)
+    await fly(two, client)
+    await two.budget.flush()
+
+    await redis.ask('FLUSHALL')
+    flight.spend(three)
+    flight.settle()
+    await one.budget.flush()
+    t.match(
+      await inRedis(redis, t),
+      { spent: 3, held: 3 },
+      'of the first it knows that it is in the air, of the other nothing',
+    )
+    // Once more, before the other has said a word.
+    await redis.ask('FLUSHALL')
+    longFlight.spend(three)
+    longFlight.settle()
+    for (const { budget } of [one, two, one, two]) await budget.flush()
+    t.match(await inRedis(redis, t), { spent: 9, monthSpent: 9, held: 0 })
+    for (const replica of [one, two]) t.strictSame(standing(replica), { left: 21, held: 0, spent: 9 })
+  },
+)
+
+void t.test('Redis comes back empty: a replica that was stopped for a minute is waited for', async (t) => {
+  const redis = await startRedis(t)
+  const client = limited(30)
+  const totals = 't:limits:{team}:credits:totals'
+  const prompt = await upReplica(t, redis.url, [client])
+  const stopped = await upReplica(t, redis.url, [client])
+  await stopped.budget.hold(client, aCall({ priceCredits: 27 }))
+  const newcomer = await upReplica(t, redis.url, [])
+  for (const first of [prompt, withStore(newcomer.store, [client])]) {
+    await redis.ask('FLUSHALL')
+    await first.budget.flush()
+    await passInRedis(59_000)
+    t.equal(await codeOf(fly(prompt, client)), 'OVERLOADED')
+    t.equal(await codeOf(fly(prompt, client)), 'OVERLOADED')
+  }
+  await stopped.budget.flush()
+  await passInRedis(17_000)
+  t.equal(await codeOf(fly(prompt, client)), 'granted')
+  t.equal(await codeOf(fly(prompt, client)), 'BUDGET_EXHAUSTED')
+
+  /** As if it had happened so long ago. */
+  async function passInRedis(ms: number): Promise<void> {
+    const known = hash(await redis.ask('HGETALL', totals))
+    for (const field of ['bornAt', 'waryUntil']) {
+      if (known.has(field)) await redis.ask('HINCRBY', totals, field, `${-ms}`)
+    }
+  }
+})
+
+void t.test('Who comes too late gets nothing before it has told what it knows', async (t) => {
+  const redis = await startRedis(t)
+  const client = limited(30)
+  const late = await upReplica(t, redis.url, [client], { waryMs: 1 })
+  await late.budget.hold(client, aCall({ priceCredits: 15 }))
+  await redis.ask('FLUSHALL')
+  const newcomer = await upReplica(t, redis.url, [client], { waryMs: 1 })
+  t.equal(await codeOf(fly(newcomer, client)), 'granted')
+  t.equal(await codeOf(late.budget.hold(client, aCall({ priceCredits: 15 }))), 'OVERLOADED')
+  t.equal(await codeOf(late.budget.hold(client, aCall({ priceCredits: 15 }))), 'BUDGET_EXHAUSTED')
+})
+
 void t.test('A Redis that has lost its latest writes is told them', async (t) => {
   const redis = await startRedis(t)
   const client = limited(100)
@@ -820,12 +894,7 @@ void t.test('L1, L2: any interleaving of two replicas whose replies get lost', a
           await one.budget.hold(client, aCall()).then((hold) => one.holds.push({ hold, secured: false }), refusal)
         if (what === 'flush') await one.budget.flush()
         if (what === 'lose' || what === 'find') one.lose(what === 'lose')
-        if (what === 'forget' && !isForgotten) {
-          // Once all have told what they know.
-          for (const each of both) {
-            each.lose(false)
-            await each.budget.flush()
-          }
+        if (what === 'forget') {
           isForgotten = true
           await redis.ask(
             'DEL',
@@ -852,7 +921,10 @@ void t.test('L1, L2: any interleaving of two replicas whose replies get lost', a
       const [state] = both[0]?.budget.states() ?? []
       const leased = state?.heldCredits ?? 0
       if (charged > 60) throw new Error(`${charged} of 60 were spent`)
-      if (state?.spentCredits !== charged) throw new Error(`${charged} were spent, ${state?.spentCredits} are known`)
+      const known = state?.spentCredits ?? 0
+      // What was told, the reply to that lost, and then forgotten, may count twice.
+      if (known < charged || (known > charged && !isForgotten))
+        throw new Error(`${charged} were spent, ${known} are known`)
       if (leased > 2) throw new Error(`${leased} are held by nobody`)
     }),
     { numRuns: 150, seed: 7 },

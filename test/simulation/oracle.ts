@@ -494,12 +494,9 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     // Who takes up a job that another replica has submitted pays for it: then the vendor's bill is another client's.
     if (plan.redis && !isPlainSync) return
     count(spentToday, client.name, bill.credits)
-    if (
-      plan.redis &&
-      forgets &&
-      (restarts || faults.partitions || faults.pauses || faults.redisHangs || faults.redisReplies)
-    )
-      return
+    // What a memory knew that is gone, and its last writes where nobody has noticed. Stops end before Redis grants again.
+    if (plan.redis && forgets && (restarts || faults.partitions)) return
+    if (plan.redis && faults.redisLoss && (faults.pauses || faults.redisHangs || faults.redisReplies)) return
     const shares = plan.redis ? 1 : plan.disk ? plan.replicas : lives
     const refunded = bills.filter(
       ({ refundedAt, call }) => refundedAt !== null && asks.get(call.requestId)?.client === client,
