@@ -28,6 +28,7 @@ const sources: Sources = new Map(
  */
 const mayImport: Readonly<Record<string, readonly string[]>> = {
   'errors.ts': [],
+  'roster.ts': [],
   'model.ts': ['errors.ts'],
   'parts.ts': ['model.ts', 'errors.ts', 'telemetry/events.ts'],
   'ports.ts': ['model.ts', 'telemetry/events.ts'],
@@ -38,6 +39,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'ports.ts',
     'model.ts',
     'errors.ts',
+    'roster.ts',
     'telemetry/events.ts',
     'telemetry/ledger.ts',
     'telemetry/trail.ts',
@@ -47,9 +49,9 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   'limits/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   'jobs/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   'keys/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
-  'resilience/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
-  'telemetry/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts'],
-  'world/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
+  'resilience/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'roster.ts', 'telemetry/events.ts'],
+  'telemetry/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'roster.ts'],
+  'world/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'roster.ts', 'telemetry/events.ts'],
   'config/': ['errors.ts', 'keys/secret.ts'],
   'config/reload.ts': ['errors.ts', 'ports.ts', 'config/'],
   // One generation of settings, and which of them are in use.

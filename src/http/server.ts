@@ -9,6 +9,7 @@ import { overloaded, ProxyError } from '../errors.ts'
 import type { Exchange, Outcome, ProxyRequest } from '../model.ts'
 import type { Handle } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
+import { createRoster, type Roster } from '../roster.ts'
 import { type ConnectionState, createBadRequests, linger } from './bad-request.ts'
 import { createDrainer, type Drained, type DrainTimes } from './drain.ts'
 import { type CertificateSource, createNodeServer } from './node-server.ts'
@@ -78,7 +79,7 @@ interface Connection extends ConnectionState {
   /** One more than there may be. */
   readonly isExcess: boolean
   /** Those to be told when it is gone; null = nobody yet. */
-  waiting: Set<() => void> | null
+  waiting: Roster<() => void> | null
 }
 
 const defaults: Timeouts = {
@@ -283,11 +284,13 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
 function watch(socket: Socket, connection: Connection, outgoing: ServerResponse): ProxyRequest['onGone'] {
   return (listener) => {
     const closed = (): void => {
-      if (connection.waiting?.delete(closed) && !outgoing.writableEnded) listener()
+      if (place.member === null) return
+      place.leave()
+      if (!outgoing.writableEnded) listener()
     }
-    connection.waiting ??= new Set()
-    connection.waiting.add(closed)
+    connection.waiting ??= createRoster()
+    const place = connection.waiting.add(closed)
     if (socket.destroyed) queueMicrotask(closed)
-    return () => void connection.waiting?.delete(closed)
+    return () => place.leave()
   }
 }

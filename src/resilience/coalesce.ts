@@ -10,6 +10,7 @@ import { overloaded, ProxyError } from '../errors.ts'
 import type { Landing } from '../model.ts'
 import type { Asker, Flight, Flights, FlightStatus, Joined } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
+import { createRoster, type Present } from '../roster.ts'
 
 interface FlightsPorts {
   readonly clock: Clock
@@ -41,14 +42,15 @@ interface Airborne {
 }
 
 export function createFlights({ clock, emit, random, maxAskers = 10_000 }: FlightsPorts): Flights {
-  const joinable = new Map<string, Airborne>()
-  const aloft = new Set<Airborne>()
+  const aloft = createRoster<Airborne>()
+  /** Places in the roster: what the map forgets late is empty by then. */
+  const joinable = new Map<string, Present<Airborne>>()
   let whenIdle: (() => void)[] = []
   let grounded: ProxyError | null = null
 
   function join(key: string | null, asker: Asker, fly: Fly): Joined {
     if (grounded) throw grounded
-    const known = key === null ? undefined : joinable.get(key)
+    const known = key === null ? null : joinable.get(key)?.member
     if (known) return { role: 'joined', landing: board(known, asker) }
 
     const { scraper } = asker
@@ -61,11 +63,11 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
       listeners: new Set(),
       progress: null,
     }
-    aloft.add(airborne)
-    if (key !== null) joinable.set(key, airborne)
+    const place = aloft.add(airborne)
+    if (key !== null) joinable.set(key, place)
     // The leader boards before the take-off, so that there is patience from the first moment.
     const landing = board(airborne, asker)
-    void start(key, airborne, fly)
+    void start(key, place, airborne, fly)
     return { role: 'leader', landing }
   }
 
@@ -106,7 +108,7 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
     return landing
   }
 
-  async function start(key: string | null, airborne: Airborne, fly: Fly): Promise<void> {
+  async function start(key: string | null, place: Present<Airborne>, airborne: Airborne, fly: Fly): Promise<void> {
     const flight: Flight = {
       leaderWaits: () => airborne.leader !== null && airborne.waiting.has(airborne.leader),
       patienceUntil: () => patienceOf(airborne),
@@ -118,11 +120,11 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
     }
     try {
       const landing = await fly(flight)
-      end(key, airborne, ({ land }) => land(landing))
+      end(key, place, airborne, ({ land }) => land(landing))
     } catch (error) {
       // Nobody is left to be told of a bug, so the log is.
       if (airborne.waiting.size === 0 && !(error instanceof ProxyError)) emit({ kind: 'broke', where: 'flight', error })
-      end(key, airborne, ({ fail }) => fail(error))
+      end(key, place, airborne, ({ fail }) => fail(error))
     }
   }
 
@@ -137,8 +139,13 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
     return mostPatient?.deadlineAt ?? 0
   }
 
-  function end(key: string | null, airborne: Airborne, tell: (waiting: Waiting) => void): void {
-    aloft.delete(airborne)
+  function end(
+    key: string | null,
+    place: Present<Airborne>,
+    airborne: Airborne,
+    tell: (waiting: Waiting) => void,
+  ): void {
+    place.leave()
     if (key !== null) joinable.delete(key)
     airborne.listeners.clear()
     for (const waiting of airborne.waiting) tell(waiting)

@@ -9,7 +9,7 @@ interface Concerned {
 }
 
 export interface Circumstances {
-  note(event: TelemetryEvent, aloft: ReadonlySet<Concerned>): void
+  note(event: TelemetryEvent, aloft: Iterable<Concerned>): void
   /** What holds now for calls to this scraper. */
   standing(scraper: string): readonly TrailEvent[]
 }
@@ -23,7 +23,7 @@ export function createCircumstances(clock: Clock): Circumstances {
 
   return { note, standing }
 
-  function note(event: TelemetryEvent, aloft: ReadonlySet<Concerned>): void {
+  function note(event: TelemetryEvent, aloft: Iterable<Concerned>): void {
     if (event.kind === 'reloaded') for (const name of keys.keys()) if (!event.keys.includes(name)) keys.delete(name)
     if (event.kind !== 'breaker-changed' && event.kind !== 'key-changed') return
     const told = { at: clock.wall(), text: textOf(event) }

@@ -6,6 +6,7 @@
 import type { Attempt, Call, Client, Landing, Outcome, Refused } from '../model.ts'
 import type { Question, RequestIdentity, Retry, Turn, Upstream } from '../parts.ts'
 import type { Clock } from '../ports.ts'
+import { createRoster } from '../roster.ts'
 import type { AttemptTrail, AttemptUnderWay, FlightTrail, TrailEvent } from './trail.ts'
 
 /** A flight as it is being recorded; it changes until it has landed. */
@@ -32,7 +33,7 @@ export interface FlightRecorder {
   ofOutcome(outcome: Outcome): RecordedFlight | null
   /** The flight that was begun for this request. */
   begunFor(request: RequestIdentity): RecordedFlight | null
-  readonly aloft: ReadonlySet<RecordedFlight>
+  readonly aloft: Iterable<RecordedFlight>
 }
 
 /** More than a flight of a sane policy ever has; so that one of an insane policy stays small. */
@@ -45,7 +46,7 @@ interface FlightRecorderPorts {
 }
 
 export function createFlightRecorder({ clock, tookOff, landed }: FlightRecorderPorts): FlightRecorder {
-  const aloft = new Set<RecordedFlight>()
+  const aloft = createRoster<RecordedFlight>()
   const byTurn = new WeakMap<Turn, RecordedFlight>()
   const byAttempt = new WeakMap<Attempt, RecordedFlight>()
   const byOwner = new WeakMap<RequestIdentity, RecordedFlight>()
@@ -55,7 +56,9 @@ export function createFlightRecorder({ clock, tookOff, landed }: FlightRecorderP
   function retry(inner: Retry): Retry {
     return {
       async run(call, policy, flight, attempt) {
-        const recorded = takeOff(call)
+        const recorded = flightOf(call)
+        const place = aloft.add(recorded)
+        tookOff(recorded)
         try {
           const landing = await inner.run(call, policy, flight, async (turn) => {
             byTurn.set(turn, recorded)
@@ -73,7 +76,7 @@ export function createFlightRecorder({ clock, tookOff, landed }: FlightRecorderP
           return landing
         } finally {
           recorded.landedAt = clock.wall()
-          aloft.delete(recorded)
+          place.leave()
           landed(recorded)
         }
       },
@@ -89,8 +92,8 @@ export function createFlightRecorder({ clock, tookOff, landed }: FlightRecorderP
     }
   }
 
-  function takeOff(call: Call): RecordedFlight {
-    const recorded: RecordedFlight = {
+  function flightOf(call: Call): RecordedFlight {
+    return {
       id: null,
       startedAt: clock.wall(),
       landedAt: null,
@@ -104,9 +107,6 @@ export function createFlightRecorder({ clock, tookOff, landed }: FlightRecorderP
       cacheKey: null,
       lastStatus: null,
     }
-    aloft.add(recorded)
-    tookOff(recorded)
-    return recorded
   }
 
   function begin({ turn, identity, client, cacheKey, key }: Question): void {

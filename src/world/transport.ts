@@ -15,6 +15,7 @@ import { Stream } from 'node:stream'
 import { createProxyServer } from 'http-proxy-3'
 import type { Reply, UpstreamRequest, WireResult } from '../model.ts'
 import type { Clock, Transport, UpstreamOptions } from '../ports.ts'
+import { createRoster } from '../roster.ts'
 import { believing } from './authority.ts'
 
 /** Idle connections are closed before a usual server would: a reused socket that upstream just closed may have cost money. */
@@ -46,7 +47,7 @@ export function createTransport(options: UpstreamOptions, clock: Clock): Transpo
     prependPath: false,
     connectTimeout: options.connectTimeoutMs,
   })
-  const open = new Set<(reason: BrokenReason) => void>()
+  const open = createRoster<SyntheticResponse>()
 
   // Without a listener the library throws. Every call has its own callback, which is where errors really arrive.
   proxy.on('error', () => undefined)
@@ -64,10 +65,10 @@ export function createTransport(options: UpstreamOptions, clock: Clock): Transpo
     return new Promise((resolve) => {
       const response = new SyntheticResponse(secure, options.maxResponseBytes)
       const timer = clock.after(request.limitMs, () => response.fail('timeout'))
-      open.add(response.fail)
+      const place = open.add(response)
       response.settle = (result) => {
         timer.cancel()
-        open.delete(response.fail)
+        place.leave()
         resolve(result)
       }
       try {
@@ -84,7 +85,7 @@ export function createTransport(options: UpstreamOptions, clock: Clock): Transpo
   return {
     forward,
     close: () => {
-      for (const fail of open) fail('aborted')
+      for (const { fail } of open) fail('aborted')
       agent.destroy()
     },
   }
