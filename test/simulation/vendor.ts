@@ -191,10 +191,15 @@ export function createVendor(
         time.after(ms, () => {
           call.toldAt = time.now()
           const { result, retryAfterMs, serial } = perform(call, fate, prompt, country, ms)
-          if (result) process.deliver(0, () => settle(result, fates[fate], retryAfterMs, serial))
+          if (result) process.deliver(0, () => settle(result, classOf(call, fate), retryAfterMs, serial))
         })
       })
     }
+  }
+
+  /** A job is accepted whatever becomes of it. */
+  function classOf({ endpoint }: UpstreamCall, fate: Fate): CallClass {
+    return endpoint === 'submit' && fate === 'failed-200' ? 'ok' : fates[fate]
   }
 
   function begin({ target, headers, limitMs }: UpstreamRequest, replica: number, life: number): UpstreamCall {
