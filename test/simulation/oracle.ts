@@ -497,6 +497,8 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     // What a memory knew that is gone, and its last writes where nobody has noticed. Stops end before Redis grants again.
     if (plan.redis && forgets && (restarts || faults.partitions)) return
     if (plan.redis && faults.redisLoss && (faults.pauses || faults.redisHangs || faults.redisReplies)) return
+    // A disk that is out of order keeps nothing, and a kill takes along what the memory knew instead.
+    if (!plan.redis && faults.diskTrouble && restarts) return
     const shares = plan.redis ? 1 : plan.disk ? plan.replicas : lives
     const refunded = bills.filter(
       ({ refundedAt, call }) => refundedAt !== null && asks.get(call.requestId)?.client === client,
