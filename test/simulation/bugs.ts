@@ -186,8 +186,8 @@ export const bugs: readonly Bug[] = [
   {
     name: 'nobody joins a flight under way',
     file: 'resilience/coalesce.ts',
-    find: 'if (key !== null) joinable.set(key, airborne)',
-    replace: 'if (key !== null && clock.now() < 0) joinable.set(key, airborne)',
+    find: 'if (key !== null) joinable.set(key, place)',
+    replace: 'if (key !== null && clock.now() < 0) joinable.set(key, place)',
     invariants: ['S1'],
   },
   {
