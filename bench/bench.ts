@@ -53,7 +53,13 @@ const options: Options = {
 const wanted = values.only?.toUpperCase().split(',') ?? null
 const rows: Row[] = []
 
-for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void end(1))
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => {
+    // What was measured so far took minutes.
+    if (rows.length > 0) process.stdout.write(`\n${tableOf(rows)}\n`)
+    void end(1)
+  })
+}
 pinSelf()
 try {
   for (const figure of figures) {
