@@ -20,7 +20,7 @@ export interface Prometheus {
   /** What has a value; NaN is none. Rejects with what Prometheus says of a query that it cannot read. */
   readonly query: (expression: string) => Promise<readonly Sample[]>
   readonly api: (path: string, parameters?: Readonly<Record<string, string>>) => Promise<unknown>
-  /** Once it has scraped that often since now, and evaluated the rules afterwards. */
+  /** Once it has scraped every target that often since now, and evaluated the rules afterwards. */
   readonly scraped: (times: number) => Promise<void>
 }
 
@@ -81,9 +81,10 @@ export async function startPrometheus(
       .filter(({ value }) => !Number.isNaN(value))
   }
 
+  /** Of the target that is behind: each has its own moment within the second. */
   async function scrapes(): Promise<number> {
-    const [count] = await query('count_over_time(up[1h])')
-    return count?.value ?? 0
+    const counts = await query('count_over_time(up[1h])')
+    return counts.length < targets.length ? 0 : Math.min(...counts.map(({ value }) => value))
   }
 
   async function evaluatedAt(): Promise<number> {
