@@ -18,6 +18,8 @@ export interface Target {
   readonly params: readonly Param[]
   /** A client token that came as `?api_key=`. */
   readonly token: string | null
+  /** What it asks for, once that has been worked out: the same each time. */
+  call?: Call
 }
 
 /** What the caller's `Cache-Control` asks of our cache (RFC 9111 section 5.2.1). */
@@ -48,6 +50,7 @@ export interface ProxyRequest {
   readonly arrivedAt: number
   /** Calls back at most once, when the caller hung up before its answer. Returns the way to stop listening. */
   readonly onGone: (listener: () => void) => () => void
+  trail?: TrailMark
 }
 
 // Who asks
@@ -216,7 +219,14 @@ export interface Attempt {
   readonly status: number | null
   readonly class: VerdictClass | 'ok'
   readonly charge: Charge
+  trail?: TrailMark
 }
+
+/**
+ * What telemetry knows a thing by, and nobody else looks at. It is on the thing itself: a `WeakMap` keeps what its keys lead to
+ * alive until a full collection, and every miss would have entries in several.
+ */
+export type TrailMark = object
 
 /** How a flight ended: its last real verdict, and everything that was tried on the way. */
 export interface Landing {

@@ -20,6 +20,7 @@ import type {
   Reply,
   PurgeFilter,
   RetryPolicy,
+  TrailMark,
   UpstreamRequest,
   Verdict,
   Wishes,
@@ -92,6 +93,7 @@ export interface OwnJob {
 export interface RequestIdentity {
   readonly id: string
   readonly traceparent: string | null
+  trail?: TrailMark
 }
 
 export interface Admission {
@@ -332,10 +334,11 @@ export interface Turn {
   readonly number: number
   readonly waitedMs: number
   readonly bypassCache: boolean
-  /** How much longer somebody waits, now: askers come and go, so it is read anew each time. */
-  readonly leftMs: number
+  /** How much longer somebody waits, now: askers come and go, so it is asked anew each time. */
+  leftMs(): number
   /** Names of keys that this flight must not use again. */
   readonly spentKeys: ReadonlySet<string>
+  trail?: TrailMark
 }
 
 export interface Attempted {

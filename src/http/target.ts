@@ -29,24 +29,28 @@ export function readTarget(raw: string): Target {
 
 /**
  * The same, remembering the targets of late: a question that is asked often comes as the same bytes, and then gives the
- * same object. Two generations bound the memory; targets that carry a token are never kept.
+ * same object. From the second time on, because most misses never come again, and what is remembered grows old. Two
+ * generations bound the memory; targets that carry a token are never kept.
  */
 export function createTargets(generation = 2048): (raw: string) => Target {
-  let young = new Map<string, Target>()
-  let old = new Map<string, Target>()
+  type Seen = Target | 'once'
+  let young = new Map<string, Seen>()
+  let old = new Map<string, Seen>()
 
   return function target(raw) {
-    const known = young.get(raw)
-    if (known) return known
-    const read = old.get(raw) ?? readTarget(raw)
-    if (raw.length < maxRememberedChars && read.token === null) {
-      if (young.size >= generation) {
-        old = young
-        young = new Map()
-      }
-      young.set(raw, read)
-    }
+    const known = young.get(raw) ?? old.get(raw)
+    const read = known === undefined || known === 'once' ? readTarget(raw) : known
+    if (raw.length < maxRememberedChars && read.token === null) remember(raw, known === undefined ? 'once' : read)
     return read
+  }
+
+  function remember(raw: string, seen: Seen): void {
+    if (young.get(raw) === seen) return
+    if (young.size >= generation && !young.has(raw)) {
+      old = young
+      young = new Map()
+    }
+    young.set(raw, seen)
   }
 }
 

@@ -311,7 +311,7 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
       holdId: hold.id,
       jobId: null,
       submittedAt,
-      patienceUntil: submittedAt + turn.leftMs,
+      patienceUntil: submittedAt + turn.leftMs(),
       isSettled: false,
       processId,
     }

@@ -112,7 +112,7 @@ function poolOf(surroundings: Surroundings, policy: KeysPolicy, before: readonly
   async function lease(call: Call, turn: Turn): Promise<KeyLease> {
     if (call.endpoint === 'status') return noKeyNeeded
     // A place, credits and the shared lease were waited for since somebody looked.
-    if (turn.leftMs <= 0)
+    if (turn.leftMs() <= 0)
       throw new ProxyError('DEADLINE_EXCEEDED', "The request's time was up before it could be asked.")
     for (;;) {
       const key = pick(turn.spentKeys)
@@ -120,7 +120,7 @@ function poolOf(surroundings: Surroundings, policy: KeysPolicy, before: readonly
       const waitMs = worthwhileWait(turn)
       if (waitMs === null) throw noneAvailable(turn.spentKeys)
       await new Promise<void>((resolve) => clock.after(waitMs, resolve))
-      if (turn.leftMs <= 0) throw noneAvailable(turn.spentKeys)
+      if (turn.leftMs() <= 0) throw noneAvailable(turn.spentKeys)
     }
   }
 
@@ -171,13 +171,13 @@ function poolOf(surroundings: Surroundings, policy: KeysPolicy, before: readonly
   }
 
   /** How long to wait for a key that comes back by itself and soon; null = do not. */
-  function worthwhileWait({ spentKeys, leftMs }: Turn): number | null {
-    const next = firstToReturn(spentKeys)
+  function worthwhileWait(turn: Turn): number | null {
+    const next = firstToReturn(turn.spentKeys)
     const until = next && untilOf(next.condition)
     if (!next || !until || becauseOf(next.condition) !== 'rateLimited') return null
     const restMs = until - clock.now()
     const waitMs = restMs * (1 + spread * random.next())
-    return restMs <= worthWaitingMs && waitMs < leftMs ? waitMs : null
+    return restMs <= worthWaitingMs && waitMs < turn.leftMs() ? waitMs : null
   }
 
   function noneAvailable(spent: ReadonlySet<string>): ProxyError {

@@ -44,7 +44,7 @@ interface HoldRecord {
 }
 
 interface OpenHold extends Hold {
-  readonly restCredits: number
+  restCredits(): number
 }
 
 type Today = readonly [day: Period, month: Period]
@@ -92,8 +92,9 @@ export function createBudget({ clock, emit, random, store, clients }: BudgetPort
   function sweep(): void {
     let credits = 0
     for (const hold of leftBehind.values()) {
-      credits += hold.restCredits
-      hold.spend({ state: 'unknown', credits: hold.restCredits })
+      const restCredits = hold.restCredits()
+      credits += restCredits
+      hold.spend({ state: 'unknown', credits: restCredits })
       hold.settle()
     }
     if (leftBehind.size > 0) emit({ kind: 'holds-swept', holds: leftBehind.size, credits })
@@ -190,15 +191,7 @@ export function createBudget({ clock, emit, random, store, clients }: BudgetPort
     let written = record
     let isSettled = false
 
-    return {
-      id,
-      secure,
-      spend,
-      settle,
-      get restCredits() {
-        return restCredits
-      },
-    }
+    return { id, secure, spend, settle, restCredits: () => restCredits }
 
     async function secure(credits: number): Promise<void> {
       // Nobody would ever give back what is set aside now.

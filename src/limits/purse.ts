@@ -6,8 +6,6 @@
 import { type Slip, slipOf } from './shared-accounts.ts'
 
 export interface Purse {
-  /** What is set aside for the flight and not spent. */
-  readonly restCredits: number
   /**
    * So much may be spent next. `away`: the store does not say; `short`: this purse has no more. Rejects when the client has
    * no more.
@@ -51,9 +49,6 @@ export function takeFrom(lease: Lease, credits: number): Purse | null {
   lease.inUseCredits += credits
 
   return {
-    get restCredits() {
-      return restCredits
-    },
     async secure(credits) {
       const missing = Math.max(0, credits - restCredits)
       if (missing > 0 && (lease.isRetired || freeOf(lease) < missing)) return 'short'
@@ -96,9 +91,6 @@ export function writeUpOn(tab: () => Tab, credits: number, mayTake: (credits: nu
   }
 
   return {
-    get restCredits() {
-      return held.credits
-    },
     async secure(credits) {
       if (credits > held.credits) {
         mayTake(credits - held.credits)

@@ -160,9 +160,6 @@ export function createSharedBudget(ports: SharedBudgetPorts): SharedBudgets {
     book.holds.add(open)
 
     return {
-      get restCredits() {
-        return slip.heldCredits
-      },
       async secure(credits) {
         if (mustAdopt) {
           const told = await accounts.change(client, [

@@ -117,6 +117,7 @@ function createCircuit(scraper: string, { clock, random, emit, hints = noHints }
   let state: State = { kind: 'closed', since: clock.now() }
   let generation = 0
   let doublings = 0
+  /** The latest last. */
   let completions: { readonly at: number; readonly weight: number }[] = []
 
   async function run<T>(work: () => Promise<T>, health: (result: T) => Health, policy: BreakerPolicy): Promise<T> {
@@ -171,7 +172,8 @@ function createCircuit(scraper: string, { clock, random, emit, hints = noHints }
     const now = clock.now()
     // 'slow' counts half, so a row may be twice as long as `consecutive`.
     const kept = Math.max(policy.window, 2 * policy.consecutive)
-    completions = [...completions.filter(({ at }) => now - at < memoryMs), { at: now, weight }].slice(-kept)
+    completions.push({ at: now, weight })
+    while (completions.length > kept || now - (completions[0]?.at ?? now) >= memoryMs) completions.shift()
     if (isRowTooLong(policy) || isRateTooHigh(policy)) open(policy)
   }
 

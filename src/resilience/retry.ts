@@ -206,10 +206,7 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
       waitedMs,
       bypassCache,
       spentKeys: new Set(spentKeys.keys()),
-      // Read anew whenever it is looked at: askers come and go, and a key may have to be waited for.
-      get leftMs() {
-        return flight.patienceUntil() - clock.now()
-      },
+      leftMs: () => flight.patienceUntil() - clock.now(),
     }
   }
 

@@ -90,27 +90,16 @@ export function openLease(
 ): OpenLease {
   const { store, clock, emit, seal } = ports
   const { names, scraper, owner } = pilot
-  let { token, job: left } = leased
+  let { job: left } = leased
   /** What the others shall know now, sealed; null = what they know already. */
   let job = left === null ? '' : seal.close(names.digest, left)
   let hasBegun = false
   let isLost = false
-  let isTurnedBack = false
   let isOver = false
   let timer: Timer = clock.after(times.heartbeatMs, beat)
 
-  return {
-    get fence() {
-      return token
-    },
-    get isTurnedBack() {
-      return isTurnedBack
-    },
-    begin,
-    submitted,
-    land: tell,
-    end,
-  }
+  const lease = { fence: leased.token, isTurnedBack: false, begin, submitted, land: tell, end }
+  return lease
 
   async function begin(): Promise<string | null> {
     const takenUp = left
@@ -118,9 +107,9 @@ export function openLease(
     if (takenUp === null) job = ''
     const isFirst = !hasBegun
     hasBegun = true
-    if (token !== null) await hold()
+    if (lease.fence !== null) await hold()
     if (isFirst && isLost) {
-      isTurnedBack = true
+      lease.isTurnedBack = true
       throw new TakenOver('Another replica flies this question.')
     }
     return takenUp
@@ -128,7 +117,7 @@ export function openLease(
 
   async function submitted(submittedJob: string): Promise<void> {
     job = seal.close(names.digest, submittedJob)
-    if (token !== null) await hold()
+    if (lease.fence !== null) await hold()
   }
 
   function beat(): void {
@@ -138,22 +127,22 @@ export function openLease(
   }
 
   async function holdOrJoin(): Promise<void> {
-    if (token === null) await join()
-    if (token !== null) await hold()
+    if (lease.fence === null) await join()
+    if (lease.fence !== null) await hold()
   }
 
   /** The store was away when the flight began: whoever asks from now on need not fly as well. */
   async function join(): Promise<'away' | 'settled'> {
     const said = await bid(ports, times, pilot, null, '0')
     if (said.kind === 'away') return 'away'
-    if (said.value.kind === 'leased') ({ token } = said.value)
+    if (said.value.kind === 'leased') lease.fence = said.value.token
     return 'settled'
   }
 
   async function hold(): Promise<void> {
-    if (isLost || isOver || token === null) return
+    if (isLost || isOver || lease.fence === null) return
     const state = hasBegun || job !== '' ? 'sent' : 'queued'
-    const said = await store.run(renew, names.keys, [token, owner, times.leaseMs, state, job, RECORD_MS])
+    const said = await store.run(renew, names.keys, [lease.fence, owner, times.leaseMs, state, job, RECORD_MS])
     if (said.kind === 'away' || said.value === 1 || isOver || isLost) return
     isLost = true
     emit({ kind: 'lease-lost', scraper })
@@ -161,18 +150,18 @@ export function openLease(
 
   async function tell(mark: Mark | null): Promise<'told' | 'away'> {
     if (isLost) return 'told'
-    if (token === null) {
+    if (lease.fence === null) {
       if (mark === null) return 'told'
       if ((await join()) === 'away') return 'away'
       // Somebody else flies: they will tell.
-      if (token === null) return 'told'
+      if (lease.fence === null) return 'told'
     }
     const sealed = mark ? seal.close(names.digest, writeMark(mark)) : ''
     const markMs = mark?.kind === 'kept' ? KEPT_MARK_MS : FAILED_MARK_MS
     const agoMs = mark?.kind === 'failed' ? ON_ITS_WAY_MS : 0
     const leftJob = mark ? '' : job
     const channel = store.channelName(names.channel)
-    const args = [token, sealed, markMs, agoMs, leftJob, OVER_MS, channel, names.digest]
+    const args = [lease.fence, sealed, markMs, agoMs, leftJob, OVER_MS, channel, names.digest]
     return (await store.run(land, names.keys, args)).kind === 'away' ? 'away' : 'told'
   }
 

@@ -6,16 +6,11 @@ export type JsonObject = Readonly<Record<string, unknown>>
 
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 
-/** Bodies that were parsed before: what is known to be an object is not parsed again to be marked. */
-const objects = new WeakSet<Buffer>()
-
 /** Null when the body is cut off, not JSON, not UTF-8, or not an object. */
 export function parseObject(body: Buffer): JsonObject | null {
   try {
     const value: unknown = JSON.parse(utf8.decode(body))
-    if (!isObject(value) || Array.isArray(value)) return null
-    objects.add(body)
-    return value
+    return isObject(value) && !Array.isArray(value) ? value : null
   } catch {
     return null
   }
@@ -42,22 +37,26 @@ export function isFilled(value: unknown): boolean {
 }
 
 /** What a replayed body says. */
-const marks: ReadonlyMap<string, string> = new Map([
+const marks = membersOf([
   ['cached', 'true'],
   ['credits_used', '0'],
 ])
 
 /**
- * The body with its marks set, or as it was when it is not a JSON object. Only the two values change, and the white space
+ * The body of an answer, which is one JSON object, with its marks set. Only the two values change, and the white space
  * around them: numbers beyond a double, the order of members and repeated ones stay as upstream wrote them.
  */
 export function replay(body: Buffer): Buffer {
-  return objects.has(body) || parseObject(body) ? withMembers(body, marks, 'replace') : body
+  return withMembers(body, marks, 'replace')
 }
 
 /** An object with these members, JSON each, where it lacks them. */
-export function complete(body: Buffer, members: ReadonlyMap<string, string>): Buffer {
-  return withMembers(body, members, 'keep')
+export function complete(body: Buffer, members: readonly (readonly [name: string, value: string])[]): Buffer {
+  return withMembers(body, membersOf(members), 'keep')
+}
+
+function membersOf(members: readonly (readonly [name: string, value: string])[]): ReadonlyMap<string, Buffer> {
+  return new Map(members.map(([name, value]) => [name, Buffer.from(value)]))
 }
 
 /** The value of an object's member as upstream wrote it; of repeated ones the last, as every parser reads it. */
@@ -67,25 +66,24 @@ export function memberOf(body: Buffer, wanted: string): Buffer | null {
   return value
 }
 
-function withMembers(body: Buffer, members: ReadonlyMap<string, string>, present: 'replace' | 'keep'): Buffer {
+function withMembers(body: Buffer, members: ReadonlyMap<string, Buffer>, present: 'replace' | 'keep'): Buffer {
   const pieces: Buffer[] = []
   const missing = new Map(members)
   let copiedTo = 0
-  let count = 0
-  for (const { name, from, to } of topMembers(body)) {
-    count += 1
+  const found = topMembers(body)
+  for (const { name, from, to } of found) {
     const value = members.get(name)
     if (value === undefined) continue
     missing.delete(name)
     if (present === 'keep') continue
-    pieces.push(body.subarray(copiedTo, from), Buffer.from(value))
+    pieces.push(body.subarray(copiedTo, from), value)
     copiedTo = to
   }
+  if (missing.size === 0) return joined([...pieces, body.subarray(copiedTo)])
   const closing = body.lastIndexOf('}')
-  const added = [...missing].map(([name, value]) => `"${name}":${value}`).join(',')
-  const comma = count > 0 && added !== '' ? ',' : ''
-  pieces.push(body.subarray(copiedTo, closing), Buffer.from(comma + added), body.subarray(closing))
-  return joined(pieces)
+  const added = Array.from(missing, ([name, value]) => `"${name}":${value.toString()}`).join(',')
+  const comma = found.length > 0 ? ',' : ''
+  return joined([...pieces, body.subarray(copiedTo, closing), Buffer.from(comma + added), body.subarray(closing)])
 }
 
 /** In memory of its own: a window into a shared pool would keep all of it alive as long as the body is kept. */
@@ -113,7 +111,8 @@ const byte = {
 } as const
 
 /** Of a body that is known to be one JSON object: then counting brackets outside of strings is all the parsing there is. */
-function* topMembers(body: Buffer): Generator<Member> {
+function topMembers(body: Buffer): readonly Member[] {
+  const members: Member[] = []
   let depth = 0
   let name: string | null = null
   let from = 0
@@ -121,7 +120,7 @@ function* topMembers(body: Buffer): Generator<Member> {
     const here = body[at]
     if (here === byte.quote) {
       const end = endOfString(body, at)
-      if (name === null) name = String(JSON.parse(utf8.decode(body.subarray(at, end))))
+      if (name === null) name = nameIn(body.subarray(at, end))
       at = end - 1
     } else if (here === byte.open[0] || here === byte.open[1]) {
       depth += 1
@@ -129,12 +128,19 @@ function* topMembers(body: Buffer): Generator<Member> {
       from = at + 1
     } else if (here === byte.comma || here === byte.close[0] || here === byte.close[1]) {
       if (depth === 1 && name !== null) {
-        yield { name, from, to: at }
+        members.push({ name, from, to: at })
         name = null
       }
       if (here !== byte.comma) depth -= 1
     }
   }
+  return members
+}
+
+/** Of a JSON string: most need no parser. */
+function nameIn(quoted: Buffer): string {
+  if (quoted.includes(byte.backslash)) return String(JSON.parse(utf8.decode(quoted)))
+  return quoted.toString('utf8', 1, quoted.length - 1)
 }
 
 function endOfString(body: Buffer, start: number): number {

@@ -36,8 +36,8 @@ function paramsOf(call: Call, turn: Turn): readonly Param[] {
   if (call.endpoint === 'status') return call.params
   const params = turn.bypassCache ? withParam(call.params, 'bypass_cache', 'true') : call.params
   // A job's timeout is the job's: it runs on when the request that submitted it is over.
-  if (call.endpoint === 'submit' || turn.leftMs >= timeoutOf(call)) return params
-  return withParam(params, 'timeout', secondsOf(turn.leftMs))
+  if (call.endpoint === 'submit' || turn.leftMs() >= timeoutOf(call)) return params
+  return withParam(params, 'timeout', secondsOf(turn.leftMs()))
 }
 
 function withParam(params: readonly Param[], name: string, value: string): readonly Param[] {
@@ -56,7 +56,7 @@ function timeoutOf(call: Call): number {
 
 function limitOf(call: Call, turn: Turn): number {
   if (call.endpoint === 'status') return STATUS_LIMIT_MS
-  const leftMs = Math.max(turn.leftMs, 0)
+  const leftMs = Math.max(turn.leftMs(), 0)
   if (call.endpoint === 'submit') return Math.min(SUBMIT_LIMIT_MS, leftMs + GRACE_MS)
   return Math.min(timeoutOf(call), leftMs) + GRACE_MS
 }

@@ -88,7 +88,7 @@ function toAnswer(question: Call, reply: Reply): Reply | null {
 }
 
 /** What the documented example of a result leaves out though a sync answer has it (api notes 1.7), as far as it is known. */
-function missingIn(question: Call, document: JsonObject): ReadonlyMap<string, string> {
+function missingIn(question: Call, document: JsonObject): readonly (readonly [name: string, value: string])[] {
   const known: readonly (readonly [string, unknown])[] = [
     ['scraper', question.scraper],
     ['status', 'done'],
@@ -96,7 +96,7 @@ function missingIn(question: Call, document: JsonObject): ReadonlyMap<string, st
     ['prompt', isFilled(document['prompt']) ? document['prompt'] : promptOf(question)],
     ['country', isFilled(document['country']) ? document['country'] : question.country],
   ]
-  return new Map(known.filter(([, value]) => isFilled(value)).map(([name, value]) => [name, JSON.stringify(value)]))
+  return known.filter(([, value]) => isFilled(value)).map(([name, value]) => [name, JSON.stringify(value)])
 }
 
 function documentOf({ id, question, createdAt, state }: OwnJob): Buffer {

@@ -31,17 +31,17 @@ interface Parameter {
 
 const DEFAULT_COUNTRY = 'US'
 
-/** Api notes 1.3 and 8.1. */
+/** Api notes 1.3 and 8.1. In the order of their names, which is that of the key. */
 const parameters: readonly Parameter[] = [
-  { name: 'prompt', only: null, inKey: true, absent: null, canonical: exact },
-  { name: 'country', only: null, inKey: true, absent: DEFAULT_COUNTRY, canonical: upperCase },
-  { name: 'web_search', only: 'perplexity', inKey: true, absent: 'true', canonical: boolean },
-  { name: 'markdown_json', only: 'chatgpt', inKey: true, absent: 'false', canonical: boolean },
   { name: 'bypass_cache', only: null, inKey: false, absent: 'false', canonical: boolean },
+  { name: 'country', only: null, inKey: true, absent: DEFAULT_COUNTRY, canonical: upperCase },
+  { name: 'markdown_json', only: 'chatgpt', inKey: true, absent: 'false', canonical: boolean },
+  { name: 'prompt', only: null, inKey: true, absent: null, canonical: exact },
   { name: 'timeout', only: null, inKey: false, absent: '300', canonical: duration },
+  { name: 'web_search', only: 'perplexity', inKey: true, absent: 'true', canonical: boolean },
 ]
 
-const knownNames: ReadonlySet<string> = new Set(parameters.map((parameter) => parameter.name))
+const parameterNames: ReadonlySet<string> = new Set(parameters.map((parameter) => parameter.name))
 
 export function readQuestion(scraper: string, params: readonly Param[]): Question {
   const given = readParams(params)
@@ -71,17 +71,30 @@ export function readParams(params: readonly Param[]): ReadonlyMap<string, string
 }
 
 function keyOf(scraper: string, given: ReadonlyMap<string, string>): string | null {
-  const fields = new Map(given)
+  const fields: Param[] = []
+  let unknown = given.size
   for (const { name, only, inKey, absent, canonical } of parameters) {
     if (only !== null && only !== scraper) continue
+    if (given.has(name)) unknown -= 1
     const value = given.get(name) ?? absent
     const canonicalValue = value === null ? null : canonical(value)
     if (canonicalValue === null) return null
-    if (inKey) fields.set(name, canonicalValue)
-    else fields.delete(name)
+    if (inKey) fields.push([name, canonicalValue])
   }
-  const ordered = [...fields].toSorted(([a], [b]) => (a < b ? -1 : 1))
-  return hash('sha256', [KEY_VERSION, scraper, ...ordered.flat()].map(prefixed).join(''), 'hex')
+  const all = unknown > 0 ? inOrder([...fields, ...unknownIn(scraper, given)]) : fields
+  let text = prefixed(KEY_VERSION) + prefixed(scraper)
+  for (const [name, value] of all) text += prefixed(name) + prefixed(value)
+  return hash('sha256', text, 'hex')
+}
+
+/** Nobody documents that they change nothing. */
+function unknownIn(scraper: string, given: ReadonlyMap<string, string>): readonly Param[] {
+  const known = parameters.filter(({ only }) => only === null || only === scraper).map(({ name }) => name)
+  return [...given].filter(([name]) => !known.includes(name))
+}
+
+function inOrder(fields: readonly Param[]): readonly Param[] {
+  return fields.toSorted(([a], [b]) => (a < b ? -1 : 1))
 }
 
 /** With its length in front, no field can be mistaken for two, or two for one. */
@@ -90,16 +103,18 @@ function prefixed(field: string): string {
 }
 
 function nameOf(name: string): string {
-  return knownNames.has(name) ? `The parameter ${name}` : 'A parameter'
+  return parameterNames.has(name) ? `The parameter ${name}` : 'A parameter'
 }
 
 function exact(value: string): string {
   return value
 }
 
+const isUpperCase = /^[A-Z]*$/
+
 /** ASCII only: `toUpperCase` makes `SS`, a country, of `ß`, which is none. */
 function upperCase(value: string): string {
-  return value.replace(/[a-z]/g, (letter) => letter.toUpperCase())
+  return isUpperCase.test(value) ? value : value.replace(/[a-z]/g, (letter) => letter.toUpperCase())
 }
 
 function boolean(value: string): string | null {

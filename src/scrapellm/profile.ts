@@ -1,6 +1,6 @@
 /**
- * All that is known about the vendor, gathered into the one `Profile` that is plugged into the pipeline. Pure but for a memory
- * of targets already read; knows neither sockets nor storage nor policy.
+ * All that is known about the vendor, gathered into the one `Profile` that is plugged into the pipeline. Pure; knows neither
+ * sockets nor storage nor policy.
  */
 import type { Call, ProxyRequest, Target } from '../model.ts'
 import type { Profile } from '../parts.ts'
@@ -20,8 +20,6 @@ export interface ProfileOptions {
 
 export function createProfile(options: ProfileOptions, clock: { wall(): number }): Profile {
   const userAgent = `scrapellm-proxy/${options.version}`
-  /** A path belongs to one endpoint, and so a target to one call, whichever of the endpoint's methods it came with. */
-  const calls = new WeakMap<Target, Call>()
 
   return {
     scrapers,
@@ -35,13 +33,10 @@ export function createProfile(options: ProfileOptions, clock: { wall(): number }
     replay,
   }
 
+  /** A path belongs to one endpoint, and so a target to one call, whichever of the endpoint's methods it came with. */
   function read({ method, target }: ProxyRequest): Call {
     const endpoint = findEndpoint(target.path, method)
-    const known = calls.get(target)
-    if (known) return known
-    const call = Object.freeze(callOf(endpoint, target))
-    calls.set(target, call)
-    return call
+    return (target.call ??= Object.freeze(callOf(endpoint, target)))
   }
 }
 

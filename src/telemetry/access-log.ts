@@ -82,10 +82,12 @@ export function createAccessLog(
   /** Few pieces, because each one is an allocation: what many lines have in common is written once. */
   function line(access: Access): string {
     const { id, client, call, durationMs, traceId } = access
-    const { question, hash } = questionOf(call)
+    const hash = call?.promptHash ?? null
     return (
       `{"level":"info","time":"${isoTime(clock.wall())}","msg":"request","id":${quoted(id)}` +
-      `,"client":${quoteName(client)}${question}${endOf(access)}${Math.round(durationMs * 1000) / 1000}${hash}` +
+      `,"client":${quoteName(client)},"scraper":${quoteName(call?.scraper ?? 'none')}` +
+      `,"endpoint":${call ? quoteName(call.endpoint) : 'null'}${endOf(access)}${Math.round(durationMs * 1000) / 1000}` +
+      `,"prompt_hash":${hash === null ? 'null' : `"${hash}"`}` +
       `${traceId ? `,"trace_id":"${traceId}"` : ''}${prompts ? promptOf(call) : ''}}\n`
     )
   }
@@ -94,27 +96,6 @@ export function createAccessLog(
 /** Most ids need no escaping, and to look is cheaper than to do it. */
 function quoted(id: string | null): string {
   return id !== null && /^[\w.:/+-]*$/.test(id) ? `"${id}"` : JSON.stringify(id)
-}
-
-/** What a line says of its question is the same each time it is asked. */
-const questions = new WeakMap<Call, Asked>()
-const unread: Asked = { question: ',"scraper":"none","endpoint":null', hash: ',"prompt_hash":null' }
-
-interface Asked {
-  readonly question: string
-  readonly hash: string
-}
-
-function questionOf(call: Call | null): Asked {
-  if (!call) return unread
-  const known = questions.get(call)
-  if (known) return known
-  const asked = {
-    question: `,"scraper":${JSON.stringify(call.scraper)},"endpoint":"${call.endpoint}"`,
-    hash: `,"prompt_hash":${call.promptHash === null ? 'null' : `"${call.promptHash}"`}`,
-  }
-  questions.set(call, asked)
-  return asked
 }
 
 const memoryHit = endingOf(200, 'hit', 'memory', null, 0, 0)

@@ -26,7 +26,7 @@
  * | `attempts` | leaders | `number`, `after_ms` (since `flight_at`), `duration_ms`, `waited_ms` (before it), `class`, `status`, `key` (its name), `charge` (`charged`, `free`, `unknown`), `credits`, `retry_after_ms` |
  */
 import type { Call, Entry } from '../model.ts'
-import type { RecordedFlight } from './flight-recorder.ts'
+import type { RecordedFlight } from './recorded-flight.ts'
 import type { Trail } from './trail.ts'
 
 const VERSION = 1

@@ -3,28 +3,12 @@
  * flight is known by its attempts, so whoever has a landing finds the flight it came from, though askers share landings.
  * Never changes what it is wrapped around, and never fails it.
  */
-import type { Attempt, Call, Client, Landing, Outcome, Refused } from '../model.ts'
-import type { Question, RequestIdentity, Retry, Turn, Upstream } from '../parts.ts'
+import type { Attempt, Landing, Outcome } from '../model.ts'
+import type { Question, RequestIdentity, Retry, Upstream } from '../parts.ts'
 import type { Clock } from '../ports.ts'
 import { createRoster } from '../roster.ts'
-import type { AttemptTrail, AttemptUnderWay, FlightTrail, TrailEvent } from './trail.ts'
-
-/** A flight as it is being recorded; it changes until it has landed. */
-export interface RecordedFlight extends FlightTrail {
-  id: string | null
-  landedAt: number | null
-  stoppedBy: Refused | null
-  readonly attempts: AttemptTrail[]
-  underWay: AttemptUnderWay | null
-  readonly events: TrailEvent[]
-  readonly call: Call
-  /** Who pays; null = it has not asked yet. */
-  client: Client | null
-  /** The very object that identifies the request it was begun for. */
-  owner: RequestIdentity | null
-  cacheKey: string | null
-  lastStatus: number | null
-}
+import { markOf } from './open-requests.ts'
+import { flightOf, RecordedFlight } from './recorded-flight.ts'
 
 export interface FlightRecorder {
   retry(retry: Retry): Retry
@@ -47,21 +31,18 @@ interface FlightRecorderPorts {
 
 export function createFlightRecorder({ clock, tookOff, landed }: FlightRecorderPorts): FlightRecorder {
   const aloft = createRoster<RecordedFlight>()
-  const byTurn = new WeakMap<Turn, RecordedFlight>()
-  const byAttempt = new WeakMap<Attempt, RecordedFlight>()
-  const byOwner = new WeakMap<RequestIdentity, RecordedFlight>()
 
-  return { retry, upstream, ofOutcome, begunFor: (request) => byOwner.get(request) ?? null, aloft }
+  return { retry, upstream, ofOutcome, begunFor: (request) => markOf(request)?.begun ?? null, aloft }
 
   function retry(inner: Retry): Retry {
     return {
       async run(call, policy, flight, attempt) {
-        const recorded = flightOf(call)
+        const recorded = new RecordedFlight(call, clock.wall())
         const place = aloft.add(recorded)
         tookOff(recorded)
         try {
           const landing = await inner.run(call, policy, flight, async (turn) => {
-            byTurn.set(turn, recorded)
+            turn.trail = recorded
             try {
               const tried = await attempt(turn)
               const { verdict } = tried
@@ -92,27 +73,11 @@ export function createFlightRecorder({ clock, tookOff, landed }: FlightRecorderP
     }
   }
 
-  function flightOf(call: Call): RecordedFlight {
-    return {
-      id: null,
-      startedAt: clock.wall(),
-      landedAt: null,
-      stoppedBy: null,
-      attempts: [],
-      underWay: null,
-      events: [],
-      call,
-      client: null,
-      owner: null,
-      cacheKey: null,
-      lastStatus: null,
-    }
-  }
-
   function begin({ turn, identity, client, cacheKey, key }: Question): void {
-    const recorded = byTurn.get(turn)
+    const recorded = flightOf(turn)
     if (!recorded) return
-    if (!recorded.owner) byOwner.set(identity, recorded)
+    const mark = markOf(identity)
+    if (mark && !recorded.owner) mark.begun = recorded
     recorded.id = identity.id
     recorded.owner = identity
     recorded.client = client
@@ -121,7 +86,7 @@ export function createFlightRecorder({ clock, tookOff, landed }: FlightRecorderP
   }
 
   function note(recorded: RecordedFlight, attempt: Attempt, retryAfterMs: number | null): void {
-    byAttempt.set(attempt, recorded)
+    attempt.trail = recorded
     if (recorded.attempts.length >= mostAttempts) return
     const { number, durationMs, waitedMs, keyName, status, class: ended, charge } = attempt
     const startedAt = recorded.underWay?.startedAt ?? clock.wall() - durationMs
@@ -141,6 +106,6 @@ export function createFlightRecorder({ clock, tookOff, landed }: FlightRecorderP
   function ofOutcome(outcome: Outcome): RecordedFlight | null {
     const landing: Landing | null = 'landing' in outcome ? outcome.landing : null
     const first = landing?.attempts[0]
-    return first ? (byAttempt.get(first) ?? null) : null
+    return first ? flightOf(first) : null
   }
 }

@@ -1,10 +1,19 @@
-/**
- * The requests that have begun and not ended, in the order they came. Most end before the next one begins, and those cost
- * nothing but a pointer.
- */
+/** The requests that have begun and not ended, in the order they came. */
 import type { Exchange } from '../model.ts'
 import type { RequestIdentity } from '../parts.ts'
 import { createRoster, type Present } from '../roster.ts'
+import type { RecordedFlight } from './recorded-flight.ts'
+
+/** What is marked on each of them. */
+export class OpenRequest {
+  /** The flight that was begun for it. */
+  begun: RecordedFlight | null = null
+  readonly place: Present<Exchange>
+
+  constructor(place: Present<Exchange>) {
+    this.place = place
+  }
+}
 
 export interface OpenRequests {
   add(exchange: Exchange): void
@@ -14,26 +23,17 @@ export interface OpenRequests {
 }
 
 export function createOpenRequests(): OpenRequests {
-  const waiting = createRoster<Exchange>()
-  const places = new WeakMap<RequestIdentity, Present<Exchange>>()
-  let latest: Exchange | null = null
+  const open = createRoster<Exchange>()
 
   return {
-    add(exchange) {
-      if (latest) places.set(latest.request, waiting.add(latest))
-      latest = exchange
-    },
-    delete(exchange) {
-      if (latest === exchange) latest = null
-      else places.get(exchange.request)?.leave()
-    },
-    has(request) {
-      const member = places.get(request)?.member ?? null
-      return latest?.request === request || member !== null
-    },
-    *all() {
-      yield* waiting
-      if (latest) yield latest
-    },
+    add: (exchange) => void (exchange.request.trail = new OpenRequest(open.add(exchange))),
+    delete: ({ request }) => markOf(request)?.place.leave(),
+    has: (request) => markOf(request)?.place.member != null,
+    all: () => open,
   }
+}
+
+/** Null = it is not a caller's request. */
+export function markOf({ trail }: RequestIdentity): OpenRequest | null {
+  return trail instanceof OpenRequest ? trail : null
 }

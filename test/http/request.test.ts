@@ -120,7 +120,9 @@ void t.test('a refusal tells nothing of what was sent', async (t) => {
 
 void t.test('targets asked again are the same object, except long ones and those with a token', async (t) => {
   const target = createTargets(2)
+  const once = target('/a?p=1')
   const first = target('/a?p=1')
+  t.not(first, once, 'what is asked once is not kept')
   t.equal(target('/a?p=1'), first)
   target('/b')
   target('/c')

@@ -71,7 +71,7 @@ export function aHold(id = 'hold'): Hold & { readonly settled: () => boolean } {
 export function aQuestion(call: Call, changes: Partial<Question> = {}): Question {
   return {
     call,
-    turn: { number: 1, waitedMs: 0, bypassCache: false, leftMs: 600_000, spentKeys: new Set() },
+    turn: { number: 1, waitedMs: 0, bypassCache: false, leftMs: () => 600_000, spentKeys: new Set() },
     key: { name: 'main', secret: 'key-one', report: () => {} },
     identity: { id: 'request', traceparent: null },
     client: team,

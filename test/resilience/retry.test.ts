@@ -42,7 +42,7 @@ function setUp(seed = 1) {
     const retry = createRetry({ ...world, budget, ...rest })
     const listeners = new Set<() => void>()
     const state = { patienceUntil: clock.now() + patienceMs, reports: [] as Landing[] }
-    const turns: (Turn & { at: number })[] = []
+    const turns: (Omit<Turn, 'leftMs'> & { at: number; leftMs: number })[] = []
     const flight: Flight = {
       leaderWaits: () => true,
       patienceUntil: () => state.patienceUntil,
@@ -53,8 +53,8 @@ function setUp(seed = 1) {
       report: (progress) => void state.reports.push(progress),
     }
     async function attempt(turn: Turn): Promise<Attempted> {
-      // A copy of what it reads now: what is left of the time is read anew at every look.
-      turns.push({ ...turn, at: clock.now() })
+      // What is left of the time now: it is asked anew each time.
+      turns.push({ ...turn, leftMs: turn.leftMs(), at: clock.now() })
       const said = says[Math.min(turns.length, says.length) - 1]
       if (said === undefined) throw new Error('The weather says nothing.')
       if (said instanceof Error) throw said
