@@ -5,6 +5,8 @@ import { mostFiles, pause, startNode } from '../program.ts'
 import { startProxy } from '../proxy.ts'
 
 const MANY = 10_000
+/** Each opens two connections, and one core must do it beside what it answers. */
+const PER_SECOND = 1_000
 
 export const open: Figure = {
   ids: ['P6', 'P7'],
@@ -17,7 +19,7 @@ export const open: Figure = {
 async function differentQuestions({ quick }: Options): Promise<Row[]> {
   // Each has a socket to its caller and one to upstream.
   const count = Math.min(MANY, Math.floor((mostFiles() - 500) / 2))
-  const openS = quick ? 15 : 60
+  const openS = quick ? 30 : 60
   const upstream = await startNode('bench/programs/upstream.ts', 'load', ['--delay', String(openS * 1000)])
   const proxy = await startProxy({ upstreamPort: upstream.port })
   await pause(1_000)
@@ -26,7 +28,7 @@ async function differentQuestions({ quick }: Options): Promise<Row[]> {
     port: proxy.port,
     connections: count,
     requests: count,
-    perSecond: 2_000,
+    perSecond: PER_SECOND,
     once: true,
     ...asking(count),
   })
