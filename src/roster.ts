@@ -34,41 +34,40 @@ class Node<T> implements Present<T> {
     if (this.member === null) return
     this.member = null
     this.#left(this)
+    this.before = this.after = null
+  }
+}
+
+class Members<T extends object> implements Roster<T> {
+  size = 0
+  #first: Node<T> | null = null
+  #last: Node<T> | null = null
+
+  add(member: T): Present<T> {
+    const node = new Node(member, this.#left)
+    node.before = this.#last
+    if (this.#last) this.#last.after = node
+    else this.#first = node
+    this.#last = node
+    this.size += 1
+    return node
+  }
+
+  *[Symbol.iterator](): Generator<T> {
+    const present: Node<T>[] = []
+    for (let node = this.#first; node; node = node.after) present.push(node)
+    for (const { member } of present) if (member !== null) yield member
+  }
+
+  readonly #left = ({ before, after }: Node<T>): void => {
+    if (before) before.after = after
+    else this.#first = after
+    if (after) after.before = before
+    else this.#last = before
+    this.size -= 1
   }
 }
 
 export function createRoster<T extends object>(): Roster<T> {
-  let first: Node<T> | null = null
-  let last: Node<T> | null = null
-  let size = 0
-
-  function left(node: Node<T>): void {
-    const { before, after } = node
-    if (before) before.after = after
-    else first = after
-    if (after) after.before = before
-    else last = before
-    node.before = node.after = null
-    size -= 1
-  }
-
-  return {
-    add(member) {
-      const node = new Node(member, left)
-      node.before = last
-      if (last) last.after = node
-      else first = node
-      last = node
-      size += 1
-      return node
-    },
-    *[Symbol.iterator]() {
-      const present: Node<T>[] = []
-      for (let node = first; node; node = node.after) present.push(node)
-      for (const { member } of present) if (member !== null) yield member
-    },
-    get size() {
-      return size
-    },
-  }
+  return new Members()
 }
