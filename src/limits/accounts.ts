@@ -41,13 +41,15 @@ export interface Accounts {
   book(own: readonly Account[], credits: number, others: readonly DiskRecord[]): void
   /** Upstream has given credits back. Never more than were spent. */
   refund(own: readonly Account[], credits: number): void
-  heldBy(client: string): number
+  /** What is held for each client that has an account. */
+  held(): ReadonlyMap<string, number>
 }
 
 export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Accounts {
   const accounts = new Map<string, Account>()
+  let lookedAt = clock.now()
 
-  return { of, reserve, resume, release, spend, book, refund, heldBy }
+  return { of, reserve, resume, release, spend, book, refund, held }
 
   function of(client: string, period: Period): Account {
     const key = keyOf(client, period)
@@ -61,8 +63,12 @@ export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Ac
     return made
   }
 
+  /** Now and then: at the turn of a day each client gets new accounts, one after the other. */
   function forgetOld(): void {
-    const before = clock.now() - FORGET_AFTER_MS
+    const now = clock.now()
+    if (now - lookedAt < DAY_MS / 24) return
+    lookedAt = now
+    const before = now - FORGET_AFTER_MS
     for (const [key, { heldCredits, spentCredits, settledCredits, touchedAt }] of accounts) {
       const isSettled = heldCredits === 0 && spentCredits === settledCredits
       if (isSettled && touchedAt < before) accounts.delete(key)
@@ -127,10 +133,10 @@ export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Ac
   }
 
   /** Each hold is in the account of one day, today's or one before. */
-  function heldBy(client: string): number {
-    let credits = 0
-    for (const account of accounts.values()) {
-      if (account.client === client && account.period.kind === 'day') credits += account.heldCredits
+  function held(): ReadonlyMap<string, number> {
+    const credits = new Map<string, number>()
+    for (const { client, period, heldCredits } of accounts.values()) {
+      if (period.kind === 'day') credits.set(client, (credits.get(client) ?? 0) + heldCredits)
     }
     return credits
   }

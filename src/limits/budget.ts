@@ -10,6 +10,7 @@ import type { Budget, BudgetStatus, Hold } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
 import { type Account, type BudgetStore, createAccounts, isCredits, leftOf, limitOf, type Limits } from './accounts.ts'
 import { dayOf, monthOf, type Period, periodNamed } from './period.ts'
+import { creditsPolicy } from './policy.ts'
 
 export interface BudgetPorts {
   readonly clock: Clock
@@ -154,9 +155,7 @@ export function createBudget({ clock, emit, random, store, clients }: BudgetPort
     const own = day.flatMap((period) => {
       const limitCredits = limitOf(client.credits, period)
       if (limitCredits === null) return []
-      const { kind, startsAt, resetAt } = period
-      const policy = `"credits-${kind}";q=${limitCredits};w=${(resetAt - startsAt) / 1_000}`
-      return [{ account: accounts.of(client.name, period), limitCredits, policy }]
+      return [{ account: accounts.of(client.name, period), limitCredits, policy: creditsPolicy(period, limitCredits) }]
     })
     limitedBy.set(client, { day, own })
     return own
@@ -164,11 +163,12 @@ export function createBudget({ clock, emit, random, store, clients }: BudgetPort
 
   function spending(): readonly Spending[] {
     const [day, month] = periods()
+    const held = accounts.held()
     return clients().map(({ name }) => ({
       client: name,
       dayCredits: accounts.of(name, day).spentCredits,
       monthCredits: accounts.of(name, month).spentCredits,
-      heldCredits: accounts.heldBy(name),
+      heldCredits: held.get(name) ?? 0,
     }))
   }
 

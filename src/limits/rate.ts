@@ -5,6 +5,7 @@
 import { ProxyError } from '../errors.ts'
 import type { Client, LimitState, RatePolicy } from '../model.ts'
 import type { Clock } from '../ports.ts'
+import { requestsPolicy } from './policy.ts'
 
 export interface RateLimits {
   /** Throws RATE_LIMITED with the time to wait. Null = this client has no limit. */
@@ -46,7 +47,7 @@ export function createRateLimits({ clock }: { readonly clock: Clock }): RateLimi
 
   /** The same text for every request of a client. */
   function remembered(rate: RatePolicy): string {
-    const policy = policyOf(rate)
+    const policy = requestsPolicy(rate)
     policies.set(rate, policy)
     return policy
   }
@@ -64,9 +65,4 @@ export function createRateLimits({ clock }: { readonly clock: Clock }): RateLimi
   }
 
   return { admit }
-}
-
-/** As a `RateLimit-Policy` item; its window is in whole seconds. */
-function policyOf({ limit, per }: RatePolicy): string {
-  return `"requests";q=${limit};w=${Math.max(1, Math.round(per / 1_000))}`
 }

@@ -7,6 +7,7 @@ import { ProxyError } from '../errors.ts'
 import type { Client, LimitState, RatePolicy } from '../model.ts'
 import type { Clock, SharedStore } from '../ports.ts'
 import { shareOf } from './insurance.ts'
+import { requestsPolicy } from './policy.ts'
 import { createRateLimits } from './rate.ts'
 import { rateScript, tagged } from './scripts.ts'
 
@@ -41,7 +42,7 @@ export function createSharedRateLimits({ store, clock, replicas }: RatePorts): S
       })
     }
     return {
-      policy: policyOf(rate),
+      policy: requestsPolicy(rate),
       remaining: Math.floor((toleranceUs - us) / perRequestUs) + 1,
       resetMs: Math.ceil(us / 1_000),
     }
@@ -51,7 +52,7 @@ export function createSharedRateLimits({ store, clock, replicas }: RatePorts): S
     // Not rounded: a bucket takes a broken rate as well, but must hold a whole request.
     const share = { limit: rate.limit / replicas(), per: rate.per, burst: shareOf(rate.burst, replicas()) }
     const { remaining, resetMs } = alone.admit({ ...client, rate: share }) ?? { remaining: 0, resetMs: 0 }
-    return { policy: policyOf(rate), remaining, resetMs }
+    return { policy: requestsPolicy(rate), remaining, resetMs }
   }
 
   return { admit }
@@ -62,9 +63,4 @@ function readReply(value: unknown): readonly [isAdmitted: boolean, us: number] |
   if (!Array.isArray(value) || value.length !== 2) return null
   const [isAdmitted, us] = value.map(Number)
   return us !== undefined && us >= 0 ? [isAdmitted === 1, us] : null
-}
-
-/** As a `RateLimit-Policy` item; its window is in whole seconds. */
-function policyOf({ limit, per }: RatePolicy): string {
-  return `"requests";q=${limit};w=${Math.max(1, Math.round(per / 1_000))}`
 }

@@ -7,6 +7,7 @@ import type { Client, LimitState } from '../model.ts'
 import type { BudgetStatus } from '../parts.ts'
 import type { Spending } from './budget.ts'
 import { dayOf, monthOf, type Period } from './period.ts'
+import { creditsPolicy } from './policy.ts'
 import { type Tab, untold } from './purse.ts'
 import type { SharedAccounts } from './shared-accounts.ts'
 
@@ -44,10 +45,10 @@ export function createStandings(
 
   function limits(client: Client): readonly LimitState[] {
     const wallMs = accounts.wallMs(client.name)
-    return standings(client).map(({ period: { kind, startsAt, resetAt }, limitCredits, leftCredits }) => ({
-      policy: `"credits-${kind}";q=${limitCredits};w=${(resetAt - startsAt) / 1_000}`,
+    return standings(client).map(({ period, limitCredits, leftCredits }) => ({
+      policy: creditsPolicy(period, limitCredits),
       remaining: Math.max(0, leftCredits),
-      resetMs: Math.max(0, resetAt - wallMs),
+      resetMs: Math.max(0, period.resetAt - wallMs),
     }))
   }
 

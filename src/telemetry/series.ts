@@ -104,14 +104,17 @@ interface Branch<Cell> {
   cell: Cell | null
 }
 
-/** One cell per combination of label values that was seen: a tree with a level per label, so that no key is ever built. */
+/**
+ * One cell per combination of label values that was seen: a tree with a level per label, so that no key is ever built. The first
+ * label, which is the client's where there is one, is looked at last: of ten thousand clients each has a leaf, not a tree.
+ */
 function createCells<Cell>(labels: readonly Label[], make: () => Cell) {
   const root: Branch<Cell> = { below: new Map(), cell: null }
   const known: { readonly labels: Readonly<Record<string, LabelValue>>; readonly cell: Cell }[] = []
 
   function at(values: readonly LabelValue[]): Cell {
     let branch = root
-    for (let level = 0; level < labels.length; level++) {
+    for (let level = labels.length - 1; level >= 0; level--) {
       const value = values[level] ?? ''
       branch = branch.below.get(value) ?? grow(branch, level, value)
     }
