@@ -126,10 +126,14 @@ function flightsOf({ flights, time }: StatusReport): Markup {
   ${rest > 0 ? html`<p class="soft">and ${rest} younger ones</p>` : nothing}`
 }
 
+const clientsShown = 100
+
+/** All clients as the settings have them, or those who spend most. */
 function creditsOf({ clients, budgets, credits }: StatusReport): Markup {
-  const budget = (client: string, period: BudgetReport['period']) =>
-    budgets.find((one) => one.client === client && one.period === period) ?? null
-  const rows = clients.map(
+  const byName = new Map(budgets.map((one) => [`${one.period} ${one.client}`, one]))
+  const budget = (client: string, period: BudgetReport['period']) => byName.get(`${period} ${client}`) ?? null
+  const spendthrifts = clients.toSorted((a, b) => b.credits_this_month - a.credits_this_month)
+  const rows = (clients.length > clientsShown ? spendthrifts.slice(0, clientsShown) : clients).map(
     ({ name, open_questions: open, credits_today: today, credits_this_month: month }) =>
       html`<tr role="row">
         <th role="rowheader" scope="row">${name}</th>
@@ -138,6 +142,7 @@ function creditsOf({ clients, budgets, credits }: StatusReport): Markup {
         <td role="cell" data-name="Open" class="number"><div>${open}</div></td>
       </tr>`,
   )
+  const rest = clients.length - rows.length
   const { spent, saved, wasted, uncertain } = credits.total
   const spared = saved.hit + saved.joined + saved.stale + saved.rescued
   return html`<p>
@@ -145,7 +150,8 @@ function creditsOf({ clients, budgets, credits }: StatusReport): Markup {
       ${countOf(saved.hit)}, joined ${countOf(saved.joined)}, stale ${countOf(saved.stale)}, rescued
       ${countOf(saved.rescued)}), ${countOf(wasted)} wasted, ${countOf(uncertain)} uncertain.
     </p>
-    ${table(['Client', 'Today', 'This month', '#Open questions'], rows, 'There are no clients.', 'cards')}`
+    ${table(['Client', 'Today', 'This month', '#Open questions'], rows, 'There are no clients.', 'cards')}
+    ${rest > 0 ? html`<p class="soft">and ${rest} who have spent less this month</p>` : nothing}`
 }
 
 function spentOf(spent: number, budget: BudgetReport | null): Markup {

@@ -110,6 +110,17 @@ void t.test('everything that /status says is on the page', async (t) => {
   await clock.advance(60_000)
 })
 
+void t.test('of very many clients those who spend most are shown', async (t) => {
+  const names = Array.from({ length: 103 }, (_, number) => `client-${number}`)
+  const { page, finish } = setUp({ clients: names.map((name) => aClient({ name })), says: () => answered() })
+  await finish({ client: 'client-102' })
+  const text = textOf(run(page).body)
+  t.match(text, /client-102 3 no limit/)
+  t.match(text, 'client-98 ')
+  t.notMatch(text, 'client-99 ')
+  t.match(text, 'and 3 who have spent less this month')
+})
+
 void t.test('budgets near their end, and tiers of every size', async (t) => {
   const tiers = [1_023, 2_048, 300 * 1024 ** 2, 5 * 1024 ** 3].map((bytes, n) => ({
     tier: `tier-${n}`,
