@@ -5,7 +5,7 @@
  * Layout: format version, "1" for a real answer, `storedAt` as 15 digits (these are plain, so that a script can compare them),
  * then how it is packed, a signature over key and all other bytes, and the packed rest: a line of JSON and the body.
  */
-import { createHmac, hkdfSync, timingSafeEqual } from 'node:crypto'
+import { createHmac, createSecretKey, hkdfSync, type KeyObject, timingSafeEqual } from 'node:crypto'
 import { deflateRawSync, inflateRawSync } from 'node:zlib'
 import type { Entry } from '../model.ts'
 import type { CacheFlaw } from '../telemetry/events.ts'
@@ -30,7 +30,7 @@ export interface Codec {
 
 export interface CodecOptions {
   /** Those of now. The first one signs; each of them is believed, so that keys can be changed one replica after the other. */
-  readonly signingKeys: () => readonly Buffer[]
+  readonly signingKeys: () => readonly KeyObject[]
   /** Of an entry, unpacked. */
   readonly maxBytes: number
 }
@@ -50,9 +50,12 @@ const MAX_HEAD_BYTES = 65_536
 /** Of what Node can pack without a doubt, this is unpacked the fastest (measured), and reading is what happens often. */
 const fast = { level: 1 }
 
-/** A signing key from a secret that all replicas have; it tells nothing about the secret. */
-export function signingKeyOf(secret: string): Buffer {
-  return Buffer.from(hkdfSync('sha256', secret, '', 'shared cache entries', 32))
+/**
+ * A signing key from a secret that all replicas have; it tells nothing about the secret. A key object, because Node makes one of a
+ * buffer for each signature, which takes four times as long as to sign (measured).
+ */
+export function signingKeyOf(secret: string): KeyObject {
+  return createSecretKey(Buffer.from(hkdfSync('sha256', secret, '', 'shared cache entries', 32)))
 }
 
 export function createCodec({ signingKeys, maxBytes }: CodecOptions): Codec {
@@ -98,7 +101,7 @@ function stampOf({ status, storedAt }: Entry): string {
   return `${FORMAT}${status === 200 ? 1 : 0}${String(Math.floor(storedAt)).padStart(15, '0')}`
 }
 
-function sign(signingKey: Buffer, key: string, start: Buffer, rest: Buffer): Buffer {
+function sign(signingKey: KeyObject, key: string, start: Buffer, rest: Buffer): Buffer {
   const name = Buffer.from(key)
   return createHmac('sha256', signingKey).update(`${name.length}:`).update(name).update(start).update(rest).digest()
 }

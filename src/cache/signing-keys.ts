@@ -2,12 +2,13 @@
  * What signs the values that replicas share, while secrets change: those of now sign and are believed, those of before are
  * still believed for a day, so that what was paid for under an old key is not paid for again.
  */
+import type { KeyObject } from 'node:crypto'
 import type { Clock } from '../ports.ts'
 import { signingKeyOf } from './codec.ts'
 
 export interface SigningKeys {
   /** The first one signs. */
-  all(): readonly [Buffer, ...Buffer[]]
+  all(): readonly [KeyObject, ...KeyObject[]]
   /** From now on. At least one. */
   adopt(secrets: readonly string[]): void
 }
@@ -17,9 +18,9 @@ const believedMs = 86_400_000
 const mostFormer = 16
 
 export function createSigningKeys(clock: Clock): SigningKeys {
-  let current: readonly Buffer[] = []
-  let former: readonly { readonly key: Buffer; readonly until: number }[] = []
-  let all: readonly Buffer[] = []
+  let current: readonly KeyObject[] = []
+  let former: readonly { readonly key: KeyObject; readonly until: number }[] = []
+  let all: readonly KeyObject[] = []
 
   return {
     all() {
@@ -44,6 +45,6 @@ export function createSigningKeys(clock: Clock): SigningKeys {
   }
 }
 
-function isIn(keys: readonly Buffer[], key: Buffer): boolean {
+function isIn(keys: readonly KeyObject[], key: KeyObject): boolean {
   return keys.some((one) => one.equals(key))
 }

@@ -3,7 +3,7 @@
  * themselves. Answers are not in here but where answers are kept. What is told is sealed, so that whoever can write
  * to the store still cannot put words into upstream's mouth, or move them from one question to another.
  */
-import { createHmac, timingSafeEqual } from 'node:crypto'
+import { createHmac, type KeyObject, timingSafeEqual } from 'node:crypto'
 import type { Entry, Landing, Refused, Verdict } from '../model.ts'
 
 type Failed = Extract<Verdict, { kind: 'failed' }>
@@ -27,7 +27,7 @@ const MAC_LENGTH = 43
 const ownReasons: ReadonlySet<Refused | null> = new Set<Refused>(['deadline', 'abandoned', 'shutdown'])
 
 /** The first key of now seals; each of them is believed, so that keys can be changed one replica after the other. */
-export function createSeal(keys: () => readonly [Buffer, ...Buffer[]]): Seal {
+export function createSeal(keys: () => readonly [KeyObject, ...KeyObject[]]): Seal {
   return {
     close: (name, text) => macOf(keys()[0], name, text) + text,
     open(name, sealed) {
@@ -39,7 +39,7 @@ export function createSeal(keys: () => readonly [Buffer, ...Buffer[]]): Seal {
   }
 }
 
-function macOf(key: Buffer, name: string, text: string): string {
+function macOf(key: KeyObject, name: string, text: string): string {
   return createHmac('sha256', key).update(`flight ${name} ${text}`).digest('base64url')
 }
 

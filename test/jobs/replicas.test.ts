@@ -3,6 +3,7 @@
  * that is lost has left behind. The replicas live in one process, each with a connection and a clock of its own; the simulator's ledger has
  * the last word.
  */
+import { createSecretKey } from 'node:crypto'
 import t, { type Test } from 'tap'
 import { createJobs, type JobAnswer } from '../../src/jobs/book.ts'
 import { createDurableUpstream, type DurableUpstream } from '../../src/jobs/durable.ts'
@@ -100,7 +101,7 @@ async function aReplica(t: Test, name: string, redis: RedisProcess, url: string)
       clock,
       random,
       emit: () => {},
-      seal: createSeal(() => [Buffer.alloc(32, 1)]),
+      seal: createSeal(() => [createSecretKey(Buffer.alloc(32, 1))]),
       read: async () => null,
       keep: async () => false,
     },

@@ -3,6 +3,7 @@
  * its store. A replica whose clock stands still is a stopped process: it sends no heartbeats. A lease that has run out is one
  * that the test has taken out of Redis, so nothing here waits for time to pass. S1 to S8 are the invariants of the reliability notes.
  */
+import { createSecretKey } from 'node:crypto'
 import t, { type Test } from 'tap'
 import { ProxyError } from '../../src/errors.ts'
 import type { Entry, Landing } from '../../src/model.ts'
@@ -19,7 +20,7 @@ import { type FakeWorld, fakeWorld } from '../support/world.ts'
 
 const hour = 3_600_000
 const timeoutMs = 250
-const signingKey = Buffer.from('a signing key that all replicas have')
+const signingKey = createSecretKey(Buffer.from('a signing key that all replicas have'))
 const seal = createSeal(() => [signingKey])
 const nobody: Asker['onGone'] = () => () => {}
 
@@ -1037,7 +1038,7 @@ void t.test('Marks: what is told of a landing, sealed with the newest key and be
   t.equal(unanswered?.kind, 'failed')
   t.strictSame(unanswered && readMark(writeMark(unanswered)), unanswered)
 
-  const next = createSeal(() => [Buffer.from('the next key'), signingKey])
+  const next = createSeal(() => [createSecretKey(Buffer.from('the next key')), signingKey])
   const sealed = seal.close('q', 'text')
   t.equal(next.open('q', sealed), 'text')
   t.equal(seal.open('q', next.close('q', 'text')), null)
