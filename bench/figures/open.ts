@@ -1,7 +1,7 @@
 /** P6 and P7: ten thousand different questions open at a time, and ten thousand askers of one. */
 import { median, row, type Figure, type Options, type Row } from '../figure.ts'
 import { asking, own } from '../load.ts'
-import { mostFiles, pause, startNode } from '../program.ts'
+import { mostFiles, pause, type Program, startNode } from '../program.ts'
 import { startProxy } from '../proxy.ts'
 
 const MANY = 10_000
@@ -22,30 +22,34 @@ async function differentQuestions({ quick }: Options): Promise<Row[]> {
   const openS = quick ? 30 : 60
   const upstream = await startNode('bench/programs/upstream.ts', 'load', ['--delay', String(openS * 1000)])
   const proxy = await startProxy({ upstreamPort: upstream.port })
-  await pause(1_000)
-  const before = proxy.residentBytes()
-  const asked = own({
-    port: proxy.port,
-    connections: count,
-    requests: count,
-    perSecond: PER_SECOND,
-    once: true,
-    ...asking(count),
-  })
   // The lag that the process reports is that since it was asked last.
   await proxy.metric('nodejs_eventloop_lag_p99_seconds')
-  await pause((openS / 2) * 1000)
-  const bytes = (proxy.residentBytes() - before) / count
-  const { failed, requests } = await asked
+  const ours = await opened(proxy, count, openS)
   const lagMs = (await proxy.metric('nodejs_eventloop_lag_p99_seconds')) * 1000
-  await Promise.all([proxy.stop(), upstream.stop()])
-  const lost = failed + (count - requests)
+  await proxy.stop()
+  const stock = await startNode('bench/programs/stock.ts', 'server', ['--target', `http://127.0.0.1:${upstream.port}`])
+  const theirs = await opened(stock, count, openS)
+  await Promise.all([stock.stop(), upstream.stop()])
   const what = `${count} open questions`
   return [
-    row('P6', `${what}: memory of each`, 'B', [bytes], { most: 25_600 }, lost),
-    row('P6', `${what}: event-loop lag, p99`, 'ms', [lagMs], { most: 50 }, lost),
-    row('P6', `${what}: failures`, 'n', [lost], { most: 0 }),
+    row('P6', `${what}: memory of each`, 'B', [ours.bytes], { most: 25_600 }, ours.lost),
+    row('P6', `${what}: memory of each, stock http-proxy-3`, 'B', [theirs.bytes], null, theirs.lost),
+    row('P6', `${what}: event-loop lag, p99`, 'ms', [lagMs], { most: 50 }, ours.lost),
+    row('P6', `${what}: failures`, 'n', [ours.lost], { most: 0 }),
   ]
+}
+
+/** All are open at half of the time. */
+async function opened(program: Program, count: number, openS: number): Promise<{ bytes: number; lost: number }> {
+  await pause(1_000)
+  const before = program.residentBytes()
+  const { port } = program
+  const order = { port, connections: count, requests: count, perSecond: PER_SECOND, once: true, ...asking(count) }
+  const asked = own(order)
+  await pause((openS / 2) * 1000)
+  const bytes = (program.residentBytes() - before) / count
+  const { failed, requests } = await asked
+  return { bytes, lost: failed + (count - requests) }
 }
 
 async function oneQuestion({ quick, rounds }: Options): Promise<Row[]> {
