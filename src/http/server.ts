@@ -95,6 +95,9 @@ const maxHeaderSize = 72 * 1024
 /** So many are told so at a time; more are dropped. */
 const mostExcess = 1_000
 const excessMs = 2_000
+/** Between TCP probes of a caller that waits; each at a pace of its own, for the reason that `transport.ts` gives. */
+const probeMs = 30_000
+const probePaces = 30
 /** Requests without an answer on one connection: nobody sends more ahead but to do harm. */
 const mostPipelined = 100
 
@@ -105,6 +108,7 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
   const target = createTargets()
   const connections = new Map<Socket, Connection>()
   let openRequests = 0
+  let accepted = 0
   let chosenPort = port
 
   const nodeOptions = {
@@ -114,8 +118,6 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
     keepAliveTimeout: keepAliveMs,
     connectionsCheckingInterval: checkMs,
     noDelay: true,
-    keepAlive: true,
-    keepAliveInitialDelay: 30_000,
     // Nobody reads a body here, so a request without one need not have a stream that ends.
     optimizeEmptyRequests: true,
     // Ours is stricter and answers with a problem document: see request.ts.
@@ -130,6 +132,7 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
   const drainer = createDrainer(server, connections, clock, cut)
   const badRequests = createBadRequests({ ...parts, reasons: STATUS_CODES })
   onConnection((socket) => {
+    socket.setKeepAlive(true, probeMs + (accepted++ % probePaces) * 1_000)
     const isExcess = connections.size >= maxConnections
     const connection: Connection = {
       open: 0,
