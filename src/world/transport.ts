@@ -21,8 +21,8 @@ import { believing } from './authority.ts'
 /** Idle connections are closed before a usual server would: a reused socket that upstream just closed may have cost money. */
 const IDLE_SOCKET_MS = 4_000
 /**
- * TCP probes of calls that wait, at a pace of each connection's own: the kernel drops a part of thousands at the same moment, again
- * each second, and after ten such seconds the calls (measured: 1,741 of 9,750, all paid for). In whole seconds.
+ * TCP probes of calls that wait, in whole seconds, at a pace of each connection's own: of thousands at the same moment the kernel
+ * drops a part, again each second, and after ten such seconds it ends the calls (measured: 1,741 of 9,750, perhaps charged).
  */
 const KEEP_ALIVE_PROBE_MS = 30_000
 const PROBE_PACES = 30
