@@ -43,11 +43,11 @@ const marks = membersOf([
 ])
 
 /**
- * The body of an answer, which is one JSON object, with its marks set. Only the two values change, and the white space
+ * The body with its marks set, or as it was when it is not a JSON object. Only the two values change, and the white space
  * around them: numbers beyond a double, the order of members and repeated ones stay as upstream wrote them.
  */
 export function replay(body: Buffer): Buffer {
-  return withMembers(body, marks, 'replace')
+  return parseObject(body) ? withMembers(body, marks, 'replace') : body
 }
 
 /** An object with these members, JSON each, where it lacks them. */

@@ -159,6 +159,14 @@ void t.test('a replayed body says that it was kept and cost nothing, and is else
   t.equal(Reflect.get({}, 'x'), undefined)
 })
 
+void t.test('what is not a JSON object is replayed as it is', async (t) => {
+  for (const body of ['', 'null', '[]', '"cached"', '7', '{"cached":false', '<html>', '[{"cached":false}]']) {
+    t.equal(replay(body), body)
+  }
+  const binary = Buffer.from('{"cached":"\xff"}', 'latin1')
+  t.equal(profile.replay(binary), binary)
+})
+
 void t.test('a body nested beyond any stack is replayed as well', async (t) => {
   const deep = '['.repeat(50_000) + ']'.repeat(50_000)
   t.equal(replay(`{"a":${deep},"cached":false}`), `{"a":${deep},"cached":true,"credits_used":0}`)
