@@ -5,8 +5,9 @@
 import type { RatePolicy } from '../model.ts'
 import type { Period } from './period.ts'
 
-/** As many as there are different limits in the settings. */
+/** As many as there are different limits in the settings, and in those before a reload. */
 const texts = new Map<string, string>()
+const mostTexts = 10_000
 
 /** Its window is in whole seconds. */
 export function requestsPolicy({ limit, per }: RatePolicy): string {
@@ -20,6 +21,6 @@ export function creditsPolicy({ kind, startsAt, resetAt }: Period, limitCredits:
 function shared(text: string): string {
   const known = texts.get(text)
   if (known !== undefined) return known
-  texts.set(text, text)
+  if (texts.size < mostTexts) texts.set(text, text)
   return text
 }
