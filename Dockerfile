@@ -1,8 +1,8 @@
 # syntax=docker/dockerfile:1
-# The proxy as an image: what runs and nothing else, as a user without rights, on a file system that may be read-only. What is to
-# survive lies in /data. deploy/README.md says how to run it.
+# The proxy as an image: only what it runs, as an unprivileged user, on a root file system that may be read-only. Everything it
+# keeps is in /data. deploy/README.md says how to run it.
 #
-# Pin the base by its digest, so that a build next month is this one. `docker buildx imagetools inspect node:24-bookworm-slim` says it:
+# Pin the base by its digest, so that a build next month is the same. `docker buildx imagetools inspect node:24-bookworm-slim` prints it:
 #   docker build --build-arg NODE_IMAGE=node:24-bookworm-slim@sha256:… -t scrapellm-proxy .
 ARG NODE_IMAGE=node:24-bookworm-slim
 
@@ -10,7 +10,7 @@ FROM ${NODE_IMAGE} AS build
 WORKDIR /build
 COPY package.json package-lock.json ./
 COPY engine engine
-# The Node of the image is the one that is wanted: none from the lock file.
+# The image has its own Node: none from the lock file.
 RUN npm ci --omit=optional --no-audit --no-fund
 COPY tsconfig.json tsconfig.build.json ./
 COPY src src
@@ -25,18 +25,21 @@ RUN npm ci --omit=dev --omit=optional --no-audit --no-fund
 FROM ${NODE_IMAGE}
 ENV NODE_ENV=production
 WORKDIR /app
-COPY package.json ./
-COPY --from=dependencies /build/node_modules node_modules
-COPY --from=build /build/dist dist
-COPY config config
-COPY deploy/container.yaml deploy/container.yaml
-RUN install --directory --owner=1000 --group=1000 --mode=0700 /data
+# --chmod: the checkout may come from a user with umask 077, and the proxy runs as another user.
+COPY --chmod=755 package.json ./
+COPY --chmod=755 --from=dependencies /build/node_modules node_modules
+COPY --chmod=755 --from=build /build/dist dist
+COPY --chmod=755 config config
+COPY --chmod=755 deploy/container.yaml deploy/container.yaml
+# Group 0 may write: OpenShift runs images as a user id of its own in group 0.
+RUN install --directory --owner=1000 --group=0 --mode=0770 /data
 VOLUME /data
-USER 1000:1000
+USER 1000:0
 EXPOSE 8080 9464
-# /healthz needs no token. With another admin port, say so here, too: --env ADMIN_PORT=N.
+# /healthz needs no token. The admin port may have a certificate (`admin.tls`), whose name is not the loopback address. For another
+# admin port: --env ADMIN_PORT=N.
 HEALTHCHECK --interval=15s --timeout=3s --start-period=20s --retries=3 \
-  CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.ADMIN_PORT ?? 9464}/healthz`).then((a) => process.exit(a.ok ? 0 : 1), () => process.exit(1))"]
-# Node itself, not npm: a signal that comes twice would cut the drain.
+  CMD ["node", "-e", "const ask = (scheme) => new Promise((ok, failed) => require(`node:${scheme}`).get({ host: '127.0.0.1', port: process.env.ADMIN_PORT ?? 9464, path: '/healthz', rejectUnauthorized: false }, (answer) => (answer.statusCode === 200 ? ok() : failed())).on('error', failed)); ask('http').catch(() => ask('https')).then(() => process.exit(0), () => process.exit(1))"]
+# Node itself, not npm: npm would pass a signal on twice and cut the drain short.
 ENTRYPOINT ["node", "dist/main.js"]
 CMD ["--config", "deploy/container.yaml"]

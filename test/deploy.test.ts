@@ -42,7 +42,10 @@ function settingsOf(path: string, environment: Readonly<Record<string, string>> 
 }
 
 void t.test('every YAML file can be read, and names its schema where it is one of settings', async (t) => {
-  const files = readdirSync(deploy, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.yaml'))
+  // Helm's templates are YAML only when they are rendered.
+  const files = readdirSync(deploy, { recursive: true, encoding: 'utf8' }).filter(
+    (name) => name.endsWith('.yaml') && !name.includes('templates/'),
+  )
   t.ok(files.length > 10)
   for (const name of files) {
     const text = read(join('deploy', name))
@@ -179,7 +182,9 @@ const kubernetes = join(deploy, 'kubernetes')
 const kustomization = parse(read('deploy/kubernetes/kustomization.yaml')) as {
   resources: string[]
   configMapGenerator: { name: string; files: string[] }[]
-  images: { name: string }[]
+  secretGenerator: { name: string; files: string[] }[]
+  configurations: string[]
+  images: { name: string; newName: string; newTag: string }[]
 }
 const resources = kustomization.resources.flatMap((name) =>
   parseAllDocuments(read(`deploy/kubernetes/${name}`)).map((document) => document.toJS() as Resource),
@@ -221,9 +226,12 @@ const pod = template.template.spec
 
 void t.test('the base names all of its files, and they are what Kubernetes takes', async (t) => {
   const files = kustomization.configMapGenerator.flatMap((one) => one.files)
+  const chart = ['.helmignore', 'Chart.yaml', 'templates', 'values.yaml']
   t.strictSame(
-    readdirSync(kubernetes).toSorted(),
-    [...kustomization.resources, ...files, 'kustomization.yaml'].toSorted(),
+    readdirSync(kubernetes)
+      .filter((name) => name !== 'secrets')
+      .toSorted(),
+    [...kustomization.resources, ...files, ...kustomization.configurations, ...chart, 'kustomization.yaml'].toSorted(),
   )
   // A literal with a field that the type does not have does not compile. The ServiceMonitor is not of Kubernetes itself.
   const checked = resources.filter(({ kind }) => kind !== 'ServiceMonitor')
@@ -283,7 +291,14 @@ void t.test('the parts of the base find each other', async (t) => {
   const { credentials } = monitor.endpoints[0]?.authorization ?? {}
   t.equal(secret?.secretName, credentials?.name)
   t.ok(secret?.items.some(({ key }) => key === credentials?.key))
-  for (const { key } of secret?.items ?? []) t.match(read('deploy/README.md'), `--from-literal=${key}=`)
+  const [generated] = kustomization.secretGenerator
+  t.equal(secret?.secretName, generated?.name)
+  t.strictSame(
+    generated?.files,
+    secret?.items.map(({ key }) => `secrets/${key}`),
+  )
+  const [, block = ''] = /^## Kubernetes$[^]*?^```sh\n([^]*?)^```/m.exec(read('deploy/README.md')) ?? []
+  for (const { key } of secret?.items ?? []) t.match(block, new RegExp(`\\b${key}\\b`))
 })
 
 void t.test('the pods start with the settings of the base, and the probes need no token', async (t) => {
@@ -310,6 +325,65 @@ void t.test('the pods start with the settings of the base, and the probes need n
   }
   t.equal((await admin('/metrics')).status, 401)
   t.equal((await admin('/metrics', { headers: { authorization: `Bearer ${ADMIN_TOKEN}` } })).status, 200)
+})
+
+/** Objects that the chart renders with these values over its own, by kind. */
+function chartOf(values: object): Map<string, Resource> {
+  const json = (path: string): string => JSON.stringify(parse(read(`deploy/kubernetes/${path}`)))
+  const names = [...kustomization.resources, ...kustomization.configMapGenerator.flatMap((one) => one.files)]
+  const input = {
+    Template: read('deploy/kubernetes/templates/manifests.yaml'),
+    Values: { ...(JSON.parse(json('values.yaml')) as object), ...values },
+    Files: Object.fromEntries(names.map((name) => [name, json(name)])),
+    Chart: { AppVersion: (JSON.parse(json('Chart.yaml')) as { appVersion: string }).appVersion },
+  }
+  const rendered = spawnSync('go', ['run', join(root, 'test/support/helm/render.go')], {
+    input: JSON.stringify(input),
+    encoding: 'utf8',
+  })
+  if (rendered.status !== 0) throw new Error(rendered.stderr)
+  const objects = parseAllDocuments(rendered.stdout).map((document) => document.toJS() as Resource)
+  return new Map(objects.map((one) => [one.kind, one]))
+}
+
+void t.test('the chart renders what the base has', async (t) => {
+  const chart = chartOf({ secrets: { 'admin-token': ADMIN_TOKEN } })
+  const [image] = kustomization.images
+  for (const resource of resources) {
+    const rendered = structuredClone(chart.get(resource.kind))
+    if (!rendered) throw new Error(`the chart has no ${resource.kind}`)
+    if (resource.kind === 'Deployment') {
+      const { template } = rendered.spec as { template: { metadata: { annotations?: object }; spec: Pod } }
+      t.match(template.metadata.annotations, {
+        'checksum/settings': /^[0-9a-f]{64}$/,
+        'checksum/secrets': /^[0-9a-f]{64}$/,
+      })
+      delete template.metadata.annotations
+      t.equal(template.spec.containers[0].image, `${image?.newName}:${image?.newTag}`)
+      ;(template.spec.containers[0] as { image: string }).image = image?.name ?? ''
+    }
+    t.strictSame(rendered, resource, resource.kind)
+  }
+  t.match(chart.get('Secret'), { metadata: { name: 'scrapellm-proxy' }, stringData: { 'admin-token': ADMIN_TOKEN } })
+  const { data } = chart.get('ConfigMap') as unknown as { data: Record<string, string> }
+  t.strictSame(parse(data['settings.yaml'] ?? ''), parse(read('deploy/kubernetes/settings.yaml')))
+})
+
+void t.test('values of the chart change what they say, and roll the pods', async (t) => {
+  const off = { enabled: false }
+  const chart = chartOf({ autoscaler: off, serviceMonitor: off, replicas: 3, settings: { log: { level: 'debug' } } })
+  t.strictSame([...chart.keys()].toSorted(), [
+    'ConfigMap',
+    'Deployment',
+    'NetworkPolicy',
+    'PodDisruptionBudget',
+    'Service',
+  ])
+  t.equal(chart.get('Deployment')?.spec['replicas'], 3)
+  const annotations = (one: Map<string, Resource>) =>
+    (one.get('Deployment')?.spec as typeof template | undefined)?.template.metadata
+  t.notSame(annotations(chart), annotations(chartOf({})))
+  t.notSame(annotations(chartOf({ secrets: { 'admin-token': 'another' } })), annotations(chartOf({})))
 })
 
 // systemd

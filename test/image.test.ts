@@ -19,6 +19,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { parse } from 'yaml'
 import { createSimulator, instant } from '../src/simulator/simulator.ts'
+import { anAuthority } from './support/certificates.ts'
 import { root, startBare } from './support/process.ts'
 import { request } from './support/proxy.ts'
 
@@ -31,6 +32,8 @@ interface Stage {
   readonly name: string
   readonly steps: Step[]
 }
+
+const isRoot = process.getuid?.() === 0
 
 const read = (path: string): string => readFileSync(join(root, path), 'utf8')
 
@@ -60,6 +63,8 @@ function build(folder: string): string {
   const context = join(folder, 'context')
   for (const [, path = ''] of read('.dockerignore').matchAll(/^!(.*)$/gm))
     cpSync(join(root, path), join(context, path), { recursive: true })
+  // As a checkout of somebody with umask 077.
+  spawnSync('chmod', ['-R', 'go=', context])
   let workdir = ''
   for (const { name, steps } of stages) {
     const stage = join(folder, name)
@@ -73,18 +78,25 @@ function build(folder: string): string {
 }
 
 function copy(rest: string, context: string, folder: string, workdir: string): void {
-  const [, stage, sources = '', target = ''] = /^(?:--from=(\w+) )?(.*) (\S+)$/.exec(rest) ?? []
+  const [, mode, stage, sources = '', target = ''] =
+    /^(?:--chmod=(\d+) )?(?:--from=(\w+) )?(.*) (\S+)$/.exec(rest) ?? []
   for (const source of sources.split(' ')) {
     const from = join(stage === undefined ? context : join(folder, stage), source)
     const to = join(workdir, target.endsWith('/') ? join(target, source) : target)
     cpSync(from, to, { recursive: true, verbatimSymlinks: true })
+    if (mode !== undefined) spawnSync('chmod', ['-R', mode, to])
   }
 }
 
 /** The tests stand on what `npm ci` installs for development: it is not done again. */
 function run(command: string, stage: string, workdir: string): void {
-  const folder = /^install --directory .*(\/\w+)$/.exec(command)?.[1]
-  if (folder !== undefined) mkdirSync(join(stage, folder))
+  if (command.startsWith('install --directory'))
+    spawnSync('/bin/sh', [
+      '-c',
+      (isRoot ? command : command.replaceAll(/--(owner|group)=\S+ /g, '')).replace(/\S+$/, (folder) =>
+        join(stage, folder),
+      ),
+    ])
   else if (command.startsWith('npm ci') && !command.includes('--omit=dev'))
     symlinkSync(join(root, 'node_modules'), join(workdir, 'node_modules'))
   else {
@@ -97,7 +109,7 @@ function run(command: string, stage: string, workdir: string): void {
 }
 
 void t.test(
-  'the steps of the image make a proxy that runs without rights, on files that it cannot change',
+  'the steps of the image, done with umask 077, make a proxy that any user can run on files that it cannot change',
   async (t) => {
     const folder = mkdtempSync(join(tmpdir(), 'image-'))
     t.teardown(() => rmSync(folder, { recursive: true, force: true }))
@@ -108,11 +120,10 @@ void t.test(
       t.notOk(existsSync(join(app, 'node_modules', name)), name)
     t.notOk(existsSync(join(app, 'src')))
 
-    t.equal(step('USER'), '1000:1000')
+    t.equal(step('USER'), '1000:0')
     const data = join(folder, 'image', step('VOLUME'))
-    const isRoot = process.getuid?.() === 0
-    const user = isRoot ? ['setpriv', '--reuid=1000', '--regid=1000', '--clear-groups'] : []
-    if (isRoot) spawnSync('chown', ['1000:1000', data])
+    // As OpenShift does: a user id of its own, in group 0.
+    const user = isRoot ? ['setpriv', '--reuid=1000660000', '--regid=0', '--clear-groups'] : []
     spawnSync('chmod', ['-R', 'a-w', app])
     t.teardown(() => void spawnSync('chmod', ['-R', 'u+w', app]))
     // Where the user of the image can reach it.
@@ -150,6 +161,30 @@ void t.test(
     t.ok(existsSync(join(data, 'cache.db')), 'what is to survive is in the volume')
   },
 )
+
+void t.test('the health check takes an admin port with a certificate for another name', async (t) => {
+  const { cert, key } = anAuthority(t).issue('proxy.example.com', ['DNS:proxy.example.com'])
+  const settings = [
+    `admin.tls.cert=${cert}`,
+    `admin.tls.key=${key}`,
+    'admin.port=0',
+    'listen.port=0',
+    'cache.disk=false',
+  ]
+  const proxy = startBare(
+    t,
+    [process.execPath, join(root, 'src/main.ts'), ...settings.flatMap((one) => ['--set', one])],
+    {
+      environment: { SCRAPELLM_API_KEY: 'a-key' },
+    },
+  )
+  const [line] = await proxy.saw(/^.*"msg":"listening".*$/m)
+  const { admin_port: adminPort } = JSON.parse(line) as { admin_port: number }
+  const check = startBare(t, [process.execPath, ...words('HEALTHCHECK').slice(1)], {
+    environment: { ADMIN_PORT: String(adminPort) },
+  })
+  t.strictSame(await check.ended, { code: 0, stdout: '', stderr: '' })
+})
 
 void t.test('the image exposes, checks and keeps what its settings say', async (t) => {
   const settings = parse(read('deploy/container.yaml')) as {
