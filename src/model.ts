@@ -6,6 +6,7 @@
  * Longer than other files, because the nouns are one vocabulary, read together.
  */
 import type { Fault, ProxyError } from './errors.ts'
+import type { Failure, FailureClass, VerdictClass } from './failures.ts'
 
 // What the caller said
 
@@ -54,22 +55,6 @@ export interface ProxyRequest {
 }
 
 // Who asks
-
-export type FailureClass =
-  | 'timeout'
-  | 'rateLimited'
-  | 'queueFull'
-  | 'creditsExhausted'
-  | 'unauthorized'
-  | 'emptyResult'
-  | 'serverError'
-  | 'warmingUp'
-  | 'gatewayTimeout'
-  | 'unreachable'
-  | 'ambiguous'
-
-/** `rejected` is upstream's judgement of the question itself (400, 404 …): never repeated, never counted against upstream. */
-export type VerdictClass = FailureClass | 'rejected'
 
 export interface ClassPolicy {
   readonly attempts: number
@@ -181,7 +166,7 @@ export interface Charge {
 }
 
 /** What the circuit breaker may learn from an attempt: `neutral` is never counted. */
-export type Health = 'up' | 'down' | 'slow' | 'neutral'
+export type Health = 'up' | Failure['health']
 
 /** What we make of an attempt. */
 export type Verdict =

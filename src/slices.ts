@@ -25,7 +25,7 @@ export function placesOf({ upstream }: Config): BulkheadPolicy {
 
 export function longestRestOf(config: Config): number {
   const { keyRest } = keysOf(config)
-  return Math.max(keyRest.creditsExhausted ?? 0, keyRest.unauthorized ?? 0, LONGEST_LIMIT_MS)
+  return Math.max(...Object.values(keyRest).map((restMs) => restMs ?? 0), LONGEST_LIMIT_MS)
 }
 
 export function adminTokenOf({ admin }: Config): string | null {

@@ -28,8 +28,9 @@ const sources: Sources = new Map(
  */
 const mayImport: Readonly<Record<string, readonly string[]>> = {
   'errors.ts': [],
+  'failures.ts': ['errors.ts'],
   'roster.ts': [],
-  'model.ts': ['errors.ts'],
+  'model.ts': ['errors.ts', 'failures.ts'],
   'parts.ts': ['model.ts', 'errors.ts', 'telemetry/events.ts'],
   'ports.ts': ['model.ts', 'telemetry/events.ts'],
   'pipeline.ts': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
@@ -44,15 +45,15 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'telemetry/ledger.ts',
     'telemetry/trail.ts',
   ],
-  'scrapellm/': ['parts.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
+  'scrapellm/': ['failures.ts', 'parts.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   'cache/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   'limits/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   'jobs/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
-  'keys/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
-  'resilience/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'roster.ts', 'telemetry/events.ts'],
-  'telemetry/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'roster.ts'],
+  'keys/': ['failures.ts', 'parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
+  'resilience/': ['failures.ts', 'parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'roster.ts', 'telemetry/events.ts'],
+  'telemetry/': ['failures.ts', 'parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'roster.ts'],
   'world/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'roster.ts', 'telemetry/events.ts'],
-  'config/': ['errors.ts', 'keys/secret.ts'],
+  'config/': ['errors.ts', 'failures.ts', 'keys/secret.ts'],
   'config/reload.ts': ['errors.ts', 'ports.ts', 'config/'],
   // One generation of settings, and which of them are in use.
   'serving.ts': [
@@ -77,6 +78,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   'simulator/': [],
   // The parts once more, in virtual time, in front of an upstream that is played.
   'replay/': [
+    'failures.ts',
     'pipeline.ts',
     'parts.ts',
     'ports.ts',
@@ -105,7 +107,15 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'doctor/',
   ],
   // Writes the tables of the README, the one of all metrics among them.
-  'cli/docs.ts': ['config/', 'cli/', 'compose.ts', 'errors.ts', 'telemetry/labels.ts', 'telemetry/metrics.ts'],
+  'cli/docs.ts': [
+    'failures.ts',
+    'config/',
+    'cli/',
+    'compose.ts',
+    'errors.ts',
+    'telemetry/labels.ts',
+    'telemetry/metrics.ts',
+  ],
   'compose.ts': [
     'http/',
     'scrapellm/',

@@ -23,6 +23,7 @@ const settings = [
   'retry.classes.warmingUp.backoff.base=1ms',
   'retry.classes.creditsExhausted.keyRest=0s',
   'retry.classes.unauthorized.keyRest=0s',
+  'retry.classes.blocked.keyRest=0s',
   'retry.classes.rateLimited.keyRest=0s',
   'retry.budget.capacity=1000',
   // Only the circuit of the scraper that always fails opens.
@@ -42,6 +43,7 @@ const failing = [
   ['500', 'serverError'],
   ['503', 'warmingUp'],
   ['504', 'gatewayTimeout'],
+  ['403-html', 'blocked'],
   ['reset-after-charge', 'ambiguous'],
   ['400', 'rejected'],
 ] as const

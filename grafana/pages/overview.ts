@@ -64,7 +64,7 @@ export const failuresByClass: Panel = {
   kind: 'stack',
   title: 'Failures by class',
   shows: 'Upstream attempts per second that failed, by why. Most of them are repeated and never seen by callers.',
-  red: 'creditsExhausted: buy credits. unauthorized: the key is dead. rateLimited, queueFull: ask less at a time. timeout, ambiguous: may have been charged. rejected: callers send nonsense. The others are the vendor: wait.',
+  red: 'creditsExhausted: buy credits. unauthorized: the key is dead. blocked: a firewall or proxy is in the way. rateLimited, queueFull: ask less at a time. timeout, ambiguous: may have been charged. rejected: callers send nonsense. The others are the vendor: wait.',
   unit: 'ops',
   queries: [[`sum by (class) (${rate('upstream_failures_total')})`, '{{class}}']],
 }

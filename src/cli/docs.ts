@@ -7,8 +7,10 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { known } from '../compose.ts'
 import { settingsTable } from '../config/describe.ts'
+import { resolveRetry, schema } from '../config/schema.ts'
 import { settingsPage } from '../config/settings-page.ts'
 import { refusals } from '../errors.ts'
+import { failureClasses, failures } from '../failures.ts'
 import { labelLists } from '../telemetry/labels.ts'
 import { metricCatalogue } from '../telemetry/metrics.ts'
 import { schemaText } from './schema.ts'
@@ -19,6 +21,7 @@ const root = fileURLToPath(new URL('../../', import.meta.url))
 const blocks: Readonly<Record<string, () => string>> = {
   settings: settingsTable,
   errors: errorTable,
+  failures: failureTable,
   metrics: metricTable,
   'settings-page': () => settingsPage(readFileSync(join(root, 'config/example.yaml'), 'utf8')),
   'metrics-page': metricsPage,
@@ -34,7 +37,7 @@ export interface Projection {
 /** Every generated file. */
 export const projections: readonly Projection[] = [
   { path: 'config/schema.json', render: schemaText },
-  ...['README.md', 'docs/settings.md', 'docs/metrics.md'].map((path) => ({
+  ...['README.md', 'docs/settings.md', 'docs/metrics.md', 'docs/retries-breakers-limits.md'].map((path) => ({
     path,
     render: (text: string | null) => (text === null ? null : fillBlocks(text)),
   })),
@@ -60,6 +63,24 @@ function errorTable(): string {
     ([code, { statuses, fault, when }]) => `| \`${code}\` | ${statuses.join(', ')} | ${fault} | ${when} |`,
   )
   return ['| code | status | who must act | when |', '|---|---|---|---|', ...rows].join('\n')
+}
+
+const counted = { down: 'yes', slow: 'half', neutral: 'no' }
+
+function failureTable(): string {
+  const { retry } = schema.parse({ upstream: { keys: [{ name: 'main', secret: 'unused' }] } })
+  const { classes } = resolveRetry(retry)
+  const rows = failureClasses.map((name) => {
+    const { meaning, action, health } = failures[name]
+    const charged = name === 'ambiguous' ? 'perhaps' : 'no'
+    return `| \`${name}\` | ${meaning} | ${classes[name].attempts} | ${action} | ${counted[health]} | ${charged} |`
+  })
+  return [
+    '| class | what it is | attempts | what is done | counts for the circuit | charged? |',
+    '|---|---|---|---|---|---|',
+    ...rows,
+    '| `rejected` | any other 4xx, 501, 505: the request itself | never | given back as it is | no | no |',
+  ].join('\n')
 }
 
 function metricTable(): string {

@@ -7,6 +7,7 @@
  * Longer than other files because every setting has its row here.
  */
 import * as z from 'zod'
+import { type FailureClass, failureClasses, failures } from '../failures.ts'
 import { Secret, sendable } from '../keys/secret.ts'
 import {
   durationHint,
@@ -328,32 +329,8 @@ function classBackoff(base: string | undefined) {
   })
 }
 
-interface ClassDefaults {
-  readonly attempts?: number
-  readonly base?: string
-  readonly bypassCache?: boolean
-  readonly keyRest?: string
-}
-
-const classDefaults = {
-  timeout: { attempts: 2, bypassCache: true },
-  rateLimited: { base: '1s' },
-  queueFull: { base: '1s' },
-  creditsExhausted: { attempts: 1, keyRest: '15m' },
-  unauthorized: { attempts: 1, keyRest: '5m' },
-  emptyResult: { attempts: 2 },
-  serverError: {},
-  warmingUp: { base: '1s' },
-  gatewayTimeout: {},
-  unreachable: {},
-  ambiguous: { attempts: 2 },
-} as const satisfies Record<string, ClassDefaults>
-
-export type FailureClassName = keyof typeof classDefaults
-const classNames = Object.keys(classDefaults) as FailureClassName[]
-
-function failureClass(name: FailureClassName, when: string) {
-  const defaults: ClassDefaults = classDefaults[name]
+function failureClass(name: FailureClass) {
+  const { defaults, meaning } = failures[name]
   const rest = duration(0, longestTimer)
   return live(
     map({
@@ -375,7 +352,7 @@ function failureClass(name: FailureClassName, when: string) {
         'How long a key that met this rests; 0s = not at all.',
       ),
     }).prefault({}),
-    when,
+    meaning,
   )
 }
 
@@ -396,22 +373,12 @@ const retry = map({
     'Limits repetitions when upstream is in trouble.',
   ),
   classes: live(
-    map({
-      timeout: failureClass('timeout', '408.'),
-      rateLimited: failureClass('rateLimited', '429, "rate limit".'),
-      queueFull: failureClass('queueFull', '429, anything else.'),
-      creditsExhausted: failureClass(
-        'creditsExhausted',
-        '429, "credit": not again with this key; another, or give up.',
-      ),
-      unauthorized: failureClass('unauthorized', '401: another key, or give up.'),
-      emptyResult: failureClass('emptyResult', '500, "empty result".'),
-      serverError: failureClass('serverError', '500.'),
-      warmingUp: failureClass('warmingUp', '503.'),
-      gatewayTimeout: failureClass('gatewayTimeout', '504 and other 5xx of a gateway.'),
-      unreachable: failureClass('unreachable', 'Refused, DNS, TLS: nothing was sent.'),
-      ambiguous: failureClass('ambiguous', 'Sent, then no complete answer: may have been charged.'),
-    }).prefault({}),
+    map(
+      Object.fromEntries(failureClasses.map((name) => [name, failureClass(name)])) as Record<
+        FailureClass,
+        ReturnType<typeof failureClass>
+      >,
+    ).prefault({}),
     'What differs for each class of failure.',
   ),
 })
@@ -432,8 +399,8 @@ const clientRetry = map({
   classes: live(
     map(
       Object.fromEntries(
-        classNames.map((name) => [name, live(clientClass().optional(), `In place of \`retry.classes.${name}\`.`)]),
-      ) as Record<FailureClassName, z.ZodOptional<ReturnType<typeof clientClass>>>,
+        failureClasses.map((name) => [name, live(clientClass().optional(), `In place of \`retry.classes.${name}\`.`)]),
+      ) as Record<FailureClass, z.ZodOptional<ReturnType<typeof clientClass>>>,
     ).optional(),
     'What differs for each class of failure; what is left out comes from `retry.classes`.',
   ),
@@ -634,23 +601,23 @@ export function resolveRetry(settings: Config['retry'], own: ClientRetry = {}) {
       max: own.backoff?.max ?? settings.backoff.max,
     },
   }
-  const classes = classNames.map(
+  const classes = failureClasses.map(
     (name) => [name, resolveClass(general, name, settings.classes[name], own.classes?.[name])] as const,
   )
   return {
     attempts: general.attempts,
     deadline: general.deadline,
-    classes: Object.fromEntries(classes) as Record<FailureClassName, ReturnType<typeof resolveClass>>,
+    classes: Object.fromEntries(classes) as Record<FailureClass, ReturnType<typeof resolveClass>>,
   }
 }
 
 function resolveClass(
   general: Pick<Config['retry'], 'attempts' | 'backoff'>,
-  name: FailureClassName,
-  given: Config['retry']['classes'][FailureClassName],
-  own: NonNullable<ClientRetry['classes']>[FailureClassName],
+  name: FailureClass,
+  given: Config['retry']['classes'][FailureClass],
+  own: NonNullable<ClientRetry['classes']>[FailureClass],
 ) {
-  const defaults: ClassDefaults = classDefaults[name]
+  const { defaults } = failures[name]
   const usual = Math.min(defaults.attempts ?? general.attempts, general.attempts)
   const base = own?.backoff?.base ?? given.backoff.base ?? general.backoff.base
   return {

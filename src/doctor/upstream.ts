@@ -30,7 +30,7 @@ interface Reply {
 }
 
 /** `refused` is an invalid key or an account without credits; `untold`: it cannot be known without spending some. */
-type Standing = 'accepted' | 'refused' | 'spent' | 'limited' | 'untold' | 'unwell'
+type Standing = 'accepted' | 'refused' | 'spent' | 'limited' | 'blocked' | 'untold' | 'unwell'
 
 /** How upstream is asked about a key for nothing; null stands for a key that nobody has. */
 export interface KeyCheck {
@@ -187,6 +187,13 @@ function aboutKey(name: string, standing: Standing): Finding {
       return finding('fail', thing, 'has no credits left', 'buy some, or wait for the end of the billing cycle')
     case 'limited':
       return finding('warn', thing, 'has just been asked too often: nothing else can be seen', 'try again in a minute')
+    case 'blocked':
+      return finding(
+        'fail',
+        thing,
+        'blocked before upstream looked at it (403, 407, 451, or a firewall page)',
+        'check whether the address of this machine, a firewall or an outbound proxy is in the way',
+      )
     case 'untold':
       return finding(
         'note',

@@ -4,7 +4,7 @@
  * afresh. Short rests are not worth a write.
  */
 import { hash } from 'node:crypto'
-import type { FailureClass } from '../model.ts'
+import { type FailureClass, keyFailures } from '../failures.ts'
 import type { Clock, Disk } from '../ports.ts'
 import { becauseOf, type KeyCondition, ready, untilOf } from './key-state.ts'
 import type { Secret } from './secret.ts'
@@ -23,8 +23,6 @@ const shortestRestMs = 30_000
 const toleranceMs = 1_000
 /** A rest that is over leaves the need of a trial behind; for so long it is remembered. */
 const distrustMs = 86_400_000
-
-const remembered: ReadonlySet<unknown> = new Set<FailureClass>(['creditsExhausted', 'unauthorized', 'rateLimited'])
 
 export function createKeyMemory(disk: Pick<Disk, 'get' | 'put'>, clock: Clock): KeyMemory {
   /** What is on the disk, as far as we know: until when a key rests, in the time of `clock.now`. */
@@ -77,7 +75,7 @@ interface Rest {
 function readRest(value: unknown): Rest | null {
   if (typeof value !== 'object' || value === null) return null
   const { mark, because, untilWallAt, restMs } = value as Partial<Rest>
-  if (typeof mark !== 'string' || because === undefined || !remembered.has(because)) return null
+  if (typeof mark !== 'string' || because === undefined || !keyFailures.has(because)) return null
   if (typeof untilWallAt !== 'number' || typeof restMs !== 'number') return null
   return { mark, because, untilWallAt, restMs }
 }

@@ -3,7 +3,8 @@
  * credits, or that was refused, must pass a trial of one request after its rest before it is trusted again. A rest is only
  * ever extended. Pure: the time is a parameter.
  */
-import type { FailureClass, RetryPolicy, Verdict } from '../model.ts'
+import { type FailureClass, failures, isKeyRefused } from '../failures.ts'
+import type { RetryPolicy, Verdict } from '../model.ts'
 import type { KeyState } from '../telemetry/events.ts'
 
 export type KeyCondition =
@@ -26,15 +27,11 @@ export const ready: KeyCondition = { kind: 'ready' }
 /** A trial that has told nothing for so long blocks the next one no more. */
 const trialMs = 60_000
 
-const gravity: Partial<Record<FailureClass, number>> = { creditsExhausted: 2, unauthorized: 1 }
-
 /** What the passing of time made of it. */
 export function awaken(condition: KeyCondition, now: number): KeyCondition {
   if (!isResting(condition) || now < condition.untilAt) return condition
   const because = becauseOf(condition)
-  return because === 'creditsExhausted' || because === 'unauthorized'
-    ? { kind: 'trial', because, lentUntil: null }
-    : ready
+  return because !== null && isKeyRefused(because) ? { kind: 'trial', because, lentUntil: null } : ready
 }
 
 export function isLendable(condition: KeyCondition, now: number): boolean {
@@ -100,10 +97,14 @@ function restOf(failure: FailureClass, retryAfterMs: number | null, rest: KeyRes
 
 /** The later end holds, and the graver reason; but what is found out by a trial is newer than what led to it. */
 function layDown(condition: KeyCondition, untilAt: number, failure: FailureClass): KeyCondition {
-  const before = condition.kind === 'trial' && gravity[failure] !== undefined ? null : becauseOf(condition)
-  const because = before && (gravity[before] ?? 0) > (gravity[failure] ?? 0) ? before : failure
+  const before = condition.kind === 'trial' && isKeyRefused(failure) ? null : becauseOf(condition)
+  const because = before && severityOf(before) > severityOf(failure) ? before : failure
   const until = Math.max(untilAt, untilOf(condition) ?? 0)
   return because === 'creditsExhausted'
     ? { kind: 'spent', untilAt: until }
     : { kind: 'resting', untilAt: until, because }
+}
+
+function severityOf(failure: FailureClass): number {
+  return failures[failure].keySeverity ?? 0
 }

@@ -4,7 +4,8 @@
  * while it runs: what is said of the old one is then said of nobody. The secrets are revealed here and nowhere else.
  */
 import { ProxyError } from '../errors.ts'
-import type { FailureClass, Call, Verdict } from '../model.ts'
+import type { FailureClass } from '../failures.ts'
+import type { Call, Verdict } from '../model.ts'
 import type { KeyLease, Keys, Turn } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
 import {
@@ -61,6 +62,8 @@ interface Known {
   readonly name: string
   secret: Secret
   condition: KeyCondition
+  /** The question that was blocked last with it, until it brings an answer. */
+  blockedQuestion: string | null
 }
 
 /** A key as one pool has it. */
@@ -99,9 +102,11 @@ function poolOf(surroundings: Surroundings, policy: KeysPolicy, before: readonly
 
   function knownAs(name: string, secret: Secret): Known {
     const known = before.find((one) => one.known.name === name)?.known
-    if (!known) return { name, secret, condition: memory.recall(name, secret) }
+    if (!known) return { name, secret, condition: memory.recall(name, secret), blockedQuestion: null }
     // Whoever still asks with the old secret keeps it: it may be of another upstream.
-    return known.secret.reveal() === secret.reveal() ? known : { name, secret, condition: renew(known.condition) }
+    return known.secret.reveal() === secret.reveal()
+      ? known
+      : { name, secret, condition: renew(known.condition), blockedQuestion: null }
   }
 
   function inForce(): void {
@@ -116,7 +121,7 @@ function poolOf(surroundings: Surroundings, policy: KeysPolicy, before: readonly
       throw new ProxyError('DEADLINE_EXCEEDED', "The request's time was up before it could be asked.")
     for (;;) {
       const key = pick(turn.spentKeys)
-      if (key) return lent(key)
+      if (key) return lent(key, call)
       const waitMs = worthwhileWait(turn)
       if (waitMs === null) throw noneAvailable(turn.spentKeys)
       await new Promise<void>((resolve) => clock.after(waitMs, resolve))
@@ -140,7 +145,7 @@ function poolOf(surroundings: Surroundings, policy: KeysPolicy, before: readonly
     return richest
   }
 
-  function lent({ known }: Key): KeyLease {
+  function lent({ known }: Key, call: Call): KeyLease {
     const isTrial = known.condition.kind === 'trial'
     const { name, secret } = known
     become(known, lend(known.condition, clock.now()))
@@ -148,9 +153,22 @@ function poolOf(surroundings: Surroundings, policy: KeysPolicy, before: readonly
       name,
       secret: secret.reveal(),
       report(verdict: Verdict) {
-        if (known.secret === secret) become(known, judge(current(known), verdict, isTrial, clock.now(), keyRest))
+        if (known.secret !== secret || mayBeTheQuestion(known, call, verdict)) return
+        become(known, judge(current(known), verdict, isTrial, clock.now(), keyRest))
       },
     }
+  }
+
+  /**
+   * A firewall may refuse one prompt: that must not take the last key from everybody else. It rests once two different questions in a
+   * row were blocked.
+   */
+  function mayBeTheQuestion(known: Known, { promptHash }: Call, verdict: Verdict): boolean {
+    const isBlocked = verdict.kind === 'failed' && verdict.class === 'blocked'
+    const isFirst = known.blockedQuestion === null || known.blockedQuestion === promptHash
+    if (isBlocked) known.blockedQuestion = promptHash
+    else if (verdict.kind === 'answered') known.blockedQuestion = null
+    return isBlocked && isFirst && !hasOther(new Set([known.name]))
   }
 
   function replace(name: string, secret: Secret): boolean {

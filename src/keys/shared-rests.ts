@@ -5,7 +5,7 @@
  * is not meant. Of the secret nothing can be read from a signature.
  */
 import { createHmac, timingSafeEqual } from 'node:crypto'
-import type { FailureClass } from '../model.ts'
+import { type FailureClass, keyFailures } from '../failures.ts'
 import type { Clock } from '../ports.ts'
 import type { KeyMemory } from './key-memory.ts'
 import { becauseOf, ready, untilOf } from './key-state.ts'
@@ -35,7 +35,6 @@ interface Hints {
   close(): void
 }
 
-const shared: ReadonlySet<unknown> = new Set<FailureClass>(['creditsExhausted', 'unauthorized', 'rateLimited'])
 /** Two hundred calls in flight extend a rest by moments each: not all of that is told. */
 const toleranceMs = 1_000
 /** The clocks of two replicas differ by less. A hint that was kept and sent again later has nothing to say. */
@@ -54,7 +53,7 @@ export function createSharedRests({ clock, openHints }: RestsPorts): SharedRests
     secrets.set(name, secret)
     const untilAt = untilOf(condition)
     const because = becauseOf(condition)
-    if (untilAt === null || because === null || !shared.has(because)) return
+    if (untilAt === null || because === null || !keyFailures.has(because)) return
     const leftMs = Math.floor(untilAt - clock.now())
     if (leftMs < toleranceMs || untilAt - (known.get(name) ?? 0) < toleranceMs) return
     known.set(name, untilAt)
@@ -92,7 +91,7 @@ export function createSharedRests({ clock, openHints }: RestsPorts): SharedRests
 }
 
 function isShared(because: string): because is FailureClass {
-  return shared.has(because)
+  return keyFailures.has(because)
 }
 
 function signatureOf(secret: Secret, name: string, said: string): string {

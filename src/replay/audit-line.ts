@@ -3,6 +3,7 @@
  * type it should have makes the line a broken one. Fields and kinds that are not known are passed over.
  */
 import { codes, type Code } from '../errors.ts'
+import { verdictClasses } from '../failures.ts'
 import type { Attempt, Charge, Refused } from '../model.ts'
 import type { Play } from './traffic.ts'
 
@@ -48,21 +49,7 @@ const caches = ['hit', 'stale', 'miss', 'joined', 'bypass', 'none'] as const
 const roles = ['leader', 'joined', 'unattended'] as const
 const charges = ['charged', 'free', 'unknown'] as const
 const stops = ['attempts', 'budget', 'deadline', 'breaker', 'key', 'shutdown', 'final', 'abandoned'] as const
-const classes = [
-  'ok',
-  'rejected',
-  'timeout',
-  'rateLimited',
-  'queueFull',
-  'creditsExhausted',
-  'unauthorized',
-  'emptyResult',
-  'serverError',
-  'warmingUp',
-  'gatewayTimeout',
-  'unreachable',
-  'ambiguous',
-] as const satisfies readonly Attempt['class'][]
+const classes: readonly Attempt['class'][] = ['ok', ...verdictClasses]
 
 type Fields = Readonly<Record<string, unknown>>
 

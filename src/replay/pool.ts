@@ -4,7 +4,7 @@
  * from those that followed the same end within a minute, or else from any within a minute; where these are fewer than twenty,
  * within 5 minutes, then half an hour, then from all; last of all from those of other scrapers.
  */
-import type { VerdictClass } from '../model.ts'
+import type { VerdictClass } from '../failures.ts'
 import type { RecordedAttempt } from './audit-line.ts'
 
 export interface Pool {

@@ -2,7 +2,7 @@
  * Invented traffic: questions that come one by one as chance has it (Poisson), none asked twice, all to one scraper by one
  * client, to an upstream that always answers, nine times out of ten within 5 to 30 s (log-normal).
  */
-import type { VerdictClass } from '../model.ts'
+import type { VerdictClass } from '../failures.ts'
 import type { Luck } from './chance.ts'
 import type { Play, Question, Traffic } from './traffic.ts'
 

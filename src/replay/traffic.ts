@@ -3,7 +3,8 @@
  * questions are another; who replays them cannot tell the difference. Points in time are epoch milliseconds.
  */
 import type { Code } from '../errors.ts'
-import type { Call, Charge, VerdictClass } from '../model.ts'
+import type { VerdictClass } from '../failures.ts'
+import type { Call, Charge } from '../model.ts'
 
 /** What upstream did with one attempt. */
 export interface Play {

@@ -6,7 +6,8 @@
  * we stopped asking; a job is submitted again only where nothing can have been submitted. Knows nothing of the wire.
  */
 import { ProxyError, type Code } from '../errors.ts'
-import type { Attempt, Call, ClassPolicy, FailureClass, Landing, Refused, RetryPolicy, Verdict } from '../model.ts'
+import { type FailureClass, failures, isKeyRefused } from '../failures.ts'
+import type { Attempt, Call, ClassPolicy, Landing, Refused, RetryPolicy, Verdict } from '../model.ts'
 import type { Attempted, Flight, Retry, Turn } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
 import { backoffMs } from './backoff.ts'
@@ -43,13 +44,9 @@ interface Course {
   readonly failures: Map<FailureClass, number>
   /** Keys that this flight must not use again: spent or refused ones for good, limited ones until the next pause. */
   readonly spentKeys: Map<string, FailureClass>
-  /** Attempts whose key was used up do not count where another key took over. */
+  /** Attempts after which another key took over. */
   uncounted: number
 }
-
-/** Classes that condemn the key and say nothing about upstream. */
-const keyIsDone: ReadonlySet<FailureClass> = new Set(['creditsExhausted', 'unauthorized'])
-const slow: ReadonlySet<FailureClass> = new Set(['timeout', 'gatewayTimeout', 'ambiguous'])
 
 export function createRetry({ clock, random, emit, budget, isDraining = () => false }: RetryPorts): Retry {
   return { run }
@@ -134,20 +131,18 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
     if (verdict.class === 'rejected') return { kind: 'stop', reason: 'final' }
     const failure = verdict.class
     const policy = course.policy.classes[failure]
-    const sameClass = (course.failures.get(failure) ?? 0) + 1
-    course.failures.set(failure, sameClass)
-
     if (!mayAskAgain(course.call, verdict)) return { kind: 'stop', reason: 'final' }
     const { keyName } = tried.attempt
     if (verdict.fault === 'key' && tried.otherKeyReady && !course.spentKeys.has(keyName))
       return failOver(course, failure, keyName, before)
+    const sameClass = (course.failures.get(failure) ?? 0) + 1
+    course.failures.set(failure, sameClass)
     return sameKeyAgain(course, policy, verdict, failure, sameClass)
   }
 
-  /** The question is as good as it was, only the key is not: another one takes over at once and at no cost. */
+  /** Only the key is at fault: another key takes over at once, and the attempt does not count. Bounded by the number of keys. */
   function failOver(course: Course, failure: FailureClass, keyName: string, before: Repeat | null): Step {
-    if (keyIsDone.has(failure)) course.uncounted += 1
-    else if (counted(course) >= course.policy.attempts) return { kind: 'stop', reason: 'attempts' }
+    course.uncounted += 1
     const reason = hindrance(course, 0)
     if (reason) return { kind: 'stop', reason }
     course.spentKeys.set(keyName, failure)
@@ -161,14 +156,14 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
     failure: FailureClass,
     sameClass: number,
   ): Step {
-    if (sameClass >= policy.attempts) return { kind: 'stop', reason: keyIsDone.has(failure) ? 'key' : 'attempts' }
+    if (sameClass >= policy.attempts) return { kind: 'stop', reason: isKeyRefused(failure) ? 'key' : 'attempts' }
     if (counted(course) >= course.policy.attempts) return { kind: 'stop', reason: 'attempts' }
     const waitMs = backoffMs(policy.backoff, sameClass, verdict.retryAfterMs, random.next())
     const reason = hindrance(course, waitMs)
     if (reason) return { kind: 'stop', reason }
     // Asked last: what is refused for another reason costs nothing.
-    if (!course.allowance.pay(slow.has(failure))) return { kind: 'stop', reason: 'budget' }
-    for (const [key, because] of course.spentKeys) if (!keyIsDone.has(because)) course.spentKeys.delete(key)
+    if (!course.allowance.pay(failures[failure].isSlow)) return { kind: 'stop', reason: 'budget' }
+    for (const [key, because] of course.spentKeys) if (!isKeyRefused(because)) course.spentKeys.delete(key)
     return { kind: 'repeat', class: failure, waitMs, bypassCache: policy.bypassCache }
   }
 

@@ -1,58 +1,27 @@
 /**
- * What we make of an attempt: a table for upstream's errors, first match wins, and a few sentences for what is not an error.
- * A 429 has three meanings and a 500 two, told apart by their text alone (api notes 2.3); a text that nobody documents gets
- * the meaning that does the least harm. Promises to return a verdict for anything, and never to throw.
+ * The verdict on an attempt: errors by the table in error-class.ts, answers by their shape, broken connections by what had been sent.
+ * Returns a verdict for anything, and never throws.
  */
-import type { Fault } from '../errors.ts'
-import type { Call, Charge, Health, Reply, Verdict, VerdictClass, WireResult } from '../model.ts'
-import { isComplete, isFilled, isObject, parseObject } from './answers.ts'
+import { traitsOf, type VerdictClass } from '../failures.ts'
+import type { Call, Charge, Health, Reply, Verdict, WireResult } from '../model.ts'
+import { isComplete, isFilled, parseObject } from './answers.ts'
 import type { JsonObject } from './answers.ts'
 import { chargeOf, chargeOfLoss, FREE } from './credits.ts'
+import { errorClassOf } from './error-class.ts'
 import { readRetryAfter } from './retry-after.ts'
-
-/** One row: the statuses from … to, what the error's `detail` contains (lower case; '' = whatever), and what follows. */
-type Rule = readonly [from: number, to: number, says: string, verdict: VerdictClass, fault: Fault, health: Health]
-
-/** All of them are free: only a 200 and an accepted job are charged (api notes 3.2; undocumented for a submit with 5xx). */
-const rules: readonly Rule[] = [
-  [408, 408, '', 'timeout', 'upstream', 'slow'], // the AI was silent for all of `timeout`: the pool itself may be well
-  [429, 429, 'credit', 'creditsExhausted', 'key', 'neutral'],
-  [429, 429, 'rate limit', 'rateLimited', 'key', 'neutral'],
-  [429, 429, '', 'queueFull', 'upstream', 'neutral'], // when unsure, the meaning that puts no key to rest
-  [401, 401, '', 'unauthorized', 'key', 'neutral'], // a bad key or one without credits: indistinguishable
-  [500, 500, 'empty result', 'emptyResult', 'upstream', 'neutral'], // the question's doing, not the scraper's
-  [500, 500, '', 'serverError', 'upstream', 'down'],
-  [503, 503, '', 'warmingUp', 'upstream', 'down'],
-  [500, 599, '', 'gatewayTimeout', 'upstream', 'down'], // 504, and what gateways say instead (502, 520 to 527)
-  [400, 499, '', 'rejected', 'client', 'neutral'],
-]
 
 export function classify(call: Call, result: WireResult, nowMs: number): Verdict {
   if (result.kind === 'broken') return broken(call, result)
   const { reply } = result
   const body = parseObject(reply.body)
-  const rule = ruleFor(reply.status, body)
-  if (rule) return refusedBy(rule, reply, nowMs)
+  const verdictClass = errorClassOf(reply, body, call.params)
+  if (verdictClass) return refusedBy(verdictClass, reply, nowMs)
   return answered(call, reply, body) ?? unusable(call, reply, body, nowMs)
 }
 
-function ruleFor(status: number, body: JsonObject | null): Rule | undefined {
-  const text = textOf(body?.['detail']).toLowerCase()
-  return rules.find(([from, to, says]) => status >= from && status <= to && text.includes(says))
-}
-
-/** A string as documented, or the lists and objects that frameworks put there (api notes 2.3): the strings two levels down. */
-function textOf(detail: unknown): string {
-  if (typeof detail === 'string') return detail
-  if (!isObject(detail)) return ''
-  return Object.values(detail)
-    .flatMap((item) => (isObject(item) ? Object.values(item) : [item]))
-    .filter((item) => typeof item === 'string')
-    .join('\n')
-}
-
 /** Upstream's own words, JSON or not, are what the caller gets. */
-function refusedBy([, , , verdictClass, fault, health]: Rule, reply: Reply, nowMs: number): Verdict {
+function refusedBy(verdictClass: VerdictClass, reply: Reply, nowMs: number): Verdict {
+  const { fault, health } = traitsOf(verdictClass)
   const retryAfterMs = readRetryAfter(reply.retryAfter, nowMs)
   return { kind: 'failed', class: verdictClass, fault, reply, refusal: null, charge: FREE, health, retryAfterMs }
 }

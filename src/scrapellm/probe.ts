@@ -3,7 +3,10 @@
  * (api notes 3.2), but nobody documents whether the key is looked at before. So a key that nobody has is tried beside it: only if that one is
  * refused for what it is (401), the other one has been accepted. Pure: sending is up to the caller.
  */
+import type { VerdictClass } from '../failures.ts'
+import { parseObject } from './answers.ts'
 import { scrapers } from './endpoints.ts'
+import { errorClassOf } from './error-class.ts'
 
 /** Long enough to be one, and told apart by whoever reads upstream's logs. */
 const NOBODYS_KEY = 'scrapellm-proxy-doctor-tries-a-key-that-nobody-has'
@@ -20,10 +23,25 @@ interface ProbeReply {
 
 /** `refused` is an invalid key or an account without credits; `untold`: upstream complains about the question before it looks at the key. */
 function standingOf(reply: ProbeReply, nobodys: ProbeReply) {
-  if (reply.status === 401) return 'refused'
-  if (reply.status === 429) return reply.body.toLowerCase().includes('credit') ? 'spent' : 'limited'
-  if (reply.status < 400 || reply.status >= 500) return 'unwell'
-  return nobodys.status === 401 ? 'accepted' : 'untold'
+  const verdictClass = reply.status < 500 ? classOf(reply) : null
+  const standing = (verdictClass && standings[verdictClass]) ?? 'unwell'
+  return standing === 'accepted' && nobodys.status !== 401 ? 'untold' : standing
+}
+
+const standings: Partial<Record<VerdictClass, 'refused' | 'spent' | 'limited' | 'blocked' | 'accepted'>> = {
+  unauthorized: 'refused',
+  creditsExhausted: 'spent',
+  rateLimited: 'limited',
+  queueFull: 'limited',
+  blocked: 'blocked',
+  // The question without a prompt was looked at.
+  rejected: 'accepted',
+}
+
+function classOf({ status, body }: ProbeReply): VerdictClass | null {
+  const bytes = Buffer.from(body)
+  const reply = { status, contentType: null, retryAfter: null, location: null, body: bytes }
+  return errorClassOf(reply, parseObject(bytes), [])
 }
 
 export const keyCheck = { probe, standingOf }

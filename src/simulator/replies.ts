@@ -32,6 +32,8 @@ const REFUSALS: Partial<Record<StepKind, Plain>> = {
     detail: 'Missing API key. Pass your key in the X-API-Key header or as ?api_key= in the URL.',
   },
   '401-no-credits': { status: 401, detail: 'This account has no credits.' },
+  '402': { status: 402, detail: 'Payment required.' },
+  '403': { status: 403, detail: 'Forbidden.' },
   '404': {
     status: 404,
     detail: 'Job not found. It may have expired (jobs are retained for 24 hours) or the ID is invalid.',
@@ -45,6 +47,7 @@ const REFUSALS: Partial<Record<StepKind, Plain>> = {
   },
   '500': { status: 500, detail: 'Unexpected scraper error.' },
   '500-empty': { status: 500, detail: 'Scraper returned an empty result.' },
+  '501': { status: 501, detail: 'Not implemented.' },
   '503': { status: 503, detail: 'The scraper pool is warming up.' },
   '504': { status: 504, detail: 'Network timeout while reaching the scraper.' },
 }
@@ -54,6 +57,8 @@ const HTML_TYPE = { 'Content-Type': 'text/html' }
 const COOKIES = ['session=simulated; Path=/; HttpOnly', 'lb=2']
 
 const PAGES: Partial<Record<StepKind, Reply>> = {
+  '403-html': page(403, 'Access denied'),
+  '405-html': page(405, 'Not Allowed'),
   '502-html': page(502, 'Bad Gateway'),
   '504-html': page(504, 'Gateway Time-out'),
   'not-json': page(200, 'Please verify you are human'),

@@ -1,5 +1,6 @@
 /** Everything that can happen beside an outcome, as one union: parts emit it, the recorder turns it into metrics and log lines. */
-import type { Attempt, FailureClass, Landing, ProxyRequest, Refused, Tier, VerdictClass } from '../model.ts'
+import type { FailureClass, VerdictClass } from '../failures.ts'
+import type { Attempt, Landing, ProxyRequest, Refused, Tier } from '../model.ts'
 
 export type BreakerState = 'closed' | 'half-open' | 'open'
 export type KeyState = 'ready' | 'resting' | 'spent'

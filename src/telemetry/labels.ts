@@ -3,7 +3,8 @@
  * list. A value that is not is counted under the list's stand-in.
  */
 import { codes, type Code } from '../errors.ts'
-import type { CacheLabel, Refused, Tier, VerdictClass } from '../model.ts'
+import { type VerdictClass, verdictClasses } from '../failures.ts'
+import type { CacheLabel, Refused, Tier } from '../model.ts'
 import type { BreakerState, CacheFlaw, RedisOperation, ReloadResult } from './events.ts'
 import type { ClosedList, LabelValue } from './series.ts'
 
@@ -63,20 +64,7 @@ const statusGroups: readonly LabelValue[] = ['1xx', '2xx', '3xx', '4xx', '5xx', 
 export const labelLists = {
   status: [...exactStatuses, ...statusGroups],
   cache: listOf<CacheLabel>({ hit: 0, stale: 0, miss: 0, joined: 0, bypass: 0, none: 0 }),
-  class: listOf<VerdictClass>({
-    timeout: 0,
-    rateLimited: 0,
-    queueFull: 0,
-    creditsExhausted: 0,
-    unauthorized: 0,
-    emptyResult: 0,
-    serverError: 0,
-    warmingUp: 0,
-    gatewayTimeout: 0,
-    unreachable: 0,
-    ambiguous: 0,
-    rejected: 0,
-  }),
+  class: verdictClasses,
   reason: listOf<LabelTypes['reason']>({
     attempts: 0,
     budget: 0,

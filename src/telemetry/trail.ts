@@ -4,7 +4,8 @@
  * Points in time are epoch milliseconds of the wall.
  */
 import type { Code } from '../errors.ts'
-import type { CacheLabel, Call, Charge, Param, Refused, Tier, VerdictClass } from '../model.ts'
+import type { VerdictClass } from '../failures.ts'
+import type { CacheLabel, Call, Charge, Param, Refused, Tier } from '../model.ts'
 
 export interface AttemptTrail {
   readonly number: number

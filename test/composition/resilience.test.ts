@@ -2,6 +2,7 @@
  * The real parts in the real order of the pipeline, in front of an upstream that says what a test tells it to: retry ×
  * breaker × keys × joining × places, under a clock that the tests move. Long, because all share one setting.
  */
+import { failureClasses } from '../../src/failures.ts'
 import t from 'tap'
 import { createKeys } from '../../src/keys/pool.ts'
 import { Secret } from '../../src/keys/secret.ts'
@@ -24,7 +25,6 @@ import {
   breakerDefaults,
   budgetDefaults,
   failed,
-  failureClasses,
   keyRestDefaults,
 } from '../support/verdicts.ts'
 

@@ -2,7 +2,8 @@
 import t from 'tap'
 import { loadConfig } from '../../src/config/load.ts'
 import { resolveClient } from '../../src/config/policy.ts'
-import type { Client, ClassPolicy, FailureClass, RetryPolicy } from '../../src/model.ts'
+import type { FailureClass } from '../../src/failures.ts'
+import type { Client, ClassPolicy, RetryPolicy } from '../../src/model.ts'
 import { retryDefaults } from '../support/verdicts.ts'
 
 const minute = 60_000

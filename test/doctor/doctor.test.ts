@@ -130,6 +130,10 @@ void t.test('what a key is worth is told without spending', async (t) => {
     [401, 401, 'refused'],
     [401, 400, 'refused'],
     [429, 401, 'limited'],
+    [402, 401, 'spent'],
+    [403, 401, 'blocked'],
+    [407, 401, 'blocked'],
+    [501, 401, 'unwell'],
     [503, 401, 'unwell'],
     [200, 200, 'unwell'],
     [302, 302, 'unwell'],
@@ -140,7 +144,10 @@ void t.test('what a key is worth is told without spending', async (t) => {
       standing,
       `${status}/${nobodys}`,
     )
-  t.equal(upstreamKeys.standingOf({ status: 429, body: 'Credit limit reached.' }, { status: 401, body: '' }), 'spent')
+  t.equal(
+    upstreamKeys.standingOf({ status: 429, body: '{"detail":"Credit limit reached."}' }, { status: 401, body: '' }),
+    'spent',
+  )
 })
 
 void t.test('every key is tried', async (t) => {

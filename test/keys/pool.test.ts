@@ -4,7 +4,8 @@ import { ProxyError } from '../../src/errors.ts'
 import { awaken, isLendable, judge, lend, ready, untilOf, type KeyCondition } from '../../src/keys/key-state.ts'
 import { createKeys } from '../../src/keys/pool.ts'
 import { Secret } from '../../src/keys/secret.ts'
-import type { FailureClass, Verdict } from '../../src/model.ts'
+import type { FailureClass } from '../../src/failures.ts'
+import type { Call, Verdict } from '../../src/model.ts'
 import type { Keys, Turn } from '../../src/parts.ts'
 import { epoch, fakeWorld } from '../support/world.ts'
 import { aCall, answered, failed, keyRestDefaults } from '../support/verdicts.ts'
@@ -105,6 +106,30 @@ void t.test('A spent key rests, the others carry on; its return is a trial of on
       ['one', 'ready', null, null],
     ],
   )
+})
+
+void t.test('A blocked key rests, and is tried with one request', async (t) => {
+  const { keys, clock } = someKeys({ one: 1, two: 1 })
+  t.equal(await useOnce(keys, failed('blocked')), 'one')
+  t.strictSame(keys.states()[0], { name: 'one', state: 'resting', untilAt: epoch + minute })
+  t.equal(await useOnce(keys, answered()), 'two')
+  await clock.advance(minute)
+  const trial = await keys.lease(aCall(), turn(['two']))
+  t.equal(trial.name, 'one')
+  t.equal(keys.hasOther(new Set(['two'])), false, 'one request at a time')
+})
+
+void t.test('One question that is blocked does not take the last key from all others', async (t) => {
+  const { keys } = someKeys({ main: 1 })
+  const [odd, other] = [aCall({ promptHash: 'odd' }), aCall({ promptHash: 'other' })]
+  const use = async (call: Call, verdict: Verdict) => (await keys.lease(call, turn())).report(verdict)
+  for (let i = 0; i < 5; i += 1) await use(odd, failed('blocked'))
+  t.match(keys.states(), [{ state: 'ready' }])
+  await use(other, answered())
+  await use(other, failed('blocked'))
+  t.match(keys.states(), [{ state: 'ready' }], 'an answer in between')
+  await use(odd, failed('blocked'))
+  t.match(keys.states(), [{ state: 'resting', untilAt: epoch + minute }], 'two different ones in a row')
 })
 
 void t.test('A trial that says nothing about the key leaves the trial to the next request', async (t) => {

@@ -2,22 +2,14 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { ProxyError, type Code } from '../../src/errors.ts'
-import type { Call, FailureClass, Landing, RetryPolicy, Verdict } from '../../src/model.ts'
+import { type FailureClass, failureClasses } from '../../src/failures.ts'
+import type { Call, Landing, RetryPolicy, Verdict } from '../../src/model.ts'
 import type { Attempted, Flight, Turn } from '../../src/parts.ts'
 import { backoffMs } from '../../src/resilience/backoff.ts'
 import { createRetryBudget } from '../../src/resilience/retry-budget.ts'
 import { createRetry } from '../../src/resilience/retry.ts'
 import { epoch, fakeClock, fakeWorld, seededRandom } from '../support/world.ts'
-import {
-  aCall,
-  answered,
-  attempted,
-  budgetDefaults,
-  failed,
-  failureClasses,
-  reply,
-  retryDefaults,
-} from '../support/verdicts.ts'
+import { aCall, answered, attempted, budgetDefaults, failed, reply, retryDefaults } from '../support/verdicts.ts'
 
 /** What the fake upstream says, attempt by attempt; the last one for ever. `lasts` = how long an attempt takes. */
 interface Weather {
@@ -130,6 +122,7 @@ void t.test('R3, R4: each class has its own number of attempts, and what is the 
     warmingUp: [4, 'attempts'],
     gatewayTimeout: [4, 'attempts'],
     unreachable: [4, 'attempts'],
+    blocked: [1, 'key'],
     ambiguous: [2, 'attempts'],
   }
   for (const failure of failureClasses) {
@@ -246,26 +239,29 @@ void t.test('A spent key is replaced at once, free of charge, and as often as th
   )
 })
 
-void t.test('A limited key is replaced at once, but that counts; after a pause it may be used again', async (t) => {
+void t.test('A limited key uses up no attempt while another is free; after a pause it may be used again', async (t) => {
   const { fly, clock, budget } = setUp()
   const limited = (keyName: string, otherKeyReady: boolean) =>
     attempted(failed('rateLimited'), { keyName, otherKeyReady })
   const { landing, turns } = fly({
-    says: [limited('a', true), limited('b', false), limited('a', true), limited('b', false)],
+    says: [limited('a', true), limited('b', false), limited('a', true), limited('b', false), answered()],
   })
-  t.match(await clock.finish(landing), { stoppedBy: 'attempts', attempts: { length: 4 } })
+  t.match(await clock.finish(landing), { verdict: { kind: 'answered' }, attempts: { length: 5 } })
   t.strictSame(
     turns.map(({ spentKeys }) => [...spentKeys]),
-    [[], ['a'], [], ['a']],
+    [[], ['a'], [], ['a'], []],
   )
   t.strictSame(
     turns.map(({ waitedMs }) => waitedMs > 0),
-    [false, false, true, false],
+    [false, false, true, false, true],
   )
-  t.equal(Math.floor(budget.tokens('alpha')), 95, 'one pause was paid, no failover')
+  t.equal(Math.floor(budget.tokens('alpha')), 95, 'the pauses were paid, and the last one given back; no failover')
 
-  const many = fly({ says: ['a', 'b', 'c', 'd', 'e'].map((key) => limited(key, true)) })
-  t.match(await clock.finish(many.landing), { stoppedBy: 'attempts', attempts: { length: 4 } })
+  const many = fly({ says: [...['a', 'b', 'c', 'd', 'e', 'f'].map((key) => limited(key, true)), answered()] })
+  t.match(await clock.finish(many.landing), { verdict: { kind: 'answered' }, attempts: { length: 7 } })
+
+  const rounds = fly({ says: Array.from({ length: 20 }, (_, i) => limited(i % 2 === 0 ? 'a' : 'b', i % 2 === 0)) })
+  t.match(await clock.finish(rounds.landing), { stoppedBy: 'attempts', attempts: { length: 8 } }, 'bounded by keys')
 })
 
 void t.test('Failing over keeps what the failure before it asked for, and the deadline', async (t) => {
@@ -537,7 +533,9 @@ void t.test('R12: the same seed makes the same trace', async (t) => {
     const { fly, clock, events, random } = setUp(seed)
     const flights = Array.from({ length: 50 }, () =>
       fly({
-        says: Array.from({ length: 4 }, () => failed(failureClasses[Math.floor(random.next() * 11)] ?? 'serverError')),
+        says: Array.from({ length: 4 }, () =>
+          failed(failureClasses[Math.floor(random.next() * failureClasses.length)] ?? 'serverError'),
+        ),
         lasts: 1_000,
       }),
     )

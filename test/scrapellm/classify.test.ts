@@ -1,7 +1,8 @@
 /** Every documented reply of the vendor, with its source, and everything that none of the rules foresees. */
 import fc from 'fast-check'
 import t from 'tap'
-import type { Call, Charge, FailureClass, Reply, Verdict, WireResult } from '../../src/model.ts'
+import { verdictClasses } from '../../src/failures.ts'
+import type { Call, Charge, Reply, Verdict, WireResult } from '../../src/model.ts'
 import type { KeyLease } from '../../src/parts.ts'
 import { createProfile } from '../../src/scrapellm/profile.ts'
 
@@ -112,7 +113,7 @@ const errors: readonly ErrorRow[] = [
   ['503 of a gateway', 503, HTML, 'warmingUp', 'upstream', 'down'],
   ['[error-handling] 504', 504, error('Gateway timeout'), 'gatewayTimeout', 'upstream', 'down'],
   ['504 of a gateway', 504, HTML, 'gatewayTimeout', 'upstream', 'down'],
-  ...[501, 502, 520, 524, 527, 599].map((status): ErrorRow => [
+  ...[502, 520, 524, 527, 599].map((status): ErrorRow => [
     `5xx of a gateway: ${status}`,
     status,
     HTML,
@@ -120,7 +121,7 @@ const errors: readonly ErrorRow[] = [
     'upstream',
     'down',
   ]),
-  ...[402, 403, 405, 410, 413, 414, 418, 499].map((status): ErrorRow => [
+  ...[405, 410, 413, 414, 418, 499].map((status): ErrorRow => [
     `4xx not in the vendor's list: ${status}`,
     status,
     error('credit, rate limit, empty result'),
@@ -128,6 +129,49 @@ const errors: readonly ErrorRow[] = [
     'client',
     'neutral',
   ]),
+  ...[501, 505].map((status): ErrorRow => [
+    `final: ${status}`,
+    status,
+    error('empty result'),
+    'rejected',
+    'client',
+    'neutral',
+  ]),
+  ['402, Payment Required', 402, error('Payment required.'), 'creditsExhausted', 'key', 'neutral'],
+  ['402 of a gateway', 402, HTML, 'creditsExhausted', 'key', 'neutral'],
+  ...[403, 407, 451].flatMap((status): ErrorRow[] => [
+    [`blocked: ${status}`, status, error('Forbidden'), 'blocked', 'key', 'neutral'],
+    [`blocked by a gateway: ${status}`, status, HTML, 'blocked', 'key', 'neutral'],
+  ]),
+  ['405 of a firewall, HTML', 405, HTML, 'blocked', 'key', 'neutral'],
+  ['429 of both: "rate limit" wins', 429, error('Credit plan: rate limit exceeded'), 'rateLimited', 'key', 'neutral'],
+  ['429 of both, the other way round', 429, error(['rate-limited', 'no credits']), 'rateLimited', 'key', 'neutral'],
+  ['429 with underscores', 429, error('credit_limit_reached'), 'creditsExhausted', 'key', 'neutral'],
+  ...['accredited', 'discredit', 'corporate limits', 'accelerate limit', 'creditor'].map((word): ErrorRow => [
+    `429 with a part of a word: ${word}`,
+    429,
+    error(word),
+    'queueFull',
+    'upstream',
+    'neutral',
+  ]),
+  ['500, part of a word', 500, error('nonempty results'), 'serverError', 'upstream', 'down'],
+  [
+    '429 with the request echoed in a list',
+    429,
+    error([{ type: 'queue', msg: 'Queue full', input: 'What is my credit limit?', ctx: 'credit' }]),
+    'queueFull',
+    'upstream',
+    'neutral',
+  ],
+  [
+    '429 with the request echoed in an object',
+    429,
+    error({ message: 'Queue full', input: 'credit', prompt: 'rate limit' }),
+    'queueFull',
+    'upstream',
+    'neutral',
+  ],
 ]
 
 void t.test('errors keep their words, are free, and are told apart', async (t) => {
@@ -149,6 +193,22 @@ void t.test('errors keep their words, are free, and are told apart', async (t) =
         `${source} (${asked.endpoint})`,
       )
     }
+  }
+})
+
+void t.test('words of the prompt are not upstream’s', async (t) => {
+  const rows: readonly (readonly [prompt: string, detail: string, verdictClass: string])[] = [
+    ['best credit card', 'No slot for "best credit card" now.', 'queueFull'],
+    ['what is a rate limit?', 'Busy: what is a rate limit?', 'queueFull'],
+    [' credit ', 'No slot for " credit " now.', 'queueFull'],
+    ['credit (a|b)+', 'No slot for credit (a|b)+ now.', 'queueFull'],
+    ['e', 'Credit limit reached.', 'creditsExhausted'],
+    ['re', 'Credit limit reached.', 'creditsExhausted'],
+    ['best credit card', 'Credit limit reached for "best credit card".', 'creditsExhausted'],
+  ]
+  for (const [prompt, detail, verdictClass] of rows) {
+    const asked = { ...ANSWER, params: [['prompt', prompt] as const] }
+    t.match(judge(asked, reply(429, error(detail))), { class: verdictClass }, detail)
   }
 })
 
@@ -279,26 +339,13 @@ void t.test('a wire that broke: nothing was sent, or nobody knows', async (t) =>
 })
 
 void t.test('every class that the retry policy knows can be reached', async (t) => {
-  const all: Record<FailureClass, true> = {
-    timeout: true,
-    rateLimited: true,
-    queueFull: true,
-    creditsExhausted: true,
-    unauthorized: true,
-    emptyResult: true,
-    serverError: true,
-    warmingUp: true,
-    gatewayTimeout: true,
-    unreachable: true,
-    ambiguous: true,
-  }
   const verdicts = [
     ...errors.map(([, status, body]) => judge(ANSWER, reply(status, body))),
     judge(ANSWER, reply(200, '')),
     judgeBroken(ANSWER, false, 'refused'),
   ]
   const reached = new Set(verdicts.map((verdict) => (verdict.kind === 'failed' ? verdict.class : 'ok')))
-  t.strictSame([...reached].toSorted(), [...Object.keys(all), 'rejected'].toSorted())
+  t.strictSame([...reached].toSorted(), [...verdictClasses].toSorted())
 })
 
 void t.test('Retry-After in all its forms, up to an hour', async (t) => {

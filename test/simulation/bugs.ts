@@ -72,9 +72,9 @@ export const bugs: readonly Bug[] = [
   },
   {
     name: 'an answer of the caller’s own fault is repeated',
-    file: 'scrapellm/classify.ts',
-    find: "[400, 499, '', 'rejected', 'client', 'neutral']",
-    replace: "[400, 499, '', 'serverError', 'client', 'neutral']",
+    file: 'scrapellm/error-class.ts',
+    find: "[400, 499, null, 'rejected']",
+    replace: "[400, 499, null, 'serverError']",
     invariants: ['R4'],
     needs: ({ faults }) => (faults.fates['400'] ?? 0) + (faults.fates['404'] ?? 0) > 0,
   },

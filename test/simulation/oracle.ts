@@ -64,7 +64,7 @@ const [WINDOW, MINIMUM, RATE] = [20, 10, 0.5]
 const MEMORY_MS = 600_000
 const SURVIVAL_MS = 15_000
 const classAttempts: Partial<Record<CallClass, number>> = { timeout: 2, emptyResult: 2, ambiguous: 2 }
-const keyIsDone: ReadonlySet<CallClass> = new Set(['unauthorized', 'creditsExhausted'])
+const keyIsDone: ReadonlySet<CallClass> = new Set(['unauthorized', 'creditsExhausted', 'blocked'])
 const keyIsAtFault: ReadonlySet<CallClass> = new Set([...keyIsDone, 'rateLimited'])
 const isSlow: ReadonlySet<CallClass> = new Set(['timeout', 'gatewayTimeout', 'ambiguous'])
 const longBase: ReadonlySet<CallClass> = new Set(['rateLimited', 'queueFull', 'warmingUp'])
@@ -262,13 +262,13 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     // A question that a job stands behind is a question all the same.
     if (asks.get(requestId)?.kind === 'submit' && ended.class === 'ambiguous')
       fail('R5', `job ${requestId} is submitted again after ${ended.class}`)
-    const counted = course.calls.filter((one) => !one.ended || !keyIsDone.has(one.ended.class)).length
-    if (counted >= ATTEMPTS || course.calls.length >= ATTEMPTS + plan.keys.length) {
+    const counted = course.calls.filter((one, index) => !isFailover(one, course.calls[index + 1] ?? call))
+    if (counted.length >= ATTEMPTS || course.calls.length >= ATTEMPTS * plan.keys.length) {
       fail('R3', `attempt ${course.calls.length + 1} of ${requestId}`)
     }
-    const same = course.calls.filter((one) => one.ended?.class === ended.class).length
+    const same = counted.filter((one) => one.ended?.class === ended.class).length
     const most = classAttempts[ended.class] ?? ATTEMPTS
-    const isOtherKey = keyIsAtFault.has(ended.class) && before.key !== call.key
+    const isOtherKey = isFailover(before, call)
     if (same >= most && !isOtherKey) fail('R3', `${requestId} is asked again after ${same} times ${ended.class}`)
     if (keyIsDone.has(ended.class) && !isOtherKey)
       fail('R3', `${requestId} is asked again with a key that is ${ended.class}`)
@@ -725,4 +725,9 @@ function metricReader(text: string): (name: string) => number {
     )
     return own.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' ') + 1)), 0)
   }
+}
+
+/** The key was at fault, and another one took over: that uses up no attempt. */
+function isFailover(before: UpstreamCall, next: UpstreamCall): boolean {
+  return before.ended !== null && keyIsAtFault.has(before.ended.class) && before.key !== next.key
 }

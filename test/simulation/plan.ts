@@ -85,6 +85,7 @@ const PLAIN = [
   '400',
   '404',
   '401',
+  '403',
   '408',
   '429-rate',
   '429-queue',
@@ -247,7 +248,7 @@ function settingsOf(plan: Bare, chance: Chance) {
     ...(plan.redis ? { redis: { url: 'redis://127.0.0.1:9', timeout: '250ms' } } : {}),
     retry: {
       deadline: `${plan.deadlineMs}ms`,
-      classes: { creditsExhausted: { keyRest: '60s' }, unauthorized: { keyRest: '45s' } },
+      classes: { creditsExhausted: { keyRest: '60s' }, unauthorized: { keyRest: '45s' }, blocked: { keyRest: '20s' } },
     },
     breaker: { openFor: `${plan.openForMs}ms`, openForMax: `${2 * plan.openForMs}ms` },
     jobs: { execution: plan.execution },

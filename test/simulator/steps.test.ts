@@ -57,6 +57,10 @@ const EXPECTED: Record<Exclude<StepKind, 'hold' | 'hang' | 'stall' | 'drip'>, Ex
     body: /^\{"detail":"Missing API key\. Pass your key in the X-API-Key header or as \?api_key= in the URL\."\}$/,
   },
   '401-no-credits': { status: 401, charged: 0, body: /no credits/ },
+  '402': { status: 402, charged: 0, body: /"detail":"/ },
+  '403': { status: 403, charged: 0, body: /"detail":"/ },
+  '403-html': { status: 403, charged: 0, body: /^<html>/ },
+  '405-html': { status: 405, charged: 0, body: /^<html>/ },
   '404': {
     status: 404,
     charged: 0,
@@ -72,6 +76,7 @@ const EXPECTED: Record<Exclude<StepKind, 'hold' | 'hang' | 'stall' | 'drip'>, Ex
   },
   '500': { status: 500, charged: 0, body: /^(?!.*empty result).*"detail":"/ },
   '500-empty': { status: 500, charged: 0, body: /"Scraper returned an empty result\."/ },
+  '501': { status: 501, charged: 0, body: /"detail":"/ },
   '503': { status: 503, charged: 0, body: /"detail":"/ },
   '504': { status: 504, charged: 0, body: /"detail":"/ },
   '504-html': { status: 504, charged: 0, body: /^<html>/, headers: { 'content-type': 'text/html' } },

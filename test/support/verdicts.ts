@@ -1,49 +1,24 @@
 /** Values for tests below the pipeline: verdicts of every class as upstream's errors become them, and the default policies. */
-import type {
-  Attempt,
-  Call,
-  Client,
-  FailureClass,
-  Health,
-  Reply,
-  RetryPolicy,
-  Verdict,
-  VerdictClass,
-} from '../../src/model.ts'
-import type { Fault } from '../../src/errors.ts'
+import { traitsOf, type VerdictClass } from '../../src/failures.ts'
+import type { Attempt, Call, Client, Reply, RetryPolicy, Verdict } from '../../src/model.ts'
 import type { Attempted } from '../../src/parts.ts'
 
 type Failed = Extract<Verdict, { kind: 'failed' }>
 type Answered = Extract<Verdict, { kind: 'answered' }>
 
-const traits: Record<VerdictClass, readonly [status: number | null, fault: Fault, health: Health]> = {
-  timeout: [408, 'upstream', 'slow'],
-  rateLimited: [429, 'key', 'neutral'],
-  queueFull: [429, 'upstream', 'neutral'],
-  creditsExhausted: [429, 'key', 'neutral'],
-  unauthorized: [401, 'key', 'neutral'],
-  emptyResult: [500, 'upstream', 'neutral'],
-  serverError: [500, 'upstream', 'down'],
-  warmingUp: [503, 'upstream', 'down'],
-  gatewayTimeout: [504, 'upstream', 'down'],
-  rejected: [400, 'client', 'neutral'],
-  unreachable: [null, 'upstream', 'down'],
-  ambiguous: [null, 'upstream', 'down'],
+const statuses: Readonly<Partial<Record<VerdictClass, number>>> = {
+  timeout: 408,
+  rateLimited: 429,
+  queueFull: 429,
+  creditsExhausted: 429,
+  unauthorized: 401,
+  emptyResult: 500,
+  serverError: 500,
+  warmingUp: 503,
+  gatewayTimeout: 504,
+  blocked: 403,
+  rejected: 400,
 }
-
-export const failureClasses: readonly FailureClass[] = [
-  'timeout',
-  'rateLimited',
-  'queueFull',
-  'creditsExhausted',
-  'unauthorized',
-  'emptyResult',
-  'serverError',
-  'warmingUp',
-  'gatewayTimeout',
-  'unreachable',
-  'ambiguous',
-]
 
 export function reply(status: number, body = '{}'): Reply {
   return { status, contentType: 'application/json', retryAfter: null, location: null, body: Buffer.from(body) }
@@ -61,7 +36,8 @@ export function answered(changes: Partial<Answered> = {}): Answered {
 }
 
 export function failed(verdictClass: VerdictClass, changes: Partial<Failed> = {}): Failed {
-  const [status, fault, health] = traits[verdictClass]
+  const status = statuses[verdictClass] ?? null
+  const { fault, health } = traitsOf(verdictClass)
   return {
     kind: 'failed',
     class: verdictClass,
@@ -113,13 +89,14 @@ export const retryDefaults: RetryPolicy = {
     warmingUp: gentle,
     gatewayTimeout: usual,
     unreachable: usual,
+    blocked: { ...usual, attempts: 1, keyRest: 60_000 },
     ambiguous: { ...usual, attempts: 2 },
   },
 }
 
 export const budgetDefaults = { capacity: 100, cost: 5, costSlow: 10, refill: 12_000 }
 
-export const keyRestDefaults = { creditsExhausted: 15 * 60_000, unauthorized: 5 * 60_000 }
+export const keyRestDefaults = { creditsExhausted: 15 * 60_000, unauthorized: 5 * 60_000, blocked: 60_000 }
 
 export const breakerDefaults = {
   consecutive: 5,
