@@ -111,5 +111,7 @@ function explain(error: unknown): number {
 }
 
 process.exitCode = await main(process.argv.slice(2)).catch(explain)
+// A pipe may not have taken all of a long text yet. A reader that is gone (`| head`) is no error.
+process.stdout.on('error', () => process.exit())
 // What is still open by now (a connection nobody drained) must not keep a stopped process alive.
-process.exit()
+process.stdout.write('', () => process.exit())

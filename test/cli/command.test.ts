@@ -1,7 +1,10 @@
 /** The commands, called as `main` calls them: what they print, where, and with which exit code. */
+import { spawn } from 'node:child_process'
 import { hash } from 'node:crypto'
+import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
 import t from 'tap'
 import { parse } from 'yaml'
 import { parseCommandLine } from '../../src/cli/args.ts'
@@ -193,4 +196,11 @@ void t.test('token refuses a name that no client can have', async (t) => {
     t.equal(out(), '')
     t.match(err(), /cannot be a client's name|choose another name/)
   }
+})
+
+void t.test('a long text reaches a reader that is slow', async (t) => {
+  const child = spawn(process.execPath, [join(root, 'src/main.ts'), 'schema'], { stdio: ['ignore', 'pipe', 'inherit'] })
+  // The pipe is full before the first byte is read.
+  await once(child.stdout, 'readable')
+  t.match(JSON.parse(await text(child.stdout)), { type: 'object' })
 })

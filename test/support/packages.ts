@@ -19,6 +19,7 @@ const NEEDS: readonly Need[] = [
   { package: 'curl', probe: ['curl', '--version'] },
   { package: 'chromium', probe: ['/usr/bin/chromium', '--version'] },
   { package: 'prometheus', probe: ['promtool', '--version'] },
+  { package: 'prometheus-alertmanager', probe: ['amtool', '--version'] },
 ]
 
 function isThere({ probe: [command, ...args] }: Need): boolean {
