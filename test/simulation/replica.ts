@@ -38,7 +38,7 @@ export interface ReplicaParts {
   readonly life: number
   readonly process: Process
   readonly random: Random
-  readonly vendor: Vendor
+  readonly vendor: Pick<Vendor, 'connect'>
   readonly machine: Machine
   readonly link: RedisLink
   /** The share of its memory that it uses. */

@@ -1,0 +1,59 @@
+/** A case of the weather table, run with some seeds and judged. */
+import type { Loaded } from '../../src/config/load.ts'
+import { runBare } from './bare-client.ts'
+import type { Case, Measured } from './cases.ts'
+import { figuresOf, firstSuccess, type Figures, share } from './figures.ts'
+import { run } from './run.ts'
+
+export interface Row {
+  readonly row: string
+  readonly weather: string
+  readonly figures: Figures
+  readonly possible: number
+  /** The longest time from the recovery to the end of the first call that was answered; null = the row has no outage. */
+  readonly firstSuccessMs: number | null
+  readonly broken: readonly string[]
+  /** Of all requests that were made for this row. */
+  readonly requests: number
+}
+
+/** `load`: the settings that are tried, with those that a row needs over them. */
+export async function measure(
+  { row, weather, sets = [], plan, about = () => true, recoveredMs, judge }: Case,
+  seeds: number,
+  load: (sets: readonly string[]) => Loaded,
+): Promise<Row> {
+  const loaded = load(sets)
+  const runs = []
+  const bare = { asked: 0, answered: 0 }
+  for (let seed = 1; seed <= seeds; seed += 1) {
+    runs.push(await run({ loaded, seed, ...plan(seed) }))
+    const planned = plan(seed)
+    const { asked, answered } = await runBare({ ...planned, seed, about })
+    bare.asked += asked
+    bare.answered += answered
+  }
+  const asked = runs.flatMap(({ asked }) => asked.filter(about))
+  const prompts = new Set(asked.map(({ prompt }) => prompt))
+  const calls = runs.flatMap(({ calls }) => calls.filter(({ prompt }) => prompts.has(prompt)))
+  const measured: Measured = {
+    figures: figuresOf(asked, calls),
+    possible: share(bare.answered, bare.asked),
+    runs,
+    asked,
+    calls,
+  }
+  const recoveries = runs.map((run) => {
+    const first = recoveredMs === undefined ? null : firstSuccess(run, recoveredMs)
+    return first ? first.endedAt - run.startsAt - (recoveredMs ?? 0) : Number.POSITIVE_INFINITY
+  })
+  return {
+    row,
+    weather,
+    figures: measured.figures,
+    possible: measured.possible,
+    firstSuccessMs: recoveredMs === undefined ? null : Math.max(...recoveries),
+    broken: [...new Set(judge(measured))],
+    requests: runs.reduce((sum, { asked }) => sum + asked.length, 0),
+  }
+}
