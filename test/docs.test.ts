@@ -185,7 +185,7 @@ void t.test('every log line has a row, and every row is a log line', async (t) =
 })
 
 void t.test('the recipes name every file that a change of their kind touches', async (t) => {
-  const text = read('docs/contributing.md')
+  const text = read('CONTRIBUTING.md')
   const recipes = { 'a failure class': /warmingUp/, 'a scraper': /google_ai_mode/, 'a metric': /'overload_state'/ }
   for (const [what, marker] of Object.entries(recipes)) {
     const [, recipe = ''] = new RegExp(`^### Add ${what}$([^]*?)^##`, 'm').exec(text) ?? []

@@ -54,6 +54,7 @@ function aSecret(t: Test): string {
 
 void t.test('the package', async (t) => {
   mkdirSync(home)
+  writeFileSync(join(home, 'package.json'), '{ "name": "home", "version": "1.0.0" }')
   const secret = aSecret(t)
   const packed = run(t, `npm pack --silent --json --pack-destination ${folder}`, root)
   const shelves = nodes(t)
@@ -84,6 +85,24 @@ void t.test('the package', async (t) => {
       [],
     )
     t.notOk(existsSync(join(home, 'node_modules/.bin/node')))
+  })
+
+  await t.test('has a list of all that is in it, as docs/releasing.md makes it', async (t) => {
+    const command = /^(npm sbom .*) > .*$/m.exec(readFileSync(join(root, 'docs/releasing.md'), 'utf8'))?.[1]
+    const sbom = JSON.parse(await run(t, String(command), home)) as {
+      bomFormat: string
+      components: { group?: string; name: string; version: string; hashes?: unknown[] }[]
+    }
+    t.equal(sbom.bomFormat, 'CycloneDX')
+    const lock = JSON.parse(readFileSync(join(home, 'node_modules/.package-lock.json'), 'utf8')) as {
+      packages: Record<string, { version: string }>
+    }
+    const installedNow = Object.entries(lock.packages).map(
+      ([path, { version }]) => `${path.replace(/^.*node_modules\//, '')}@${version}`,
+    )
+    const listed = sbom.components.map(({ name, version }) => `${name}@${version}`)
+    t.strictSame(listed.toSorted(), [...new Set(installedNow)].toSorted())
+    for (const { name, hashes = [] } of sbom.components) t.ok(hashes.length > 0, `${name} has a hash`)
   })
 
   await t.test('has a schema for each of its settings files, where an editor looks for it', async (t) => {

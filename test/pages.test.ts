@@ -24,6 +24,9 @@ const elsewhere: ReadonlySet<string> = new Set([
   'npm ci && npm start',
   'npm ci && npm test',
   'npm ci && npm run check',
+  'npm pack',
+  'mkdir release && cd release && npm init --yes && npm install ../scrapellm-proxy-*.tgz',
+  'npm sbom --sbom-format cyclonedx > ../sbom.json',
   'docker run --rm --network host -e PROMETHEUS_URL=http://127.0.0.1:9090 -e PROXY_ADMIN_URL=http://127.0.0.1:9464 ' +
     '-v "$PWD/grafana/provisioning:/etc/grafana/provisioning:ro" -v "$PWD/grafana/dashboards:/var/lib/grafana/dashboards:ro" grafana/grafana',
 ])

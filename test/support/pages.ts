@@ -24,6 +24,8 @@ export function readPage(path: string): string {
 /** Everything that is documentation for users and contributors, from the root of the project. */
 export const pagePaths: readonly string[] = [
   'README.md',
+  'CONTRIBUTING.md',
+  'SECURITY.md',
   ...readdirSync(join(root, 'docs'))
     .filter((name) => name.endsWith('.md'))
     .map((name) => `docs/${name}`),
