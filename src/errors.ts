@@ -84,6 +84,12 @@ export const refusals = {
     title: 'Idempotency conflict',
     when: 'the same `Idempotency-Key` is still being submitted (409) or came with other parameters (422)',
   },
+  IDEMPOTENCY_UNAVAILABLE: {
+    statuses: [503],
+    fault: 'proxy',
+    title: 'Idempotency keys unavailable',
+    when: 'an `Idempotency-Key` cannot be checked because the shared store is away; nothing was submitted',
+  },
   SHUTTING_DOWN: { statuses: [503], fault: 'proxy', title: 'Shutting down', when: 'draining' },
   INTERNAL: { statuses: [500], fault: 'proxy', title: 'Internal error', when: 'a bug; nothing of it in the body' },
 } as const satisfies Record<string, Refusal>

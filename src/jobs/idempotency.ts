@@ -4,7 +4,7 @@
  * The key is taken, in the store, before anything is sent, and free again when nothing can have been submitted. Where it may have
  * been, by a call that was cut off or a process that died, no repetition is safe: the key stays taken and every repetition is
  * refused, until its caller decides for a new key and a possible second charge. Kept for 24 h. Of all processes that share the store one gets
- * a key; while it is away, each knows only the keys that it was asked with itself.
+ * a key; while that store is away no new key is accepted, because nobody can know whether it was used before.
  */
 import { hash } from 'node:crypto'
 import { ProxyError } from '../errors.ts'
@@ -15,7 +15,7 @@ import type { Liveness } from './liveness.ts'
 import { type JobStore, KEPT_MS } from './store.ts'
 
 export interface Idempotency {
-  /** `accepted` gives what must be written down together with the reply. Throws IDEMPOTENCY_CONFLICT. */
+  /** `accepted` gives what must be written down together with the reply. Throws IDEMPOTENCY_CONFLICT and IDEMPOTENCY_UNAVAILABLE. */
   once(
     submission: Submission,
     submit: (through: Through) => Promise<Outcome>,
@@ -64,6 +64,7 @@ interface UnderWay {
 const SPACE = 'idempotency'
 const LONGEST_WAIT_MS = 10_000
 const RETRY_AFTER_MS = 1_000
+const UNAVAILABLE_RETRY_MS = 2_000
 /** Between two looks at what another process submits. */
 const LOOK_MS = 250
 
@@ -157,7 +158,8 @@ export function createIdempotency({ store, clock, random, life }: Ports): Idempo
     tell: (parameters: string) => void,
   ): Promise<Outcome | null> {
     for (;;) {
-      const said = await store.swap(recordOf(name, taken), null, life.sign())
+      const said = await store.claim(recordOf(name, taken), life.sign())
+      if (said.kind === 'away') throw unavailable()
       const there = (said.kind === 'written' ? taken : said.there?.value) as Taken | undefined
       tell(there?.parameters ?? taken.parameters)
       if (said.kind === 'written') return null
@@ -232,6 +234,13 @@ function otherParameters(): ProxyError {
 function stillSubmitting(): ProxyError {
   const detail = 'The job of this Idempotency-Key is still being submitted.'
   return new ProxyError('IDEMPOTENCY_CONFLICT', detail, { status: 409, retryAfterMs: RETRY_AFTER_MS })
+}
+
+function unavailable(): ProxyError {
+  const detail =
+    'Redis is unavailable, so the proxy cannot check whether this Idempotency-Key was used before. Nothing was submitted: ' +
+    'send the same request again, with the same key.'
+  return new ProxyError('IDEMPOTENCY_UNAVAILABLE', detail, { retryAfterMs: UNAVAILABLE_RETRY_MS })
 }
 
 function fateUnknown(): ProxyError {

@@ -1,6 +1,6 @@
 /**
  * Jobs of all replicas, in the store they share. While that is away, this process knows what it has written itself, and nothing
- * else: an owner is unknown, as of a job that was submitted elsewhere, and an idempotency key is new unless it was used here.
+ * else: an owner is unknown, as of a job that was submitted elsewhere, and no idempotency key can be claimed.
  *
  * What is written meanwhile is written there as soon as it is back, and gives way to what is there if it was written because nothing
  * was known. What a store that returns empty has lost is written again when it is asked for. What this process remembers
@@ -28,10 +28,12 @@ export function createSharedJobStore(records: SharedRecords, clock: Clock, maxOw
    * written where nothing was known.
    */
   const late = new Map<string, string[] | null>()
+  /** Claims that may be in the store although the caller was told `away`. */
+  const unsure = new Map<string, DiskRecord>()
   let retry: Timer | null = null
   let isClosed = false
 
-  return { isShared: true, put, get, isGone, list, swap, close }
+  return { isShared: true, put, get, isGone, list, swap, claim, close }
 
   async function put(list: readonly DiskRecord[]): Promise<void> {
     remember(list)
@@ -70,11 +72,43 @@ export function createSharedJobStore(records: SharedRecords, clock: Clock, maxOw
     }
     const said = await records.swap(record, revision, others)
     if (said.kind === 'away') return swapHere(record, revision, others)
-    if (said.value.kind === 'written') {
-      remember([record, ...others])
-      for (const one of [record, ...others]) settle(nameOf(one.space, one.key), one)
-    }
+    if (said.value.kind === 'written') acknowledge([record, ...others])
     return said.value
+  }
+
+  async function claim(
+    record: DiskRecord,
+    others: readonly DiskRecord[] = [],
+  ): Promise<Swap | { readonly kind: 'away' }> {
+    const { space, key } = record
+    const name = nameOf(space, key)
+    if (ownValue(space, key) !== null) return local.swap(record, null, others)
+    const earlier = unsure.get(name)
+    if (earlier && !(await withdraw(name, earlier))) return { kind: 'away' }
+    const said = await records.swap(record, null, others)
+    if (said.kind === 'away') {
+      if (said.sent) unsure.set(name, record)
+      again()
+      return { kind: 'away' }
+    }
+    if (said.value.kind === 'written') acknowledge([record, ...others])
+    return said.value
+  }
+
+  /** Deletes a claim that nobody relies on. False = the store is away. */
+  async function withdraw(name: string, record: DiskRecord): Promise<boolean> {
+    const there = await records.get(record.space, record.key)
+    if (there.kind === 'away') return false
+    const isOurs = JSON.stringify(there.value?.value) === JSON.stringify(record.value)
+    const said = isOurs ? await records.swap({ ...record, value: null }, there.value?.revision ?? null) : there
+    if (said.kind === 'away') return false
+    if (unsure.get(name) === record) unsure.delete(name)
+    return true
+  }
+
+  function acknowledge(list: readonly DiskRecord[]): void {
+    remember(list)
+    for (const one of list) settle(nameOf(one.space, one.key), one)
   }
 
   /** A revision of there is none of here: what was read there and can be written only here has not been changed here. */
@@ -116,7 +150,7 @@ export function createSharedJobStore(records: SharedRecords, clock: Clock, maxOw
   }
 
   function again(): void {
-    if (isClosed || late.size === 0) return
+    if (isClosed || late.size + unsure.size === 0) return
     retry ??= clock.after(RETRY_MS, () => {
       void catchUp().finally(() => {
         retry = null
@@ -130,6 +164,7 @@ export function createSharedJobStore(records: SharedRecords, clock: Clock, maxOw
     const sure = waiting.filter(([, texts]) => texts === null)
     await send(sure.flatMap(([name]) => own.get(name) ?? []))
     for (const [name, texts] of waiting) if (texts && !(await offer(name, texts))) return
+    for (const [name, record] of [...unsure].slice(0, BATCH)) if (!(await withdraw(name, record))) return
   }
 
   /** False = the store is away. */

@@ -19,6 +19,11 @@ export interface JobStore {
    * very same record counts as written: two that must be told apart are different.
    */
   swap(record: DiskRecord, revision: string | null, others?: readonly DiskRecord[]): Promise<Swap>
+  /**
+   * Writes all, if the first record is not there in any process. Unlike `swap` it never decides alone: `away` = the shared store
+   * cannot tell, and nothing was written, or what was written is deleted as soon as the store is back.
+   */
+  claim(record: DiskRecord, others?: readonly DiskRecord[]): Promise<Swap | { readonly kind: 'away' }>
 }
 
 export interface Written {
@@ -42,12 +47,15 @@ export function createLocalJobStore(records: Records): JobStore {
     get: async (space, key) => written(space, key),
     isGone: async (space, key) => written(space, key) === null,
     list: async (space) => [...records.list(space)],
-    async swap(record, revision, others = []) {
-      const there = written(record.space, record.key)
-      if ((there?.revision ?? null) !== revision) return { kind: 'other', there }
-      records.put([record, ...others])
-      return { kind: 'written' }
-    },
+    swap,
+    claim: (record, others) => swap(record, null, others),
+  }
+
+  async function swap(record: DiskRecord, revision: string | null, others: readonly DiskRecord[] = []): Promise<Swap> {
+    const there = written(record.space, record.key)
+    if ((there?.revision ?? null) !== revision) return { kind: 'other', there }
+    records.put([record, ...others])
+    return { kind: 'written' }
   }
 
   function written(space: string, key: string): Written | null {

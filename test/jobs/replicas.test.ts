@@ -347,8 +347,9 @@ void t.test('while Redis is away each replica knows its own, and tells it when R
   await until(() => one.shared.state === 'down' && two.shared.state === 'down')
 
   t.strictSame(replyOf(await one.submit('prompt=x', 'before')).body, replyOf(before).body)
-  const meanwhile = await one.submit('prompt=y', 'meanwhile')
-  t.match(await one.submit('prompt=y', 'meanwhile'), { kind: 'job', idempotentReplay: true })
+  await t.rejects(one.submit('prompt=y', 'meanwhile'), { code: 'IDEMPOTENCY_UNAVAILABLE', status: 503 })
+  await t.rejects(two.submit('prompt=x', 'before'), { code: 'IDEMPOTENCY_UNAVAILABLE', retryAfterMs: 2_000 })
+  const meanwhile = await one.submit('prompt=y')
   t.equal(replyOf(await one.poll(jobIdOf(meanwhile), others)).status, 404)
   t.match(await two.poll(jobIdOf(meanwhile), others), { kind: 'fetched' }, 'unknown ids pass through')
   const promised = jobIdOf(await one.jobs.promise(team, questionOf('prompt=z'), nobody()))
@@ -361,7 +362,6 @@ void t.test('while Redis is away each replica knows its own, and tells it when R
   await redis.restart()
   await until(() => one.shared.state === 'up' && two.shared.state === 'up')
   await until(async () => bodyOf(await two.poll(promised))['status'] === 'pending')
-  t.match(await two.submit('prompt=y', 'meanwhile'), { kind: 'job', idempotentReplay: true })
   // Who knew nothing of it gives way to whoever did.
   await until(async () => replyOf(await two.poll(jobIdOf(meanwhile), others)).status === 404)
   t.equal(bodyOf(await two.poll(promised))['status'], 'pending')
@@ -397,6 +397,35 @@ void t.test(
     t.ok(await two.store.isGone('s', 'a'))
   },
 )
+
+void t.test('a claim whose reply was lost is withdrawn, so that the key is free for everybody', async (t) => {
+  const { redis, aReplica } = await aFleet(t)
+  const two = await aReplica('two')
+  const records = createSharedRecords(two.shared, two.clock)
+  let losing = true
+  const store = createSharedJobStore(
+    {
+      ...records,
+      async swap(record, revision, others) {
+        const said = await records.swap(record, revision, others)
+        return losing ? { kind: 'away', sent: true } : said
+      },
+    },
+    two.clock,
+  )
+  t.teardown(() => store.close())
+  const claim = { space: 's', key: 'k', value: { claim: 'one' }, expiresAt: two.clock.wall() + 60_000 }
+  t.strictSame(await store.claim(claim), { kind: 'away' })
+  t.match(await two.store.get('s', 'k'), { value: { claim: 'one' } }, 'it did arrive')
+  losing = false
+  two.clock.skip(1_000)
+  await until(async () => two.store.isGone('s', 'k'))
+  t.strictSame(await store.claim({ ...claim, value: { claim: 'two' } }), { kind: 'written' })
+  t.match(await store.claim({ ...claim, value: { claim: 'three' } }), { kind: 'other' }, 'known without asking')
+  await redis.kill()
+  await until(() => two.shared.state === 'down')
+  t.match(await store.claim({ ...claim, value: { claim: 'three' } }), { kind: 'other' })
+})
 
 void t.test('what is remembered for a store that is away is bounded, and ends when it is closed', async (t) => {
   const clock = elasticClock()

@@ -1,0 +1,74 @@
+/**
+ * What each kind of trouble with Redis costs: real proxy processes, a real redis-server, and a line between them that can be cut. The
+ * ledger of the simulator decides. These are the rows of the table in docs/several-replicas.md.
+ */
+import t, { type Test } from 'tap'
+import { createSimulator, instant, type Simulator } from '../../src/simulator/simulator.ts'
+import { startFaultProxy } from '../support/fault-proxy.ts'
+import { type Running, startProxy } from '../support/process.ts'
+import { type Answer, type Asking, request } from '../support/proxy.ts'
+import { startRedis, until } from '../support/redis.ts'
+
+const TOKEN = 'team-token-0123456789'
+const TEAM = { 'x-api-key': TOKEN }
+const CLIENTS = ['clients.anonymous={}', `clients.team.token=${TOKEN}`]
+
+async function aSimulator(t: Test): Promise<Simulator & { readonly url: string }> {
+  const sim = createSimulator({ latency: instant })
+  const { url } = await sim.start()
+  t.teardown(() => sim.close())
+  return Object.assign(sim, { url })
+}
+
+async function aReplica(t: Test, upstream: string, redisUrl: string, sets: readonly string[] = []): Promise<Running> {
+  const replica = await startProxy(t, upstream, [`redis.url=${redisUrl}`, ...CLIENTS, ...sets])
+  await replica.saw(/"msg":"redis is up"/)
+  return replica
+}
+
+function send({ url }: Running, path: string, asking: Asking = {}): Promise<Answer> {
+  return request(undefined, url + path, asking)
+}
+
+function ask(replica: Running, prompt: string, headers: Record<string, string> = {}): Promise<Answer> {
+  return send(replica, `/scrapers/chatgpt?${new URLSearchParams({ prompt }).toString()}`, { headers })
+}
+
+function submit(replica: Running, prompt: string, key: string): Promise<Answer> {
+  const headers = { ...TEAM, 'idempotency-key': key }
+  const query = new URLSearchParams({ prompt }).toString()
+  return send(replica, `/scrapers/chatgpt/jobs?${query}`, { method: 'POST', headers })
+}
+
+void t.test('M5: an Idempotency-Key is refused while Redis is away, and never charged twice', async (t) => {
+  const redis = await startRedis(t)
+  const sim = await aSimulator(t)
+  const one = await aReplica(t, sim.url, redis.url)
+  const line = await startFaultProxy(t, redis.port)
+  const two = await aReplica(t, sim.url, line.url)
+  for (const [round, cut] of [line.blackhole, line.refuse, line.blackhole, line.refuse, line.reset].entries()) {
+    const key = `order-${round}`
+    const first = await submit(one, key, key)
+    t.equal(first.status, 202)
+    cut()
+    const meanwhile = await submit(two, key, key)
+    if (meanwhile.status === 503) {
+      t.match(meanwhile.headers, { 'x-proxy-code': 'IDEMPOTENCY_UNAVAILABLE', 'retry-after': /^\d+$/ })
+    } else {
+      t.match(meanwhile, { status: 202, headers: { 'idempotent-replayed': 'true' } })
+    }
+    line.heal()
+    await until(async () => (await submit(two, key, key)).status === 202)
+    const again = await submit(two, key, key)
+    t.equal(again.json['job_id'], first.json['job_id'])
+    // A key that nobody has used is free, also when its claim was sent and the reply was lost.
+    const fresh = `fresh-${round}`
+    line.blackhole()
+    t.equal((await submit(two, fresh, fresh)).status, 503)
+    line.heal()
+    await until(async () => (await submit(two, fresh, fresh)).status === 202)
+    t.match(await submit(one, fresh, fresh), { status: 202, headers: { 'idempotent-replayed': 'true' } })
+  }
+  t.equal(sim.requests.filter(({ call }) => call === 'submit').length, 10)
+  t.equal(sim.ledger.total(), 30)
+})
