@@ -46,6 +46,12 @@ export const refusals = {
     title: 'Credit budget exhausted',
     when: 'the client has no credits left this period; known answers still come',
   },
+  BUDGET_UNAVAILABLE: {
+    statuses: [503],
+    fault: 'proxy',
+    title: 'Credit budget unavailable',
+    when: "the shared store that counts credits is away, and the client's allowance is used up; known answers still come",
+  },
   CACHE_MISS: {
     statuses: [504],
     fault: 'client',

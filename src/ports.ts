@@ -145,6 +145,12 @@ export type Shared<T> =
   | { readonly kind: 'known'; readonly value: T }
   | { readonly kind: 'away'; readonly sent: boolean }
 
+/**
+ * `down` until the first connection stands, and while it, or a part of it, does not answer. `refusing`: it answers and takes no
+ * writes (out of memory, no permission, read-only, cannot persist); it may still be read.
+ */
+export type SharedState = 'up' | 'refusing' | 'down'
+
 /** One atomic step in the store, in Lua: it may touch no keys but its own, all of which share a hash tag (`{…}`). */
 export interface SharedScript {
   readonly lua: string
@@ -179,9 +185,8 @@ export interface SharedStore {
   channelName(channel: string): string
   /** Survives outages. Several listeners of one channel are one subscription. */
   subscribe(channel: string, listener: SharedListener): { close(): void }
-  /** `down` until the first connection stands, and while it, or a part of it, does not answer. */
-  readonly state: 'up' | 'down'
+  readonly state: SharedState
   /** Calls back at each change. Returns the way to stop listening. */
-  onState(listener: (state: 'up' | 'down') => void): () => void
+  onState(listener: (state: SharedState) => void): () => void
   close(): void
 }

@@ -41,8 +41,8 @@ export const cache: Page = {
           {
             kind: 'now',
             title: 'Redis',
-            shows: 'The worst of all instances: 1 = Redis answers, 0 = it is done without.',
-            red: 'each instance works for itself: limits and joining are local, hits are fewer. The log line `redis lost` says why.',
+            shows: 'The worst of all instances: 1 = Redis answers and takes writes, 0 = it is done without.',
+            red: 'each instance works for itself: limits and joining are local, hits are fewer. The log line `redis lost` or `redis refuses writes` says why.',
             unit: 'none',
             queries: [[`min(${metric('redis_up')})`, 'up']],
             warn: 1,
@@ -129,13 +129,19 @@ export const cache: Page = {
           {
             kind: 'timeline',
             title: 'Redis by instance',
-            shows: 'When each instance did without Redis. Empty where none is set.',
-            red: 'one instance: its network. All of them: Redis itself. The log line `redis lost` says why.',
+            shows: 'When each instance did without Redis, or was refused by it. Empty where none is set.',
+            red: 'one instance: its network. All of them: Redis itself. The log line `redis lost` or `redis refuses writes` says why.',
             unit: 'none',
-            queries: [[`min by (instance) (${metric('redis_up')})`, '{{instance}}']],
+            queries: [
+              [
+                `min by (instance) (${metric('redis_up')}) + 2 * max by (instance) (${metric('redis_refuses_writes')})`,
+                '{{instance}}',
+              ],
+            ],
             states: [
               ['down', 'red'],
               ['up', 'green'],
+              ['refuses writes', 'orange'],
             ],
           },
           {

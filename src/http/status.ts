@@ -3,7 +3,7 @@
  * No secret and no prompt is in it; request ids are the callers' words.
  */
 import type { BreakerStatus, BudgetStatus, FlightStatus, KeyStatus } from '../parts.ts'
-import type { Clock } from '../ports.ts'
+import type { Clock, SharedState } from '../ports.ts'
 import type { BreakerState, KeyState, OverloadCause, OverloadState } from '../telemetry/events.ts'
 import type { LedgerStatus } from '../telemetry/ledger.ts'
 import type { Trail, Trails } from '../telemetry/trail.ts'
@@ -28,7 +28,7 @@ export interface StatusGauges {
   readonly cache: () => readonly TierStatus[]
   /** Null = there is none, here and below. */
   readonly disk: () => Up | null
-  readonly redis?: () => Up | null
+  readonly redis?: () => SharedState | null
   readonly auditFile?: () => Up | null
   readonly credits: () => LedgerStatus
   readonly budgets: () => readonly BudgetStatus[]
@@ -81,7 +81,7 @@ export interface StatusReport {
   readonly flights: readonly { readonly scraper: string; readonly askers: number; readonly started_at: string | null }[]
   readonly cache: readonly TierStatus[]
   readonly disk: Up | null
-  readonly redis: Up | null
+  readonly redis: SharedState | null
   readonly audit_file: Up | null
   readonly credits: LedgerStatus
   readonly budgets: readonly BudgetReport[]
@@ -197,7 +197,7 @@ interface Vital {
   readonly breakers: readonly BreakerStatus[]
   readonly keys: readonly KeyStatus[]
   readonly disk: Up | null
-  readonly redis: Up | null
+  readonly redis: SharedState | null
   readonly auditFile: Up | null
   readonly credits: LedgerStatus
   readonly budgets: readonly BudgetStatus[]
@@ -230,6 +230,7 @@ function troublesOf({
       ? [`${resting.length === keys.length ? 'no key is ready' : 'not ready'}: key ${resting.join(', ')}`]
       : []),
     ...(redis === 'down' ? ['Redis is away'] : []),
+    ...(redis === 'refusing' ? ['Redis refuses writes (log line "redis refuses writes" says why)'] : []),
     ...(disk === 'down' ? ['the disk cache is lost'] : []),
     ...(auditFile === 'down' ? ['the audit file cannot be written'] : []),
     ...empty.map(({ client, period }) => `${client} has spent its credits of the ${period}`),

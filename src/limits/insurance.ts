@@ -70,6 +70,7 @@ export function allowanceOf({ perDay, perMonth }: Client['credits']): number {
 /** There are credits, but nobody can take them now. */
 export function storeAway(): ProxyError {
   const detail =
-    'The shared store that counts credits is away, and what this replica may spend without it is used up; known answers still come.'
-  return new ProxyError('OVERLOADED', detail, { retryAfterMs: RETRY_AFTER_MS })
+    'Redis, which counts the credits of this client, is unavailable, and what this replica may spend without it is used up. ' +
+    'Known answers still come; retry later.'
+  return new ProxyError('BUDGET_UNAVAILABLE', detail, { retryAfterMs: RETRY_AFTER_MS })
 }

@@ -12,7 +12,19 @@ export type AuditTrouble = 'full' | 'read-only' | 'path' | 'slow' | 'io'
 
 export type RedisOperation = 'connect' | 'probe' | 'get' | 'set' | 'delete' | 'script' | 'publish' | 'subscribe'
 /** `unreachable`: refused, reset, no such name. `timeout`: connected, and does not answer. */
-export type RedisTrouble = 'unreachable' | 'timeout' | 'auth' | 'loading' | 'busy' | 'read-only' | 'cluster' | 'error'
+export type RedisTrouble =
+  | 'unreachable'
+  | 'timeout'
+  | 'auth'
+  | 'loading'
+  | 'busy'
+  | 'read-only'
+  | 'out-of-memory'
+  | 'no-permission'
+  | 'cannot-persist'
+  | 'too-few-replicas'
+  | 'cluster'
+  | 'error'
 
 /** `shedding`: only known answers are given; `critical`: every new request is refused. */
 export type OverloadState = 'calm' | 'shedding' | 'critical'
@@ -105,8 +117,16 @@ export type TelemetryEvent =
   | { readonly kind: 'holds-swept'; readonly holds: number; readonly credits: number }
   /** Bytes that are not an entry of ours: poisoned, foreign, of another version, cut off. */
   | { readonly kind: 'cache-rejected'; readonly tier: Tier; readonly because: CacheFlaw }
-  /** Redis was lost or is back, or is there for the first time (`because` is null then); `because` is why it was lost. */
-  | { readonly kind: 'redis-changed'; readonly to: 'up' | 'down'; readonly because: RedisTrouble | null }
+  /**
+   * Redis was lost or is back, or is there for the first time (`because` is null then), or refuses writes; `because` is why it was lost,
+   * `word` the first word of its refusal.
+   */
+  | {
+      readonly kind: 'redis-changed'
+      readonly to: 'up' | 'refusing' | 'down'
+      readonly because: RedisTrouble | null
+      readonly word: string | null
+    }
   /** One operation that was sent to Redis, or would have been but for too many under way. */
   | { readonly kind: 'redis-failed'; readonly operation: RedisOperation }
   /** A job that `payer` submitted has failed, and upstream has given its price back. Once per job. */

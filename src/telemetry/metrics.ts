@@ -9,6 +9,7 @@
 import prom from 'prom-client'
 import type { Tier } from '../model.ts'
 import type { BreakerStatus, BudgetStatus, KeyStatus } from '../parts.ts'
+import type { SharedState } from '../ports.ts'
 import type { BreakerState, KeyState, OverloadState } from './events.ts'
 import { closedLists, shownName, type LabelName, type LabelTypes, type ListOptions } from './labels.ts'
 import { openMetrics, openMetricsType, wantsOpenMetrics } from './open-metrics.ts'
@@ -261,8 +262,20 @@ const readingRows: readonly Reading[] = [
     read: ({ gauges }) => gauges.cache().map(({ tier, bytes }) => [bytes, tier]),
   },
   {
-    ...row([], 'redis_up', 'Redis answers: 1, or 0 while the proxy does without it. Absent where none is set.'),
+    ...row(
+      [],
+      'redis_up',
+      'Redis answers and takes writes: 1, or 0 while the proxy does without it. Absent where none is set.',
+    ),
     read: ({ gauges }) => (gauges.redis ? [[gauges.redis() === 'up' ? 1 : 0]] : []),
+  },
+  {
+    ...row(
+      [],
+      'redis_refuses_writes',
+      'Redis answers, but refuses to write (full, read-only, no permission): 1, else 0.',
+    ),
+    read: ({ gauges }) => (gauges.redis ? [[gauges.redis() === 'refusing' ? 1 : 0]] : []),
   },
   {
     ...row(
@@ -315,7 +328,7 @@ export interface Gauges {
   readonly cache: () => readonly { readonly tier: Tier; readonly entries: number; readonly bytes: number }[]
   readonly configGeneration: () => number
   /** Left out where there is no Redis. */
-  readonly redis?: (() => 'up' | 'down') | undefined
+  readonly redis?: (() => SharedState) | undefined
 }
 
 export interface MetricsOptions extends ListOptions {

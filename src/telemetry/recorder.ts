@@ -180,7 +180,9 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
       case 'cache-rejected':
         return metrics.cacheRejections.add(1, event.tier, event.because)
       case 'redis-changed':
-        return event.to === 'up' ? log.info('redis is up') : log.warn('redis lost', { because: event.because })
+        if (event.to === 'up') return log.info('redis is up')
+        if (event.to === 'down') return log.warn('redis lost', { because: event.because })
+        return log.warn('redis refuses writes', { because: event.because, word: event.word })
       case 'redis-failed':
         return metrics.redisErrors.add(1, event.operation)
       case 'flight-orphaned':

@@ -257,15 +257,31 @@ const troubles: Readonly<Record<string, RedisTrouble>> = {
   NOAUTH: 'auth',
   WRONGPASS: 'auth',
   READONLY: 'read-only',
+  OOM: 'out-of-memory',
+  NOPERM: 'no-permission',
+  MISCONF: 'cannot-persist',
+  NOREPLICAS: 'too-few-replicas',
   CLUSTERDOWN: 'cluster',
   TRYAGAIN: 'cluster',
   'Too many': 'cluster',
 }
 
+/** The server is there, and will refuse the next command of this kind, too. */
+const refusing: ReadonlySet<RedisTrouble> = new Set([
+  'read-only',
+  'out-of-memory',
+  'no-permission',
+  'cannot-persist',
+  'too-few-replicas',
+])
+
 export interface RedisFailure {
   readonly because: RedisTrouble
   /** The server is there and said no to this one command: no reason to ask it nothing else. */
   readonly isRefusal: boolean
+  /** It says so whatever is to be written. */
+  readonly refusesWrites: boolean
+  /** The first word of the error reply, as Redis has it: OOM, NOPERM, … */
   readonly word: string
 }
 
@@ -274,7 +290,8 @@ export function failureOf(error: unknown): RedisFailure {
   const isReply = error instanceof Error && error.name === 'ReplyError'
   const word = /^(?:Too many|-?[A-Z]+)/.exec(message)?.[0] ?? ''
   const because = (isReply || word === 'Too many' ? troubles[word] : null) ?? (isReply ? 'error' : brokenBy(message))
-  return { because, isRefusal: isReply && (because === 'error' || because === 'read-only'), word }
+  const refusesWrites = isReply && refusing.has(because)
+  return { because, isRefusal: refusesWrites || (isReply && because === 'error'), refusesWrites, word }
 }
 
 function brokenBy(message: string): RedisTrouble {

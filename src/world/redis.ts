@@ -3,11 +3,12 @@
  * not to answer, calls end at once and only a probe in the background asks. Keys and channels get the prefix here.
  */
 import { createHash } from 'node:crypto'
-import type { Clock, Emit, Random, Shared, SharedScript, SharedStore } from '../ports.ts'
+import type { Clock, Emit, Random, Shared, SharedScript, SharedState, SharedStore } from '../ports.ts'
 import type { RedisOperation, RedisTrouble } from '../telemetry/events.ts'
 import { createRedisBreaker } from './redis-breaker.ts'
 import { type Argument, createRedisClient, failureOf, type RedisAccess, type RedisFailure } from './redis-client.ts'
 import { createRedisEars } from './redis-ears.ts'
+import { createRedisRefusals } from './redis-refusals.ts'
 
 export interface RedisOptions extends RedisAccess {
   /** The longest that any call takes. */
@@ -23,7 +24,14 @@ const MAX_PAUSE_MS = 1_000
 const MOVE_MS = 10_000
 const AWAY = { kind: 'away', sent: false } as const
 const UNSURE = { kind: 'away', sent: true } as const
-const TIMED_OUT: RedisFailure = { because: 'timeout', isRefusal: false, word: '' }
+const TIMED_OUT: RedisFailure = { because: 'timeout', isRefusal: false, refusesWrites: false, word: '' }
+/** Tries what our scripts do, in one slot and in one channel. */
+const PROBE_SCRIPT = `
+redis.call('SET', KEYS[1], '', 'PX', 1000)
+redis.call('HSET', KEYS[2], 'a', '1')
+redis.call('ZADD', KEYS[3], 1, 'a')
+redis.call('PUBLISH', ARGV[1], '')
+return redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])`
 
 type Settled = { readonly value: unknown } | { readonly failure: RedisFailure }
 
@@ -36,22 +44,24 @@ export function createRedis(
 ): SharedStore {
   const { prefix, timeoutMs } = options
   const digests = new WeakMap<SharedScript, string>()
-  const listeners = new Set<(state: 'up' | 'down') => void>()
+  const listeners = new Set<(state: SharedState) => void>()
   /** Ends the calls that somebody waits for. */
   const waiting = new Set<() => void>()
   let open = 0
-  let told: 'up' | 'down' | null = null
+  let told: SharedState | null = null
   let trouble: RedisTrouble | null = null
   let closed = false
   let movedAt = Number.NEGATIVE_INFINITY
 
   const breaker = createRedisBreaker({ clock, random, probe, changed: review })
+  const refusals = createRedisRefusals({ clock, random, probe: probeWrite, changed: () => review(null) })
   const client = connect(
     options,
     { silenceMs: Math.max(SILENCE_MS, 4 * timeoutMs), pauseMs, mayMove },
     {
       ready: () => {
         breaker.probeNow()
+        refusals.probeNow()
         review(null)
       },
       lost: () => review(trouble ?? 'unreachable'),
@@ -157,6 +167,7 @@ export function createRedis(
     }
     const { failure } = settled
     emit({ kind: 'redis-failed', operation })
+    if (failure.refusesWrites) refusals.refused(failure, operation, key)
     if (failure.isRefusal) breaker.answered(part)
     else breaker.failed(part, failure.because, answersAtStart, key)
     return isNothing(failure) ? { kind: 'known', value: null } : UNSURE
@@ -192,25 +203,53 @@ export function createRedis(
   /** A write, because a server that only reads is of no use to those who were refused; in the slot of the key that failed. */
   async function probe(key: string): Promise<boolean> {
     if (!client.isReady) return false
-    const tag = /\{([^}]+)\}/.exec(key)?.[1] ?? key
-    const name = `${prefix}probe:{${tag}}`
-    const settled = await within(() => client.call('set', [name, '', 'PX', 1_000], false))
+    const settled = await within(() => client.call('set', [probeKey(key), '', 'PX', 1_000], false))
     const isThere = 'value' in settled || settled.failure.isRefusal
     if (!isThere) emit({ kind: 'redis-failed', operation: 'probe' })
     return isThere
   }
 
+  function probeKey(key: string, name = ''): string {
+    const tag = /\{([^}]+)\}/.exec(key)?.[1] ?? key
+    return `${prefix}probe${name}:{${tag}}`
+  }
+
+  async function probeWrite(operation: RedisOperation, key: string): Promise<'accepted' | 'refused' | 'away'> {
+    if (!client.isReady || breaker.isDown(client.partOf(client.slotOf(key)))) return 'away'
+    const settled = await within(() => {
+      if (operation === 'script') {
+        const names = ['', '-hash', '-set'].map((name) => probeKey(key, name))
+        return client.call('eval', [PROBE_SCRIPT, names.length, ...names, `${prefix}probe`], false)
+      }
+      if (operation === 'publish') return client.call('publish', [`${prefix}probe`, ''], false)
+      if (operation === 'delete') return client.call('unlink', [probeKey(key)], false)
+      if (operation === 'get') return client.call('get', [probeKey(key)], false)
+      return client.call('set', [probeKey(key), '', 'PX', 1_000], false)
+    })
+    if ('value' in settled) return 'accepted'
+    return settled.failure.refusesWrites ? 'refused' : 'away'
+  }
+
   // Up and down
 
-  function stateNow(): 'up' | 'down' {
-    return !closed && client.isReady && breaker.downParts === 0 ? 'up' : 'down'
+  function stateNow(): SharedState {
+    if (closed || !client.isReady || breaker.downParts > 0) return 'down'
+    return refusals.current ? 'refusing' : 'up'
   }
 
   function review(because: RedisTrouble | null): void {
     const now = stateNow()
     if (closed || now === told) return
-    if (because !== null) trouble = because
-    emit({ kind: 'redis-changed', to: now, because: now === 'up' && told === null ? null : (trouble ?? 'unreachable') })
+    const refusal = now === 'refusing' ? refusals.current : null
+    const reason = refusal?.because ?? because
+    if (reason !== null) trouble = reason
+    const isFirstTime = now === 'up' && told === null
+    emit({
+      kind: 'redis-changed',
+      to: now,
+      because: isFirstTime ? null : (trouble ?? 'unreachable'),
+      word: refusal?.word ?? null,
+    })
     const isFirst = told === null && now === 'down'
     told = now
     if (now === 'up') trouble = null
@@ -231,6 +270,7 @@ export function createRedis(
   function close(): void {
     closed = true
     breaker.close()
+    refusals.close()
     ears.close()
     client.close()
     for (const giveUp of waiting) giveUp()

@@ -46,7 +46,8 @@ function judgeAsk({ mayLackRedis, mayAnswer }: Round, { prompt, client, life, en
   }
   const code = headers['x-proxy-code']
   const isSpent = client === 'team' && code === 'BUDGET_EXHAUSTED'
-  const isRefused = client === 'team' && code === 'OVERLOADED' && mayLackRedis && Boolean(headers['retry-after'])
+  const isRefused =
+    client === 'team' && code === 'BUDGET_UNAVAILABLE' && mayLackRedis && Boolean(headers['retry-after'])
   return isSpent || isRefused || mayAnswer(end) ? [] : [`${what} ${status} ${String(code)}`]
 }
 

@@ -539,7 +539,11 @@ void t.test('What is being given back is not taken, and what is being taken is n
   await replica.budget.flush()
   answers = 0
   await replica.budget.flush()
-  t.equal(await codeOf(replica.budget.hold(client, aCall())), 'OVERLOADED', 'the allowance has gone back, or may have')
+  t.equal(
+    await codeOf(replica.budget.hold(client, aCall())),
+    'BUDGET_UNAVAILABLE',
+    'the allowance has gone back, or may have',
+  )
   answers = Number.POSITIVE_INFINITY
   big.settle()
   for (const { budget } of [other, replica, other, replica]) await budget.flush()
@@ -547,8 +551,12 @@ void t.test('What is being given back is not taken, and what is being taken is n
 
   await other.budget.hold(client, aCall({ priceCredits: 951 }))
   answers = 1
-  t.equal(await codeOf(replica.budget.hold(client, aCall())), 'OVERLOADED')
-  t.equal(await codeOf(replica.budget.hold(client, aCall())), 'OVERLOADED', 'so it is when it was wanted for this')
+  t.equal(await codeOf(replica.budget.hold(client, aCall())), 'BUDGET_UNAVAILABLE')
+  t.equal(
+    await codeOf(replica.budget.hold(client, aCall())),
+    'BUDGET_UNAVAILABLE',
+    'so it is when it was wanted for this',
+  )
 })
 
 void t.test(
@@ -572,7 +580,7 @@ void t.test(
         for (;;) {
           const code = await codeOf(fly(replica, client))
           if (code !== 'granted') {
-            t.equal(code, 'OVERLOADED')
+            t.equal(code, 'BUDGET_UNAVAILABLE')
             return flights
           }
           flights += 1
@@ -581,10 +589,15 @@ void t.test(
     )
     t.strictSame(granted, [6, 6], 'twenty credits each')
     const refusal = await first.budget.hold(client, aCall()).catch((error: unknown) => error)
-    t.match(refusal, { code: 'OVERLOADED', status: 503, retryAfterMs: 5_000, message: /shared store .* is away/ })
+    t.match(refusal, {
+      code: 'BUDGET_UNAVAILABLE',
+      status: 503,
+      retryAfterMs: 5_000,
+      message: /Redis, which counts the credits .* is unavailable/,
+    })
     t.match(first.news.at(-1), { kind: 'refused', client: 'team', credits: 3 })
     t.equal(first.news.filter(({ kind }) => kind === 'allowance').length, 6)
-    t.equal(await codeOf(before.secure(3)), 'OVERLOADED', 'what cannot be marked may not be used')
+    t.equal(await codeOf(before.secure(3)), 'BUDGET_UNAVAILABLE', 'what cannot be marked may not be used')
     await marked.secure(3)
     marked.spend(three)
     marked.settle()
@@ -642,7 +655,7 @@ void t.test('Redis comes back empty: it is told what was spent and held, and gra
   for (const { budget } of [one, two, one]) await budget.flush()
   t.match(await inRedis(redis, t), { spent: 15, held: 3, leased: 4 })
   t.strictSame(standing(one), { left: 78, held: 7, spent: 15 })
-  t.equal(await codeOf(fly(one, client)), 'OVERLOADED', 'two credits are leased, and no more is granted yet')
+  t.equal(await codeOf(fly(one, client)), 'BUDGET_UNAVAILABLE', 'two credits are leased, and no more is granted yet')
   held.spend(three)
   held.settle()
   await two.budget.flush()
@@ -656,7 +669,7 @@ void t.test('Redis comes back empty, and after the wait all goes on', async (t) 
   await fly(replica, client)
   await replica.budget.flush()
   await redis.ask('FLUSHALL')
-  t.equal(await codeOf(fly(replica, client)), 'OVERLOADED')
+  t.equal(await codeOf(fly(replica, client)), 'BUDGET_UNAVAILABLE')
   await until(async () => (await codeOf(fly(replica, client))) === 'granted')
   await replica.budget.flush()
   t.match(await inRedis(redis, t), { spent: 6 })
@@ -707,8 +720,8 @@ void t.test('Redis comes back empty: a replica that was stopped for a minute is 
     await redis.ask('FLUSHALL')
     await first.budget.flush()
     await passInRedis(59_000)
-    t.equal(await codeOf(fly(prompt, client)), 'OVERLOADED')
-    t.equal(await codeOf(fly(prompt, client)), 'OVERLOADED')
+    t.equal(await codeOf(fly(prompt, client)), 'BUDGET_UNAVAILABLE')
+    t.equal(await codeOf(fly(prompt, client)), 'BUDGET_UNAVAILABLE')
   }
   await stopped.budget.flush()
   await passInRedis(17_000)
@@ -732,7 +745,7 @@ void t.test('Who comes too late gets nothing before it has told what it knows', 
   await redis.ask('FLUSHALL')
   const newcomer = await upReplica(t, redis.url, [client], { waryMs: 1 })
   t.equal(await codeOf(fly(newcomer, client)), 'granted')
-  t.equal(await codeOf(late.budget.hold(client, aCall({ priceCredits: 15 }))), 'OVERLOADED')
+  t.equal(await codeOf(late.budget.hold(client, aCall({ priceCredits: 15 }))), 'BUDGET_UNAVAILABLE')
   t.equal(await codeOf(late.budget.hold(client, aCall({ priceCredits: 15 }))), 'BUDGET_EXHAUSTED')
 })
 
@@ -830,8 +843,8 @@ void t.test('A68: what comes twice, late or garbled does no harm', async (t) => 
   t.equal((await inRedis(redis, t)).leased, 2)
   const hold = await replica.budget.hold(client, aCall())
   for (mode of ['lost', 'garbled'] as const) {
-    t.equal(await codeOf(replica.budget.hold(client, aCall())), 'OVERLOADED')
-    t.equal(await codeOf(hold.secure(3)), 'OVERLOADED')
+    t.equal(await codeOf(replica.budget.hold(client, aCall())), 'BUDGET_UNAVAILABLE')
+    t.equal(await codeOf(hold.secure(3)), 'BUDGET_UNAVAILABLE')
   }
   t.match(await inRedis(redis, t), { held: 9, leased: 2 }, 'it was applied all the same')
   mode = 'fine'

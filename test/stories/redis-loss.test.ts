@@ -40,6 +40,56 @@ function submit(replica: Running, prompt: string, key: string): Promise<Answer> 
   return send(replica, `/scrapers/chatgpt/jobs?${query}`, { method: 'POST', headers })
 }
 
+async function metric({ adminUrl }: Running, name: string): Promise<number> {
+  const { text } = await request(undefined, `${adminUrl}/metrics`)
+  return Number(new RegExp(`^scrapellm_proxy_${name} (\\S+)$`, 'm').exec(text)?.[1])
+}
+
+void t.test('M3: a Redis that refuses writes is shown as such, and is still read', async (t) => {
+  const sim = await aSimulator(t)
+  const ways = [
+    { set: ['CONFIG', 'SET', 'maxmemory', '1'], undo: ['CONFIG', 'SET', 'maxmemory', '0'], word: 'OOM' },
+    {
+      set: ['ACL', 'SETUSER', 'default', '-@scripting'],
+      undo: ['ACL', 'SETUSER', 'default', '+@scripting'],
+      word: 'NOPERM',
+    },
+    { set: ['REPLICAOF', '127.0.0.1', '1'], undo: ['REPLICAOF', 'NO', 'ONE'], word: 'READONLY' },
+  ]
+  for (const { set, undo, word } of ways) {
+    const redis = await startRedis(t)
+    const one = await aReplica(t, sim.url, redis.url, ['clients.team.credits.perDay=300'])
+    const two = await aReplica(t, sim.url, redis.url, ['clients.team.credits.perDay=300'])
+    t.equal((await ask(one, `known ${word}`, TEAM)).status, 200)
+    await redis.ask(...set)
+    const before = sim.ledger.total()
+    let refused: Answer | null = null
+    for (let index = 0; index < 40 && !refused; index++) {
+      const answer = await ask(one, `${word} ${index}`, TEAM)
+      if (answer.status !== 200) refused = answer
+    }
+    t.match(refused, { status: 503, headers: { 'x-proxy-code': 'BUDGET_UNAVAILABLE', 'retry-after': /^\d+$/ } }, word)
+    t.ok(sim.ledger.total() - before <= 50, `${sim.ledger.total() - before} credits without Redis`)
+
+    await one.saw(new RegExp(`"word":"${word}".*"msg":"redis refuses writes"`))
+    // It may be connecting again, in the hope of a master.
+    await until(async () => (await metric(one, 'redis_refuses_writes')) === 1)
+    t.equal(await metric(one, 'redis_up'), 0)
+    const { json } = await request(undefined, `${one.adminUrl}/status`)
+    t.match(json, { redis: 'refusing', health: { state: 'degraded', because: [/Redis refuses writes/] } })
+    // The list of purges is read by a script, and without that list no answer is served.
+    if (word !== 'NOPERM') {
+      const known = await ask(two, `known ${word}`, TEAM)
+      t.match(known.headers, { 'cache-status': /; hit; .*detail=redis/ }, 'still read')
+    }
+
+    await redis.ask(...undo)
+    await one.saw(/redis refuses writes[^]*"msg":"redis is up"/)
+    await until(async () => (await metric(one, 'redis_up')) === 1)
+    t.equal(await metric(one, 'redis_refuses_writes'), 0)
+  }
+})
+
 void t.test('M5: an Idempotency-Key is refused while Redis is away, and never charged twice', async (t) => {
   const redis = await startRedis(t)
   const sim = await aSimulator(t)

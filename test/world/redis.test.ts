@@ -3,7 +3,7 @@
  * answered before the test moves the time has cost nothing, whatever the real clock says.
  */
 import t, { type Test } from 'tap'
-import type { Shared, SharedScript, SharedStore } from '../../src/ports.ts'
+import type { Shared, SharedScript, SharedState, SharedStore } from '../../src/ports.ts'
 import { createRedisBreaker } from '../../src/world/redis-breaker.ts'
 import type { RedisPlace } from '../../src/world/redis-client.ts'
 import { createRedis } from '../../src/world/redis.ts'
@@ -24,7 +24,7 @@ interface Opened {
   readonly store: SharedStore
   readonly world: FakeWorld
   /** Lets the time pass until the store is so. */
-  readonly becomes: (state: 'up' | 'down') => Promise<void>
+  readonly becomes: (state: SharedState) => Promise<void>
 }
 
 function openStore(t: Test, place: RedisPlace, more: { password?: string; username?: string } = {}): Opened {
@@ -118,7 +118,7 @@ void t.test('nobody there: calls cost nothing, it is said once, and sharing begi
   t.same(await store.delete(['a', 'b']), none)
   t.same(await store.publish('c', 'x'), none)
   await until(() => world.told('redis-failed').length > 2)
-  t.same(world.told('redis-changed'), [{ kind: 'redis-changed', to: 'down', because: 'unreachable' }])
+  t.same(world.told('redis-changed'), [{ kind: 'redis-changed', to: 'down', because: 'unreachable', word: null }])
 
   await redis.restart()
   await becomes('up')
@@ -271,9 +271,11 @@ void t.test('three refusals to work in a row are a reason to ask no more: BUSY',
   t.match(await store.get('a'), { kind: 'known' })
 })
 
-void t.test('a server that takes no more is still read: OOM', async (t) => {
+void t.test('M3: a server that refuses writes is still read, and its word is told: OOM', async (t) => {
   const redis = await startRedis(t)
-  const { store } = await upStore(t, redis.url)
+  const { store, world, becomes } = await upStore(t, redis.url)
+  const states: string[] = []
+  store.onState((state) => states.push(state))
   await store.set('a', 'x', 600_000)
   await redis.ask('CONFIG', 'SET', 'maxmemory', '1')
 
@@ -282,10 +284,52 @@ void t.test('a server that takes no more is still read: OOM', async (t) => {
     t.same(await store.run(setAndGet, ['b'], ['y']), unsure)
     t.equal(text(await store.get('a')), 'x')
   }
-  t.equal(store.state, 'up')
+  t.equal(store.state, 'refusing')
+  t.match(world.told('redis-changed').at(-1), { to: 'refusing', because: 'out-of-memory', word: 'OOM' })
+  await world.clock.advance(5_000)
+  t.equal(store.state, 'refusing', 'the probe is refused as well')
   await redis.ask('CONFIG', 'SET', 'maxmemory', '0')
   t.match(await store.set('b', 'y', 1000), { kind: 'known' })
+  await becomes('up')
+  t.same(states, ['refusing', 'up'])
+  t.match(world.told('redis-changed').at(-1), { to: 'up', because: 'out-of-memory', word: null })
 })
+
+void t.test(
+  'M3: every way to refuse is told by its word, and over when that kind of command is accepted',
+  async (t) => {
+    const redis = await startRedis(t)
+    const { store, world, becomes } = await upStore(t, redis.url)
+    await redis.ask('ACL', 'SETUSER', 'default', '-@scripting')
+    t.same(await store.run(setAndGet, ['b'], ['y']), unsure)
+    t.match(world.told('redis-changed').at(-1), { to: 'refusing', because: 'no-permission', word: 'NOPERM' })
+    t.match(await store.set('b', 'y', 1000), { kind: 'known' }, 'what is permitted is done')
+    t.equal(store.state, 'refusing', 'and proves nothing')
+    await redis.ask('ACL', 'SETUSER', 'default', '+@scripting')
+    await becomes('up')
+
+    for (const [command, operation] of [
+      ['publish', () => store.publish('c', 'm')],
+      ['unlink', () => store.delete(['b'])],
+      ['get', () => store.get('b')],
+    ] as const) {
+      await redis.ask('ACL', 'SETUSER', 'default', `-${command}`)
+      t.same(await operation(), unsure)
+      t.equal(store.state, 'refusing', command)
+      await redis.ask('ACL', 'SETUSER', 'default', `+${command}`)
+      await becomes('up')
+      t.match(await operation(), { kind: 'known' })
+    }
+
+    await redis.ask('CONFIG', 'SET', 'min-replicas-to-write', '1')
+    t.same(await store.set('b', 'y', 1000), unsure)
+    t.match(world.told('redis-changed').at(-1), { to: 'refusing', because: 'too-few-replicas', word: 'NOREPLICAS' })
+    store.close()
+    await redis.ask('CONFIG', 'SET', 'min-replicas-to-write', '0')
+    await world.clock.advance(5_000)
+    t.equal(world.clock.timers, 0)
+  },
+)
 
 void t.test('a master that has become a replica: another connection is tried, then it is read', async (t) => {
   const redis = await startRedis(t)
@@ -295,12 +339,12 @@ void t.test('a master that has become a replica: another connection is tried, th
 
   t.same(await store.set('a', 'y', 1000), unsure)
   await until(() => store.state === 'down')
-  await until(() => store.state === 'up')
+  await until(() => store.state === 'refusing')
   for (let turn = 0; turn < 5; turn++) {
     t.same(await store.set('a', 'y', 1000), unsure)
     t.equal(text(await store.get('a')), 'x')
   }
-  t.equal(store.state, 'up', 'not a new connection for each refusal')
+  t.equal(store.state, 'refusing', 'not a new connection for each refusal')
   await redis.ask('REPLICAOF', 'NO', 'ONE')
   await becomes('up')
   t.match(await store.set('a', 'y', 1000), { kind: 'known' })
