@@ -226,15 +226,18 @@ export interface Landing {
 
 // What is kept
 
-/** Expired is not gone: fresh until `freshUntil`, then good only instead of an error until `staleUntil`. */
+/**
+ * An answer as it was stored. It does not say how long it is fresh: that is judged at look-up by the policy of the client that
+ * asks, whoever paid for it (see `cache/entry.ts`).
+ */
 export interface Entry {
   readonly status: number
   readonly contentType: string
   readonly body: Buffer
   readonly etag: string
   readonly storedAt: number
-  readonly freshUntil: number
-  readonly staleUntil: number
+  /** When every tier may drop it, because no client's policy can use it any longer. */
+  readonly keptUntil: number
   readonly scraper: string
   readonly promptHash: string | null
   readonly country: string | null
@@ -246,10 +249,16 @@ export interface Entry {
 
 export type Tier = 'memory' | 'disk' | 'redis'
 
+/**
+ * Why an expired answer may be given. `error`: only in place of an error. `revalidating`: at once, within `staleWhileRevalidate`,
+ * while a fresh answer is fetched. `max-stale`: at once, because the caller's `max-stale` accepts it.
+ */
+export type StaleUse = 'error' | 'revalidating' | 'max-stale'
+
 export type Lookup =
   | { readonly kind: 'fresh'; readonly entry: Entry; readonly tier: Tier }
-  /** `refresh`: within `staleWhileRevalidate`, so good enough at once while a fresh one is asked for. */
-  | { readonly kind: 'stale'; readonly entry: Entry; readonly tier: Tier; readonly refresh: boolean }
+  /** Expired, and of use for this reason. */
+  | { readonly kind: 'stale'; readonly entry: Entry; readonly tier: Tier; readonly because: StaleUse }
   /** `unwanted`: there is one, but the caller's wishes forbid its use. */
   | { readonly kind: 'missing'; readonly unwanted: boolean }
 
@@ -274,7 +283,7 @@ export type Outcome =
       readonly tier: Tier
       /** Null = upstream was not asked, or by somebody else. */
       readonly landing: Landing | null
-      readonly because: 'error' | 'revalidating'
+      readonly because: StaleUse
     }
   | {
       readonly kind: 'fetched'

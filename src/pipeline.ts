@@ -2,7 +2,7 @@
  * The way of a request, in the order it happens:
  *
  *   identify → read → admit → look up ─ fresh ────────────────────────────────────┐
- *                               ├─ stale, may be shown while it is refreshed ─────┤
+ *                               ├─ stale, but it does at once ────────────────────┤
  *                               └─ miss → not overloaded → enter → hold credits   │
  *                                     join a flight                               │
  *                                     retry( breaker( secure → lease a key → ask upstream ))
@@ -132,7 +132,9 @@ export function createPipeline(parts: Parts): Pipeline {
       if (call.endpoint !== 'answer') return follow(errandOf(request, client, call, key), request)
       return after(cache.lookup(key, call, request.wishes, client.cache), (known) => {
         if (known.kind === 'fresh') return given(key, known)
-        return forward(errandOf(request, client, call, key), request, known)
+        const errand = errandOf(request, client, call, key)
+        if (known.kind === 'stale' && known.because !== 'error') return expired(errand, request, known)
+        return forward(errand, request, known)
       })
     })
   }
@@ -150,11 +152,6 @@ export function createPipeline(parts: Parts): Pipeline {
 
   async function forward(errand: Errand, request: ProxyRequest, known: Lookup): Promise<Outcome> {
     mayForward(request)
-    if (known.kind === 'stale' && known.refresh) {
-      refresh(errand)
-      return { kind: 'stale', entry: known.entry, tier: known.tier, landing: null, because: 'revalidating' }
-    }
-
     try {
       const landed = await ask(request, errand, known)
       return staleInstead(known, landed) ?? landed
@@ -306,6 +303,13 @@ export function createPipeline(parts: Parts): Pipeline {
   function given(key: string | null, { entry, tier }: Extract<Lookup, { kind: 'fresh' }>): Outcome {
     if (entry.unclaimed && key !== null) cache.claim(key, entry)
     return { kind: 'hit', entry, tier }
+  }
+
+  /** An expired answer that does at once. What only the cache may answer costs nothing, in the background neither. */
+  function expired(errand: Errand, request: ProxyRequest, known: Extract<Lookup, { kind: 'stale' }>): Outcome {
+    const mayRefresh = !request.wishes.onlyIfCached && request.method !== 'HEAD'
+    if (known.because === 'revalidating' && mayRefresh) refresh(errand)
+    return { ...known, landing: null }
   }
 
   /** Asks for a fresh answer that nobody waits for, unless that would hurt: a sick upstream, a client short of credits, or too much to do. */

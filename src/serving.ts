@@ -85,7 +85,10 @@ export function createServing(config: Config, lasting: Lasting, keys: KeyPool, b
   const connection = connectionOf(config, lasting, before)
   const retryBudget = lasting.retryBudget.under(config.retry.budget)
   const cache = createCache(
-    { replay: (body) => (markReplays ? profile.replay(body) : body) },
+    {
+      replay: (body) => (markReplays ? profile.replay(body) : body),
+      policies: people.map(({ cache }) => cache),
+    },
     lasting.tiers,
     clock,
     emit,

@@ -41,6 +41,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'model.ts',
     'errors.ts',
     'roster.ts',
+    'cache/entry.ts',
     'telemetry/events.ts',
     'telemetry/ledger.ts',
     'telemetry/trail.ts',

@@ -19,7 +19,7 @@ const played: Disk = {
     const body = Buffer.allocUnsafeSlow(BODY_BYTES)
     body.fill('x')
     const storedAt = world.clock.wall()
-    const times = { storedAt, freshUntil: storedAt + HOUR_MS, staleUntil: storedAt + HOUR_MS }
+    const times = { storedAt, keptUntil: storedAt + HOUR_MS }
     const about = { scraper: 'chatgpt', promptHash: key.slice(0, 12), country: 'US', priceCredits: 3, unclaimed: false }
     return { status: 200, contentType: 'application/json', body, etag: `W/"${key.slice(0, 27)}"`, ...times, ...about }
   },

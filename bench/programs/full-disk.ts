@@ -13,7 +13,7 @@ const disk = createDisk({ path: values.path, maxBytes }, clock, () => undefined)
 const BODY_BYTES = 8 * 1024
 const DAY_MS = 86_400_000
 const storedAt = clock.wall()
-const times = { storedAt, freshUntil: storedAt + DAY_MS, staleUntil: storedAt + DAY_MS }
+const times = { storedAt, keptUntil: storedAt + DAY_MS }
 const about = { scraper: 'chatgpt', promptHash: '0123456789ab', country: 'US', priceCredits: 3, unclaimed: false }
 
 // What is beside the body: key, record, index, free room of pages.

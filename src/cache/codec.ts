@@ -2,13 +2,15 @@
  * Entries as bytes for a tier that others can write to: compressed where it helps, bounded, and signed together with their
  * key, so that nothing but what a holder of the signing key wrote under this very key becomes an entry. Never throws.
  *
- * Layout: format version, "1" for a real answer, `storedAt` as 15 digits (these are plain, so that a script can compare them),
- * then how it is packed, a signature over key and all other bytes, and the packed rest: a line of JSON and the body.
+ * Layout: format version, "1" for an answer and "0" for "empty result", how long the entry is kept in ms as 15 digits (plain, so
+ * that a script can tell its age from the time it has left), then how it is packed, a signature over key and all other bytes, and
+ * the packed rest: a line of JSON and the body.
  */
 import { createHmac, createSecretKey, hkdfSync, type KeyObject, timingSafeEqual } from 'node:crypto'
 import { deflateRawSync, inflateRawSync } from 'node:zlib'
 import type { Entry } from '../model.ts'
 import type { CacheFlaw } from '../telemetry/events.ts'
+import { isAnswer } from './entry.ts'
 
 /** How far the purges had come when the entry was stored. */
 export interface PurgeMark {
@@ -35,7 +37,7 @@ export interface CodecOptions {
   readonly maxBytes: number
 }
 
-export const FORMAT = 'A'
+export const FORMAT = 'B'
 export const STAMP_CHARS = 17
 const PACKED_AT = STAMP_CHARS
 const SIGNATURE_AT = PACKED_AT + 1
@@ -96,9 +98,10 @@ export function createCodec({ signingKeys, maxBytes }: CodecOptions): Codec {
   }
 }
 
-/** As long as `STAMP_CHARS`; what comes after the format sorts by age. */
-function stampOf({ status, storedAt }: Entry): string {
-  return `${FORMAT}${status === 200 ? 1 : 0}${String(Math.floor(storedAt)).padStart(15, '0')}`
+/** As long as `STAMP_CHARS`. */
+function stampOf(entry: Entry): string {
+  const keptMs = Math.max(0, Math.ceil(entry.keptUntil - entry.storedAt))
+  return `${FORMAT}${isAnswer(entry) ? 1 : 0}${String(keptMs).padStart(15, '0')}`
 }
 
 function sign(signingKey: KeyObject, key: string, start: Buffer, rest: Buffer): Buffer {
@@ -113,8 +116,7 @@ function headOf({ entry, mark }: Stored): readonly unknown[] {
     entry.contentType,
     entry.etag,
     entry.storedAt,
-    entry.freshUntil,
-    entry.staleUntil,
+    entry.keptUntil,
     entry.scraper,
     entry.promptHash,
     entry.country,
@@ -127,16 +129,16 @@ function headOf({ entry, mark }: Stored): readonly unknown[] {
 
 function storedOf(head: unknown, body: Buffer): Stored | null {
   if (!Array.isArray(head)) return null
-  const [status, contentType, etag, storedAt, freshUntil, staleUntil, scraper, ...more] = head as unknown[]
+  const [status, contentType, etag, storedAt, keptUntil, scraper, ...more] = head as unknown[]
   const [promptHash, country, priceCredits, unclaimed, epoch, number] = more
   if (!isNumber(status) || !isText(contentType) || !isText(etag) || !isText(scraper)) return null
-  if (!isNumber(storedAt) || !isNumber(freshUntil) || !isNumber(staleUntil) || !isNumber(priceCredits)) return null
+  if (!isNumber(storedAt) || !isNumber(keptUntil) || !isNumber(priceCredits)) return null
   if (!isTextOrNull(promptHash) || !isTextOrNull(country) || typeof unclaimed !== 'boolean') return null
   if (!isText(epoch) || !isNumber(number)) return null
   // A window into what came over the wire would keep all of that alive.
   const ownBody = Buffer.allocUnsafeSlow(body.length)
   body.copy(ownBody)
-  const times = { storedAt, freshUntil, staleUntil }
+  const times = { storedAt, keptUntil }
   const about = { scraper, promptHash, country, priceCredits, unclaimed }
   return { entry: { status, contentType, body: ownBody, etag, ...times, ...about }, mark: { epoch, number } }
 }

@@ -1,7 +1,8 @@
 /**
  * The tier that all replicas share, on the shared store. It can only help: reads end within the store's time limit, writes
  * wait for nobody, and what cannot be written now is written when the store is back. An older entry never takes the place of
- * a newer one, and "empty result" never that of an answer.
+ * a newer one, and "empty result" never that of an answer. Ages are measured by the store's clock, because those of the replicas
+ * may differ by hours.
  */
 import type { Entry, PurgeFilter } from '../model.ts'
 import type { Clock, Emit, Random, SharedScript, SharedStore, Timer } from '../ports.ts'
@@ -52,9 +53,18 @@ const WAIT_MS = 60_000
 const RETRY_MS = 5_000
 const MAX_WAITING_PURGES = 64
 
+/** The value and the time it has left in ms; -1 = no end. Another type than a string is no value. */
+const readScript: SharedScript = {
+  numberOfKeys: 1,
+  replies: 'bytes',
+  lua: `local value = redis.pcall('GET', KEYS[1])
+if type(value) ~= 'string' then return false end
+return {value, redis.call('PTTL', KEYS[1])}`,
+}
+
 /**
- * Keeps what is there when it is newer, or when it is a real answer and this is none; a `storedAt` far in the future is nobody's
- * but a broken clock's. The announcement goes out with the entry, so that whoever hears of it finds it.
+ * Keeps the value that is there when it is newer, or when it is an answer and the new one is not. Their ages are how long they
+ * are kept minus how long they have left. The announcement goes out with the entry, so that it is there for every listener.
  */
 const writeScript: SharedScript = {
   numberOfKeys: 2,
@@ -62,11 +72,11 @@ const writeScript: SharedScript = {
   lua: `local fence = redis.call('GET', KEYS[2])
 if fence and ARGV[5] ~= '' and fence > ARGV[5] then return 0 end
 local old = redis.pcall('GETRANGE', KEYS[1], 0, ${STAMP_CHARS - 1})
-if type(old) == 'string' and #old == ${STAMP_CHARS} and string.sub(old, 1, 1) == '${FORMAT}' then
-  local oldAt, newAt = tonumber(string.sub(old, 3)), tonumber(string.sub(ARGV[1], 3, ${STAMP_CHARS}))
-  local limit = redis.call('TIME')[1] * 1000 + 7200000
-  if oldAt and oldAt < limit then
-    if oldAt > newAt then return 0 end
+local left = redis.call('PTTL', KEYS[1])
+if type(old) == 'string' and #old == ${STAMP_CHARS} and string.sub(old, 1, 1) == '${FORMAT}' and left > 0 then
+  local oldKept, newKept = tonumber(string.sub(old, 3)), tonumber(string.sub(ARGV[1], 3, ${STAMP_CHARS}))
+  if oldKept and oldKept >= left then
+    if oldKept - left < newKept - ARGV[2] then return 0 end
     if string.sub(old, 2, 2) > string.sub(ARGV[1], 2, 2) then return 0 end
   end
 end
@@ -132,18 +142,20 @@ export function createSharedTier({ codec, store, memory, clock, random, emit }: 
   }
 
   async function read(key: string): Promise<Entry | null | 'away'> {
-    const [found, mark] = await Promise.all([store.get(nameOf(key)), purges.known()])
+    const [found, mark] = await Promise.all([store.run(readScript, [nameOf(key)], []), purges.known()])
     if (found.kind === 'away' || mark === null) return 'away'
-    if (found.value === null) return null
-    const stored = codec.decode(key, found.value)
+    const [value, leftMs] = Array.isArray(found.value) ? (found.value as unknown[]) : []
+    if (!Buffer.isBuffer(value) || typeof leftMs !== 'number') return null
+    const stored = codec.decode(key, value)
     if (typeof stored === 'string') {
       emit({ kind: 'cache-rejected', tier: 'redis', because: stored })
       return null
     }
     if (await purges.isPurged(stored.entry, stored.mark)) return null
     if (waitingPurges.some((filter) => matches(stored.entry, filter))) return null
-    bus.trust(stored.entry)
-    return stored.entry
+    const entry = dated(stored.entry, leftMs, clock.wall())
+    bus.trust(entry)
+    return entry
   }
 
   function write(key: string, entry: Entry): void {
@@ -179,7 +191,8 @@ export function createSharedTier({ codec, store, memory, clock, random, emit }: 
 
   /** `away`: it may be tried again. */
   async function send(key: string, entry: Entry, fence: string | null): Promise<'kept' | 'useless' | 'away'> {
-    const leftMs = Math.max(entry.freshUntil, entry.staleUntil) - clock.wall()
+    // Never more than the whole: a clock that was set back meanwhile would make the entry younger than new.
+    const leftMs = Math.ceil(entry.keptUntil - Math.max(clock.wall(), entry.storedAt))
     if (leftMs <= 0) return 'useless'
     const mark = await purges.known()
     if (!mark) return 'away'
@@ -189,7 +202,7 @@ export function createSharedTier({ codec, store, memory, clock, random, emit }: 
       return 'useless'
     }
     const message = replacedMessage(id, key, entry.storedAt)
-    const args = [bytes, Math.ceil(leftMs), channelName, message, fence ?? '']
+    const args = [bytes, leftMs, channelName, message, fence ?? '']
     const written = await store.run(writeScript, [nameOf(key), `${nameOf(key)}:fence`], args)
     // A newer one is there: ours is not to be given here either.
     if (fence !== null && written.kind === 'known' && written.value === 0) memory.outdated(key, entry.storedAt + 1)
@@ -256,6 +269,16 @@ export function createSharedTier({ codec, store, memory, clock, random, emit }: 
     underWay.add(work)
     void work.finally(() => underWay.delete(work))
   }
+}
+
+/**
+ * An entry as this replica's clock has it. `storedAt` is the writer's clock, which may be wrong in either direction; the time that
+ * the entry has left is the store's. The older of the two counts, so that no clock makes an entry fresh for longer.
+ */
+function dated(entry: Entry, leftMs: number, wallMs: number): Entry {
+  const keptMs = entry.keptUntil - entry.storedAt
+  const storedAt = leftMs < 0 ? entry.storedAt : Math.min(entry.storedAt, wallMs - Math.max(0, keptMs - leftMs))
+  return { ...entry, storedAt, keptUntil: leftMs < 0 ? entry.keptUntil : wallMs + leftMs }
 }
 
 /** The format is in the name: replicas of two versions do not take turns in overwriting each other. */

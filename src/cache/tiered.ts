@@ -1,18 +1,21 @@
 /**
- * Keeping answers: what may be kept, for how long, for whom, and in which tiers. Memory is asked first, then the disk, then what
- * all replicas share; what is found there moves up. Knows nothing of HTTP; a sick tier is a miss.
+ * Keeping answers: which ones, under which key, and in which tiers. Memory is asked first, then the disk, then what all replicas
+ * share; what is found there moves up. An entry is kept as long as any client may use it, and judged by the policy of the client
+ * that asks. Knows nothing of HTTP; a sick tier is a miss.
  */
 import { hash } from 'node:crypto'
 import type { CachePolicy, Call, Client, Entry, Lookup, PurgeFilter, Reply, Tier, Verdict, Wishes } from '../model.ts'
 import type { Cache } from '../parts.ts'
 import type { Clock, Disk, Emit } from '../ports.ts'
-import { isFreshEnough, isGone, mayReplaceError } from './entry.ts'
+import { isAnswer, isDead, judge, usableMs } from './entry.ts'
 import type { LocalTier } from './local-tier.ts'
 import type { SharedTier } from './shared-tier.ts'
 
 export interface CacheOptions {
   /** How a body is given to those who did not pay for it; the identity where replays are not marked. */
   readonly replay: (body: Buffer) => Buffer
+  /** Of every client: an answer that is shared is kept for the one that may use it longest. */
+  readonly policies: readonly CachePolicy[]
 }
 
 const NOTHING: Lookup = { kind: 'missing', unwanted: false }
@@ -28,6 +31,8 @@ export interface Tiers {
 }
 
 export function createCache(options: CacheOptions, { local, durable, shared }: Tiers, clock: Clock, emit: Emit): Cache {
+  const sharing = options.policies.filter(({ scope }) => scope === 'shared')
+
   return { keyOf, lookup, store, claim, purge }
 
   function keyOf(call: Call, client: Client): string | null {
@@ -44,16 +49,18 @@ export function createCache(options: CacheOptions, { local, durable, shared }: T
   }
 
   function lookNear(key: string, wishes: Wishes, policy: CachePolicy): Lookup {
-    const found = judge(local.get(key), 'memory', wishes, policy)
-    if (found.kind !== 'missing' || found.unwanted) return found
-    local.delete(key)
-    if (!durable) return found
-    const onDisk = judge(durable.readEntry(key), 'disk', wishes, policy)
-    if (onDisk.kind !== 'missing') local.set(key, onDisk.entry)
+    const kept = local.get(key)
+    if (kept && !isDead(kept, clock.wall())) return look(kept, 'memory', wishes, policy)
+    const nothing = look(null, 'memory', wishes, policy)
+    if (kept) local.delete(key)
+    if (!durable) return nothing
+    const written = durable.readEntry(key)
+    const onDisk = look(written, 'disk', wishes, policy)
+    if (onDisk.kind !== 'missing' && written) local.set(key, written)
     return onDisk
   }
 
-  /** What the others do not have either, or cannot be asked for now, is as it is here: it was paid for. */
+  /** An entry that is not in the shared tier, or cannot be looked up there now, counts as it is here: it was paid for. */
   async function lookFar(
     key: string,
     near: Lookup,
@@ -63,14 +70,14 @@ export function createCache(options: CacheOptions, { local, durable, shared }: T
   ): Promise<Lookup> {
     const entry = await tier.read(key)
     if (entry === 'away') return near
-    const far = judge(entry, 'redis', wishes, policy)
+    const far = look(entry, 'redis', wishes, policy)
     if (!entry) return near
     local.set(key, entry)
     return far
   }
 
-  function judge(entry: Entry | undefined | null, tier: Tier, wishes: Wishes, policy: CachePolicy): Lookup {
-    const found = entry ? judgeKept(entry, tier, wishes, policy, clock.wall()) : NOTHING
+  function look(entry: Entry | null, tier: Tier, wishes: Wishes, policy: CachePolicy): Lookup {
+    const found = entry ? judged(entry, tier, wishes, policy, clock.wall()) : NOTHING
     emit({ kind: 'cache-looked-up', tier, result: resultOf(found) })
     return found
   }
@@ -84,7 +91,7 @@ export function createCache(options: CacheOptions, { local, durable, shared }: T
   ): Entry | null {
     if (key === null) return null
     const entry = toEntry(call, verdict, policy, kept)
-    if (!entry || (entry.status !== 200 && hidesAnAnswer(key))) return null
+    if (!entry || (!isAnswer(entry) && hidesAnAnswer(key))) return null
     if (kept.ageMs > 0 && isOutdated(key, entry)) return null
     keep(key, entry, kept.isPassedOn)
     return entry
@@ -96,16 +103,16 @@ export function createCache(options: CacheOptions, { local, durable, shared }: T
     if (!isPassedOn) shared?.write(key, entry)
   }
 
-  /** "Empty result" is remembered only where no real answer is kept: an expired answer still beats an error. */
+  /** "Empty result" is kept only where no answer is: an expired answer is better than an error. */
   function hidesAnAnswer(key: string): boolean {
     const known = local.get(key) ?? durable?.readEntry(key)
-    return known?.status === 200 && !isGone(known, clock.wall())
+    return !!known && isAnswer(known) && !isDead(known, clock.wall())
   }
 
   /** The answer of a job is as old as the job: meanwhile somebody may have paid for a newer one. */
   function isOutdated(key: string, { storedAt }: Entry): boolean {
     const known = local.get(key) ?? durable?.readEntry(key)
-    return known?.status === 200 && known.storedAt > storedAt && !isGone(known, clock.wall())
+    return !!known && isAnswer(known) && known.storedAt > storedAt && !isDead(known, clock.wall())
   }
 
   function toEntry(
@@ -116,18 +123,23 @@ export function createCache(options: CacheOptions, { local, durable, shared }: T
   ): Entry | null {
     const { reply } = verdict
     if (verdict.kind === 'answered') {
-      const keptMs = Math.max(policy.staleIfError, policy.staleWhileRevalidate)
-      if (!verdict.keepable || policy.ttl + keptMs <= 0) return null
-      const entry = entryOf(call, verdict.reply, options.replay(verdict.reply.body), ageMs, policy.ttl, keptMs)
-      return { ...entry, unclaimed }
+      const keptMs = verdict.keepable ? keptMsOf(verdict.reply, policy) : 0
+      if (keptMs <= 0) return null
+      return { ...entryOf(call, verdict.reply, options.replay(verdict.reply.body), ageMs, keptMs), unclaimed }
     }
-    if (verdict.class !== 'emptyResult' || !reply || policy.emptyResultTtl <= 0) return null
-    return { ...entryOf(call, reply, reply.body, ageMs, policy.emptyResultTtl, 0), priceCredits: 0 }
+    const keptMs = verdict.class === 'emptyResult' && reply ? keptMsOf(reply, policy) : 0
+    if (!reply || keptMs <= 0) return null
+    return { ...entryOf(call, reply, reply.body, ageMs, keptMs), priceCredits: 0 }
   }
 
-  function entryOf(call: Call, reply: Reply, body: Buffer, ageMs: number, ttlMs: number, staleMs: number): Entry {
+  function keptMsOf(reply: Reply, policy: CachePolicy): number {
+    const using = policy.scope === 'shared' ? [policy, ...sharing] : [policy]
+    return Math.max(...using.map((one) => usableMs(reply, one)))
+  }
+
+  function entryOf(call: Call, reply: Reply, body: Buffer, ageMs: number, keptMs: number): Entry {
     const storedAt = clock.wall() - ageMs
-    // The answer and its replay are the same answer told twice: one validator for both, hence weak where they differ.
+    // The answer and its replay are the same answer in two forms: one validator for both, hence weak where they differ.
     const weak = body === reply.body ? '' : 'W/'
     return {
       status: reply.status,
@@ -135,8 +147,7 @@ export function createCache(options: CacheOptions, { local, durable, shared }: T
       body: unpooled(body),
       etag: `${weak}"${hash('sha256', reply.body, 'base64url').slice(0, 27)}"`,
       storedAt,
-      freshUntil: storedAt + ttlMs,
-      staleUntil: storedAt + ttlMs + staleMs,
+      keptUntil: storedAt + keptMs,
       scraper: call.scraper,
       promptHash: call.promptHash,
       country: call.country,
@@ -156,12 +167,11 @@ export function createCache(options: CacheOptions, { local, durable, shared }: T
   }
 }
 
-function judgeKept(entry: Entry, tier: Tier, wishes: Wishes, policy: CachePolicy, wallMs: number): Lookup {
-  if (isGone(entry, wallMs)) return NOTHING
-  if (isFreshEnough(entry, wishes, wallMs)) return { kind: 'fresh', entry, tier }
-  const refresh = wallMs < entry.freshUntil + policy.staleWhileRevalidate
-  if (mayReplaceError(entry, wishes, wallMs)) return { kind: 'stale', entry, tier, refresh }
-  return UNWANTED
+function judged(entry: Entry, tier: Tier, wishes: Wishes, policy: CachePolicy, wallMs: number): Lookup {
+  const freshness = judge(entry, wishes, policy, wallMs)
+  if (freshness === 'fresh') return { kind: 'fresh', entry, tier }
+  if (freshness === 'gone') return NOTHING
+  return freshness === 'unwanted' ? UNWANTED : { kind: 'stale', entry, tier, because: freshness }
 }
 
 function resultOf({ kind }: Lookup): 'hit' | 'stale' | 'miss' {

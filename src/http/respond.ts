@@ -2,8 +2,9 @@
  * Outcome → status, headers and body (pure): the one place that renders `Cache-Status`, `Age`, `ETag`, `Retry-After`, the
  * `RateLimit` headers and problem documents. Bodies are handed on as they are, never copied. Knows no socket.
  */
+import { ageSeconds, lifetimeMs } from '../cache/entry.ts'
 import { ProxyError } from '../errors.ts'
-import type { Client, Entry, Exchange, Landing, LimitState, Outcome, Reply } from '../model.ts'
+import type { Client, Entry, Exchange, Landing, LimitState, Outcome, Reply, StaleUse } from '../model.ts'
 
 export interface Response {
   readonly status: number
@@ -38,7 +39,7 @@ export function createResponder({ markReplays, replay }: ResponderOptions): Resp
       case 'stale':
         return stale(exchange, outcome, wallAt)
       case 'fetched':
-        return fetched(exchange, outcome)
+        return fetched(exchange, outcome, wallAt)
       case 'refused':
         return refused(exchange, outcome.error, outcome.landing)
       case 'job':
@@ -50,7 +51,7 @@ export function createResponder({ markReplays, replay }: ResponderOptions): Resp
     }
   }
 
-  function fetched(exchange: Exchange, outcome: Kind<'fetched'>): Response {
+  function fetched(exchange: Exchange, outcome: Kind<'fetched'>, wallAt: number): Response {
     const { landing, role, forwardedBecause } = outcome
     const { verdict, entry } = landing
     if (verdict.kind === 'failed' && verdict.reply === null)
@@ -64,10 +65,7 @@ export function createResponder({ markReplays, replay }: ResponderOptions): Resp
     const headers = start(exchange, cacheStatus, landing.attempts.length, creditsOf(landing, role))
     const body = role === 'joined' ? sharedBody(landing, reply) : reply.body
     if (reply.retryAfter !== null) headers.push('Retry-After', reply.retryAfter)
-    if (entry) {
-      const left = toSeconds(entry.freshUntil - entry.storedAt)
-      return known(exchange, entry, headers, 0, left, body, reply.contentType)
-    }
+    if (entry) return known(exchange, entry, headers, wallAt, body, reply.contentType)
     headers.push('Cache-Control', 'no-store')
     return content(reply.status, headers, reply.contentType, body)
   }
@@ -108,17 +106,31 @@ function opaqueOf(etag: string): string {
 }
 
 function hit(exchange: Exchange, { entry, tier }: Kind<'hit'>, wallAt: number): Response {
-  const left = Math.max(0, toSeconds(entry.freshUntil - wallAt))
-  const headers = start(exchange, `${cacheName}; hit; ttl=${left}; detail=${tier}`, 0, 0)
-  return known(exchange, entry, headers, toSeconds(wallAt - entry.storedAt), left, entry.body, entry.contentType)
+  const cacheStatus = `${cacheName}; hit; ttl=${Math.max(0, leftSeconds(exchange, entry, wallAt))}; detail=${tier}`
+  const headers = start(exchange, cacheStatus, 0, 0)
+  return known(exchange, entry, headers, wallAt, entry.body, entry.contentType)
+}
+
+const staleDetails: Readonly<Record<StaleUse, string>> = {
+  error: 'stale-if-error',
+  revalidating: 'stale-while-revalidate',
+  'max-stale': 'max-stale',
 }
 
 function stale(exchange: Exchange, { entry, landing, because }: Kind<'stale'>, wallAt: number): Response {
-  const left = Math.min(-1, toSeconds(entry.freshUntil - wallAt))
-  const detail = because === 'error' ? 'stale-if-error' : 'stale-while-revalidate'
-  const cacheStatus = `${cacheName}; hit; ttl=${left}; detail=${detail}`
+  const left = Math.min(-1, leftSeconds(exchange, entry, wallAt))
+  const cacheStatus = `${cacheName}; hit; ttl=${left}; detail=${staleDetails[because]}`
   const headers = start(exchange, cacheStatus, landing?.attempts.length ?? 0, landing?.chargedCredits ?? 0)
-  return known(exchange, entry, headers, toSeconds(wallAt - entry.storedAt), 0, entry.body, entry.contentType)
+  return known(exchange, entry, headers, wallAt, entry.body, entry.contentType)
+}
+
+/** For the client that asks; negative once it has expired. */
+function leftSeconds(exchange: Exchange, entry: Entry, wallAt: number): number {
+  return toSeconds(lifetimeOf(exchange, entry)) - ageSeconds(entry, wallAt)
+}
+
+function lifetimeOf({ client }: Exchange, entry: Entry): number {
+  return client ? lifetimeMs(entry, client.cache) : 0
 }
 
 /** What is known about a job; only our own `Location` goes out, and only with a promise. */
@@ -130,19 +142,22 @@ function job(exchange: Exchange, { reply, idempotentReplay }: Kind<'job'>): Resp
   return content(reply.status, headers, reply.contentType, reply.body)
 }
 
-/** An answer that is kept: its caller may keep it too, for as long as it is fresh. */
+/**
+ * An answer that is kept: its caller may keep it, too. `max-age` is the whole lifetime, of which `Age` is gone (RFC 9111 section
+ * 4.2): a cache downstream subtracts one from the other.
+ */
 function known(
   exchange: Exchange,
   entry: Entry,
   headers: string[],
-  ageSeconds: number,
-  leftSeconds: number,
+  wallAt: number,
   body: Buffer,
   contentType: string | null,
 ): Response {
   const { ifNoneMatch } = exchange.request
-  const age = String(Math.max(0, ageSeconds))
-  headers.push('Age', age, 'ETag', entry.etag, 'Cache-Control', `private, max-age=${leftSeconds}`)
+  const lifetime = toSeconds(lifetimeOf(exchange, entry))
+  headers.push('Age', String(ageSeconds(entry, wallAt)), 'ETag', entry.etag)
+  headers.push('Cache-Control', `private, max-age=${lifetime}`)
   if (ifNoneMatch !== null && entry.status === 200 && matches(ifNoneMatch, entry.etag))
     return { status: 304, headers, body: null, close: false }
   return content(entry.status, headers, contentType, body)

@@ -86,7 +86,12 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
   )
   const everybody = [...clients.values()]
   const local = createLocalTier({ maxBytes: cacheBytes(config), onEvicted: () => {} })
-  const cache = createCache({ replay: (body) => body }, { local, durable: null, shared: null }, clock, emit)
+  const cache = createCache(
+    { replay: (body) => body, policies: Array.from(clients.values(), ({ cache }) => cache) },
+    { local, durable: null, shared: null },
+    clock,
+    emit,
+  )
   const { maxConcurrent, perScraper = null, queue } = config.upstream
   const budget = createRetryBudget({ ...config.retry.budget, clock })
 

@@ -8,7 +8,7 @@ import type { DatabaseSync, SQLOutputValue } from 'node:sqlite'
 import { crc32 } from 'node:zlib'
 import type { Entry, PurgeFilter } from '../model.ts'
 import { PAGE_BYTES } from './disk-file.ts'
-import { goneAt, ROW_BYTES } from './disk-queue.ts'
+import { ROW_BYTES } from './disk-queue.ts'
 
 /** `staleUseId` is the row when it has not been noted for long that it is used. `damaged`: there is one, but it is not what was written. */
 export type Found =
@@ -44,15 +44,15 @@ const VACUUM_PAGES = 256
 
 export function createAnswers(db: DatabaseSync, limitPages: number, onEvicted: () => void): Answers {
   const select = db.prepare(
-    `SELECT e.id, status, content_type, body, etag, stored_at, fresh_until, stale_until, scraper, prompt_hash, country,
+    `SELECT e.id, status, content_type, body, etag, stored_at, gone_at, scraper, prompt_hash, country,
        price_credits, unclaimed, checksum, rank - bonus AS used_at
      FROM entries e LEFT JOIN bodies b ON b.id = e.id WHERE key = ? AND gone_at > ?`,
   )
   // A damaged number may be too big for a double, which would be an error and not a value that fails the checksum.
   select.setReadBigInts(true)
   const insert = db.prepare(
-    `INSERT INTO entries (key, gone_at, rank, bonus, status, content_type, etag, stored_at, fresh_until, stale_until,
-       scraper, prompt_hash, country, price_credits, unclaimed, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+    `INSERT INTO entries (key, gone_at, rank, bonus, status, content_type, etag, stored_at, scraper, prompt_hash,
+       country, price_credits, unclaimed, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
   )
   const insertBody = db.prepare('INSERT INTO bodies VALUES (?, ?)')
   const find = db.prepare('SELECT id FROM entries WHERE key = ?')
@@ -98,15 +98,13 @@ export function createAnswers(db: DatabaseSync, limitPages: number, onEvicted: (
     const bonus = bonusOf(entry)
     const { lastInsertRowid } = insert.run(
       key,
-      goneAt(entry),
+      entry.keptUntil,
       wallMs + bonus,
       bonus,
       entry.status,
       entry.contentType,
       entry.etag,
       entry.storedAt,
-      entry.freshUntil,
-      entry.staleUntil,
       entry.scraper,
       entry.promptHash,
       entry.country,
@@ -203,8 +201,7 @@ function entryOf(row: Record<string, SQLOutputValue>): Entry | null {
     body: Buffer.from(body.buffer, body.byteOffset, body.byteLength),
     etag: String(row['etag']),
     storedAt: Number(row['stored_at']),
-    freshUntil: Number(row['fresh_until']),
-    staleUntil: Number(row['stale_until']),
+    keptUntil: Number(row['gone_at']),
     scraper: String(row['scraper']),
     promptHash: textOrNull(row['prompt_hash']),
     country: textOrNull(row['country']),
@@ -225,8 +222,7 @@ function checksumOf(key: string, entry: Entry): number {
     rest.contentType,
     rest.etag,
     rest.storedAt,
-    rest.freshUntil,
-    rest.staleUntil,
+    rest.keptUntil,
     rest.scraper,
     rest.promptHash,
     rest.country,

@@ -24,7 +24,7 @@ export const PAGE_BYTES = 4096
 
 /** Marks a file as ours in its header ("SqDk"). */
 const APPLICATION_ID = 0x5371446b
-const FORMAT = 1
+const FORMAT = 2
 const ASIDES_KEPT = 2
 
 /**
@@ -37,8 +37,8 @@ const LAYOUT = `
   CREATE TABLE entries (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, gone_at INTEGER NOT NULL, rank INTEGER NOT NULL,
     bonus INTEGER NOT NULL, status INTEGER NOT NULL, content_type TEXT NOT NULL, etag TEXT NOT NULL,
-    stored_at INTEGER NOT NULL, fresh_until INTEGER NOT NULL, stale_until INTEGER NOT NULL, scraper TEXT NOT NULL,
-    prompt_hash TEXT, country TEXT, price_credits INTEGER NOT NULL, unclaimed INTEGER NOT NULL, checksum INTEGER NOT NULL
+    stored_at INTEGER NOT NULL, scraper TEXT NOT NULL, prompt_hash TEXT, country TEXT, price_credits INTEGER NOT NULL,
+    unclaimed INTEGER NOT NULL, checksum INTEGER NOT NULL
   ) STRICT;
   CREATE INDEX entries_gone ON entries (gone_at);
   CREATE INDEX entries_rank ON entries (rank);

@@ -25,10 +25,6 @@ export function weightOf(key: string, waiting: Waiting): number {
   return key.length + ROW_BYTES + (waiting?.body.length ?? 0)
 }
 
-export function goneAt(entry: Entry): number {
-  return Math.max(entry.freshUntil, entry.staleUntil)
-}
-
 export function createDiskQueue(maxBytes: number): DiskQueue {
   const waiting = new Map<string, Waiting>()
   let bytes = 0

@@ -21,7 +21,7 @@ import {
   troubleOf,
 } from './disk-file.ts'
 import { boundsOf } from './disk-bounds.ts'
-import { createDiskQueue, goneAt, type Waiting, weightOf } from './disk-queue.ts'
+import { createDiskQueue, type Waiting, weightOf } from './disk-queue.ts'
 import { createRecords } from './disk-records.ts'
 
 export interface DiskOptions {
@@ -83,7 +83,7 @@ export function createDisk(options: DiskOptions, clock: Clock, emit: Emit): Disk
   function readEntry(key: string): Entry | null {
     const wallMs = clock.wall()
     const queued = queue.get(key)
-    if (queued !== undefined) return queued && goneAt(queued) > wallMs ? queued : null
+    if (queued !== undefined) return queued && queued.keptUntil > wallMs ? queued : null
     const found = attempt(({ answers }) => answers.read(key, wallMs), null)
     if (found?.kind === 'damaged') enqueue(key, null)
     if (found?.kind !== 'found') return null

@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { inflateRawSync } from 'node:zlib'
 import t, { type Test } from 'tap'
+import { FORMAT } from '../../src/cache/codec.ts'
 import { createSimulator, instant, type Simulator } from '../../src/simulator/simulator.ts'
 import type { Step } from '../../src/simulator/step.ts'
 import { runProgram, startProgram, type Running } from '../support/process.ts'
@@ -274,7 +275,7 @@ async function contentsOf(redis: RedisProcess): Promise<string> {
   const file = readFileSync(join(folder, 'dump.rdb'))
   const texts = [file.toString('latin1')]
   // A packed answer begins with its format, "1" and fifteen digits, one byte, and a signature of 32.
-  for (const { index } of file.toString('latin1').matchAll(/A[01]\d{15}/g)) {
+  for (const { index } of file.toString('latin1').matchAll(new RegExp(`${FORMAT}[01]\\d{15}`, 'g'))) {
     const packed = file.subarray(index + 50)
     try {
       texts.push(inflateRawSync(packed, { finishFlush: 2 }).toString('latin1'))

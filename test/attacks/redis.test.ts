@@ -27,7 +27,7 @@ async function aFleet(t: Test): Promise<{ redis: RedisProcess; one: Siege; two: 
 void t.test('A52: a poisoned value is a miss and counted, whatever it is', async (t) => {
   const { redis, one, two } = await aFleet(t)
   const entryKey = async (): Promise<string> =>
-    (await keysOf(redis)).find((key) => /^slp:cA:\{[\da-f]+\}$/.test(key)) ?? ''
+    (await keysOf(redis)).find((key) => /^slp:cB:\{[\da-f]+\}$/.test(key)) ?? ''
   const stored = async (prompt: string): Promise<string> => {
     await redis.ask('FLUSHALL')
     t.equal((await one.proxy.ask(prompt)).status, 200)
@@ -105,12 +105,12 @@ void t.test('A53: a Redis that refuses, hangs or is slow fails no request', asyn
 void t.test('A54: forged messages are hints at most', async (t) => {
   const { redis, one, two } = await aFleet(t)
   const answer = await one.proxy.ask('A54')
-  await until(async () => (await keysOf(redis)).some((name) => name.startsWith('slp:cA:')))
+  await until(async () => (await keysOf(redis)).some((name) => name.startsWith('slp:cB:')))
   await two.proxy.ask('A54')
   const channels = await redis.ask('PUBSUB', 'CHANNELS', '*')
   const names = [...channels.matchAll(/^(slp:\S+)\r$/gm)].map(([, name = '']) => name)
   t.ok(names.length > 0)
-  const key = (await keysOf(redis)).find((name) => name.startsWith('slp:cA:')) ?? ''
+  const key = (await keysOf(redis)).find((name) => name.startsWith('slp:cB:')) ?? ''
   const hash = /\{(.+)\}/.exec(key)?.[1] ?? ''
   const forged = [
     '',
@@ -184,7 +184,7 @@ void t.test('A56: a replica whose clock is an hour off shares answers and limits
   const [one, two] = [await siege(t, limited), await siege(t, limited, { aheadMs: 3_600_000 })]
   await Promise.all([isUp(one), isUp(two)])
   t.equal((await one.proxy.ask('A56')).status, 200)
-  await until(async () => (await keysOf(redis)).some((name) => name.startsWith('slp:cA:')))
+  await until(async () => (await keysOf(redis)).some((name) => name.startsWith('slp:cB:')))
   t.match((await two.proxy.ask('A56')).headers['cache-status'], /; hit/, 'A56 an hour later by its own clock')
   const statuses: number[] = []
   for (let turn = 0; turn < 6; turn++) statuses.push((await (turn % 2 === 0 ? one : two).proxy.ask('A56')).status)

@@ -23,8 +23,7 @@ function anEntry(more: Partial<Entry> = {}): Entry {
     body: Buffer.from(`{"answer":"${'wörds and words '.repeat(200)}"}`),
     etag: 'W/"abc"',
     storedAt: epoch,
-    freshUntil: epoch + hour,
-    staleUntil: epoch + 2 * hour,
+    keptUntil: epoch + 2 * hour,
     scraper: 'chatgpt',
     promptHash: 'hash',
     country: 'DE',
@@ -89,6 +88,13 @@ async function aReplica(t: Test, at: RedisProcess | RedisPlace, signingKeys = [k
   }
 }
 
+/** All but its times: Redis measures them by its own clock, and time passes there. */
+function timeless(entry: Entry | null | 'away'): Omit<Entry, 'storedAt' | 'keptUntil'> | null {
+  if (!entry || entry === 'away') return null
+  const { storedAt: _, keptUntil: __, ...rest } = entry
+  return rest
+}
+
 function flawsOf({ world }: Replica): string[] {
   return world.told('cache-rejected').map(({ because }) => because)
 }
@@ -101,18 +107,22 @@ void t.test(
     const entry = anEntry()
     await one.writes('k', entry)
 
-    t.same(await two.tier.read('k'), entry)
     const read = await two.tier.read('k')
+    t.same(timeless(read), timeless(entry))
     t.ok(read && read !== 'away' && read.body.buffer.byteLength === read.body.length, 'it keeps nothing else alive')
     t.equal(await two.tier.read('other'), null)
-    t.ok(Number((await redis.ask('STRLEN', 't:cA:{k}')).slice(1)) < entry.body.length / 4)
-    t.match(await redis.ask('PTTL', 't:cA:{k}'), /:7199\d\d\d|:7200000/)
+    t.ok(Number((await redis.ask('STRLEN', 't:cB:{k}')).slice(1)) < entry.body.length / 4)
+    t.match(await redis.ask('PTTL', 't:cB:{k}'), /:7199\d\d\d|:7200000/)
 
     const small = anEntry({ body: Buffer.from('{}'), contentType: 'text/plain', promptHash: null, country: null })
     await one.writes('k', { ...small, unclaimed: false })
-    t.same(await two.tier.read('k'), { ...small, unclaimed: false }, 'of the same age: the last one counts')
+    t.same(
+      timeless(await two.tier.read('k')),
+      timeless({ ...small, unclaimed: false }),
+      'of the same age: the last one counts',
+    )
 
-    await one.writes('gone', anEntry({ freshUntil: epoch - 1, staleUntil: epoch - 1 }))
+    await one.writes('gone', anEntry({ keptUntil: epoch - 1 }))
     await one.writes('huge', anEntry({ body: Buffer.alloc(maxBytes + 1) }))
     t.same([await two.tier.read('gone'), await two.tier.read('huge')], [null, null])
     t.same([flawsOf(one), flawsOf(two)], [['too-big'], []])
@@ -122,20 +132,56 @@ void t.test(
 void t.test('late is not newer: an older entry never takes the place of a newer one', async (t) => {
   const redis = await startRedis(t)
   const one = await aReplica(t, redis)
-  const newer = anEntry({ storedAt: epoch + 2, etag: '"new"' })
-  await one.writes('k', newer)
-  await one.writes('k', anEntry({ storedAt: epoch + 1, etag: '"old"' }))
+  await one.writes('k', anEntry({ etag: '"new"' }))
+  await one.writes('k', anEntry({ storedAt: epoch - hour, etag: '"old"' }))
   t.match(await one.tier.read('k'), { etag: '"new"' })
 
-  await one.writes('k', anEntry({ storedAt: epoch + 3, status: 500, etag: '"empty"' }))
+  await one.writes('k', anEntry({ status: 500, etag: '"empty"' }))
   t.match(await one.tier.read('k'), { etag: '"new"' }, 'nor does "empty result" that of an answer')
   await one.writes('e', anEntry({ status: 500, etag: '"empty"' }))
   await one.writes('e', anEntry({ etag: '"answer"' }))
   t.match(await one.tier.read('e'), { etag: '"answer"' }, 'but the other way round')
 
-  await one.writes('f', anEntry({ storedAt: Date.now() + 24 * hour, etag: '"from the future"' }))
-  await one.writes('f', anEntry({ etag: '"now"' }))
+  await one.writes('f', anEntry({ storedAt: epoch + 24 * hour, keptUntil: epoch + 25 * hour, etag: '"future"' }))
+  const storedAt = one.world.clock.wall()
+  await one.writes('f', anEntry({ storedAt, etag: '"now"' }))
   t.match(await one.tier.read('f'), { etag: '"now"' }, 'a broken clock does not block a key')
+  await redis.ask('PERSIST', 't:cB:{f}')
+  await one.writes('f', anEntry({ storedAt, etag: '"again"' }))
+  t.match(await one.tier.read('f'), { etag: '"again"' }, 'nor does a value without an end')
+})
+
+void t.test('a clock that is hours off makes an answer neither newer nor younger for the others', async (t) => {
+  const redis = await startRedis(t)
+  const [one, ahead, behind] = [await aReplica(t, redis), await aReplica(t, redis), await aReplica(t, redis)]
+  ahead.world.clock.stepWall(2 * hour)
+  behind.world.clock.stepWall(-2 * hour)
+  const storedBy = ({ world }: Replica, etag: string): Entry => {
+    const storedAt = world.clock.wall()
+    return anEntry({ etag, storedAt, keptUntil: storedAt + 3 * hour })
+  }
+  const read = async ({ tier }: Replica): Promise<Entry> => {
+    const entry = await tier.read('k')
+    if (!entry || entry === 'away') throw new Error('it is there')
+    return entry
+  }
+  const near = (actual: number, expected: number, message: string): void => {
+    t.ok(Math.abs(actual - expected) < 60_000, `${message}: ${actual - expected} ms`)
+  }
+
+  await ahead.writes('k', storedBy(ahead, '"ahead"'))
+  // As if half an hour had passed in Redis.
+  await redis.ask('PEXPIRE', 't:cB:{k}', String(2.5 * hour))
+  const found = await read(one)
+  near(found.storedAt, epoch - hour / 2, 'half an hour old, not minus one and a half')
+  near(found.keptUntil, epoch + 2.5 * hour, 'and not kept for longer')
+
+  await one.writes('k', storedBy(one, '"newer"'))
+  t.match(await read(one), { etag: '"newer"' }, 'an answer from two hours ahead is not newer for ever')
+  near((await read(behind)).storedAt, epoch - 2 * hour, 'new for a replica that is behind')
+  near((await read(ahead)).storedAt, epoch, 'for one that is ahead as old as its own clock says')
+  await behind.writes('k', storedBy(behind, '"newest"'))
+  t.match(await read(one), { etag: '"newest"' })
 })
 
 void t.test('what is not exactly what was written is a miss and counted, whatever it is', async (t) => {
@@ -143,23 +189,23 @@ void t.test('what is not exactly what was written is a miss and counted, whateve
   const [one, foreign] = [await aReplica(t, redis), await aReplica(t, redis, [keyTwo])]
   await one.writes('k', anEntry())
 
-  await redis.ask('COPY', 't:cA:{k}', 't:cA:{other}')
+  await redis.ask('COPY', 't:cB:{k}', 't:cB:{other}')
   t.equal(await one.tier.read('other'), null, 'of another key')
   t.equal(await foreign.tier.read('k'), null, 'signed by somebody else')
-  await redis.ask('SETRANGE', 't:cA:{other}', '0', '@')
+  await redis.ask('SETRANGE', 't:cB:{other}', '0', '@')
   t.equal(await one.tier.read('other'), null, 'another format')
-  await redis.ask('SET', 't:cA:{other}', '{"__proto__":{"polluted":1}}')
+  await redis.ask('SET', 't:cB:{other}', '{"__proto__":{"polluted":1}}')
   t.equal(await one.tier.read('other'), null, 'JSON of somebody')
-  await redis.ask('SET', 't:cA:{other}', `A1${'9'.repeat(15)}`)
+  await redis.ask('SET', 't:cB:{other}', `B1${'9'.repeat(15)}`)
   t.equal(await one.tier.read('other'), null, 'cut off')
-  await redis.ask('EVAL', `redis.call('SET', KEYS[1], 'A' .. string.rep('x', 2000000))`, '1', 't:cA:{other}')
+  await redis.ask('EVAL', `redis.call('SET', KEYS[1], 'B' .. string.rep('x', 2000000))`, '1', 't:cB:{other}')
   t.equal(await one.tier.read('other'), null, 'endless')
-  await redis.ask('SET', 't:cA:{other}', '')
+  await redis.ask('SET', 't:cB:{other}', '')
   t.equal(await one.tier.read('other'), null, 'nothing')
   t.same(flawsOf(one), ['signature', 'version', 'version', 'damaged', 'too-big', 'version'])
   t.same(flawsOf(foreign), ['signature'])
-  await redis.ask('DEL', 't:cA:{other}')
-  await redis.ask('LPUSH', 't:cA:{other}', 'x')
+  await redis.ask('DEL', 't:cB:{other}')
+  await redis.ask('LPUSH', 't:cB:{other}', 'x')
   t.equal(await one.tier.read('other'), null, 'a list')
   await one.writes('other', anEntry())
   t.match(await one.tier.read('other'), { status: 200 }, 'all of it can be overwritten')
@@ -192,8 +238,7 @@ void t.test('a signed entry that makes no sense is refused all the same', async 
     { etag: null },
     { scraper: ['x'] },
     { storedAt: Number.NaN },
-    { freshUntil: 'x' },
-    { staleUntil: null },
+    { keptUntil: 'x' },
     { priceCredits: '3' },
     { promptHash: 1 },
     { country: {} },
@@ -283,7 +328,7 @@ void t.test('a purge is noticed within a second where its message is lost', asyn
 void t.test('many purges become one of everything, and the list is mended when somebody has broken it', async (t) => {
   const redis = await startRedis(t)
   const [one, two] = [await aReplica(t, redis), await aReplica(t, redis)]
-  await one.writes('k', anEntry())
+  await one.writes('k', anEntry({ storedAt: one.world.clock.wall() }))
   for (let turn = 0; turn < 64; turn++) one.tier.purge({ scraper: 'nobody' })
   await one.tier.settled()
   t.match(await two.tier.read('k'), { status: 200 })
@@ -300,7 +345,7 @@ void t.test('many purges become one of everything, and the list is mended when s
     ['x', '{}', false],
   ]
   for (const [name, value, hits] of broken) {
-    await one.writes('k', anEntry())
+    await one.writes('k', anEntry({ storedAt: one.world.clock.wall() }))
     await redis.ask('HSET', 't:purges', name, value)
     await one.world.clock.advance(1_000)
     t.equal((await one.tier.read('k')) === null, hits, value)
@@ -310,7 +355,7 @@ void t.test('many purges become one of everything, and the list is mended when s
   await redis.ask('SET', 't:purges', 'no list')
   await one.world.clock.advance(1_000)
   t.equal(await one.tier.read('k'), null, 'with the list the numbers are lost: nothing older counts')
-  await one.writes('k', anEntry())
+  await one.writes('k', anEntry({ storedAt: one.world.clock.wall() }))
   t.match(await one.tier.read('k'), { status: 200 })
   for (const change of [
     ['HDEL', 'epoch'],
@@ -321,7 +366,7 @@ void t.test('many purges become one of everything, and the list is mended when s
     one.tier.purge({ scraper: 'nobody' })
     await one.tier.settled()
     t.equal(await one.tier.read('k'), null)
-    await one.writes('k', anEntry())
+    await one.writes('k', anEntry({ storedAt: one.world.clock.wall() }))
     t.match(await one.tier.read('k'), { status: 200 })
   }
 })
@@ -404,10 +449,10 @@ void t.test('replicas tell each other what is newer, and believe nobody', async 
   const redis = await startRedis(t)
   const [one, two] = [await aReplica(t, redis), await aReplica(t, redis)]
   await until(async () => (await redis.ask('PUBSUB', 'NUMSUB', 't:cache')).endsWith(':2\r\n'))
-  await one.writes('k', anEntry({ storedAt: epoch + 7 }))
+  await one.writes('k', anEntry())
   await until(() => two.outdated.length > 0)
-  t.same(two.outdated, [['k', epoch + 7]])
-  await one.writes('k', anEntry({ storedAt: epoch + 1 }))
+  t.same(two.outdated, [['k', epoch]])
+  await one.writes('k', anEntry({ storedAt: epoch - hour }))
 
   for (const forged of ['', 'null', '{}', '[]', '[1]', '["x","k","7"]', '["x",{"__proto__":1},7]', '["x"]']) {
     await redis.ask('PUBLISH', 't:cache', forged)
@@ -417,7 +462,7 @@ void t.test('replicas tell each other what is newer, and believe nobody', async 
   t.same(
     two.outdated,
     [
-      ['k', epoch + 7],
+      ['k', epoch],
       ['last', 9],
     ],
     'what was not written is not announced',
@@ -476,7 +521,7 @@ void t.test('in a Cluster all of it works alike, although every key may be somew
   // The list of purges is on one of them; the entries on the others do without it, because nothing can be purged meanwhile.
   const holders = await Promise.all(nodes.map(async (node) => (await node.ask('EXISTS', 't:purges')) === ':1\r\n'))
   const holder = nodes[holders.indexOf(true)]
-  const theirs = await Promise.all(keys.map(async (key) => (await holder?.ask('EXISTS', `t:cA:{${key}}`)) === ':1\r\n'))
+  const theirs = await Promise.all(keys.map(async (key) => (await holder?.ask('EXISTS', `t:cB:{${key}}`)) === ':1\r\n'))
   const elsewhere = keys.filter((key, index) => !theirs[index] && key !== 'k7')
   await holder?.kill()
   await two.world.clock.advance(1_000)

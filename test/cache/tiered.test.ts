@@ -2,7 +2,7 @@
 import t from 'tap'
 import { createLocalTier } from '../../src/cache/local-tier.ts'
 import { createCache } from '../../src/cache/tiered.ts'
-import type { Call, CachePolicy, Client, Entry, Lookup, Reply, Verdict, Wishes } from '../../src/model.ts'
+import type { Call, CachePolicy, Client, Entry, Lookup, Reply, StaleUse, Verdict, Wishes } from '../../src/model.ts'
 import type { TelemetryEvent } from '../../src/telemetry/events.ts'
 
 const HOUR = 3_600_000
@@ -55,14 +55,14 @@ const EMPTY: Verdict = {
   retryAfterMs: null,
 }
 
-function aCache(maxBytes = 1_000_000) {
+function aCache(maxBytes = 1_000_000, policies: readonly CachePolicy[] = [POLICY]) {
   const time = { at: 1_700_000_000_000 }
   const events: TelemetryEvent[] = []
   const emit = (event: TelemetryEvent) => void events.push(event)
   const local = createLocalTier({ maxBytes, onEvicted: () => emit({ kind: 'cache-evicted', tier: 'memory' }) })
   const clock = { now: () => time.at, wall: () => time.at, after: () => ({ cancel: () => undefined }) }
   const cache = createCache(
-    { replay: (body) => Buffer.concat([body, Buffer.from('*')]) },
+    { replay: (body) => Buffer.concat([body, Buffer.from('*')]), policies },
     { local, durable: null, shared: null },
     clock,
     emit,
@@ -92,6 +92,68 @@ void t.test('an answer is fresh for its ttl, then good only instead of an error,
   t.equal(local.count, 0, 'what is gone is dropped')
 })
 
+void t.test('freshness is judged by the policy of the client that asks, whoever paid', async (t) => {
+  const brief: CachePolicy = { ...POLICY, ttl: 1_000, staleIfError: 0, emptyResultTtl: 0 }
+  const long: CachePolicy = { ...POLICY, ttl: 10 * HOUR, staleIfError: 0, staleWhileRevalidate: 5 * HOUR }
+  for (const payer of [brief, POLICY, long]) {
+    const { cache, local, time } = aCache(1_000_000, [brief, POLICY, long])
+    const startAt = time.at
+    cache.store('k1', CALL, answered('{}'), payer, NOW)
+    const seen: string[] = []
+    for (const age of [999, 1_000, HOUR, 2 * HOUR, 10 * HOUR, 15 * HOUR]) {
+      time.at = startAt + age
+      const kinds = [brief, POLICY, long].map((policy) => {
+        const found = cache.lookup('k1', CALL, NO_WISHES, policy) as Lookup
+        return found.kind === 'stale' ? found.because : found.kind
+      })
+      seen.push(kinds.join(' '))
+    }
+    t.same(seen, [
+      'fresh fresh fresh',
+      'missing fresh fresh',
+      'missing error fresh',
+      'missing missing fresh',
+      'missing missing revalidating',
+      'missing missing missing',
+    ])
+    t.equal(local.count, 0, 'dropped when no client can use it any more')
+  }
+})
+
+void t.test('a payer that keeps nothing pays for those that do, but not across scopes', async (t) => {
+  const nothing: CachePolicy = { ...POLICY, ttl: 0, staleIfError: 0, emptyResultTtl: 0 }
+  const { cache } = aCache(1_000_000, [nothing, POLICY])
+  t.ok(cache.store('k1', CALL, answered('{}'), nothing, NOW))
+  t.equal((cache.lookup('k1', CALL, NO_WISHES, POLICY) as Lookup).kind, 'fresh')
+  t.equal((cache.lookup('k1', CALL, NO_WISHES, nothing) as Lookup).kind, 'missing')
+  t.equal(cache.store('a/k1', CALL, answered('{}'), { ...nothing, scope: 'client' }, NOW), null)
+  const entry = cache.store('b/k1', CALL, answered('{}'), { ...POLICY, ttl: 1, staleIfError: 0, scope: 'client' }, NOW)
+  t.equal(entry && entry.keptUntil - entry.storedAt, 1)
+})
+
+void t.test('stale-while-revalidate allows no stale answer instead of an error, and the other way round', async (t) => {
+  const policy: CachePolicy = { ...POLICY, staleIfError: 1_000, staleWhileRevalidate: 2_000 }
+  const { cache, time } = aCache(1_000_000, [policy])
+  cache.store('k1', CALL, answered('{}'), policy, NOW)
+  time.at += HOUR + 1_500
+  t.match(cache.lookup('k1', CALL, NO_WISHES, policy), { because: 'revalidating' })
+  t.match(cache.lookup('k1', CALL, NO_WISHES, { ...policy, staleWhileRevalidate: 500 }), { kind: 'missing' })
+  t.match(cache.lookup('k1', CALL, NO_WISHES, { ...policy, staleIfError: 3_000, staleWhileRevalidate: 0 }), {
+    because: 'error',
+  })
+})
+
+void t.test('an entry from the future is gone, and one from within clock jitter is new', async (t) => {
+  const { cache, local, time } = aCache()
+  cache.store('k1', CALL, answered('{}'), POLICY, NOW)
+  time.at -= 5_000
+  t.match(cache.lookup('k1', CALL, NO_WISHES, POLICY), { kind: 'fresh' })
+  time.at -= 1
+  t.match(cache.lookup('k1', CALL, NO_WISHES, POLICY), { kind: 'missing', unwanted: false })
+  t.equal(local.count, 0)
+  t.ok(cache.store('k1', CALL, EMPTY, POLICY, NOW), 'and hides nothing')
+})
+
 void t.test('what is kept is the replay, under one weak validator of the original', async (t) => {
   const { cache } = aCache()
   const entry = cache.store('k1', CALL, answered('{"a":1}'), POLICY, NOW)
@@ -109,7 +171,7 @@ void t.test('one client never sees the answer of another when the scope is the c
 })
 
 void t.test('what may not be kept is not kept', async (t) => {
-  const { cache, local } = aCache()
+  const { cache, local } = aCache(1_000_000, [])
   const serverError: Verdict = { ...EMPTY, class: 'serverError' }
   t.equal(cache.store(null, CALL, answered('{}'), POLICY, NOW), null, 'no key')
   t.equal(cache.store('k1', CALL, answered('{}', false), POLICY, NOW), null, 'not keepable')
@@ -133,24 +195,27 @@ void t.test('"empty result" is remembered briefly, and never hides a real answer
 })
 
 void t.test('request Cache-Control decides whether what is kept will do', async (t) => {
-  const table: [string, Partial<Wishes>, number, Lookup['kind']][] = [
+  const table: [string, Partial<Wishes>, number, 'fresh' | 'missing' | StaleUse][] = [
     ['no-cache wants a fresh one', { noCache: true }, 0, 'missing'],
-    ['no-store may still read', { noStore: true }, 0, 'fresh'],
+    ['no-store wants a fresh one', { noStore: true }, 0, 'missing'],
+    ['no-store would rather have the error', { noStore: true }, HOUR, 'missing'],
     ['young enough', { maxAgeMs: 10_000 }, 10_000, 'fresh'],
     ['too old', { maxAgeMs: 10_000 }, 10_001, 'missing'],
     ['max-age=0 wants a fresh one', { maxAgeMs: 0 }, 1, 'missing'],
     ['fresh for long enough', { minFreshMs: 1_000 }, HOUR - 1_000, 'fresh'],
     ['not fresh for long enough', { minFreshMs: 1_000 }, HOUR - 999, 'missing'],
-    ['expired, but that is tolerated', { maxStaleMs: 5_000 }, HOUR + 4_999, 'fresh'],
-    ['expired for too long', { maxStaleMs: 5_000 }, HOUR + 5_000, 'stale'],
-    ['any staleness will do', { maxStaleMs: Number.POSITIVE_INFINITY }, 2 * HOUR - 1, 'fresh'],
+    ['not fresh any more, whatever min-fresh says', { minFreshMs: 0 }, HOUR, 'missing'],
+    ['expired, but that is tolerated', { maxStaleMs: 5_000 }, HOUR + 5_000, 'max-stale'],
+    ['expired for too long', { maxStaleMs: 5_000 }, HOUR + 5_001, 'error'],
+    ['any staleness will do', { maxStaleMs: Number.POSITIVE_INFINITY }, 2 * HOUR - 1, 'max-stale'],
     ['even that ends when it is gone', { maxStaleMs: Number.POSITIVE_INFINITY }, 2 * HOUR, 'missing'],
   ]
   for (const [name, wish, age, expected] of table) {
     const { cache, time } = aCache()
     cache.store('k1', CALL, answered('{}'), POLICY, NOW)
     time.at += age
-    t.equal((await cache.lookup('k1', CALL, { ...NO_WISHES, ...wish }, POLICY)).kind, expected, name)
+    const found = await cache.lookup('k1', CALL, { ...NO_WISHES, ...wish }, POLICY)
+    t.equal(found.kind === 'stale' ? found.because : found.kind, expected, name)
   }
 })
 

@@ -31,7 +31,7 @@ function storedOf({ int, isTrue }: Chance): Stored {
     unclaimed: isTrue(0.1),
   }
   return {
-    entry: { ...about, storedAt: at, freshUntil: at + 1, staleUntil: at + 2 },
+    entry: { ...about, storedAt: at, keptUntil: at + 2 },
     mark: { epoch: 'e', number: int(9) },
   }
 }

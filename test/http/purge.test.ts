@@ -17,7 +17,12 @@ function stage() {
   const world = fakeWorld()
   const filters: PurgeFilter[] = []
   const local = createLocalTier({ maxBytes: 10_000_000, onEvicted: () => undefined })
-  const cache = createCache({ replay: (body) => body }, { local, durable: null, shared: null }, world.clock, world.emit)
+  const cache = createCache(
+    { replay: (body) => body, policies: [] },
+    { local, durable: null, shared: null },
+    world.clock,
+    world.emit,
+  )
   const route = createPurgeRoute({
     purge(filter) {
       filters.push(filter)

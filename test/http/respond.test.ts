@@ -28,14 +28,19 @@ const entry: Entry = {
   body: kept,
   etag: '"abc"',
   storedAt: epoch,
-  freshUntil: epoch + 400_000,
-  staleUntil: epoch + 800_000,
+  keptUntil: epoch + 800_000,
   scraper: 'x',
   promptHash: null,
   country: null,
   priceCredits: 2,
   unclaimed: false,
 }
+
+const client = {
+  name: 'one',
+  rate: null,
+  cache: { ttl: 400_000, staleIfError: 400_000, staleWhileRevalidate: 0, emptyResultTtl: 60_000, scope: 'shared' },
+} as Client
 
 function failed(status: number | null, refusal: 'UPSTREAM_UNREACHABLE' | 'UPSTREAM_INVALID' | null = null): Verdict {
   return {
@@ -58,7 +63,7 @@ function landing(verdict: Verdict, more: Partial<Landing> = {}): Landing {
 function exchange(request: Partial<ProxyRequest> = {}, more: Partial<Exchange> = {}): Exchange {
   return {
     request: { id: 'id-1', method: 'GET', ifNoneMatch: null, ...request } as ProxyRequest,
-    client: null,
+    client,
     call: null,
     limits: null,
     credits: [],
@@ -96,7 +101,7 @@ void t.test('a hit: nothing was asked, nothing was paid', async (t) => {
     'x-content-type-options': 'nosniff',
     age: '24',
     etag: '"abc"',
-    'cache-control': 'private, max-age=376',
+    'cache-control': 'private, max-age=400',
     'content-type': 'application/json',
     'content-length': String(kept.length),
   })
@@ -114,8 +119,8 @@ void t.test('a stale answer says so, and what was tried before', async (t) => {
     ),
   )
   t.has(tried, {
-    'cache-status': 'scrapellm-proxy; hit; ttl=-12; detail=stale-if-error',
-    'cache-control': 'private, max-age=0',
+    'cache-status': 'scrapellm-proxy; hit; ttl=-11; detail=stale-if-error',
+    'cache-control': 'private, max-age=400',
     age: '411',
     'x-proxy-attempts': '2',
   })
@@ -185,7 +190,8 @@ void t.test('Cache-Status of everything that was forwarded', async (t) => {
 
 void t.test('the leader gets what upstream said, and pays; who joined gets the replay, free', async (t) => {
   const stored = landing(answered, { entry })
-  const leader = respond({ kind: 'fetched', landing: stored, role: 'leader', forwardedBecause: 'miss' })
+  const fetched = { kind: 'fetched', landing: stored, forwardedBecause: 'miss' } as const
+  const leader = respond({ ...fetched, role: 'leader' }, exchange(), epoch)
   t.equal(leader.body, body)
   t.has(headersOf(leader), {
     'x-proxy-attempts': '2',
@@ -195,7 +201,7 @@ void t.test('the leader gets what upstream said, and pays; who joined gets the r
     'cache-control': 'private, max-age=400',
     'content-length': String(body.length),
   })
-  const joined = respond({ kind: 'fetched', landing: stored, role: 'joined', forwardedBecause: 'miss' })
+  const joined = respond({ ...fetched, role: 'joined' }, exchange(), epoch)
   t.equal(joined.body, kept)
   t.has(headersOf(joined), { 'x-proxy-attempts': '2', 'x-proxy-credits': '0', age: '0', etag: '"abc"' })
 })
@@ -234,7 +240,7 @@ void t.test('the last real answer of upstream passes as it is, its Retry-After t
     exchange({ ifNoneMatch: '*' }),
   )
   t.equal(remembered.status, 500, 'an error that is kept is never a 304')
-  t.has(headersOf(remembered), { 'cache-control': 'private, max-age=400' })
+  t.has(headersOf(remembered), { 'cache-control': 'private, max-age=60' })
 })
 
 void t.test('a flight without any answer ends in a problem document', async (t) => {
@@ -335,7 +341,7 @@ void t.test('304 has no body, but says all about the one that the caller has', a
     t.match(headers, {
       etag: '"abc"',
       age: '24',
-      'cache-control': 'private, max-age=376',
+      'cache-control': 'private, max-age=400',
       'cache-status': /detail=redis/,
     })
     t.notOk('content-length' in headers)

@@ -230,8 +230,8 @@ export const bugs: readonly Bug[] = [
   {
     name: 'fresh answers are looked up and not given',
     file: 'cache/tiered.ts',
-    find: "if (isFreshEnough(entry, wishes, wallMs)) return { kind: 'fresh', entry, tier }",
-    replace: "if (isFreshEnough(entry, wishes, wallMs) && wallMs < 0) return { kind: 'fresh', entry, tier }",
+    find: "if (freshness === 'fresh') return { kind: 'fresh', entry, tier }",
+    replace: "if (freshness === 'fresh') return NOTHING",
     invariants: ['S2'],
     needs: alone,
   },

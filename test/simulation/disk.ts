@@ -63,7 +63,7 @@ export function createMachine(): Machine {
       readEntry(key) {
         const entry = cached.get(key)
         if (!entry || state === 'down') return null
-        return Math.max(entry.freshUntil, entry.staleUntil) > clock.wall() ? entry : null
+        return entry.keptUntil > clock.wall() ? entry : null
       },
       writeEntry,
       deleteEntry: (key) => writeEntry(key, null),

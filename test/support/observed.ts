@@ -136,7 +136,12 @@ export function observed(observation: Observation = {}) {
   })
   const { emit } = recorder
 
-  const cache = createCache({ replay: (body) => body }, { local, durable: null, shared: null }, clock, emit)
+  const cache = createCache(
+    { replay: (body) => body, policies: [] },
+    { local, durable: null, shared: null },
+    clock,
+    emit,
+  )
   const budget = createBudget({ clock, emit, random, store: createMemoryStore(clock), clients: () => clients })
   const flights = createFlights({ clock, emit, random })
   const retryBudget = createRetryBudget({ ...budgetDefaults, clock })

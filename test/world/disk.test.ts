@@ -35,8 +35,7 @@ function entry(body: string | Buffer, more: Partial<Entry> = {}): Entry {
     body: Buffer.from(body),
     etag: '"e1"',
     storedAt: epoch,
-    freshUntil: epoch + HOUR,
-    staleUntil: epoch + 2 * HOUR,
+    keptUntil: epoch + 2 * HOUR,
     scraper: 'a',
     promptHash: null,
     country: null,
@@ -96,14 +95,14 @@ void t.test('what was written is there after a restart, to the byte', async (t) 
     unclaimed: true,
   })
   disk.writeEntry('client/k1', full)
-  disk.writeEntry('k2', entry('', { staleUntil: 0 }))
+  disk.writeEntry('k2', entry('', { status: 500 }))
   disk.put([
     { space: 'jobs', key: 'j1', value: { state: 'done', list: [1, null] }, expiresAt: null },
     { space: 'budgets', key: 'j1', value: 7, expiresAt: epoch + HOUR },
   ])
   const later = restart()
   t.same(later.readEntry('client/k1'), full)
-  t.same(later.readEntry('k2'), entry('', { staleUntil: 0 }))
+  t.same(later.readEntry('k2'), entry('', { status: 500 }))
   t.equal(later.readEntry('k3'), null)
   t.same(later.get('jobs', 'j1'), { state: 'done', list: [1, null] })
   t.equal(later.get('budgets', 'j1'), 7)
@@ -138,7 +137,7 @@ void t.test('an answer is readable at once, written a moment later, and the last
 void t.test('what is no good even instead of an error is a miss, and its room is taken back', async (t) => {
   const { disk, clock } = aDisk(t)
   for (let i = 0; i < 100; i++) disk.writeEntry(`k${i}`, entry(Buffer.alloc(20_000)))
-  disk.writeEntry('fresh', entry('x', { freshUntil: epoch + 9 * HOUR, staleUntil: 0 }))
+  disk.writeEntry('fresh', entry('x', { keptUntil: epoch + 9 * HOUR }))
   t.equal(disk.readEntry('k1')?.body.length, 20_000)
   await clock.advance(HOUR)
   const before = disk.bytes
@@ -149,7 +148,7 @@ void t.test('what is no good even instead of an error is a miss, and its room is
   t.equal(disk.entries, 1)
   t.ok(disk.bytes < before / 5)
   t.equal(String(disk.readEntry('fresh')?.body), 'x')
-  disk.writeEntry('late', entry('x', { freshUntil: 0, staleUntil: 0 }))
+  disk.writeEntry('late', entry('x', { keptUntil: 0 }))
   t.equal(disk.readEntry('late'), null)
 })
 
@@ -265,7 +264,7 @@ void t.test('after a kill -9 in the middle of writing, all that was acknowledged
      for (let i = 0; ; i++) {
        disk.put([{ space: 'a', key: 'k' + i, value: { i }, expiresAt: null }, { space: 'b', key: 'last', value: i, expiresAt: null }])
        disk.writeEntry('k' + i, { status: 200, contentType: 't', body: Buffer.alloc(3000, i), etag: '"' + i + '"', storedAt: 0,
-         freshUntil: far, staleUntil: far, scraper: 'a', promptHash: null, country: null, priceCredits: 3, unclaimed: false })
+         keptUntil: far, scraper: 'a', promptHash: null, country: null, priceCredits: 3, unclaimed: false })
        if (i % 100 === 0) { disk.flush(); say('flushed ' + i) } else say('put ' + i)
        if (i % 10 === 0) await new Promise(setImmediate)
      }`,
@@ -555,7 +554,7 @@ void t.test('the file and its log stay within the limit, whatever comes', async 
 void t.test('the least valuable is given up first', async (t) => {
   const { disk, clock } = aDisk(t, { maxBytes: MIB })
   const body = Buffer.alloc(10_000)
-  disk.writeEntry('gone', entry(body, { freshUntil: epoch + 30_000, staleUntil: 0, priceCredits: 100 }))
+  disk.writeEntry('gone', entry(body, { keptUntil: epoch + 30_000, priceCredits: 100 }))
   disk.writeEntry('dear', entry(body, { priceCredits: 30 }))
   disk.writeEntry('cheap', entry(body, { priceCredits: 0 }))
   disk.writeEntry('used', entry(body, { priceCredits: 0 }))
@@ -660,7 +659,7 @@ void t.test('a file of a later format is left alone; of an earlier one the recor
   put(disk, 'j1', 1)
   disk.writeEntry('k1', entry('x'))
   disk.close()
-  cut(path, 'PRAGMA user_version = 2')
+  cut(path, 'PRAGMA user_version = 999')
   const before = readFileSync(path)
   const later = restart()
   put(later, 'j2', 2)
