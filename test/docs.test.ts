@@ -41,14 +41,7 @@ function bare(cell: string | undefined): string {
 
 // Tables
 
-void t.test('the table of errors is the one of the code, both ways', async (t) => {
-  const rows = rowsIn(section('Error codes')).map(([code, statuses, fault]) => [bare(code), statuses, fault])
-  const wanted = Object.entries(refusals).map(([code, { statuses, fault }]) => [code, statuses.join(', '), fault])
-  t.strictSame(rows, wanted)
-})
-
 void t.test('what is generated is fresh', async (t) => {
-  for (const name of ['errors', 'settings', 'metrics']) t.match(readme, `<!-- generated:${name} -->`)
   for (const { path, render } of projections) {
     const text = read(path)
     t.equal(render(text) ?? text, text, `${path}: npm run docs`)
@@ -62,10 +55,10 @@ void t.test('npm run docs:check says so, and without a wish the program says wha
 })
 
 void t.test('a block that nobody can fill, or that has no end, is noticed', async (t) => {
-  t.match(fillBlocks('<!-- generated:errors -->\nold\n<!-- /generated:errors -->'), /^<!-- [^]*CLIENT_UNKNOWN[^]* -->$/)
-  t.notMatch(fillBlocks('<!-- generated:errors -->\nold\n<!-- /generated:errors -->'), 'old')
+  t.match(fillBlocks('<!-- generated:failures -->\nold\n<!-- /generated:failures -->'), /^<!-- [^]*ambiguous[^]* -->$/)
+  t.notMatch(fillBlocks('<!-- generated:failures -->\nold\n<!-- /generated:failures -->'), 'old')
   t.throws(() => fillBlocks('<!-- generated:nonsense -->\n<!-- /generated:nonsense -->'), /nonsense/)
-  t.throws(() => fillBlocks('<!-- generated:errors -->\n'), /no end/)
+  t.throws(() => fillBlocks('<!-- generated:failures -->\n'), /no end/)
 })
 
 void t.test('the table of failure classes has a row for each, with its attempts', async (t) => {
@@ -119,8 +112,13 @@ void t.test('every query on a page asks for labels and values that there are', a
   }
 })
 
+/** The first table of the page. */
+function mapOfSource(): string {
+  return /^## The map$([^]*?)^## /m.exec(read('src/README.md'))?.[1] ?? ''
+}
+
 void t.test('the map of src/ has a row for every folder and root file', async (t) => {
-  const rows = rowsIn(section('Contributing')).map(([name]) => bare(name))
+  const rows = rowsIn(mapOfSource()).map(([name]) => bare(name))
   const there = readdirSync(join(root, 'src'), { withFileTypes: true })
     .filter(({ name }) => name !== 'README.md')
     .map((entry) => (entry.isDirectory() ? `${entry.name}/` : entry.name))
@@ -129,7 +127,7 @@ void t.test('the map of src/ has a row for every folder and root file', async (t
 
 void t.test('every feature is the title of a story', async (t) => {
   const stories = readdirSync(join(root, 'test/stories')).map((name) => read(`test/stories/${name}`))
-  const features = [...section('What it does for you').matchAll(/^- (.+)$/gm)].map(([, title = '']) => title)
+  const features = [...read('docs/features.md').matchAll(/^- (.+)$/gm)].map(([, title = '']) => title)
   t.ok(features.length > 20)
   for (const title of features) {
     const isTold = stories.some((text) => [`'${title}'`, `"${title}"`].some((quoted) => text.includes(quoted)))

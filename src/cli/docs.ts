@@ -1,15 +1,13 @@
 /**
- * Writes what is generated from the code, or says what is stale: config/schema.json, and in README.md and docs/ every block between
+ * Writes what is generated from the code, or says what is stale: config/schema.json, and in docs/ every block between
  * `<!-- generated:NAME -->` and `<!-- /generated:NAME -->`. Run through `npm run docs` and `npm run docs:check`.
  */
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { known } from '../compose.ts'
-import { settingsTable } from '../config/describe.ts'
 import { resolveRetry, schema } from '../config/schema.ts'
 import { settingsPage } from '../config/settings-page.ts'
-import { refusals } from '../errors.ts'
 import { failureClasses, failures } from '../failures.ts'
 import { labelLists } from '../telemetry/labels.ts'
 import { metricCatalogue } from '../telemetry/metrics.ts'
@@ -19,10 +17,7 @@ const root = fileURLToPath(new URL('../../', import.meta.url))
 
 /** One for each name of a block. */
 const blocks: Readonly<Record<string, () => string>> = {
-  settings: settingsTable,
-  errors: errorTable,
   failures: failureTable,
-  metrics: metricTable,
   'settings-page': () => settingsPage(readFileSync(join(root, 'config/example.yaml'), 'utf8')),
   'metrics-page': metricsPage,
   'label-values': labelTable,
@@ -37,7 +32,7 @@ export interface Projection {
 /** Every generated file. */
 export const projections: readonly Projection[] = [
   { path: 'config/schema.json', render: schemaText },
-  ...['README.md', 'docs/settings.md', 'docs/metrics.md', 'docs/retries-breakers-limits.md'].map((path) => ({
+  ...['docs/settings.md', 'docs/metrics.md', 'docs/retries-breakers-limits.md'].map((path) => ({
     path,
     render: (text: string | null) => (text === null ? null : fillBlocks(text)),
   })),
@@ -58,13 +53,6 @@ export function fillBlocks(text: string): string {
   return filled
 }
 
-function errorTable(): string {
-  const rows = Object.entries(refusals).map(
-    ([code, { statuses, fault, when }]) => `| \`${code}\` | ${statuses.join(', ')} | ${fault} | ${when} |`,
-  )
-  return ['| code | status | who must act | when |', '|---|---|---|---|', ...rows].join('\n')
-}
-
 const counted = { down: 'yes', slow: 'half', neutral: 'no' }
 
 function failureTable(): string {
@@ -81,14 +69,6 @@ function failureTable(): string {
     ...rows,
     '| `rejected` | any other 4xx, 501, 505: the request itself | never | given back as it is | no | no |',
   ].join('\n')
-}
-
-function metricTable(): string {
-  const rows = metricCatalogue.map(({ name, type, labels, help }) => {
-    const names = labels.map((label) => `\`${label}\``).join(', ')
-    return `| \`${name}\` | ${type} | ${names === '' ? '—' : names} | ${help.replaceAll('|', String.raw`\|`)} |`
-  })
-  return ['| metric | type | labels | meaning |', '|---|---|---|---|', ...rows].join('\n')
 }
 
 /** With the alerts and dashboards that show each of them: whoever meets a name wants to see it. */

@@ -135,14 +135,6 @@ export function settingsRows(): readonly Row[] {
   return rowsOf(schema, '')
 }
 
-/** The settings table of the README, in Markdown. */
-export function settingsTable(): string {
-  const rows = settingsRows().map(
-    ({ name, fallback, meaning, reload }) => `| \`${name}\` | ${fallback} | ${cell(meaning)} | ${reload} |`,
-  )
-  return ['| setting | default | meaning | reload |', '|---|---|---|---|', ...rows].join('\n')
-}
-
 /** Every setting that `--set` can name without knowing names of clients, keys or classes. */
 export function settingNames(): string[] {
   return rowsOf(schema, '')
