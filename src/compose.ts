@@ -253,6 +253,7 @@ export function compose(
     random,
     emit,
     connect: world.connect,
+    environment: world.environment,
     profile,
     tiers: { local, durable: disk, shared },
     admission,

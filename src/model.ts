@@ -140,23 +140,45 @@ export interface Reply {
   readonly body: Buffer
 }
 
-/** What came over the wire, or how it broke. `sent` = bytes of the request may have left, so it may have been charged. */
+/** Why no complete answer came over the wire: a closed list, because it is a metric label. */
+export type WireReason =
+  /** The name does not exist, or has no address. */
+  | 'name-not-found'
+  /** The name servers did not answer, or failed. */
+  | 'name-server'
+  | 'refused'
+  | 'no-route'
+  | 'connect-timeout'
+  | 'tls-expired'
+  | 'tls-self-signed'
+  | 'tls-unknown-ca'
+  | 'tls-wrong-host'
+  /** Any other failure of TLS. */
+  | 'tls'
+  /** The outbound proxy cannot be reached, or refused the connection. */
+  | 'outbound-proxy'
+  /** Trouble of this process or machine, such as no open files left: it says nothing about upstream. */
+  | 'local'
+  /** Upstream had closed a connection that was kept for another request, while this one was on its way. */
+  | 'idle-closed'
+  | 'reset'
+  /** No complete answer within the limit of the attempt. */
+  | 'timeout'
+  | 'malformed'
+  | 'truncated'
+  | 'too-big'
+  /** Ended by this process. */
+  | 'aborted'
+
+/** What came over the wire, or how it broke. `sent` = upstream may have taken the request, so it may have been charged. */
 export type WireResult =
   | { readonly kind: 'reply'; readonly reply: Reply }
   | {
       readonly kind: 'broken'
       readonly sent: boolean
-      readonly reason:
-        | 'refused'
-        | 'name'
-        | 'tls'
-        | 'connect-timeout'
-        | 'reset'
-        | 'malformed'
-        | 'timeout'
-        | 'truncated'
-        | 'too-big'
-        | 'aborted'
+      readonly reason: WireReason
+      /** As the system, OpenSSL or the HTTP client calls it; null = there is none. */
+      readonly code: string | null
     }
 
 /** What an attempt cost. `unknown`: `credits` may have been charged, and nothing will ever tell. */

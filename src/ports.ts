@@ -28,6 +28,11 @@ export interface Random {
 export interface Transport {
   /** One buffered exchange with upstream. Never rejects: wire failures are values. */
   forward(request: UpstreamRequest): Promise<WireResult>
+  /**
+   * The operator's file of certificates holds this now. True = something else than before, and new connections trust it. Throws
+   * when it is no good.
+   */
+  trust(pem: string): boolean
   /** Ends all connections: what is under way breaks as `aborted`. */
   close(): void
 }
@@ -40,9 +45,21 @@ export interface UpstreamOptions {
   /** Scheme, host and port; whatever path it has is not used. */
   readonly url: string
   readonly connectTimeoutMs: number
+  /** An older connection is not used for another request. */
+  readonly connectionMaxAgeMs: number
   readonly maxResponseBytes: number
+  /** Null or left out = upstream is connected to directly. */
+  readonly proxy?: OutboundProxy | null
   /** A file of certificates to be believed besides the usual ones. */
   readonly caPath?: string | null
+}
+
+/** An HTTP proxy between this machine and upstream. */
+export interface OutboundProxy {
+  /** Scheme, host and port. */
+  readonly url: string
+  /** Value of `Proxy-Authorization`; null = none is sent. */
+  readonly authorization: string | null
 }
 
 export interface Output {
@@ -89,6 +106,8 @@ export interface World {
   readonly clock: Clock
   readonly random: Random
   readonly output: Output
+  /** Variables that name an outbound proxy are looked for here. */
+  readonly environment: Readonly<Record<string, string | undefined>>
   readonly connect: (options: UpstreamOptions) => Transport
   readonly openDisk: (options: { readonly path: string; readonly maxBytes: number }, emit: Emit) => Disk
   readonly openAuditFile: (options: { readonly path: string; readonly maxBytes: number }, emit: Emit) => AuditFile

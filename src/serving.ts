@@ -5,6 +5,7 @@
  */
 import { isDeepStrictEqual } from 'node:util'
 import { createCache, type Tiers } from './cache/tiered.ts'
+import { routeTo } from './config/route.ts'
 import type { Config } from './config/schema.ts'
 import { createClients } from './http/clients.ts'
 import { createResponder } from './http/respond.ts'
@@ -40,6 +41,7 @@ export interface Lasting {
   readonly random: Random
   readonly emit: Emit
   readonly connect: World['connect']
+  readonly environment: World['environment']
   readonly profile: Profile
   readonly tiers: Tiers
   readonly admission: Admission
@@ -139,10 +141,12 @@ export function createServing(config: Config, lasting: Lasting, keys: KeyPool, b
   }
 }
 
-function connectionOf({ upstream }: Config, { connect }: Lasting, before: Serving | null): Connection {
+function connectionOf({ upstream }: Config, { connect, environment }: Lasting, before: Serving | null): Connection {
   const options = {
     url: upstream.url,
     connectTimeoutMs: upstream.connectTimeout,
+    connectionMaxAgeMs: upstream.connectionMaxAge,
+    proxy: routeTo(upstream, environment).proxy,
     caPath: upstream.ca ?? null,
     maxResponseBytes: upstream.maxResponseSize,
   }

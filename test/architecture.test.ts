@@ -94,7 +94,15 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'telemetry/ledger.ts',
   ],
   // A look at the world before the start, through the doors that will be used.
-  'doctor/': ['config/units.ts', 'ports.ts', 'world/authority.ts', 'world/redis-client.ts'],
+  'doctor/': [
+    'config/route.ts',
+    'config/units.ts',
+    'ports.ts',
+    'world/authority.ts',
+    'world/clock.ts',
+    'world/dial.ts',
+    'world/redis-client.ts',
+  ],
   'cli/': [
     'config/',
     'simulator/',
@@ -145,6 +153,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 /** A library is used in the files named here and nowhere else; what is not named is not used at all. */
 const doors: Readonly<Record<string, readonly string[]>> = {
   'http-proxy-3': ['world/transport.ts'],
+  undici: ['world/transport.ts'],
   ioredis: ['world/redis-client.ts'],
   opossum: ['resilience/breaker.ts'],
   'lru-cache': ['cache/local-tier.ts'],
@@ -162,11 +171,12 @@ const nodeDoors: Readonly<Record<string, readonly string[]>> = {
     'http/node-server.ts',
     'http/bad-request.ts',
     'world/transport.ts',
+    'world/dial.ts',
     'doctor/exchange.ts',
     'simulator/',
   ],
-  'node:https': ['http/node-server.ts', 'world/transport.ts', 'doctor/exchange.ts'],
-  'node:tls': ['world/authority.ts', 'doctor/upstream.ts'],
+  'node:https': ['http/node-server.ts', 'doctor/exchange.ts'],
+  'node:tls': ['world/authority.ts', 'world/dial.ts', 'doctor/upstream.ts'],
   'node:sqlite': ['world/disk-file.ts'],
 }
 

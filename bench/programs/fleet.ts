@@ -66,7 +66,7 @@ function replica() {
     },
     createAdmin,
   }
-  const connect = () => ({ forward: answer, close: () => undefined })
+  const connect = () => ({ forward: answer, trust: () => false, close: () => undefined })
   const app = compose(loaded, { ...world, connect, output: { write() {}, flush() {} } }, 'bench', doors)
   return { app, parts }
 }

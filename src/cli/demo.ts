@@ -36,6 +36,7 @@ export async function runDemo(
     'log.level=warn',
     'cache.disk=false',
     `upstream.url=${upstream}`,
+    'upstream.proxy=false',
     ...(options.port === null ? [] : [`listen.port=${options.port}`]),
     ...options.sets,
   ]

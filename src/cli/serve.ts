@@ -1,6 +1,7 @@
 /** Runs the proxy until it is told to stop: listens, reloads on SIGHUP, drains on the first signal to stop, ends the drain on the second. */
 import { compose, type App } from '../compose.ts'
 import type { SettingsSource } from '../config/reload.ts'
+import { routeText, routeTo } from '../config/route.ts'
 import type { Config } from '../config/schema.ts'
 import type { World } from '../ports.ts'
 
@@ -73,6 +74,7 @@ export async function serve(source: SettingsSource, world: World, version: strin
     admin_host: config.admin.host,
     admin_port: adminPort,
     admin_url: adminUrl,
+    upstream: routeText(routeTo(config.upstream, world.environment)),
     version,
   })
   return { app, port, adminPort, ended }

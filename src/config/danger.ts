@@ -6,6 +6,7 @@ import { hash } from 'node:crypto'
 import { BlockList, isIP, isIPv4 } from 'node:net'
 import { authorityFlaw, pairFlaws } from './certificate.ts'
 import { nearest } from './nearest.ts'
+import { wrongVariable } from './route.ts'
 import type { Config } from './schema.ts'
 import type { Path } from './tree.ts'
 import { formatDuration } from './units.ts'
@@ -32,6 +33,7 @@ export function dangers(config: Config, { environment, readFile }: Surroundings)
     ...listenDangers(config),
     ...adminDangers(config),
     ...upstreamDangers(config.upstream),
+    ...routeDangers(config.upstream, environment),
     ...keyDangers(config.upstream.keys),
     ...clientDangers(config.clients),
     ...sharedTokens(config.clients),
@@ -122,6 +124,14 @@ function upstreamDangers({ url, allowInsecure }: Config['upstream']): Danger[] {
       because: [['upstream', 'allowInsecure']],
     },
   ]
+}
+
+function routeDangers(upstream: Config['upstream'], environment: Surroundings['environment']): Danger[] {
+  const name = wrongVariable(upstream, environment)
+  if (name === null) return []
+  // Not repeated: it may hold a password.
+  const text = 'is not the URL of an HTTP proxy; correct it, or set upstream.proxy: false to go without one'
+  return [{ path: [name], text }]
 }
 
 function keyDangers(keys: Config['upstream']['keys']): Danger[] {

@@ -244,6 +244,14 @@ const upstream = map({
     'What happens to calls beyond `maxConcurrent` and `perScraper`.',
   ),
   connectTimeout: live(duration(10, 600_000).prefault('5s'), 'How long a connection to upstream may take to open.'),
+  connectionMaxAge: live(
+    duration(1_000, day).prefault('30s'),
+    'An older connection to upstream is not used for another call, so that a change of its address in DNS is followed.',
+  ),
+  proxy: live(
+    outboundProxy().optional(),
+    'Outbound proxy for calls to upstream, `http://` or `https://`, with user name and password where it wants them; `false` = none. Left out: as `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` say.',
+  ),
   maxResponseSize: live(
     size(1024, 1024 ** 3).prefault('16MiB'),
     'The longest answer taken from upstream; a longer one is an invalid answer.',
@@ -513,6 +521,15 @@ const shutdown = map({
   ),
   grace: live(duration(0, day).prefault('660s'), 'How long open requests may take to finish.'),
 })
+
+/** May hold a password, which is not printed. */
+function outboundProxy() {
+  const error = 'expected a URL such as http://proxy.example:3128, or false'
+  const url = z
+    .string({ error })
+    .refine((written) => /^https?:\/\/[^\s/]+\/?$/.test(written) && URL.canParse(written), { error })
+  return z.union([url, z.literal(false)], { error }).register(nature, { kind: 'access' })
+}
 
 /** May hold a password, which is not printed. */
 function redisUrl() {

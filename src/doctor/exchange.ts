@@ -1,14 +1,14 @@
 /** One small request of its own, with the time that the answer says it is; rejects when there is no answer. */
 import http from 'node:http'
 import https from 'node:https'
-import type { SecureContext } from 'node:tls'
+import type { Socket } from 'node:net'
 
 export interface Asked {
   readonly url: string
   readonly headers?: Readonly<Record<string, string>>
   readonly limitMs: number
-  /** Who is believed; null = whom Node believes, `anyone` = only to see who is there, with nothing secret in the request. */
-  readonly believe: SecureContext | null | 'anyone'
+  /** A connection that stands; null = one of its own, whoever is there, with nothing secret in the request. */
+  readonly over: { readonly socket: Socket; readonly isRelayed: boolean } | null
 }
 
 export interface Answered {
@@ -22,17 +22,10 @@ export interface Answered {
 
 const MAX_BODY = 10_000
 
-export function exchange({ url, headers = {}, limitMs, believe }: Asked): Promise<Answered> {
-  const options = {
-    headers,
-    agent: false,
-    signal: AbortSignal.timeout(limitMs),
-    rejectUnauthorized: believe !== 'anyone',
-    ...(believe === null || believe === 'anyone' ? {} : { secureContext: believe }),
-  }
+export function exchange(asked: Asked): Promise<Answered> {
   return new Promise((resolve, reject) => {
     const sentAt = Date.now()
-    const outgoing = (url.startsWith('https:') ? https : http).get(url, options, (incoming) => {
+    const outgoing = begin(asked, (incoming) => {
       const { statusCode: status = 0, headers } = incoming
       const theirs = Date.parse(headers.date ?? '')
       // Half a second in the middle of what the header rounds down.
@@ -53,4 +46,20 @@ export function exchange({ url, headers = {}, limitMs, believe }: Asked): Promis
     })
     outgoing.on('error', reject)
   })
+}
+
+function begin({ url, headers = {}, limitMs, over }: Asked, answered: (incoming: http.IncomingMessage) => void) {
+  const signal = AbortSignal.timeout(limitMs)
+  if (over === null) {
+    const options = { headers, agent: false, signal, rejectUnauthorized: false }
+    return (url.startsWith('https:') ? https : http).get(url, options, answered)
+  }
+  const { host, pathname, search } = new URL(url)
+  const options = {
+    path: over.isRelayed ? url : pathname + search,
+    headers: { host, ...headers },
+    createConnection: () => over.socket,
+    signal,
+  }
+  return http.get(options, answered)
 }

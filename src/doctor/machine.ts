@@ -5,7 +5,7 @@ import { fine, finding, type Finding } from './finding.ts'
 
 export interface Machine {
   readonly node: string
-  /** As in `engines` of package.json: `>=22.18`. */
+  /** As in `engines` of package.json: `>=22.19`. */
   readonly neededNode: string
   readonly memoryBytes: number
   /** Null = it cannot be seen here. */

@@ -107,7 +107,7 @@ async function isProxyAt({ host, port, tls }: Port, path: string): Promise<boole
   const near = /^(0\.0\.0\.0|::)$/.test(host) ? '127.0.0.1' : host.includes(':') ? `[${host}]` : host
   const url = `http${tls ? 's' : ''}://${near}:${port}${path}`
   try {
-    const { headers, body } = await exchange({ url, limitMs: PATIENCE_MS, believe: 'anyone' })
+    const { headers, body } = await exchange({ url, limitMs: PATIENCE_MS, over: null })
     return 'x-proxy-code' in headers || body === '{"status":"ok"}'
   } catch {
     return false

@@ -1,21 +1,27 @@
 /**
- * Looks at upstream: does its name resolve, does a connection open, is our clock its clock, does it take our keys. Asks nothing that costs a
- * credit: what cannot be known without is said to be so.
+ * Looks at upstream: which way leads there, does its name resolve, does a connection open, is our clock its clock, does it take our keys.
+ * Asks nothing that costs a credit: what cannot be known without is said to be so.
  */
 import { lookup } from 'node:dns/promises'
-import { connect as connectTcp, isIP, type Socket } from 'node:net'
-import { connect as connectTls, type SecureContext, type TLSSocket } from 'node:tls'
+import type { Socket } from 'node:net'
+import { TLSSocket } from 'node:tls'
+import { routeText, routeTo, type Route } from '../config/route.ts'
 import type { Config } from '../config/schema.ts'
-import { believing } from '../world/authority.ts'
+import { believing, trusting } from '../world/authority.ts'
+import { createClock } from '../world/clock.ts'
+import { createDial, DialError } from '../world/dial.ts'
 import { exchange, type Answered } from './exchange.ts'
 import { fine, finding, type Finding } from './finding.ts'
 
 type Upstream = Config['upstream']
 
+/** How upstream is reached. */
 interface Way {
   readonly url: string
-  /** Null = whom Node believes anyway. */
-  readonly believe: SecureContext | null
+  /** Rejects with a DialError. */
+  readonly open: () => Promise<Socket>
+  /** The outbound proxy that is asked instead of upstream; null = upstream itself, perhaps through a tunnel. */
+  readonly relay: Route['proxy']
 }
 
 interface Probe {
@@ -47,18 +53,29 @@ const SHORT_CERTIFICATE_DAYS = 7
 export async function examineUpstream(
   upstream: Upstream,
   check: KeyCheck,
-  environment: Environment,
+  environment: Readonly<Record<string, string | undefined>>,
 ): Promise<Finding[]> {
   const url = new URL(upstream.url)
-  const believe = upstream.ca === undefined ? null : believing(upstream.ca)
-  const name = await examineName(url.hostname)
-  if (name.status === 'fail') return [name, ...aboutProxies(environment)]
-  const connection = await examineConnection(url, believe, upstream.connectTimeout)
-  if (connection.status === 'fail') return [name, connection, ...aboutProxies(environment)]
-  return [name, connection, ...(await examineAnswers({ url: upstream.url, believe }, upstream.keys, check))]
+  const route = routeTo(upstream, environment)
+  const way = wayOf(upstream, url, route)
+  const proxy = fine('upstream proxy', `calls to upstream go ${routeText(route)}`)
+  // Behind a proxy it is the proxy that must know the name.
+  const names = route.proxy === null ? [await examineName(url.hostname)] : []
+  if (names.some(({ status }) => status === 'fail')) return [proxy, ...names]
+  const connection = await examineConnection(url, way)
+  if (connection.status === 'fail') return [proxy, ...names, connection]
+  return [proxy, ...names, connection, ...(await examineAnswers(way, upstream.keys, check))]
 }
 
-type Environment = Readonly<Record<string, string | undefined>>
+function wayOf({ ca, connectTimeout }: Upstream, target: URL, { proxy }: Route): Way {
+  const trusted = ca === undefined ? trusting(null) : believing(ca)
+  const dial = createDial({ target, proxy, connectTimeoutMs: connectTimeout, trusted: () => trusted }, createClock())
+  return {
+    url: target.origin,
+    open: () => new Promise((resolve, reject) => dial((error, socket) => (error ? reject(error) : resolve(socket)))),
+    relay: target.protocol === 'http:' ? proxy : null,
+  }
+}
 
 async function examineName(host: string): Promise<Finding> {
   // An IPv6 address is in brackets only in a URL.
@@ -72,59 +89,37 @@ async function examineName(host: string): Promise<Finding> {
   }
 }
 
-/** Somebody who set them expects them to be used. */
-function aboutProxies(environment: Environment): Finding[] {
-  const set = ['HTTPS_PROXY', 'https_proxy', 'HTTP_PROXY', 'http_proxy'].find((one) => environment[one])
-  if (set === undefined) return []
-  const text = `${set} is set, and not used: calls to upstream go directly`
-  return [
-    finding('warn', 'upstream proxy', text, 'let this machine reach upstream directly, or through a transparent proxy'),
-  ]
-}
-
-async function examineConnection(url: URL, believe: Way['believe'], limitMs: number): Promise<Finding> {
+async function examineConnection(url: URL, { open }: Way): Promise<Finding> {
   const startedAt = Date.now()
   const isTls = url.protocol === 'https:'
   try {
-    const socket = await opened(url, isTls, believe, limitMs)
+    const socket = await open()
     const tookMs = Date.now() - startedAt
-    const daysLeft = isTls ? certificateDays(socket as TLSSocket) : null
+    const daysLeft = socket instanceof TLSSocket ? certificateDays(socket) : null
     socket.destroy()
     const text = `${url.host} answers ${isTls ? 'with TLS ' : ''}after ${tookMs} ms`
     if (daysLeft === null || daysLeft > SHORT_CERTIFICATE_DAYS) return fine('upstream connection', text)
     const soon = `${text}, but its certificate ends in ${daysLeft} days`
     return finding('warn', 'upstream connection', soon, 'it is not yours to renew: see whether it has been by then')
   } catch (error) {
-    return finding(
-      'fail',
-      'upstream connection',
-      `no connection to ${url.host} (${codeOf(error)})`,
-      connectionAdvice(codeOf(error)),
-    )
+    const { reason, code } = error instanceof DialError ? error : { reason: null, code: codeOf(error) }
+    const text = `no connection to ${url.host} (${[reason, code].filter(Boolean).join(', ')})`
+    const advice = reason === null ? undefined : adviceFor[reason]
+    return finding('fail', 'upstream connection', text, advice ?? usualAdvice)
   }
 }
 
-function connectionAdvice(code: string): string {
-  if (/CERT|SELF_SIGNED|UNABLE_TO|ALTNAME|EPROTO|SSL|TLS/.test(code))
-    return 'trust in it is missing: update the CA certificates of this machine, or give yours as upstream.ca'
-  if (code === 'ETIMEDOUT') return 'something swallows it: let this machine out through the firewall or network policy'
-  return 'check upstream.url, and that this machine may connect to it (firewall, network policy)'
-}
+const usualAdvice = 'check upstream.url, and that this machine may connect to it (firewall, network policy)'
 
-function opened(url: URL, isTls: boolean, believe: Way['believe'], limitMs: number): Promise<Socket> {
-  const host = url.hostname.replace(/^\[(.*)\]$/, '$1')
-  const port = url.port === '' ? (isTls ? 443 : 80) : Number(url.port)
-  return new Promise((resolve, reject) => {
-    const secure = {
-      rejectUnauthorized: true,
-      ...(isIP(host) === 0 ? { servername: host } : {}),
-      ...(believe ? { secureContext: believe } : {}),
-    }
-    const socket = isTls ? connectTls({ host, port, ...secure }) : connectTcp({ host, port })
-    socket.setTimeout(limitMs, () => socket.destroy(Object.assign(new Error('timeout'), { code: 'ETIMEDOUT' })))
-    socket.once('error', reject)
-    socket.once(isTls ? 'secureConnect' : 'connect', () => resolve(socket))
-  })
+const adviceFor: Partial<Record<DialError['reason'], string>> = {
+  'tls-unknown-ca': 'trust in it is missing: update the CA certificates of this machine, or give yours as upstream.ca',
+  'tls-self-signed': 'its certificate is signed by itself: give it as upstream.ca, if it is your own gateway',
+  'tls-expired': 'its certificate has expired, or the clock of this machine is wrong: compare the clock first',
+  'tls-wrong-host': 'its certificate is for another host: check upstream.url, and what answers for it on this network',
+  tls: 'it does not speak TLS as expected: check upstream.url; for a gateway of your own, its certificate and upstream.ca',
+  'outbound-proxy': 'check the outbound proxy: its address, user name and password, and that it lets this host through',
+  'connect-timeout': 'something swallows it: let this machine out through the firewall or network policy',
+  local: 'this process or machine has run out of something (open files, ports), or a local firewall forbids it',
 }
 
 function certificateDays(socket: TLSSocket): number {
@@ -153,8 +148,15 @@ async function examineAnswers(way: Way, keys: Upstream['keys'], { probe, standin
   }
 }
 
-function ask({ url, believe }: Way, { path, headers }: Probe): Promise<Answered> {
-  return exchange({ url: url + path, headers, limitMs: PATIENCE_MS, believe })
+async function ask({ url, open, relay }: Way, { path, headers }: Probe): Promise<Answered> {
+  const socket = await open()
+  const credentials = relay?.authorization ? { 'proxy-authorization': relay.authorization } : {}
+  const over = { socket, isRelayed: relay !== null }
+  try {
+    return await exchange({ url: url + path, headers: { ...headers, ...credentials }, limitMs: PATIENCE_MS, over })
+  } finally {
+    socket.destroy()
+  }
 }
 
 function aboutClock(skewMs: number | null): Finding {

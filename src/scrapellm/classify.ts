@@ -3,7 +3,7 @@
  * Returns a verdict for anything, and never throws.
  */
 import { traitsOf, type VerdictClass } from '../failures.ts'
-import type { Call, Charge, Health, Reply, Verdict, WireResult } from '../model.ts'
+import type { Call, Charge, Health, Reply, Verdict, WireReason, WireResult } from '../model.ts'
 import { isComplete, isFilled, parseObject } from './answers.ts'
 import type { JsonObject } from './answers.ts'
 import { chargeOf, chargeOfLoss, FREE } from './credits.ts'
@@ -50,12 +50,15 @@ function unusable(call: Call, reply: Reply, body: JsonObject | null, nowMs: numb
 }
 
 function broken(call: Call, { sent, reason }: Extract<WireResult, { kind: 'broken' }>): Verdict {
-  // We ended it ourselves: that says nothing about upstream.
-  const health = reason === 'aborted' ? 'neutral' : 'down'
-  if (!sent) return { ...lost('UPSTREAM_UNREACHABLE', FREE, health), class: 'unreachable' }
+  const health = saysNothing.has(reason) ? 'neutral' : 'down'
+  const fault = reason === 'local' ? 'proxy' : 'upstream'
+  if (!sent) return { ...lost('UPSTREAM_UNREACHABLE', FREE, health), class: 'unreachable', fault }
   const isInvalid = reason === 'malformed' || reason === 'truncated' || reason === 'too-big'
   return lost(isInvalid ? 'UPSTREAM_INVALID' : 'UPSTREAM_UNREACHABLE', chargeOfLoss(call, null), health)
 }
+
+/** About upstream: the exchange was ended here, failed here, or met a connection that had been idle for too long. */
+const saysNothing: ReadonlySet<WireReason> = new Set(['aborted', 'local', 'idle-closed'])
 
 function lost(
   refusal: 'UPSTREAM_UNREACHABLE' | 'UPSTREAM_INVALID',

@@ -17,6 +17,7 @@ export function realWorld(): World {
     clock,
     random,
     output: createStdout(),
+    environment: process.env,
     connect: (options) => createTransport(options, clock),
     openDisk: (options, emit) => createDisk(options, clock, emit),
     openAuditFile: (options, emit) => createAuditFile(options, clock, emit),

@@ -1,233 +1,226 @@
 /**
- * The one door to http-proxy-3: a buffered exchange with upstream over its native path, on warm keep-alive connections.
+ * The one door to http-proxy-3 and undici: buffered exchanges with upstream, each on a connection of its own until it ends.
  *
- * The library is driven by a request and a response that we make up ourselves, never by a client's. Its streaming path
- * ends the upstream call when the client hangs up, stays silent when an answer breaks off half-way, and forwards whatever
- * framing the client sent; a paid call must be finished, inspected as a whole, and framed by us.
+ * http-proxy-3 makes method, target and URL, and hands the exchange to its `fetch` option; undici's dispatch carries it from there,
+ * without streams and `fetch` objects. The library is given a request and a response of ours, never a client's: a paid call must be
+ * finished, inspected as a whole, and framed by us.
  *
- * Wire failures are values. `sent` is true as soon as a byte of the request may have left: then it may have been charged.
+ * Connections are kept here and not in undici's `Pool`, which looks at all of them for each request (with 4,000 open calls half of
+ * the CPU time of an exchange), knows no clock but the system's, and does not say whether a connection had been used before: only
+ * one that had may have been closed by upstream while it was idle.
+ *
+ * Wire failures are values. `sent` is true as soon as upstream may have taken the request: then it may have been charged.
  */
-import { EventEmitter } from 'node:events'
-import http from 'node:http'
-import https from 'node:https'
-import type { Socket } from 'node:net'
-import { Stream } from 'node:stream'
+import { readFileSync } from 'node:fs'
+import { IncomingMessage, ServerResponse } from 'node:http'
+import { Socket } from 'node:net'
+import type { SecureContext } from 'node:tls'
 import { createProxyServer } from 'http-proxy-3'
-import type { Reply, UpstreamRequest, WireResult } from '../model.ts'
+import { Client } from 'undici'
+import type { UpstreamRequest, WireResult } from '../model.ts'
 import type { Clock, Transport, UpstreamOptions } from '../ports.ts'
 import { createRoster } from '../roster.ts'
-import { believing } from './authority.ts'
+import { trusting } from './authority.ts'
+import { createDial, type Dial } from './dial.ts'
+import { type Asked, Exchange, type Line, type Lines } from './exchange.ts'
+import { discardContinue } from './interim.ts'
 
-/** Idle connections are closed before a usual server would: a reused socket that upstream just closed may have cost money. */
-const IDLE_SOCKET_MS = 4_000
-/**
- * TCP probes of calls that wait, in whole seconds, at a pace of each connection's own: of thousands at the same moment the kernel
- * drops a part, again each second, and after ten such seconds it ends the calls (measured: 1,741 of 9,750, perhaps charged).
- */
-const KEEP_ALIVE_PROBE_MS = 30_000
-const PROBE_PACES = 30
-const MAX_IDLE_SOCKETS = 64
+/** Idle connections are closed before a usual server would: a reused one that upstream just closed may have cost money. */
+const IDLE_MS = 4_000
+/** So much sooner than a server announces with `Keep-Alive: timeout=N`. */
+const IDLE_THRESHOLD_MS = 1_000
+const MAX_IDLE = 64
+/** Of an answer; more than any other server accepts, and less than a flood. */
+const MAX_HEADER_BYTES = 80 * 1024
 
-type BrokenReason = Extract<WireResult, { kind: 'broken' }>['reason']
-
+/** Throws when the file of certificates cannot be read. */
 export function createTransport(options: UpstreamOptions, clock: Clock): Transport {
+  const { connectTimeoutMs, proxy: outbound = null } = options
   const target = new URL(options.url)
-  const secure = target.protocol === 'https:'
-  const agent = new (secure ? https : http).Agent({
-    keepAlive: true,
-    maxSockets: Number.POSITIVE_INFINITY,
-    maxFreeSockets: MAX_IDLE_SOCKETS,
-    scheduling: 'lifo',
-    timeout: IDLE_SOCKET_MS,
-    ...(secure && options.caPath ? { secureContext: believing(options.caPath) } : {}),
-  })
-  let connections = 0
-  // Node asks for it whenever a connection is made or becomes idle.
-  Object.defineProperty(agent, 'keepAliveMsecs', {
-    get: () => KEEP_ALIVE_PROBE_MS + (connections++ % PROBE_PACES) * 1_000,
-  })
+  let pem = options.caPath ? readFileSync(options.caPath, 'utf8') : null
+  let context: SecureContext | null = null
+  const trusted = (): SecureContext => (context ??= trusting(pem))
+  const dial = createDial({ target, proxy: outbound, connectTimeoutMs, trusted }, clock)
+  /** A plain upstream is asked through the proxy itself (RFC 9112 section 3.2.2); for TLS there is a tunnel. */
+  const relay = target.protocol === 'http:' ? outbound : null
+  const lines = createLines(
+    { origin: new URL(relay?.url ?? target), dial, maxAgeMs: options.connectionMaxAgeMs },
+    clock,
+  )
+  const parts = { lines, clock, isRelayed: relay !== null, maxBytes: options.maxResponseBytes }
+  const ownHeaders = {
+    host: target.host,
+    ...(relay?.authorization ? { 'proxy-authorization': relay.authorization } : {}),
+  }
   const proxy = createProxyServer({
     target,
-    agent,
-    changeOrigin: true,
-    selfHandleResponse: true,
-    // Our own path, byte for byte: no second normalisation of what was authorised and hashed, no `new URL` that may throw.
+    // Our target byte for byte: no second normalisation of what was authorised and hashed.
     toProxy: true,
     prependPath: false,
-    connectTimeout: options.connectTimeoutMs,
+    // Headers are handed to undici, so the library need not copy them.
+    fetchOptions: { requestOptions: { headers: {} } },
   })
-  const open = createRoster<SyntheticResponse>()
-
-  // Without a listener the library throws. Every call has its own callback, which is where errors really arrive.
-  proxy.on('error', () => undefined)
-  proxy.on('proxyReq', (proxyReq, _request, response, _options, socket) => {
-    const exchange = synthetic(response)
-    exchange.connection(proxyReq, socket)
-    if (!secure || !socket.connecting) return
-    // The library's limit ends with TCP, and a TLS handshake that hangs would last as long as an attempt may.
-    const timer = clock.after(options.connectTimeoutMs, () => exchange.fail('connect-timeout'))
-    for (const event of ['secureConnect', 'close']) socket.once(event, () => timer.cancel())
-  })
-  proxy.on('proxyRes', (incoming, _request, response) => synthetic(response).receive(incoming))
+  const open = createRoster<Exchange>()
 
   function forward(request: UpstreamRequest): Promise<WireResult> {
     return new Promise((resolve) => {
-      const response = new SyntheticResponse(secure, options.maxResponseBytes)
-      const timer = clock.after(request.limitMs, () => response.fail('timeout'))
-      const place = open.add(response)
-      response.settle = (result) => {
+      const exchange = new Exchange(parts, request, { ...ownHeaders, ...request.headers }, (result) => {
         timer.cancel()
         place.leave()
         resolve(result)
+      })
+      const timer = clock.after(request.limitMs, () => exchange.fail('timeout'))
+      const place = open.add(exchange)
+      const fetch = (url: string | URL | Request): Promise<Response> => {
+        const text = url instanceof Request ? url.url : url.toString()
+        exchange.start(relay ? text : text.slice(target.origin.length))
+        return nothing
       }
-      try {
-        proxy.web(new SyntheticRequest(request) as never, response as never, {}, (error: Error & { code?: string }) =>
-          response.fail(reasonOf(error.code ?? '', response.sent)),
-        )
-      } catch {
-        // A header or a path that node refuses to write: nothing has left.
-        response.fail('refused')
-      }
+      proxy.web(new Question(request), answered, { fetch }, (error) => exchange.break(error))
     })
   }
 
   return {
     forward,
-    close: () => {
-      for (const { fail } of open) fail('aborted')
-      agent.destroy()
+    trust(next) {
+      if (next === pem) return false
+      context = trusting(next)
+      pem = next
+      lines.renew()
+      return true
+    },
+    close() {
+      for (const exchange of open) exchange.fail('aborted')
+      lines.close()
     },
   }
 }
 
-const NAME_ERRORS = new Set(['ENOTFOUND', 'EAI_AGAIN', 'EAI_FAIL', 'EAI_NODATA', 'EAI_NONAME'])
-const REFUSED_ERRORS = new Set([
-  'ECONNREFUSED',
-  'EHOSTUNREACH',
-  'ENETUNREACH',
-  'EADDRNOTAVAIL',
-  'EMFILE',
-  'EACCES',
-  'EPERM',
-])
+/** What http-proxy-3 gets back: an answer without content, for a response that has ended. The exchange goes on without it. */
+const nothing = Promise.resolve(new Response())
+const noSocket = new Socket()
+const answered = new ServerResponse(new IncomingMessage(noSocket)).end()
 
-/** Of OpenSSL, without CERT in their names. */
-const TLS_ERRORS = new Set([
-  'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
-  'HOSTNAME_MISMATCH',
-  'INVALID_CA',
-  'INVALID_PURPOSE',
-  'EPROTO',
-])
-
-function reasonOf(code: string, sent: boolean): BrokenReason {
-  if (code === 'ECONNECT_TIMEOUT' || (code === 'ETIMEDOUT' && !sent)) return 'connect-timeout'
-  if (NAME_ERRORS.has(code)) return 'name'
-  if (REFUSED_ERRORS.has(code)) return 'refused'
-  if (code.startsWith('ERR_TLS') || code.startsWith('ERR_SSL') || code.includes('CERT') || TLS_ERRORS.has(code))
-    return 'tls'
-  return code.startsWith('HPE_') ? 'malformed' : 'reset'
-}
-
-function synthetic(response: unknown): SyntheticResponse {
-  if (response instanceof SyntheticResponse) return response
-  throw new TypeError('http-proxy-3 handed back a response that is not ours')
-}
-
-/** What the library reads of a client's socket. */
-const NO_SOCKET = Object.freeze({ destroyed: false, setTimeout: () => undefined })
-
-/** What the library reads of a request: it has no body, and its framing is ours. */
-class SyntheticRequest extends Stream {
-  readonly httpVersion = '1.1'
-  readonly httpVersionMajor = 1
-  readonly httpVersionMinor = 1
-  readonly socket = NO_SOCKET
-  readonly connection = NO_SOCKET
-  readonly method: string
-  readonly url: string
-  readonly headers: Record<string, string>
-
-  constructor(request: UpstreamRequest) {
-    super()
-    this.method = request.method
-    this.url = request.target
-    this.headers = request.method === 'GET' ? { ...request.headers } : { ...request.headers, 'content-length': '0' }
-  }
-
-  override pipe<T extends NodeJS.WritableStream>(destination: T): T {
-    destination.end()
-    return destination
+/** What http-proxy-3 reads of a request: it has no body, and its headers are ours. */
+class Question extends IncomingMessage {
+  constructor({ method, target }: UpstreamRequest) {
+    super(noSocket)
+    this.method = method
+    this.url = target
   }
 }
 
-/** What the library reads of a response, and where the exchange is gathered. Settles exactly once. */
-class SyntheticResponse extends EventEmitter {
-  headersSent = false
-  finished = false
-  writableEnded = false
-  /** The library aborts the upstream request on `close` while this is false. */
-  writableFinished = false
-  sent = false
-  settle: (result: WireResult) => void = () => undefined
-  readonly #secure: boolean
-  readonly #maxBytes: number
-  #settled = false
-
-  constructor(secure: boolean, maxBytes: number) {
-    super()
-    this.#secure = secure
-    this.#maxBytes = maxBytes
-  }
-
-  connection(request: http.ClientRequest, socket: Socket): void {
-    if (request.reusedSocket || !socket.connecting) this.sent = true
-    else socket.once(this.#secure ? 'secureConnect' : 'connect', () => (this.sent = true))
-    // After a 101 that nobody asked for, Node ends the request without an answer and without an error.
-    request.once('close', () => this.fail('malformed'))
-  }
-
-  receive(incoming: http.IncomingMessage): void {
-    this.sent = true
-    const chunks: Buffer[] = []
-    let bytes = 0
-    if (Number(incoming.headers['content-length'] ?? 0) > this.#maxBytes) return this.fail('too-big')
-    incoming.on('data', (chunk: Buffer) => {
-      bytes += chunk.length
-      if (bytes > this.#maxBytes) this.fail('too-big')
-      else chunks.push(chunk)
-    })
-    incoming.on('end', () => {
-      if (!incoming.complete) return this.fail('truncated')
-      this.#finish({ kind: 'reply', reply: replyOf(incoming, chunks, bytes) })
-    })
-    // Without these, an answer that breaks off half-way is silent: no event, no callback.
-    incoming.on('error', () => this.fail('truncated'))
-    incoming.on('aborted', () => this.fail('truncated'))
-  }
-
-  readonly fail = (reason: BrokenReason): void => {
-    if (!this.#finish({ kind: 'broken', sent: this.sent, reason })) return
-    this.writableFinished = false
-    this.emit('close')
-  }
-
-  #finish(result: WireResult): boolean {
-    if (this.#settled) return false
-    this.#settled = true
-    this.writableFinished = true
-    this.settle(result)
-    return true
-  }
+interface LineOptions {
+  /** Who is spoken to: upstream, or the proxy that relays to it. */
+  readonly origin: URL
+  readonly dial: Dial
+  /** An older connection is not used again, so that an address that moves is followed. */
+  readonly maxAgeMs: number
 }
 
-function replyOf(incoming: http.IncomingMessage, chunks: readonly Buffer[], bytes: number): Reply {
-  const [first] = chunks
+interface KeptLines extends Lines {
+  /** No connection that stands now is used for another request. */
+  renew(): void
+  close(): void
+}
+
+/** The last one that became idle is taken first, so that those there are too many of grow old and go. */
+function createLines(options: LineOptions, clock: Clock): KeptLines {
+  const idle: OpenLine[] = []
+  let generation = 0
+  let isClosed = false
+
+  const open = (): OpenLine => new OpenLine(options, clock, generation, forget)
+
+  /** Closed by upstream, or idle for too long. */
+  function forget(line: OpenLine): void {
+    const at = idle.indexOf(line)
+    if (at === -1) return
+    idle.splice(at, 1)
+    line.close()
+  }
+
+  function isGood(line: OpenLine): boolean {
+    return line.generation === generation && clock.now() - line.openedAt < options.maxAgeMs
+  }
+
+  function closeIdle(): void {
+    for (const line of idle.splice(0)) line.close()
+  }
+
   return {
-    status: incoming.statusCode ?? 0,
-    contentType: incoming.headers['content-type'] ?? null,
-    retryAfter: incoming.headers['retry-after'] ?? null,
-    location: incoming.headers.location ?? null,
-    body: first && chunks.length === 1 ? first : Buffer.concat(chunks, bytes),
+    open,
+    take() {
+      for (let line = idle.pop(); line; line = idle.pop()) {
+        if (isGood(line)) return line
+        line.close()
+      }
+      return open()
+    },
+    keep(line) {
+      if (!(line instanceof OpenLine)) return
+      line.served += 1
+      if (!isClosed && idle.length < MAX_IDLE && isGood(line)) idle.push(line)
+      else line.close()
+    },
+    renew() {
+      generation += 1
+      closeIdle()
+    },
+    close() {
+      isClosed = true
+      closeIdle()
+    },
+  }
+}
+
+/** One connection: an undici client of its own, that opens it with the first request and again where upstream had closed it. */
+class OpenLine implements Line {
+  served = 0
+  awaitsHead = false
+  openedAt: number
+  readonly generation: number
+  readonly #client: Client
+  #giveUp: () => void = () => undefined
+
+  constructor(
+    { origin, dial, maxAgeMs }: LineOptions,
+    clock: Clock,
+    generation: number,
+    gone: (line: OpenLine) => void,
+  ) {
+    this.generation = generation
+    this.openedAt = clock.now()
+    this.#client = new Client(origin, {
+      pipelining: 1,
+      allowH2: false,
+      useMilo: false,
+      // How long an attempt may take is the exchange's to say.
+      headersTimeout: 0,
+      bodyTimeout: 0,
+      keepAliveTimeout: IDLE_MS,
+      keepAliveTimeoutThreshold: IDLE_THRESHOLD_MS,
+      keepAliveMaxTimeout: maxAgeMs,
+      maxHeaderSize: MAX_HEADER_BYTES,
+      connect: (_options, done) => {
+        this.#giveUp = dial((error, socket) => {
+          if (error) return done(error, null)
+          this.served = 0
+          this.openedAt = clock.now()
+          discardContinue(socket, this)
+          done(null, socket)
+        })
+      },
+    })
+    this.#client.on('disconnect', () => gone(this))
+  }
+
+  ask(request: Asked, exchange: Exchange): void {
+    this.#client.dispatch(request, exchange)
+  }
+
+  close(): void {
+    this.#giveUp()
+    void this.#client.destroy()
   }
 }

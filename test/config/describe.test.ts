@@ -109,8 +109,8 @@ void t.test('the example shows every setting there is', async (t) => {
   const example: unknown = parse(read('config/example.yaml'))
   const text = read('config/example.yaml')
   for (const path of leaves().filter((one) => !one.startsWith('retry.classes.') && one !== 'clients')) {
-    // In comments: the three ways to say where Redis is shut each other out, and the files of certificates are not there.
-    if (path.startsWith('redis.') || /\.tls\.|\.ca$/.test(path)) {
+    // In comments: the three ways to say where Redis is shut each other out; files of certificates and an outbound proxy are not there.
+    if (path.startsWith('redis.') || /\.tls\.|\.ca$|\.proxy$/.test(path)) {
       t.match(text, new RegExp(`^ *#.*\\b${path.split('.').at(-1)}:`, 'm'), path)
       continue
     }

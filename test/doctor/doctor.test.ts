@@ -37,7 +37,7 @@ async function consult(
 ): Promise<Consulted> {
   let text = ''
   const code = await runDoctor(
-    { configs: [], sets: [...free, ...sets], json, neededNode: '>=22.18' },
+    { configs: [], sets: [...free, ...sets], json, neededNode: '>=22.19' },
     {
       stdout: (more) => (text += more),
       stderr: (more) => t.fail(more),
@@ -168,12 +168,10 @@ void t.test('a key that cannot be judged for nothing is not judged', async (t) =
 })
 
 void t.test('an upstream that is not there', async (t) => {
-  const name = await consult(t, ['upstream.url=https://nowhere.invalid'], {
-    environment: { HTTPS_PROXY: 'http://10.0.0.1:3128' },
-  })
+  const name = await consult(t, ['upstream.url=https://nowhere.invalid'])
   t.equal(name.code, 1)
   t.match(name.found('upstream name'), { status: 'fail', advice: /DNS/ })
-  t.match(name.found('upstream proxy'), { status: 'warn', text: /^HTTPS_PROXY/ })
+  t.match(name.found('upstream proxy'), { status: 'ok', text: 'calls to upstream go directly' })
 
   const closed = await consult(t, ['upstream.url=http://127.0.0.1:1'])
   t.match(closed.found('upstream connection'), { status: 'fail', text: /ECONNREFUSED/, advice: /firewall/ })
@@ -329,10 +327,10 @@ function settings(text: string) {
 
 void t.test('what the machine gives is enough, or not', async (t) => {
   const gib = 1024 ** 3
-  const good = { node: '24.21.0', neededNode: '>=22.18', memoryBytes: gib, openFiles: 65_536 }
+  const good = { node: '24.21.0', neededNode: '>=22.19', memoryBytes: gib, openFiles: 65_536 }
   const rows = [
     [{}, '', ['ok', 'ok', 'ok']],
-    [{ node: '22.18.0' }, '', ['ok', 'ok', 'ok']],
+    [{ node: '22.19.0' }, '', ['ok', 'ok', 'ok']],
     [{ node: '22.17.1' }, '', ['fail', 'ok', 'ok']],
     [{ node: '20.20.2' }, '', ['fail', 'ok', 'ok']],
     [{}, 'cache: { memory: { maxSize: 700MiB } }', ['ok', 'warn', 'ok']],

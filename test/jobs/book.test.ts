@@ -66,7 +66,10 @@ async function withSimulator(t: Test, options: SimulatorOptions = {}) {
   const clock = elasticClock()
   const sim = createSimulator({ latency: instant, now: clock.wall, ...options })
   const { url } = await sim.start()
-  const transport = createTransport({ url, connectTimeoutMs: 5_000, maxResponseBytes: 1_000_000 }, clock)
+  const transport = createTransport(
+    { url, connectTimeoutMs: 5_000, connectionMaxAgeMs: 30_000, maxResponseBytes: 1_000_000 },
+    clock,
+  )
   t.teardown(async () => {
     transport.close()
     await sim.close()

@@ -148,7 +148,10 @@ export function upstreamOf(says: (call: Call, n: number) => Reply | 'cut' | 'dow
     const said = await says(call, calls.length)
     if (typeof said === 'string') {
       const sent = said === 'cut'
-      return { verdict: profile.classify(call, { kind: 'broken', sent, reason: 'reset' }, key), status: null }
+      return {
+        verdict: profile.classify(call, { kind: 'broken', sent, reason: 'reset', code: null }, key),
+        status: null,
+      }
     }
     return { verdict: profile.classify(call, { kind: 'reply', reply: said }, key), status: said.status }
   }

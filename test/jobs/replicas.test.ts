@@ -67,7 +67,10 @@ async function aReplica(t: Test, name: string, redis: RedisProcess, url: string)
   const place = { kind: 'single', url: redis.url } as const
   const access = { place, username: null, password: null, database: 0, timeoutMs: 5_000, prefix: 't:' }
   const shared = createRedis(access, clock, random, () => {})
-  const transport = createTransport({ url, connectTimeoutMs: 5_000, maxResponseBytes: 1_000_000 }, clock)
+  const transport = createTransport(
+    { url, connectTimeoutMs: 5_000, connectionMaxAgeMs: 30_000, maxResponseBytes: 1_000_000 },
+    clock,
+  )
   await until(() => shared.state === 'up')
   const store = createSharedJobStore(createSharedRecords(shared, clock), clock)
   const life = createLiveness({ store, clock, processId: name })

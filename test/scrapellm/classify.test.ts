@@ -39,7 +39,7 @@ function judge(call: Call, reply: Reply, key = KEY): Verdict {
 type Reason = Extract<WireResult, { kind: 'broken' }>['reason']
 
 function judgeBroken(call: Call, sent: boolean, reason: Reason): Verdict {
-  return profile.classify(call, { kind: 'broken', sent, reason }, KEY)
+  return profile.classify(call, { kind: 'broken', sent, reason, code: null }, KEY)
 }
 
 const error = (detail: unknown): unknown => ({ detail })
@@ -318,7 +318,15 @@ void t.test('what is neither an error nor an answer is shown to nobody', async (
 void t.test('a wire that broke: nothing was sent, or nobody knows', async (t) => {
   const base = { kind: 'failed', fault: 'upstream', reply: null, retryAfterMs: null }
   const unsent = { ...base, class: 'unreachable', refusal: 'UPSTREAM_UNREACHABLE', charge: FREE, health: 'down' }
-  for (const reason of ['refused', 'name', 'tls', 'connect-timeout', 'reset', 'timeout'] as const) {
+  for (const reason of [
+    'refused',
+    'name-not-found',
+    'tls-expired',
+    'outbound-proxy',
+    'connect-timeout',
+    'reset',
+    'timeout',
+  ] as const) {
     for (const asked of [ANSWER, SUBMIT, STATUS]) t.strictSame(judgeBroken(asked, false, reason), unsent, reason)
   }
   const sent = { ...base, class: 'ambiguous', health: 'down' }

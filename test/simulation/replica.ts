@@ -75,6 +75,7 @@ export function createReplica({
   const world: World = {
     clock,
     random,
+    environment: {},
     output: {
       write: (text) => {
         if (process.act()) wrote(text, 'log')

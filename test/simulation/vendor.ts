@@ -157,7 +157,7 @@ export function createVendor(
 
   function connect(process: Process, replica: number, life: number): Transport {
     const open = new Set<() => void>()
-    return { forward, close: () => open.forEach((abort) => abort()) }
+    return { forward, trust: () => false, close: () => open.forEach((abort) => abort()) }
 
     function forward(request: UpstreamRequest): Promise<WireResult> {
       return new Promise((resolve) => {
@@ -165,9 +165,10 @@ export function createVendor(
         const call = begin(request, replica, life)
         const { prompt, country, timeoutMs } = asked(request)
         hooks.started(call)
-        const abort = (): void => settle({ kind: 'broken', sent: true, reason: 'aborted' }, 'aborted', null, null)
+        const abort = (): void =>
+          settle({ kind: 'broken', sent: true, reason: 'aborted', code: null }, 'aborted', null, null)
         const limit = process.clock.after(request.limitMs, () =>
-          settle({ kind: 'broken', sent: true, reason: 'timeout' }, 'ambiguous', null, null),
+          settle({ kind: 'broken', sent: true, reason: 'timeout', code: null }, 'ambiguous', null, null),
         )
         open.add(abort)
 
@@ -257,7 +258,7 @@ export function createVendor(
       reason: Extract<WireResult, { kind: 'broken' }>['reason'],
       serial: number | null = null,
     ) => ({
-      result: { kind: 'broken', sent, reason } as const,
+      result: { kind: 'broken', sent, reason, code: null } as const,
       retryAfterMs: null,
       serial,
     })

@@ -159,6 +159,7 @@ upstream: { url: "${upstream}", keys: [{ name: main, secret: ${UPSTREAM_KEY} }] 
     clock,
     random: seededRandom(7),
     output: { write: (text) => void (printed += text), flush: () => undefined },
+    environment: options.environment ?? {},
     connect: (upstreamOptions) => createTransport(upstreamOptions, clock),
     openDisk: (diskOptions, emit) => createDisk(diskOptions, clock, emit),
     openAuditFile: (auditOptions, emit) => createAuditFile(auditOptions, clock, emit),

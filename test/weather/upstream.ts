@@ -120,13 +120,13 @@ export function createModelledUpstream(
         if (isAnswer || treatment.kind === 'hang') working -= 1
         const isTooLate = afterMs > request.limitMs
         if (isTooLate) call.end = 'timeout'
-        resolve(isTooLate ? { kind: 'broken', sent: true, reason: 'timeout' } : result)
+        resolve(isTooLate ? { kind: 'broken', sent: true, reason: 'timeout', code: null } : result)
       })
       void timer
     })
   }
 
-  return { calls, connect: () => ({ forward, close() {} }) }
+  return { calls, connect: () => ({ forward, trust: () => false, close() {} }) }
 }
 
 function resultOf(
@@ -137,9 +137,9 @@ function resultOf(
 ): readonly [afterMs: number, result: WireResult] {
   switch (treatment.kind) {
     case 'hang':
-      return [Number.POSITIVE_INFINITY, { kind: 'broken', sent: true, reason: 'timeout' }]
+      return [Number.POSITIVE_INFINITY, { kind: 'broken', sent: true, reason: 'timeout', code: null }]
     case 'refused':
-      return [treatment.afterMs, { kind: 'broken', sent: false, reason: 'refused' }]
+      return [treatment.afterMs, { kind: 'broken', sent: false, reason: 'refused', code: 'ECONNREFUSED' }]
     case 'failure': {
       const { afterMs, status, detail = 'Unexpected scraper error.', retryAfter = null, html = false } = treatment
       const body = html ? '<html>Bad Gateway</html>' : JSON.stringify({ detail })

@@ -30,7 +30,7 @@ async function anUpstream(t: Test, { cert, key }: Issued) {
 }
 
 function transportTo(t: Test, url: string, caPath: string | null) {
-  const options = { url, connectTimeoutMs: 5_000, maxResponseBytes: 1024, caPath }
+  const options = { url, connectTimeoutMs: 5_000, connectionMaxAgeMs: 30_000, maxResponseBytes: 1024, caPath }
   const transport = createTransport(options, createClock())
   t.teardown(() => transport.close())
   return transport
