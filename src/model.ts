@@ -246,6 +246,12 @@ export interface Landing {
   readonly entry: Entry | null
 }
 
+/** What a flight has tried so far, the attempt under way included; `credits` with what may have been, or may yet be, charged. */
+export interface Made {
+  attempts: number
+  credits: number
+}
+
 // What is kept
 
 /**
@@ -297,6 +303,7 @@ export interface PurgeFilter {
 
 export type CacheLabel = 'hit' | 'stale' | 'miss' | 'joined' | 'bypass' | 'none'
 
+/** `made`: for a request that stopped waiting before its flight ended, what had been tried until then; else its landing says so. */
 export type Outcome =
   | { readonly kind: 'hit'; readonly entry: Entry; readonly tier: Tier }
   | {
@@ -305,15 +312,17 @@ export type Outcome =
       readonly tier: Tier
       /** Null = upstream was not asked, or by somebody else. */
       readonly landing: Landing | null
+      readonly made?: Readonly<Made> | undefined
       readonly because: StaleUse
     }
   | {
       readonly kind: 'fetched'
       readonly landing: Landing
       readonly role: 'leader' | 'joined'
+      readonly made?: Readonly<Made> | undefined
       readonly forwardedBecause: 'miss' | 'stale' | 'request' | 'bypass' | 'method'
     }
-  | { readonly kind: 'refused'; readonly error: ProxyError; readonly landing: Landing | null }
+  | { readonly kind: 'refused'; readonly error: ProxyError; readonly made?: Readonly<Made> | undefined }
   /** Answered from what is known about jobs: a replayed submission, a remembered state, or the promise of an answer (202). */
   | { readonly kind: 'job'; readonly reply: Reply; readonly idempotentReplay: boolean }
   /** The caller hung up; nobody is there to be answered. */

@@ -15,6 +15,7 @@ import type {
   Landing,
   LimitState,
   Lookup,
+  Made,
   Outcome,
   ProxyRequest,
   Reply,
@@ -240,30 +241,43 @@ export interface Cache {
   purge(filter: PurgeFilter): number
 }
 
-/** Somebody who waits for a flight, with their own deadline. */
+/** A request that waits for a flight. */
 export interface Asker {
   /** For the status page. */
   readonly scraper: string
+  /** When it stops waiting. This ends neither a call nor the flight. */
   readonly deadlineAt: number
+  /** From here on `policy.deadline` counts. */
+  readonly askedAt: number
+  /** Of its client: how far the flight may go while this asker waits. */
+  readonly policy: RetryPolicy
   readonly onGone: ProxyRequest['onGone']
 }
 
-/** A flight as the code that flies it sees it. It belongs to no client. */
+/** A flight as the code that flies it sees it. It belongs to no client, so what it may do is the most that a waiting client allows. */
 export interface Flight {
   /** The latest deadline of those who still wait; 0 when nobody does. */
   patienceUntil(): number
+  /** When the flight must have ended: the latest `askedAt` + `policy.deadline` of those who still wait; 0 when nobody does. */
+  endsAt(): number
+  /** The policies of those who still wait, without repetitions; that of the first asker first. */
+  policies(): ReadonlySet<RetryPolicy>
   /** The one who began it still waits. */
   leaderWaits(): boolean
   /** Calls back when the last asker leaves. Returns the way to stop listening. */
   onAbandoned(listener: () => void): () => void
   /** How it stands now: what askers get whose time is up before the flight ends. */
   report(progress: Landing): void
+  /** Kept up to date by the code that makes the attempts. */
+  readonly made: Made
 }
 
 export interface Joined {
   readonly role: 'leader' | 'joined'
   /** Null = the asker hung up first. Rejects with DEADLINE_EXCEEDED when their time is up and nothing has been answered. */
   readonly landing: Promise<Landing | null>
+  /** What the flight has tried, as of now. */
+  readonly made: Readonly<Made>
 }
 
 export interface Flights {
@@ -320,7 +334,7 @@ export interface SharedFlights {
   /** Flies with `lead`, or waits for the replica that does; then the landing has no attempts. Never fails for trouble with the store. */
   fly(
     question: SharedQuestion,
-    flight: Pick<Flight, 'patienceUntil' | 'onAbandoned'>,
+    flight: Pick<Flight, 'patienceUntil' | 'policies' | 'onAbandoned'>,
     lead: (lease: FlightLease) => Promise<Landing>,
   ): Promise<Landing>
   /** Resolves when the other replicas know all that has landed here, or cannot be told. */
@@ -334,8 +348,10 @@ export interface Turn {
   readonly number: number
   readonly waitedMs: number
   readonly bypassCache: boolean
-  /** How much longer somebody waits, now: askers come and go, so it is asked anew each time. */
+  /** How long an attempt that starts now may take: what is left of the flight's deadline, never less than upstream's smallest `timeout`. */
   leftMs(): number
+  /** For how much longer an attempt may be started: somebody waits, and the flight's deadline leaves time for it. Negative = no more. */
+  startableMs(): number
   /** Names of keys that this flight must not use again. */
   readonly spentKeys: ReadonlySet<string>
   trail?: TrailMark
@@ -350,10 +366,10 @@ export interface Attempted {
 
 export interface Retry {
   /**
-   * Repeats `attempt` while policy, deadline, retry budget and askers allow. What upstream really said beats why we stopped
-   * asking: a refusal is thrown only when no attempt was answered.
+   * Repeats `attempt` while the policies of those who wait, deadline and retry budget allow. The last real answer of upstream takes
+   * precedence over the reason for stopping: a refusal is thrown only when no attempt was answered.
    */
-  run(call: Call, policy: RetryPolicy, flight: Flight, attempt: (turn: Turn) => Promise<Attempted>): Promise<Landing>
+  run(call: Call, flight: Flight, attempt: (turn: Turn) => Promise<Attempted>): Promise<Landing>
 }
 
 export interface Breakers {
@@ -380,7 +396,7 @@ export interface KeyLease {
 export interface Keys {
   /**
    * A ready key that this flight has not used up, heavier ones more often; a limited key that returns within moments is
-   * waited for. Rejects with NO_KEY_AVAILABLE and the earliest return, and with DEADLINE_EXCEEDED when nobody waits any more.
+   * waited for. Rejects with NO_KEY_AVAILABLE and the earliest return, and with DEADLINE_EXCEEDED when the attempt may not be started any more.
    */
   lease(call: Call, turn: Turn): Promise<KeyLease>
   hasOther(spent: ReadonlySet<string>): boolean

@@ -14,7 +14,19 @@
  * Longer than other files, because the whole way is read in one go.
  */
 import { ProxyError } from './errors.ts'
-import type { Attempt, Call, Charge, Client, Exchange, Landing, Lookup, Outcome, ProxyRequest } from './model.ts'
+import type {
+  Attempt,
+  Call,
+  Charge,
+  Client,
+  Exchange,
+  Landing,
+  Lookup,
+  Made,
+  Outcome,
+  ProxyRequest,
+  RetryPolicy,
+} from './model.ts'
 import type {
   Admission,
   Asked,
@@ -168,12 +180,17 @@ export function createPipeline(parts: Parts): Pipeline {
     const place = await admission.enter(client)
     try {
       const joined = await board(errand, askerOf(request, client, call))
-      const landing = await orLater(joined.landing, mayPromise(request, call) ? request.respondAsyncAfterMs : null)
-      if (landing === 'later') return jobs.promise(client, call, joined.landing)
+      const landing = await orLater(joined.landing, promiseAt(request, call)).catch((error: unknown) =>
+        refused(error, madeBy(joined)),
+      )
+      if (landing === 'later') return await jobs.promise(client, call, joined.landing)
       if (!landing) return { kind: 'gone' }
+      if ('kind' in landing) return landing
       // Another replica asked and paid: its answer was joined, whoever began to wait for it here.
       const role = landing.attempts.length === 0 ? 'joined' : joined.role
-      return { kind: 'fetched', landing, role, forwardedBecause: because(call, known) }
+      const isUnderWay = joined.made.attempts > landing.attempts.length
+      const made = isUnderWay ? madeBy(joined) : undefined
+      return { kind: 'fetched', landing, role, made, forwardedBecause: because(call, known) }
     } finally {
       place.leave()
     }
@@ -218,12 +235,10 @@ export function createPipeline(parts: Parts): Pipeline {
     isPassedOn: boolean,
   ): Promise<Landing> {
     const { request, client, call, key } = errand
-    // Nobody waits for what an earlier process left: it is finished, not begun anew.
-    const policy = errand.on === 'resume' ? { ...client.retry, attempts: 1 } : client.retry
     const attempts: Attempt[] = []
     let landing: Landing
     try {
-      landing = await retry.run(call, policy, flight, (turn) =>
+      landing = await retry.run(call, flight, (turn) =>
         breakers.run(
           call.scraper,
           () => attempt(errand, hold, flight, turn, lease, attempts),
@@ -267,10 +282,13 @@ export function createPipeline(parts: Parts): Pipeline {
         const { number, waitedMs } = turn
         const tried = { number, startedAt, durationMs, waitedMs, keyName: keyLease.name, status, class: ended, charge }
         attempts.push(tried)
+        flight.made.credits += charge.credits - call.priceCredits
         emit({ kind: 'attempt-ended', scraper: call.scraper, payer: client.name, id: request.id, attempt: tried })
         hold.spend(charge)
         return tried
       }
+      flight.made.attempts += 1
+      flight.made.credits += call.priceCredits
       emit({ kind: 'attempt-started', scraper: call.scraper })
       const cacheKey = request.wishes.noStore ? null : key
       let asked: Asked
@@ -317,13 +335,14 @@ export function createPipeline(parts: Parts): Pipeline {
     const { client, call, key } = errand
     if (flights.has(key) || breakers.isOpen(call.scraper) || !budget.hasRoom(client)) return
     if (overload.state !== 'calm') return
-    void unattended(board({ ...errand, on: 'refresh', askedAt: clock.now() }, patient(client, call)))
+    void unattended(board({ ...errand, on: 'refresh', askedAt: clock.now() }, patient(call, client.retry)))
   }
 
   function resume(begun: Omit<Errand, 'on' | 'through' | 'joinKey'>, hold: Hold): Promise<Landing | null> {
     const joinKey = begun.call.bypass ? null : begun.key
     const errand: Errand = { ...begun, on: 'resume', through: straight, joinKey }
-    const asker = patient(errand.client, errand.call)
+    // Nobody waits for it, so what was begun is finished, and not begun anew.
+    const asker = patient(errand.call, { ...errand.client.retry, attempts: 1 })
     const joined = flights.join(joinKey, asker, (flight) => fly(errand, hold, flight))
     if (joined.role === 'joined') hold.settle()
     return unattended(Promise.resolve(joined))
@@ -341,22 +360,25 @@ export function createPipeline(parts: Parts): Pipeline {
     }
   }
 
-  function patient(client: Client, call: Call): Asker {
-    return { scraper: call.scraper, deadlineAt: clock.now() + client.retry.deadline, onGone: () => () => {} }
+  /** Waits as long as the flight may take. */
+  function patient(call: Call, policy: RetryPolicy): Asker {
+    const askedAt = clock.now()
+    return { scraper: call.scraper, deadlineAt: askedAt + policy.deadline, askedAt, policy, onGone: () => () => {} }
   }
 
-  function askerOf(request: ProxyRequest, client: Client, call: Call): Asker {
-    // Whoever takes a job id instead of an answer may hang up with it, and waits as long as anyone may.
-    if (mayPromise(request, call)) return patient(client, call)
-    const patienceMs = Math.min(client.retry.deadline, request.patienceMs ?? Number.POSITIVE_INFINITY)
-    return { scraper: call.scraper, deadlineAt: request.arrivedAt + patienceMs, onGone: request.onGone }
+  function askerOf(request: ProxyRequest, { retry: policy }: Client, call: Call): Asker {
+    // Its caller takes a job id in place of the answer, and may hang up with it.
+    if (promiseAt(request, call) !== null) return patient(call, policy)
+    const { arrivedAt: askedAt, onGone } = request
+    const deadlineAt = askedAt + Math.min(policy.deadline, request.patienceMs ?? Number.POSITIVE_INFINITY)
+    return { scraper: call.scraper, deadlineAt, askedAt, policy, onGone }
   }
 
-  /** RFC 7240 `respond-async`, `wait`: the landing, or `later` when it has not come by then. */
-  function orLater<T>(landing: Promise<T>, afterMs: number | null): Promise<T | 'later'> {
-    if (afterMs === null) return landing
+  /** The landing, or `later` when it has not come by then. */
+  function orLater<T>(landing: Promise<T>, at: number | null): Promise<T | 'later'> {
+    if (at === null) return landing
     return new Promise((resolve, reject) => {
-      const timer = clock.after(afterMs, () => resolve('later'))
+      const timer = clock.after(at - clock.now(), () => resolve('later'))
       landing.then(resolve, reject).finally(() => timer.cancel())
     })
   }
@@ -383,9 +405,13 @@ function mayForward(request: ProxyRequest): void {
   }
 }
 
-/** Jobs are asynchronous already. */
-function mayPromise(request: ProxyRequest, call: Call): boolean {
-  return request.respondAsyncAfterMs !== null && call.endpoint === 'answer'
+/**
+ * When the caller gets a job id in place of the answer: after RFC 7240 `wait`, or at the end of its own patience. Null = it has not asked
+ * for that, or for a job, which is asynchronous already.
+ */
+function promiseAt({ arrivedAt, respondAsyncAfterMs, patienceMs }: ProxyRequest, call: Call): number | null {
+  if (respondAsyncAfterMs === null || call.endpoint !== 'answer') return null
+  return arrivedAt + Math.min(respondAsyncAfterMs, patienceMs ?? Number.POSITIVE_INFINITY)
 }
 
 function mayJoin(call: Call, request: ProxyRequest): boolean {
@@ -399,8 +425,13 @@ function because(call: Call, known: Lookup): 'miss' | 'stale' | 'request' | 'byp
   return known.kind === 'missing' && known.unwanted ? 'request' : 'miss'
 }
 
-function refused(error: unknown): Outcome {
-  return { kind: 'refused', error: ProxyError.from(error), landing: null }
+function refused(error: unknown, made?: Made): Extract<Outcome, { kind: 'refused' }> {
+  return { kind: 'refused', error: ProxyError.from(error), made }
+}
+
+/** Who joined pays for nothing. */
+function madeBy({ role, made: { attempts, credits } }: Joined): Made {
+  return { attempts, credits: role === 'leader' ? credits : 0 }
 }
 
 /** An expired answer beats an error, unless the error is the caller's own. */
@@ -411,6 +442,7 @@ function staleInstead(known: Lookup, instead: Outcome): Outcome | null {
     entry: known.entry,
     tier: known.tier,
     landing: instead.kind === 'fetched' && instead.role === 'leader' ? instead.landing : null,
+    made: 'made' in instead ? instead.made : undefined,
     because: 'error',
   }
 }

@@ -368,7 +368,7 @@ const retry = map({
   attempts: live(attempts().prefault(4), 'Attempts for one request in all, the first included.'),
   deadline: live(
     deadline().prefault('600s'),
-    'Time for a whole request, all attempts and pauses; `X-Request-Timeout` shortens it.',
+    'Time for a whole upstream question, all attempts and pauses. No attempt starts with less than 10 s left. A caller that waits less (`X-Request-Timeout`) ends its own wait only.',
   ),
   backoff: live(backoff.prefault({}), 'Pauses between attempts: full jitter.'),
   budget: live(

@@ -4,7 +4,7 @@
  */
 import { ageSeconds, lifetimeMs } from '../cache/entry.ts'
 import { ProxyError } from '../errors.ts'
-import type { Client, Entry, Exchange, Landing, LimitState, Outcome, Reply, StaleUse } from '../model.ts'
+import type { Client, Entry, Exchange, Landing, LimitState, Made, Outcome, Reply, StaleUse } from '../model.ts'
 
 export interface Response {
   readonly status: number
@@ -41,7 +41,7 @@ export function createResponder({ markReplays, replay }: ResponderOptions): Resp
       case 'fetched':
         return fetched(exchange, outcome, wallAt)
       case 'refused':
-        return refused(exchange, outcome.error, outcome.landing)
+        return refused(exchange, outcome.error, outcome.made)
       case 'job':
         return job(exchange, outcome)
       case 'gone':
@@ -54,15 +54,16 @@ export function createResponder({ markReplays, replay }: ResponderOptions): Resp
   function fetched(exchange: Exchange, outcome: Kind<'fetched'>, wallAt: number): Response {
     const { landing, role, forwardedBecause } = outcome
     const { verdict, entry } = landing
+    const { attempts, credits } = madeOf(outcome)
     if (verdict.kind === 'failed' && verdict.reply === null)
-      return unanswered(exchange, landing, forwardedBecause, verdict.refusal ?? 'UPSTREAM_UNREACHABLE', role)
+      return unanswered(exchange, outcome, verdict.refusal ?? 'UPSTREAM_UNREACHABLE')
 
     const reply = verdict.reply as Reply
     const cacheStatus =
       role === 'joined'
         ? `${cacheName}; fwd=${forwardedBecause}; collapsed`
         : `${cacheName}; fwd=${forwardedBecause}; fwd-status=${reply.status}${entry ? '; stored' : ''}`
-    const headers = start(exchange, cacheStatus, landing.attempts.length, creditsOf(landing, role))
+    const headers = start(exchange, cacheStatus, attempts, credits)
     const body = role === 'joined' ? sharedBody(landing, reply) : reply.body
     if (reply.retryAfter !== null) headers.push('Retry-After', reply.retryAfter)
     if (entry) return known(exchange, entry, headers, wallAt, body, reply.contentType)
@@ -117,10 +118,12 @@ const staleDetails: Readonly<Record<StaleUse, string>> = {
   'max-stale': 'max-stale',
 }
 
-function stale(exchange: Exchange, { entry, landing, because }: Kind<'stale'>, wallAt: number): Response {
+function stale(exchange: Exchange, outcome: Kind<'stale'>, wallAt: number): Response {
+  const { entry, because } = outcome
+  const { attempts, credits } = madeOf(outcome)
   const left = Math.min(-1, leftSeconds(exchange, entry, wallAt))
   const cacheStatus = `${cacheName}; hit; ttl=${left}; detail=${staleDetails[because]}`
-  const headers = start(exchange, cacheStatus, landing?.attempts.length ?? 0, landing?.chargedCredits ?? 0)
+  const headers = start(exchange, cacheStatus, attempts, credits)
   return known(exchange, entry, headers, wallAt, entry.body, entry.contentType)
 }
 
@@ -169,16 +172,12 @@ function content(status: number, headers: string[], contentType: string | null, 
   return { status, headers, body, close: false }
 }
 
-function refused(exchange: Exchange, error: ProxyError, landing: Landing | null): Response {
-  const attempts = landing?.attempts.length ?? 0
+function refused(exchange: Exchange, error: ProxyError, made: Kind<'refused'>['made']): Response {
+  const attempts = made?.attempts ?? 0
   const forwarded = attempts > 0 ? `; fwd=${forwardedBecause(exchange)}` : ''
   const cacheStatus = `${cacheName}${forwarded}; detail=${error.code}`
   const limits = exchange.limits ?? spent(exchange.client, error)
-  return problem(
-    exchange.request.id,
-    error,
-    start({ ...exchange, limits }, cacheStatus, attempts, landing?.chargedCredits ?? 0),
-  )
+  return problem(exchange.request.id, error, start({ ...exchange, limits }, cacheStatus, attempts, made?.credits ?? 0))
 }
 
 const unansweredBecause = {
@@ -187,16 +186,11 @@ const unansweredBecause = {
 }
 
 /** A flight that brought home no answer at all. */
-function unanswered(
-  exchange: Exchange,
-  landing: Landing,
-  because: string,
-  code: keyof typeof unansweredBecause,
-  role: 'leader' | 'joined',
-): Response {
-  const collapsed = role === 'joined' ? '; collapsed' : ''
-  const cacheStatus = `${cacheName}; fwd=${because}${collapsed}; detail=${code}`
-  const headers = start(exchange, cacheStatus, landing.attempts.length, creditsOf(landing, role))
+function unanswered(exchange: Exchange, outcome: Kind<'fetched'>, code: keyof typeof unansweredBecause): Response {
+  const collapsed = outcome.role === 'joined' ? '; collapsed' : ''
+  const cacheStatus = `${cacheName}; fwd=${outcome.forwardedBecause}${collapsed}; detail=${code}`
+  const { attempts, credits } = madeOf(outcome)
+  const headers = start(exchange, cacheStatus, attempts, credits)
   return problem(exchange.request.id, new ProxyError(code, unansweredBecause[code]), headers)
 }
 
@@ -265,9 +259,12 @@ function spent(client: Client | null, error: ProxyError): LimitState | null {
   }
 }
 
-/** A flight is paid for once, by the one who started it. */
-function creditsOf(landing: Landing, role: 'leader' | 'joined'): number {
-  return role === 'joined' ? 0 : landing.chargedCredits
+/** What was tried for this answer. A flight is paid for once, by the client that began it. */
+function madeOf(outcome: Kind<'fetched' | 'stale'>): Readonly<Made> {
+  const { made, landing } = outcome
+  if (made) return made
+  const isPayer = outcome.kind === 'stale' || outcome.role === 'leader'
+  return { attempts: landing?.attempts.length ?? 0, credits: isPayer ? (landing?.chargedCredits ?? 0) : 0 }
 }
 
 function forwardedBecause({ call }: Exchange): string {

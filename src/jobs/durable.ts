@@ -68,8 +68,6 @@ export interface DurableRecord {
   /** Null = being submitted. */
   readonly jobId: string | null
   readonly submittedAt: number
-  /** How long somebody would have waited. */
-  readonly patienceUntil: number
   /** It was answered, and its charge counted: kept a moment longer, until the answer itself is safe. */
   readonly isSettled: boolean
   readonly processId: string
@@ -301,7 +299,7 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
     return Math.min(longestMs, FIRST_POLL_MS * POLL_GROWTH ** round) * (0.8 + 0.4 * random.next())
   }
 
-  function recordOf({ cacheKey, call, client, key, hold, turn }: Question): DurableRecord {
+  function recordOf({ cacheKey, call, client, key, hold }: Question): DurableRecord {
     const submittedAt = clock.wall()
     return {
       cacheKey,
@@ -311,7 +309,6 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
       holdId: hold.id,
       jobId: null,
       submittedAt,
-      patienceUntil: submittedAt + turn.leftMs(),
       isSettled: false,
       processId,
     }

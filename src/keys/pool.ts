@@ -115,17 +115,16 @@ function poolOf(surroundings: Surroundings, policy: KeysPolicy, before: readonly
   }
 
   async function lease(call: Call, turn: Turn): Promise<KeyLease> {
-    if (call.endpoint === 'status') return noKeyNeeded
-    // A place, credits and the shared lease were waited for since somebody looked.
-    if (turn.leftMs() <= 0)
-      throw new ProxyError('DEADLINE_EXCEEDED', "The request's time was up before it could be asked.")
     for (;;) {
+      // The attempt has waited for a place, credits, the shared lease, or for a key, since this was last checked.
+      if (turn.startableMs() <= 0)
+        throw new ProxyError('DEADLINE_EXCEEDED', 'The time for this request was up before upstream could be asked.')
+      if (call.endpoint === 'status') return noKeyNeeded
       const key = pick(turn.spentKeys)
       if (key) return lent(key, call)
       const waitMs = worthwhileWait(turn)
       if (waitMs === null) throw noneAvailable(turn.spentKeys)
       await new Promise<void>((resolve) => clock.after(waitMs, resolve))
-      if (turn.leftMs() <= 0) throw noneAvailable(turn.spentKeys)
     }
   }
 
@@ -195,7 +194,7 @@ function poolOf(surroundings: Surroundings, policy: KeysPolicy, before: readonly
     if (!next || !until || becauseOf(next.condition) !== 'rateLimited') return null
     const restMs = until - clock.now()
     const waitMs = restMs * (1 + spread * random.next())
-    return restMs <= worthWaitingMs && waitMs < turn.leftMs() ? waitMs : null
+    return restMs <= worthWaitingMs && waitMs < turn.startableMs() ? waitMs : null
   }
 
   function noneAvailable(spent: ReadonlySet<string>): ProxyError {

@@ -54,10 +54,10 @@ export function createReplayedUpstream({ clock, fortune, sky }: UpstreamPorts): 
   }
 }
 
-/** Nobody waits longer than the caller's `timeout`, or than what is left of the request: then it is a 408, free of charge. */
+/** No attempt takes longer than the caller's `timeout`, or than what is left of the flight's deadline: then it is a 408, free of charge. */
 function withinLimit(play: Play, { call, turn }: Asking): Play {
   if (call.endpoint !== 'answer') return play
-  const limitMs = Math.min(call.timeoutMs ?? DEFAULT_TIMEOUT_MS, Math.max(0, turn.leftMs()))
+  const limitMs = Math.min(call.timeoutMs ?? DEFAULT_TIMEOUT_MS, turn.leftMs())
   const longestMs = limitMs + (play.class === 'ambiguous' ? GRACE_MS : PUNCTUAL_MS)
   if (play.durationMs <= longestMs) return play
   if (play.class === 'ambiguous') return { ...play, durationMs: longestMs }

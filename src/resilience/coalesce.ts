@@ -1,13 +1,13 @@
 /**
- * One upstream question, shared by all who ask the same at the same time. A flight belongs to no client: everybody has
- * their own deadline and may hang up, nobody's leaving ends it. It is flown to its end even when all have left, because it
- * is probably paid for, and whoever asks again before it lands boards it.
+ * One upstream question, shared by all who ask the same at the same time. A flight belongs to no client: each asker has its own
+ * deadline and may hang up, and neither ends the flight. It is finished even when all have left, because it is probably paid
+ * for, and a later request for the same question joins it.
  *
- * Promises: joining is synchronous; every asker gets the landing, the flight's error, or their own deadline; afterwards
- * there is neither a flight nor a timer left. It knows nothing of what is flown.
+ * Promises: joining is synchronous; every asker gets the landing, the flight's error, or DEADLINE_EXCEEDED at its own deadline;
+ * afterwards there is neither a flight nor a timer left. It knows nothing of what is flown.
  */
 import { overloaded, ProxyError } from '../errors.ts'
-import type { Landing } from '../model.ts'
+import type { Landing, Made, RetryPolicy } from '../model.ts'
 import type { Asker, Flight, Flights, FlightStatus, Joined } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
 import { createRoster, type Present } from '../roster.ts'
@@ -20,10 +20,16 @@ interface FlightsPorts {
   readonly maxAskers?: number
 }
 
+const LATE =
+  'The time for this request is up and no attempt has been answered. A call under way is completed and its answer kept: ask again, or wait longer.'
+
 type Fly = (flight: Flight) => Promise<Landing>
 
 interface Waiting {
   readonly deadlineAt: number
+  /** When the flight must have ended, as far as this asker's client decides. */
+  readonly endsAt: number
+  readonly policy: RetryPolicy
   readonly land: (landing: Landing) => void
   readonly fail: (error: unknown) => void
 }
@@ -34,8 +40,9 @@ interface Airborne {
   readonly startedAt: number
   /** Who began it: the first to board. */
   leader: Waiting | null
-  /** As far as is known: it may have left. */
-  mostPatient: Waiting | null
+  /** The latest of those who wait; null = an asker has left since they were computed. */
+  latest: { readonly deadlineAt: number; readonly endsAt: number } | null
+  readonly made: Made
   readonly waiting: Set<Waiting>
   readonly listeners: Set<() => void>
   progress: Landing | null
@@ -51,14 +58,15 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
   function join(key: string | null, asker: Asker, fly: Fly): Joined {
     if (grounded) throw grounded
     const known = key === null ? null : joinable.get(key)?.member
-    if (known) return { role: 'joined', landing: board(known, asker) }
+    if (known) return { role: 'joined', landing: board(known, asker), made: known.made }
 
     const { scraper } = asker
     const airborne: Airborne = {
       scraper,
       startedAt: clock.wall(),
       leader: null,
-      mostPatient: null,
+      latest: { deadlineAt: 0, endsAt: 0 },
+      made: { attempts: 0, credits: 0 },
       waiting: new Set(),
       listeners: new Set(),
       progress: null,
@@ -68,7 +76,7 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
     // The leader boards before the take-off, so that there is patience from the first moment.
     const landing = board(airborne, asker)
     void start(key, place, airborne, fly)
-    return { role: 'leader', landing }
+    return { role: 'leader', landing, made: airborne.made }
   }
 
   function board(airborne: Airborne, asker: Asker): Promise<Landing | null> {
@@ -78,11 +86,13 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
     const landing = new Promise<Landing | null>((resolve, reject) => {
       const waiting: Waiting = {
         deadlineAt: asker.deadlineAt,
+        endsAt: asker.askedAt + asker.policy.deadline,
+        policy: asker.policy,
         land: (landing) => leave(() => resolve(landing)),
         fail: (error) => leave(() => reject(error)),
       }
       airborne.waiting.add(waiting)
-      airborne.mostPatient = morePatient(airborne.mostPatient, waiting)
+      if (airborne.latest) airborne.latest = later(airborne.latest, waiting)
       airborne.leader ??= waiting
       const timer = clock.after(asker.deadlineAt - clock.now(), () => leave(timeIsUp))
       let stopListening = (): void => {}
@@ -92,11 +102,12 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
 
       function timeIsUp(): void {
         if (airborne.progress) return resolve(airborne.progress)
-        reject(new ProxyError('DEADLINE_EXCEEDED', "The request's time is up and no attempt has been answered."))
+        reject(new ProxyError('DEADLINE_EXCEEDED', LATE))
       }
 
       function leave(settle: () => void): void {
         if (!airborne.waiting.delete(waiting)) return
+        airborne.latest = null
         timer.cancel()
         stopListening()
         settle()
@@ -111,7 +122,10 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
   async function start(key: string | null, place: Present<Airborne>, airborne: Airborne, fly: Fly): Promise<void> {
     const flight: Flight = {
       leaderWaits: () => airborne.leader !== null && airborne.waiting.has(airborne.leader),
-      patienceUntil: () => patienceOf(airborne),
+      patienceUntil: () => latestOf(airborne).deadlineAt,
+      endsAt: () => latestOf(airborne).endsAt,
+      policies: () => new Set(Array.from(airborne.waiting, ({ policy }) => policy)),
+      made: airborne.made,
       onAbandoned(listener) {
         airborne.listeners.add(listener)
         return () => void airborne.listeners.delete(listener)
@@ -128,15 +142,12 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
     }
   }
 
-  /** Asked for at every attempt, so all are looked through only when the most patient one has left. */
-  function patienceOf(airborne: Airborne): number {
-    let { mostPatient } = airborne
-    if (!mostPatient || !airborne.waiting.has(mostPatient)) {
-      mostPatient = null
-      for (const waiting of airborne.waiting) mostPatient = morePatient(mostPatient, waiting)
-      airborne.mostPatient = mostPatient
-    }
-    return mostPatient?.deadlineAt ?? 0
+  /** 0 when nobody waits. */
+  function latestOf(airborne: Airborne): { readonly deadlineAt: number; readonly endsAt: number } {
+    if (airborne.latest) return airborne.latest
+    let latest = { deadlineAt: 0, endsAt: 0 }
+    for (const waiting of airborne.waiting) latest = later(latest, waiting)
+    return (airborne.latest = latest)
   }
 
   function end(
@@ -173,6 +184,9 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
   }
 }
 
-function morePatient(one: Waiting | null, other: Waiting): Waiting {
-  return one === null || other.deadlineAt > one.deadlineAt ? other : one
+function later(
+  one: { readonly deadlineAt: number; readonly endsAt: number },
+  other: { readonly deadlineAt: number; readonly endsAt: number },
+) {
+  return { deadlineAt: Math.max(one.deadlineAt, other.deadlineAt), endsAt: Math.max(one.endsAt, other.endsAt) }
 }

@@ -1,12 +1,13 @@
 /**
- * Asks again, while it makes sense: while somebody waits long enough, the policy of the failure's class allows it and the
- * retry budget pays. A key that is used up is replaced at once by another one.
+ * Repeats an attempt while somebody waits, the policy of the failure's class allows it and the retry budget pays. A key that is
+ * used up is replaced at once by another one. Where several clients wait, the most generous of their policies holds.
  *
- * Promises: no attempt starts after the last asker's deadline, or when nobody waits; what upstream really said beats why
- * we stopped asking; a job is submitted again only where nothing can have been submitted. Knows nothing of the wire.
+ * Promises: no attempt starts when nobody waits, or with less than 10 s left of the flight's deadline; what upstream really said
+ * takes precedence over the reason for stopping; a job is submitted again only where nothing can have been submitted. Knows
+ * nothing of the wire.
  */
 import { ProxyError, type Code } from '../errors.ts'
-import { type FailureClass, failures, isKeyRefused } from '../failures.ts'
+import { type FailureClass, failureClasses, failures, isKeyRefused } from '../failures.ts'
 import type { Attempt, Call, ClassPolicy, Landing, Refused, RetryPolicy, Verdict } from '../model.ts'
 import type { Attempted, Flight, Retry, Turn } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
@@ -37,7 +38,8 @@ interface Repeat {
 /** What one flight has been through. */
 interface Course {
   readonly call: Call
-  readonly policy: RetryPolicy
+  /** The most generous of those who wait; when nobody does, the last one. */
+  policy: RetryPolicy
   readonly flight: Flight
   readonly allowance: Allowance
   readonly attempts: Attempt[]
@@ -48,19 +50,19 @@ interface Course {
   uncounted: number
 }
 
+/** The smallest `timeout` that upstream takes (API notes 1.3): an attempt with less time left would be refused. */
+const SHORTEST_ATTEMPT_MS = 10_000
+/** What the first attempt needs at least of a `retry.deadline` that is hardly longer than that, or shorter. */
+const FIRST_ATTEMPT_SHARE = 0.9
+
 export function createRetry({ clock, random, emit, budget, isDraining = () => false }: RetryPorts): Retry {
   return { run }
 
-  async function run(
-    call: Call,
-    policy: RetryPolicy,
-    flight: Flight,
-    attempt: (turn: Turn) => Promise<Attempted>,
-  ): Promise<Landing> {
+  async function run(call: Call, flight: Flight, attempt: (turn: Turn) => Promise<Attempted>): Promise<Landing> {
     let wasAbandoned = false
     const stopListening = flight.onAbandoned(() => void (wasAbandoned = true))
     try {
-      return await fly(call, policy, flight, async (turn) => {
+      return await fly(call, flight, async (turn) => {
         wasAbandoned = false
         const tried = await attempt(turn)
         // Told only now: an attempt that was refused, or waited for its place in vain, has asked nothing.
@@ -72,12 +74,9 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
     }
   }
 
-  async function fly(
-    call: Call,
-    policy: RetryPolicy,
-    flight: Flight,
-    attempt: (turn: Turn) => Promise<Attempted>,
-  ): Promise<Landing> {
+  async function fly(call: Call, flight: Flight, attempt: (turn: Turn) => Promise<Attempted>): Promise<Landing> {
+    const policy = mostGenerous(flight.policies())
+    if (policy === null || flight.patienceUntil() <= clock.now()) throw tooLate()
     const course: Course = {
       call,
       policy,
@@ -88,9 +87,6 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
       spentKeys: new Map(),
       uncounted: 0,
     }
-    if (flight.patienceUntil() <= clock.now())
-      throw new ProxyError('DEADLINE_EXCEEDED', "The request's time was up before it could be asked.")
-
     let waitedMs = 0
     let repeat: Repeat | null = null
     let last: Failed | null = null
@@ -130,6 +126,7 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
   function decide(course: Course, tried: Attempted, verdict: Failed, before: Repeat | null): Step {
     if (verdict.class === 'rejected') return { kind: 'stop', reason: 'final' }
     const failure = verdict.class
+    course.policy = mostGenerous(course.flight.policies()) ?? course.policy
     const policy = course.policy.classes[failure]
     if (!mayAskAgain(course.call, verdict)) return { kind: 'stop', reason: 'final' }
     const { keyName } = tried.attempt
@@ -168,11 +165,16 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
   }
 
   /** Why no attempt may start in so many milliseconds; null = one may. */
-  function hindrance({ flight }: Course, waitMs: number): Refused | null {
+  function hindrance(course: Course, waitMs: number): Refused | null {
     if (isDraining()) return 'shutdown'
-    const patienceUntil = flight.patienceUntil()
-    if (patienceUntil === 0) return 'abandoned'
-    return clock.now() + waitMs < patienceUntil ? null : 'deadline'
+    if (course.flight.patienceUntil() === 0) return 'abandoned'
+    return waitMs < startableMs(course) ? null : 'deadline'
+  }
+
+  function startableMs({ flight, attempts, policy }: Course): number {
+    const neededMs =
+      attempts.length > 0 ? SHORTEST_ATTEMPT_MS : Math.min(SHORTEST_ATTEMPT_MS, FIRST_ATTEMPT_SHARE * policy.deadline)
+    return Math.min(flight.patienceUntil(), flight.endsAt() - neededMs) - clock.now()
   }
 
   /** Sleeps while somebody waits; who boards an abandoned flight in time finds the pause going on. Returns its length. */
@@ -195,13 +197,15 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
     })
   }
 
-  function turnOf({ attempts, spentKeys, flight }: Course, waitedMs: number, bypassCache: boolean): Turn {
+  function turnOf(course: Course, waitedMs: number, bypassCache: boolean): Turn {
+    const { attempts, spentKeys, flight } = course
     return {
       number: attempts.length + 1,
       waitedMs,
       bypassCache,
       spentKeys: new Set(spentKeys.keys()),
-      leftMs: () => flight.patienceUntil() - clock.now(),
+      leftMs: () => Math.max(SHORTEST_ATTEMPT_MS, flight.endsAt() - clock.now()),
+      startableMs: () => startableMs(course),
     }
   }
 
@@ -215,6 +219,25 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
 function mayAskAgain(call: Call, verdict: Failed): boolean {
   if (call.endpoint !== 'submit') return true
   return verdict.class === 'unreachable' || (verdict.class !== 'ambiguous' && verdict.reply !== null)
+}
+
+/** The most attempts, in all and for each class, that one of these policies allows; everything else as the first one says. Null = there is none. */
+export function mostGenerous(policies: ReadonlySet<RetryPolicy>): RetryPolicy | null {
+  const [first, ...others] = policies
+  if (!first || others.length === 0) return first ?? null
+  return others.reduce((one, other) => {
+    const classes = { ...one.classes }
+    for (const failure of failureClasses) {
+      const attempts = Math.max(classes[failure].attempts, other.classes[failure].attempts)
+      classes[failure] = { ...classes[failure], attempts }
+    }
+    const attempts = Math.max(one.attempts, other.attempts)
+    return { attempts, deadline: Math.max(one.deadline, other.deadline), classes }
+  }, first)
+}
+
+function tooLate(): ProxyError {
+  return new ProxyError('DEADLINE_EXCEEDED', 'The time for this request was up before upstream could be asked.')
 }
 
 function counted({ attempts, uncounted }: Course): number {

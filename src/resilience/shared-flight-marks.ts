@@ -4,15 +4,24 @@
  * to the store still cannot put words into upstream's mouth, or move them from one question to another.
  */
 import { createHmac, type KeyObject, timingSafeEqual } from 'node:crypto'
-import type { Entry, Landing, Refused, Verdict } from '../model.ts'
+import type { Entry, Landing, Refused, RetryPolicy, Verdict } from '../model.ts'
+import { mostGenerous } from './retry.ts'
 
 type Failed = Extract<Verdict, { kind: 'failed' }>
 
 export type Mark =
   | { readonly kind: 'kept' }
-  | { readonly kind: 'failed'; readonly verdict: Failed; readonly stoppedBy: Refused | null }
+  | FailedMark
   /** There was an answer, and it cannot be had here. */
   | { readonly kind: 'unshared' }
+
+export interface FailedMark {
+  readonly kind: 'failed'
+  readonly verdict: Failed
+  readonly stoppedBy: Refused | null
+  /** How each attempt failed. Absent in the marks of earlier versions. */
+  readonly tried?: readonly string[]
+}
 
 /** Texts bound to a name, which nobody without the secret can make. */
 export interface Seal {
@@ -48,11 +57,11 @@ function isSame(one: Buffer, other: Buffer): boolean {
 }
 
 /** Null = nothing that others must know: whoever of them waits may try it. */
-export function markOf({ verdict, stoppedBy }: Landing, isKept: boolean): Mark | null {
+export function markOf({ verdict, stoppedBy, attempts }: Landing, isKept: boolean): Mark | null {
   if (verdict.kind === 'answered') return isKept ? { kind: 'kept' } : { kind: 'unshared' }
   if (ownReasons.has(stoppedBy)) return null
   if (verdict.reply && verdict.reply.body.length > MAX_BODY_BYTES) return { kind: 'unshared' }
-  return { kind: 'failed', verdict, stoppedBy }
+  return { kind: 'failed', verdict, stoppedBy, tried: attempts.map((attempt) => attempt.class) }
 }
 
 export function writeMark(mark: Mark): string {
@@ -68,6 +77,14 @@ export function readMark(text: string): Mark {
   if (mark.kind !== 'failed' || !mark.verdict.reply) return mark
   const { reply } = mark.verdict
   return { ...mark, verdict: { ...mark.verdict, reply: { ...reply, body: Buffer.from(String(reply.body), 'base64') } } }
+}
+
+/** The other replica stopped because its clients allowed no more attempts, and a client that waits here does. */
+export function mayTryMore({ verdict, stoppedBy, tried }: FailedMark, policies: ReadonlySet<RetryPolicy>): boolean {
+  const policy = mostGenerous(policies)
+  if (stoppedBy !== 'attempts' || !policy || !tried || verdict.class === 'rejected') return false
+  const sameClass = tried.filter((name) => name === verdict.class).length
+  return tried.length < policy.attempts && sameClass < policy.classes[verdict.class].attempts
 }
 
 /** What another replica was told, as it looks to those who rode along: nothing was tried here, and nothing spent. */
@@ -94,6 +111,6 @@ export function landingOfEntry(entry: Entry): Landing {
   }
 }
 
-export function landingOfFailure({ verdict, stoppedBy }: Extract<Mark, { kind: 'failed' }>): Landing {
+export function landingOfFailure({ verdict, stoppedBy }: FailedMark): Landing {
   return { verdict: { ...verdict, health: 'neutral' }, attempts: [], stoppedBy, chargedCredits: 0, entry: null }
 }

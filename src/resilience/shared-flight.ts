@@ -23,7 +23,7 @@ import {
   type OpenLease,
   type Pilot,
 } from './shared-flight-lease.ts'
-import { landingOfEntry, landingOfFailure, markOf, readMark, type Seal } from './shared-flight-marks.ts'
+import { landingOfEntry, landingOfFailure, markOf, mayTryMore, readMark, type Seal } from './shared-flight-marks.ts'
 
 export interface SharedFlightPorts {
   readonly store: SharedStore
@@ -175,17 +175,18 @@ export function createSharedFlights(options: SharedFlightOptions, ports: SharedF
       if (said.value.kind === 'leased') return mine(course, said.value)
       const landed = await landingOf(course, said.value.mark)
       if (landed) return landed
-      // Forged, or the answer is gone already.
+      // Forged, or the answer is gone already, or a client that waits here is more patient than those who waited there.
       course.ignored = said.value.token
     }
   }
 
-  async function landingOf({ question, names }: Course, sealed: string): Promise<Found | null> {
+  async function landingOf({ question, names, flight }: Course, sealed: string): Promise<Found | null> {
     const text = seal.open(names.digest, sealed)
     if (text === null) return null
     const mark = readMark(text)
     if (mark.kind === 'unshared') return { kind: 'unshared' }
-    if (mark.kind === 'failed') return { kind: 'landed', landing: landingOfFailure(mark) }
+    if (mark.kind === 'failed')
+      return mayTryMore(mark, flight.policies()) ? null : { kind: 'landed', landing: landingOfFailure(mark) }
     const entry = await read(question.key)
     if (entry === 'away') return { kind: 'away' }
     return entry && { kind: 'landed', landing: landingOfEntry(entry) }

@@ -47,7 +47,7 @@ function withParam(params: readonly Param[], name: string, value: string): reado
 }
 
 function secondsOf(ms: number): string {
-  return String(Math.floor(Math.max(ms, 0)) / 1000)
+  return String(Math.floor(ms) / 1000)
 }
 
 function timeoutOf(call: Call): number {
@@ -56,9 +56,8 @@ function timeoutOf(call: Call): number {
 
 function limitOf(call: Call, turn: Turn): number {
   if (call.endpoint === 'status') return STATUS_LIMIT_MS
-  const leftMs = Math.max(turn.leftMs(), 0)
-  if (call.endpoint === 'submit') return Math.min(SUBMIT_LIMIT_MS, leftMs + GRACE_MS)
-  return Math.min(timeoutOf(call), leftMs) + GRACE_MS
+  if (call.endpoint === 'submit') return Math.min(SUBMIT_LIMIT_MS, turn.leftMs() + GRACE_MS)
+  return Math.min(timeoutOf(call), turn.leftMs()) + GRACE_MS
 }
 
 function headersOf(

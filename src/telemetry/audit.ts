@@ -138,7 +138,8 @@ export function createAudit(
     if (owner && open.has(owner)) return
     // A trail is kept for long, and must not keep the request, with its sockets and headers, as well.
     flight.owner = null
-    if (waiting) return write(waiting.trail, flight, waiting.facts)
+    // By now it is known what its call has cost.
+    if (waiting) return write({ ...waiting.trail, credits: creditsOf(flight) }, flight, waiting.facts)
     if (!owner) return
     const trail = unattended(flight, owner)
     asked.push(trail)
@@ -225,7 +226,7 @@ export function createAudit(
       durationMs: wall - startedAt,
       status: flight.lastStatus,
       cache: 'none',
-      credits: attempts.reduce((sum, { charge }) => sum + (charge.state === 'charged' ? charge.credits : 0), 0),
+      credits: creditsOf(flight),
       role: 'unattended',
       flight,
       stoppedBy: flight.stoppedBy,
@@ -297,6 +298,10 @@ function factsOf({ request, client, call }: Exchange, outcome: Outcome, at: numb
     stored: landing && outcome.kind === 'fetched' ? landing.entry !== null : null,
     ageMs: entry ? Math.max(0, at - entry.storedAt) : null,
   }
+}
+
+function creditsOf({ attempts }: RecordedFlight): number {
+  return attempts.reduce((sum, { charge }) => sum + (charge.state === 'charged' ? charge.credits : 0), 0)
 }
 
 function promptOf(call: Call | null): string | null {

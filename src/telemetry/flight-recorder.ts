@@ -36,12 +36,12 @@ export function createFlightRecorder({ clock, tookOff, landed }: FlightRecorderP
 
   function retry(inner: Retry): Retry {
     return {
-      async run(call, policy, flight, attempt) {
+      async run(call, flight, attempt) {
         const recorded = new RecordedFlight(call, clock.wall())
         const place = aloft.add(recorded)
         tookOff(recorded)
         try {
-          const landing = await inner.run(call, policy, flight, async (turn) => {
+          const landing = await inner.run(call, flight, async (turn) => {
             turn.trail = recorded
             try {
               const tried = await attempt(turn)

@@ -67,6 +67,7 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
     const client = exchange.client?.name ?? 'unknown'
     const scraper = call?.scraper ?? 'none'
     const landing = landingOf(outcome)
+    const made = 'made' in outcome ? outcome.made : undefined
     const cache = cacheLabelOf(outcome, call)
     const code = codeOf(outcome)
     const status = isNotModified(exchange, outcome) ? 304 : statusOf(outcome, code)
@@ -91,8 +92,8 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
       cache,
       tier: tierOf(outcome),
       code,
-      attempts: landing?.attempts.length ?? 0,
-      credits: cache === 'joined' ? 0 : (landing?.chargedCredits ?? 0),
+      attempts: made?.attempts ?? landing?.attempts.length ?? 0,
+      credits: made?.credits ?? (cache === 'joined' ? 0 : (landing?.chargedCredits ?? 0)),
       durationMs,
       traceId: traceOf(request),
     }

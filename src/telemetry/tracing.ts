@@ -109,11 +109,11 @@ function createSpans(tracer: Tracer, clock: Clock): Tracing {
 
   function retry(inner: Retry): Retry {
     return {
-      async run(call, policy, flight, attempt) {
+      async run(call, flight, attempt) {
         const traced: TracedFlight = { startedAt: clock.wall(), span: null }
         let landing: Landing | null = null
         try {
-          landing = await inner.run(call, policy, flight, async (turn) => {
+          landing = await inner.run(call, flight, async (turn) => {
             flights.set(turn, traced)
             const tried = await attempt(turn)
             if (traced.span) landed.set(tried.attempt, traced.span)

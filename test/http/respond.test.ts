@@ -166,9 +166,9 @@ void t.test('Cache-Status of everything that was forwarded', async (t) => {
       { kind: 'fetched', landing: landing(failed(null)), role: 'joined', forwardedBecause: 'miss' },
       'fwd=miss; collapsed; detail=UPSTREAM_UNREACHABLE',
     ],
-    [{ kind: 'refused', error: new ProxyError('RATE_LIMITED', 'x'), landing: null }, 'detail=RATE_LIMITED'],
+    [{ kind: 'refused', error: new ProxyError('RATE_LIMITED', 'x') }, 'detail=RATE_LIMITED'],
     [
-      { kind: 'refused', error: new ProxyError('DEADLINE_EXCEEDED', 'x'), landing: landing(failed(null)) },
+      { kind: 'refused', error: new ProxyError('DEADLINE_EXCEEDED', 'x'), made: { attempts: 1, credits: 3 } },
       'fwd=miss; detail=DEADLINE_EXCEEDED',
     ],
   ]
@@ -183,7 +183,7 @@ void t.test('Cache-Status of everything that was forwarded', async (t) => {
   ]
   for (const [call, because] of calls) {
     const asked = exchange({}, { call: { endpoint: 'answer', bypass: false, ...call } as Call })
-    const response = respond({ kind: 'refused', error, landing: landing(failed(null)) }, asked)
+    const response = respond({ kind: 'refused', error, made: { attempts: 1, credits: 0 } }, asked)
     t.match(headersOf(response)['cache-status'], `fwd=${because}; detail=CIRCUIT_OPEN`)
   }
 })
@@ -258,7 +258,7 @@ void t.test('a flight without any answer ends in a problem document', async (t) 
 
 void t.test('refusals are problem documents', async (t) => {
   const error = new ProxyError('NO_KEY_AVAILABLE', 'Every key rests.', { retryAfterMs: 1001 })
-  const response = respond({ kind: 'refused', error, landing: null })
+  const response = respond({ kind: 'refused', error })
   t.same(JSON.parse(String(response.body)), {
     type: 'urn:scrapellm-proxy:error:NO_KEY_AVAILABLE',
     title: 'No upstream key available',
@@ -308,13 +308,13 @@ void t.test('RateLimit says where the client stands', async (t) => {
   })
   const error = new ProxyError('RATE_LIMITED', 'x', { retryAfterMs: 2500 })
   const client = { rate: { limit: 60, per: 60_000, burst: 20 } } as Client
-  t.has(headersOf(respond({ kind: 'refused', error, landing: null }, exchange({}, { client }))), {
+  t.has(headersOf(respond({ kind: 'refused', error }, exchange({}, { client }))), {
     'ratelimit-policy': '"requests";q=60;w=60',
     ratelimit: '"requests";r=0;t=3',
     'retry-after': '3',
   })
   const unlimited = exchange({}, { client: { rate: null } as Client })
-  t.notOk('ratelimit' in headersOf(respond({ kind: 'refused', error, landing: null }, unlimited)))
+  t.notOk('ratelimit' in headersOf(respond({ kind: 'refused', error }, unlimited)))
 })
 
 void t.test('If-None-Match: lists, *, weak comparison', async (t) => {

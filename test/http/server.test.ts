@@ -347,7 +347,6 @@ void t.test('answers carry the request id, and a refusal of the pipeline keeps t
   const { open } = await stage(t, () => ({
     kind: 'refused',
     error: new ProxyError('RATE_LIMITED', 'Slowly.', { retryAfterMs: 1500 }),
-    landing: null,
   }))
   const peer = await open()
   for (const id of ['one', 'two']) {

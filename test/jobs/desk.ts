@@ -4,7 +4,7 @@ import type { Asked, Hold, Jobs, Profile, Question, Through, Upstream } from '..
 import type { Clock } from '../../src/ports.ts'
 import { createFlights } from '../../src/resilience/coalesce.ts'
 import { createProfile } from '../../src/scrapellm/profile.ts'
-import { aClient, attempted } from '../support/verdicts.ts'
+import { aClient, attempted, retryDefaults } from '../support/verdicts.ts'
 import { epoch, seededRandom } from '../support/world.ts'
 
 export const profile: Profile = createProfile({ version: '0.0.0-test' }, { wall: () => epoch })
@@ -71,7 +71,14 @@ export function aHold(id = 'hold'): Hold & { readonly settled: () => boolean } {
 export function aQuestion(call: Call, changes: Partial<Question> = {}): Question {
   return {
     call,
-    turn: { number: 1, waitedMs: 0, bypassCache: false, leftMs: () => 600_000, spentKeys: new Set() },
+    turn: {
+      number: 1,
+      waitedMs: 0,
+      bypassCache: false,
+      leftMs: () => 600_000,
+      startableMs: () => 590_000,
+      spentKeys: new Set(),
+    },
     key: { name: 'main', secret: 'key-one', report: () => {} },
     identity: { id: 'request', traceparent: null },
     client: team,
@@ -96,7 +103,8 @@ export function createForwarder(clock: Clock, upstream: Upstream) {
 
   return (request: ProxyRequest, call: Call, client: Client) =>
     async (joinKey: string | null, through: Through): Promise<Outcome> => {
-      const asker = { scraper: call.scraper, deadlineAt: request.arrivedAt + 600_000, onGone: request.onGone }
+      const { arrivedAt: askedAt, onGone } = request
+      const asker = { scraper: call.scraper, deadlineAt: askedAt + 600_000, askedAt, policy: retryDefaults, onGone }
       const { role, landing } = flights.join(joinKey, asker, () => through(fly(call, client)))
       const landed = await landing
       return landed ? { kind: 'fetched', landing: landed, role, forwardedBecause: 'method' } : { kind: 'gone' }

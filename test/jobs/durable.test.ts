@@ -233,7 +233,6 @@ void t.test('it is written down before it is submitted, and by its id as soon as
     keyName: 'main',
     holdId: 'hold-1',
     submittedAt: Date.UTC(2026, 0, 15, 12),
-    patienceUntil: Date.UTC(2026, 0, 15, 12, 10),
     isSettled: false,
     processId: 'first',
   }

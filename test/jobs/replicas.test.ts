@@ -22,7 +22,7 @@ import { createRedis } from '../../src/world/redis.ts'
 import { createTransport } from '../../src/world/transport.ts'
 import { elasticClock, type ElasticClock } from '../support/proxy.ts'
 import { type RedisProcess, startRedis, until } from '../support/redis.ts'
-import { answered } from '../support/verdicts.ts'
+import { answered, retryDefaults } from '../support/verdicts.ts'
 import { aCaller, aHold, aQuestion, bodyOf, createDesk, type Desk, json, landingOf } from './desk.ts'
 import { others, profile, questionOf, replyOf, team } from './desk.ts'
 
@@ -119,7 +119,11 @@ async function aReplica(t: Test, name: string, redis: RedisProcess, url: string)
 
   function fly(query: string, changes: Partial<Question> = {}): Promise<Landing> {
     const call = questionOf(query)
-    const flight = { patienceUntil: () => Number.POSITIVE_INFINITY, onAbandoned: () => () => {} }
+    const flight = {
+      patienceUntil: () => Number.POSITIVE_INFINITY,
+      policies: () => new Set([retryDefaults]),
+      onAbandoned: () => () => {},
+    }
     return flights.fly({ key: call.key, scraper: call.scraper, askedAt: clock.now() }, flight, async (lease) => {
       const takeover = await lease.begin()
       const { verdict } = await durable.ask(aQuestion(call, { hold: aHold(name), lease, takeover, ...changes }))

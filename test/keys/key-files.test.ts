@@ -10,7 +10,14 @@ import { aCall, answered, failed, keyRestDefaults } from '../support/verdicts.ts
 const minute = 60_000
 
 function turn(spentKeys: readonly string[] = []): Turn {
-  return { number: 1, waitedMs: 0, bypassCache: false, leftMs: () => 600_000, spentKeys: new Set(spentKeys) }
+  return {
+    number: 1,
+    waitedMs: 0,
+    bypassCache: false,
+    leftMs: () => 600_000,
+    startableMs: () => 590_000,
+    spentKeys: new Set(spentKeys),
+  }
 }
 
 /** Two keys, `main` from a file. `write` is what happens to that file. */

@@ -9,7 +9,14 @@ import { epoch, fakeWorld } from '../support/world.ts'
 import { aCall, answered, failed, keyRestDefaults } from '../support/verdicts.ts'
 
 const minute = 60_000
-const turn: Turn = { number: 1, waitedMs: 0, bypassCache: false, leftMs: () => 600_000, spentKeys: new Set() }
+const turn: Turn = {
+  number: 1,
+  waitedMs: 0,
+  bypassCache: false,
+  leftMs: () => 600_000,
+  startableMs: () => 590_000,
+  spentKeys: new Set(),
+}
 
 function stage() {
   const world = fakeWorld()

@@ -471,7 +471,7 @@ void t.test("a caller's own patience stays, that of the policy goes with it", as
   })
   const found = await figures('now.yaml', '--audit', 'audit.ndjson', '--recorded', 'then.yaml', '--config', 'now.yaml')
   t.match(found, { successRate: 0.5, refusals: { DEADLINE_EXCEEDED: 1 }, attempts: 2 })
-  t.equal(found.credits.spent, 3, 'upstream is told how long is left, and what it does not make is free')
+  t.equal(found.credits.spent, 6, 'the call that outlasts its caller is completed and charged')
 })
 
 void t.test('failures keep their meaning', async (t) => {

@@ -1,10 +1,10 @@
 import t from 'tap'
 import { ProxyError } from '../../src/errors.ts'
-import type { Landing } from '../../src/model.ts'
+import type { Landing, RetryPolicy } from '../../src/model.ts'
 import type { Asker, Flight } from '../../src/parts.ts'
 import { createFlights } from '../../src/resilience/coalesce.ts'
 import { fakeWorld } from '../support/world.ts'
-import { answered, failed } from '../support/verdicts.ts'
+import { answered, failed, retryDefaults } from '../support/verdicts.ts'
 
 const hour = 3_600_000
 const landed: Landing = { verdict: answered(), attempts: [], stoppedBy: null, chargedCredits: 3, entry: null }
@@ -26,11 +26,17 @@ function aFlight() {
   return Object.assign(flown, { fly })
 }
 
-function anAsker(deadlineAt: number): Asker & { hangUp: () => void; readonly listeners: number } {
+function anAsker(
+  deadlineAt: number,
+  askedAt: number,
+  policy: RetryPolicy,
+): Asker & { hangUp: () => void; readonly listeners: number } {
   const listeners = new Set<() => void>()
   return {
     scraper: 'alpha',
     deadlineAt,
+    askedAt,
+    policy,
     onGone(listener) {
       listeners.add(listener)
       return () => void listeners.delete(listener)
@@ -45,7 +51,7 @@ function anAsker(deadlineAt: number): Asker & { hangUp: () => void; readonly lis
 function setUp(maxAskers?: number) {
   const world = fakeWorld()
   const flights = createFlights({ ...world, ...(maxAskers === undefined ? {} : { maxAskers }) })
-  const inMs = (ms: number) => anAsker(world.clock.now() + ms)
+  const inMs = (ms: number, policy = retryDefaults) => anAsker(world.clock.now() + ms, world.clock.now(), policy)
   return { ...world, flights, inMs, flown: aFlight() }
 }
 
@@ -71,6 +77,27 @@ void t.test('Fifty ask the same at once: one flight, one landing for all', async
     0,
     'nobody is listened to any more',
   )
+})
+
+void t.test('A flight may take as long, and try as often, as the most generous client that still waits', async (t) => {
+  const { flights, flown, inMs, clock } = setUp()
+  const startedAt = clock.now()
+  const brief = { ...retryDefaults, deadline: 60_000 }
+  flights.join('key', inMs(5_000, brief), flown.fly)
+  const { flight } = flown
+  t.equal(flight?.patienceUntil(), startedAt + 5_000)
+  t.equal(flight?.endsAt(), startedAt + 60_000, 'patience ends a wait, not the flight')
+  t.strictSame([...(flight?.policies() ?? [])], [brief])
+  await clock.advance(1_000)
+  const patient = inMs(hour)
+  flights.join('key', patient, flown.fly)
+  flights.join('key', inMs(hour, brief), flown.fly)
+  t.equal(flight?.endsAt(), startedAt + 601_000)
+  t.strictSame([...(flight?.policies() ?? [])], [brief, retryDefaults])
+  patient.hangUp()
+  t.equal(flight?.endsAt(), startedAt + 61_000)
+  t.strictSame([...(flight?.policies() ?? [])], [brief])
+  flown.land(landed)
 })
 
 void t.test('Different keys, and none, fly on their own', async (t) => {
@@ -202,6 +229,8 @@ void t.test('Who is gone before they board gets nothing and holds nothing', asyn
   const gone: Asker = {
     scraper: 'alpha',
     deadlineAt: clock.now() + hour,
+    askedAt: clock.now(),
+    policy: retryDefaults,
     onGone(listener) {
       listener()
       return () => void (stopped += 1)

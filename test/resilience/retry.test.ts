@@ -7,7 +7,7 @@ import type { Call, Landing, RetryPolicy, Verdict } from '../../src/model.ts'
 import type { Attempted, Flight, Turn } from '../../src/parts.ts'
 import { backoffMs } from '../../src/resilience/backoff.ts'
 import { createRetryBudget } from '../../src/resilience/retry-budget.ts'
-import { createRetry } from '../../src/resilience/retry.ts'
+import { createRetry, mostGenerous } from '../../src/resilience/retry.ts'
 import { epoch, fakeClock, fakeWorld, seededRandom } from '../support/world.ts'
 import { aCall, answered, attempted, budgetDefaults, failed, reply, retryDefaults } from '../support/verdicts.ts'
 
@@ -33,11 +33,19 @@ function setUp(seed = 1) {
   function fly({ says, lasts = 0, call = aCall(), policy = retryDefaults, patienceMs = 600_000, ...rest }: Weather) {
     const retry = createRetry({ ...world, budget, ...rest })
     const listeners = new Set<() => void>()
-    const state = { patienceUntil: clock.now() + patienceMs, reports: [] as Landing[] }
-    const turns: (Omit<Turn, 'leftMs'> & { at: number; leftMs: number })[] = []
+    const state = {
+      patienceUntil: clock.now() + patienceMs,
+      endsAt: clock.now() + policy.deadline,
+      policies: new Set([policy]),
+      reports: [] as Landing[],
+    }
+    const turns: (Omit<Turn, 'leftMs' | 'startableMs'> & { at: number; leftMs: number; startableMs: number })[] = []
     const flight: Flight = {
       leaderWaits: () => true,
       patienceUntil: () => state.patienceUntil,
+      endsAt: () => state.endsAt,
+      policies: () => state.policies,
+      made: { attempts: 0, credits: 0 },
       onAbandoned(listener) {
         listeners.add(listener)
         return () => void listeners.delete(listener)
@@ -46,17 +54,18 @@ function setUp(seed = 1) {
     }
     async function attempt(turn: Turn): Promise<Attempted> {
       // What is left of the time now: it is asked anew each time.
-      turns.push({ ...turn, leftMs: turn.leftMs(), at: clock.now() })
+      turns.push({ ...turn, leftMs: turn.leftMs(), startableMs: turn.startableMs(), at: clock.now() })
       const said = says[Math.min(turns.length, says.length) - 1]
       if (said === undefined) throw new Error('The weather says nothing.')
       if (said instanceof Error) throw said
       if (lasts > 0) await new Promise<void>((resolve) => clock.after(lasts, resolve))
       return isAttempted(said) ? said : attempted(said, { number: turn.number, waitedMs: turn.waitedMs })
     }
-    const landing = retry.run(call, policy, flight, attempt)
+    const landing = retry.run(call, flight, attempt)
     landing.catch(() => {})
     function abandon(): void {
       state.patienceUntil = 0
+      state.policies = new Set()
       for (const listener of listeners) listener()
     }
     return { landing, turns, state, abandon, listeners }
@@ -175,6 +184,61 @@ void t.test('R3: no attempt starts at or after the deadline, the first one inclu
   t.match(await clock.finish(landing), { stoppedBy: 'deadline', verdict: { class: 'serverError' } })
   t.equal(turns.length, 1)
   t.match(told('retry-refused'), [{ reason: 'deadline', scraper: 'alpha' }])
+})
+
+void t.test(
+  'The time of an attempt is what retry.deadline leaves, never less than 10 s; patience does not shorten it',
+  async (t) => {
+    const { fly, clock } = setUp()
+    const policy = { ...retryDefaults, deadline: 30_000 }
+    const hasty = fly({ says: [answered()], policy, patienceMs: 2_000 })
+    await clock.finish(hasty.landing)
+    t.match(hasty.turns, [{ leftMs: 30_000, startableMs: 2_000 }])
+
+    const slow = fly({ says: [failed('timeout'), answered()], policy, lasts: 15_000 })
+    await clock.finish(slow.landing)
+    t.equal(slow.turns.length, 2)
+    t.equal(slow.turns[1]?.leftMs, 15_000 - (slow.turns[1]?.waitedMs ?? 0))
+
+    const tooLate = fly({ says: [failed('timeout'), answered()], policy, lasts: 20_001 })
+    t.match(await clock.finish(tooLate.landing), { stoppedBy: 'deadline', attempts: { length: 1 } })
+
+    for (const deadline of [1_000, 10_000, 11_000]) {
+      const short = fly({ says: [failed('serverError')], policy: { ...retryDefaults, deadline }, lasts: 1_500 })
+      await clock.finish(short.landing)
+      t.match(short.turns, [{ leftMs: Math.max(deadline, 10_000) }], `one attempt with a deadline of ${deadline} ms`)
+    }
+    const queued = fly({ says: [answered()], policy: { ...retryDefaults, deadline: 11_000 } })
+    t.equal(queued.turns[0]?.startableMs, 1_100)
+  },
+)
+
+void t.test('Where several clients wait, the most attempts that one of them allows are made', async (t) => {
+  const { fly, clock } = setUp()
+  const brief: RetryPolicy = {
+    ...retryDefaults,
+    attempts: 1,
+    classes: { ...retryDefaults.classes, emptyResult: { ...retryDefaults.classes.emptyResult, attempts: 1 } },
+  }
+  for (const [failure, attempts] of [
+    ['serverError', 4],
+    ['emptyResult', 2],
+  ] as const) {
+    const shared = fly({ says: [failed(failure)], policy: brief, lasts: 1_000 })
+    await clock.advance(500)
+    shared.state.policies = new Set([brief, retryDefaults])
+    t.match(await clock.finish(shared.landing), { stoppedBy: 'attempts', attempts: { length: attempts } }, failure)
+  }
+  const left = fly({ says: [failed('serverError')], policy: retryDefaults, lasts: 1_000 })
+  await clock.advance(500)
+  left.state.policies = new Set([brief])
+  t.match(
+    await clock.finish(left.landing),
+    { stoppedBy: 'attempts', attempts: { length: 1 } },
+    'the patient client left',
+  )
+  t.equal(mostGenerous(new Set()), null)
+  t.equal(mostGenerous(new Set([brief])), brief)
 })
 
 void t.test('A pause that outlasts its asker ends in what upstream said', async (t) => {

@@ -6,7 +6,7 @@
 import { createSecretKey } from 'node:crypto'
 import t, { type Test } from 'tap'
 import { ProxyError } from '../../src/errors.ts'
-import type { Entry, Landing } from '../../src/model.ts'
+import type { Entry, Landing, RetryPolicy } from '../../src/model.ts'
 import type { Asker, FlightLease, SharedFlights } from '../../src/parts.ts'
 import type { SharedScript, SharedStore } from '../../src/ports.ts'
 import { createFlights } from '../../src/resilience/coalesce.ts'
@@ -15,7 +15,7 @@ import { acquire, land, renew } from '../../src/resilience/shared-flight-scripts
 import { createSharedFlights, loneFlights, type SharedFlightPorts } from '../../src/resilience/shared-flight.ts'
 import { createRedis } from '../../src/world/redis.ts'
 import { type RedisProcess, startRedis, until } from '../support/redis.ts'
-import { answered, failed, reply } from '../support/verdicts.ts'
+import { answered, failed, reply, retryDefaults } from '../support/verdicts.ts'
 import { type FakeWorld, fakeWorld } from '../support/world.ts'
 
 const hour = 3_600_000
@@ -50,7 +50,10 @@ interface Replica {
   readonly flights: SharedFlights
   /** How often a script was run. */
   readonly ran: (script: SharedScript) => number
-  readonly ask: (key: string | null, options?: { agoMs?: number; hesitates?: Promise<unknown> }) => Following
+  readonly ask: (
+    key: string | null,
+    options?: { agoMs?: number; hesitates?: Promise<unknown>; policy?: RetryPolicy },
+  ) => Following
   readonly lead: (lease: FlightLease) => Promise<Landing>
   /** The store's background work goes on until the store is so. */
   readonly becomes: (state: 'up' | 'down') => Promise<void>
@@ -179,7 +182,11 @@ async function aReplica(
 
   function ask(
     key: string | null,
-    { agoMs = 0, hesitates = Promise.resolve() }: { agoMs?: number; hesitates?: Promise<unknown> } = {},
+    {
+      agoMs = 0,
+      hesitates = Promise.resolve(),
+      policy = retryDefaults,
+    }: { agoMs?: number; hesitates?: Promise<unknown>; policy?: RetryPolicy } = {},
   ): Following {
     const leaving = new Set<() => void>()
     let patienceUntil = world.clock.now() + hour
@@ -188,6 +195,7 @@ async function aReplica(
       { key, scraper: 'alpha', askedAt: world.clock.now() - agoMs },
       {
         patienceUntil: () => patienceUntil,
+        policies: () => new Set([policy]),
         onAbandoned(listener) {
           leaving.add(listener)
           return () => void leaving.delete(listener)
@@ -317,7 +325,8 @@ void t.test('S1, S7: a thousand ask eight replicas the same at once, upstream is
   const joined = replicas.flatMap(({ flights, world: { clock, emit, random }, lead }) => {
     const local = createFlights({ clock, emit, random })
     return Array.from({ length: 125 }, () => {
-      const asker = { scraper: 'alpha', deadlineAt: clock.now() + hour, onGone: nobody }
+      const askedAt = clock.now()
+      const asker = { scraper: 'alpha', deadlineAt: askedAt + hour, askedAt, policy: retryDefaults, onGone: nobody }
       const question = { key: 'q', scraper: 'alpha', askedAt: clock.now() }
       return local.join('q', asker, (flight) => flights.fly(question, flight, lead))
     })
@@ -541,7 +550,7 @@ void t.test('A failure is shared with those who wait, and with nobody after them
   const [one, ...rest] = replicas as [Replica, ...Replica[]]
   const first = one.ask('q')
   const leader = await asked(1)
-  const others = rest.map((replica) => replica.ask('q', { agoMs: 1_000 }))
+  const others = rest.map((replica) => replica.ask('q', { agoMs: 1_000, policy: { ...retryDefaults, attempts: 1 } }))
   for (const replica of rest) await follows(replica)
   leader.end(aFailure())
   t.equal((await first.landing).attempts.length, 1)
@@ -557,6 +566,21 @@ void t.test('A failure is shared with those who wait, and with nobody after them
   const later = one.ask('q')
   ;(await asked(2)).answer('now it works')
   t.equal(bodyOf(await later.landing), 'now it works')
+  await isQuiet(t)
+})
+
+void t.test('A failure is not shared with a client that allows more attempts than were made', async (t) => {
+  const { replicas, asked, upstream, isQuiet } = await aCluster(t, 3)
+  const [one, ...rest] = replicas as [Replica, Replica, Replica]
+  const first = one.ask('q', { policy: { ...retryDefaults, attempts: 1 } })
+  const leader = await asked(1)
+  const others = rest.map((replica) => replica.ask('q'))
+  for (const replica of rest) await follows(replica)
+  leader.end(aFailure())
+  t.match(await first.landing, { stoppedBy: 'attempts', verdict: { class: 'serverError' } })
+  ;(await asked(2)).answer('the second try')
+  for (const { landing } of others) t.equal(bodyOf(await landing), 'the second try')
+  t.equal(upstream.length, 2, 'one of the two asks for both')
   await isQuiet(t)
 })
 

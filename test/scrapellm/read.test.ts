@@ -10,7 +10,14 @@ const profile = createProfile({ version: '1.2.3' }, { wall: () => 0 })
 const SEVEN = ['chatgpt', 'perplexity', 'grok', 'copilot', 'gemini', 'google_ai_mode', 'amazon_rufus']
 const JOB = '/jobs/5c0d9c1e-8d57-4b6e-9a55-0f3a6f1f2b10'
 const KEY: KeyLease = { name: 'main', secret: 'sk-secret', report: () => {} }
-const TURN: Turn = { number: 1, waitedMs: 0, bypassCache: false, leftMs: () => 600_000, spentKeys: new Set() }
+const TURN: Turn = {
+  number: 1,
+  waitedMs: 0,
+  bypassCache: false,
+  leftMs: () => 600_000,
+  startableMs: () => 590_000,
+  spentKeys: new Set(),
+}
 
 function target(path: string, ...params: readonly Param[]): Target {
   return { path, params, token: null }

@@ -7,7 +7,14 @@ import { createProfile } from '../../src/scrapellm/profile.ts'
 
 const profile = createProfile({ version: '1.2.3' }, { wall: () => 0 })
 const KEY: KeyLease = { name: 'main', secret: 'sk-secret', report: () => {} }
-const TURN: Turn = { number: 1, waitedMs: 0, bypassCache: false, leftMs: () => 600_000, spentKeys: new Set() }
+const TURN: Turn = {
+  number: 1,
+  waitedMs: 0,
+  bypassCache: false,
+  leftMs: () => 600_000,
+  startableMs: () => 590_000,
+  spentKeys: new Set(),
+}
 const IDENTITY: RequestIdentity = { id: 'r1', traceparent: null }
 
 function read(path: string, ...params: readonly Param[]): Call {
@@ -46,7 +53,7 @@ void t.test('a trace goes on, where there is one', async (t) => {
 
 void t.test('a poll carries no key and keeps its own short time', async (t) => {
   const call = read('/jobs/job_1', ['timeout', '20'])
-  const request = sign(call, { leftMs: () => 1000, bypassCache: true })
+  const request = sign(call, { leftMs: () => 10_000, bypassCache: true })
   t.strictSame(request, {
     method: 'GET',
     target: '/jobs/job_1?timeout=20',
@@ -67,7 +74,10 @@ void t.test('a lease without a secret sends no empty header', async (t) => {
 void t.test('a submit leaves the timeout of the job alone', async (t) => {
   const call = read('/scrapers/grok/jobs', ['prompt', 'Hi'], ['timeout', '600'])
   t.match(sign(call), { method: 'POST', target: '/scrapers/grok/jobs?prompt=Hi&timeout=600', limitMs: 60_000 })
-  t.match(sign(call, { leftMs: () => 5000 }), { target: '/scrapers/grok/jobs?prompt=Hi&timeout=600', limitMs: 20_000 })
+  t.match(sign(call, { leftMs: () => 10_000 }), {
+    target: '/scrapers/grok/jobs?prompt=Hi&timeout=600',
+    limitMs: 25_000,
+  })
   t.equal(
     sign(read('/scrapers/grok/jobs', ['bypass_cache', 'no']), { bypassCache: true }).target,
     '/scrapers/grok/jobs?bypass_cache=true',
@@ -80,17 +90,16 @@ void t.test('upstream is never given more time than is left', async (t) => {
     [null, 600_000, null, 315_000],
     [null, 300_000, null, 315_000],
     [null, 299_999.9, '299.999', 314_999.9],
-    [null, 12_345, '12.345', 27_345],
-    [null, 12_000, '12', 27_000],
-    [null, 0.4, '0', 15_000.4],
-    [null, -1, '0', 15_000],
+    [null, 12_345.6, '12.345', 27_345.6],
+    [null, 10_000, '10', 25_000],
+    ['5', 10_000, '5', 20_000],
     ['20.50', 600_000, '20.50', 35_500],
     ['20.50', 20_500, '20.50', 35_500],
     ['20.50', 20_499, '20.499', 35_499],
     ['600', 500_000, '500', 515_000],
     ['600', Number.POSITIVE_INFINITY, '600', 615_000],
     ['soon', 600_000, 'soon', 315_000],
-    ['soon', 1000, '1', 16_000],
+    ['soon', 10_000, '10', 25_000],
   ]
   for (const [timeout, leftMs, told, limitMs] of rows) {
     const params: readonly Param[] = [...(timeout === null ? [] : [['timeout', timeout] as const]), ['prompt', 'Hi']]
@@ -104,11 +113,11 @@ void t.test('upstream is never given more time than is left', async (t) => {
 
 void t.test("a repeat that goes round upstream's cache says so once, whatever the caller said", async (t) => {
   const target = (...params: readonly Param[]): string =>
-    sign(read('/scrapers/grok', ...params), { bypassCache: true, leftMs: () => 9000 }).target
-  t.equal(target(['prompt', 'Hi']), '/scrapers/grok?prompt=Hi&bypass_cache=true&timeout=9')
+    sign(read('/scrapers/grok', ...params), { bypassCache: true, leftMs: () => 11_000 }).target
+  t.equal(target(['prompt', 'Hi']), '/scrapers/grok?prompt=Hi&bypass_cache=true&timeout=11')
   t.equal(
-    target(['bypass_cache', 'false'], ['timeout', '10'], ['prompt', 'Hi']),
-    '/scrapers/grok?bypass_cache=true&timeout=9&prompt=Hi',
+    target(['bypass_cache', 'false'], ['timeout', '20'], ['prompt', 'Hi']),
+    '/scrapers/grok?bypass_cache=true&timeout=11&prompt=Hi',
   )
 })
 

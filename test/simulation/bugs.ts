@@ -81,8 +81,8 @@ export const bugs: readonly Bug[] = [
   {
     name: 'attempts start beyond the deadline, and when nobody waits',
     file: 'resilience/retry.ts',
-    find: "    if (patienceUntil === 0) return 'abandoned'\n",
-    replace: '    if (patienceUntil >= 0) return null\n',
+    find: "    if (course.flight.patienceUntil() === 0) return 'abandoned'\n",
+    replace: '    if (course.flight.patienceUntil() >= 0) return null\n',
     invariants: ['R3', 'R11'],
     needs: all(fails, ({ impatience, aborts }) => impatience + aborts > 0),
   },
@@ -363,8 +363,8 @@ export const bugs: readonly Bug[] = [
   {
     name: 'the price is not in the header',
     file: 'http/respond.ts',
-    find: "role === 'joined' ? 0 :",
-    replace: "role !== 'joined' ? 0 :",
+    find: "outcome.kind === 'stale' || outcome.role === 'leader'",
+    replace: "outcome.kind === 'stale' || outcome.role === 'joined'",
     invariants: ['L1'],
   },
   // Outputs

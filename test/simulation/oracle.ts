@@ -78,6 +78,8 @@ const weights: Partial<Record<CallClass, number>> = {
   ambiguous: 1,
 }
 const PRICE = 3
+/** The smallest `timeout` that upstream takes, and how much longer its answer is waited for. */
+const SHORTEST_LIMIT_MS = 25_000
 /** Of Kolmogorov and Smirnov: by chance once in a million. */
 const KS_LIMIT = 2.7
 
@@ -238,6 +240,8 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     const process = nameOf(call)
     running.add(call)
     if (call.endpoint === 'status') return
+    if (call.endpoint === 'answer' && call.limitMs < SHORTEST_LIMIT_MS)
+      fail('R3', `${call.requestId} is asked with ${call.limitMs} ms for an answer`)
     const id = `${call.requestId}/${call.endpoint}`
     const course = courses.get(id) ?? { calls: [], lastCost: 0 }
     courses.set(id, course)

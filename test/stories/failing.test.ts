@@ -254,20 +254,6 @@ void t.test('429, 401 and 4xx never open a circuit', async (t) => {
   t.equal((await metric('breaker_state'))['scraper="chatgpt"'], 0)
 })
 
-void t.test('your own deadline: a 504 in time, the call is finished and kept', async (t) => {
-  const { ask, sim, clock } = await aProxy(t)
-  sim.script({ prompt: 'q' }, ['hold'])
-  const answer = ask('q', { headers: { 'x-request-timeout': '20' } })
-  await sim.received(1)
-  t.equal(Number(sim.requests[0]?.params.find(([name]) => name === 'timeout')?.[1]) <= 20, true)
-  clock.skip(20_000)
-  t.match(await answer, { status: 504, headers: { 'x-proxy-code': 'DEADLINE_EXCEEDED' } })
-  sim.release()
-  await sim.idle()
-  t.match((await ask('q')).headers['cache-status'], 'hit')
-  t.equal(sim.requests.length, 1)
-})
-
 void t.test('a timeout of the caller is the limit of one attempt, and ours outlives it', async (t) => {
   const { ask, sim, clock } = await aProxy(t, 'retry: { attempts: 1 }')
   sim.script({ prompt: 'q' }, ['hang'])

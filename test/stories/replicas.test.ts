@@ -74,6 +74,33 @@ void t.test('3 replicas, 1,000 identical questions at once: one upstream call, 3
 })
 
 void t.test(
+  'a caller of one replica runs out of patience: those of the others get the answer of the same call',
+  async (t) => {
+    const redis = await startRedis(t)
+    const { ask, sim } = await aFleet(t, 2, [`redis.url=${redis.url}`])
+    sim.script({ prompt: 'q' }, ['hold'])
+    const impatient = ask(0, 'q', { 'x-request-timeout': '0.5' })
+    await sim.received(1, { prompt: 'q' })
+    const patient = ask(1, 'q')
+    t.match(await impatient, { status: 504, headers: { 'x-proxy-code': 'DEADLINE_EXCEEDED', 'x-proxy-credits': '3' } })
+    await ask(1, 'barrier')
+    sim.release()
+    t.match(await patient, { status: 200, headers: { 'x-proxy-credits': '0' } })
+    t.equal(callsFor(sim, 'q'), 1)
+
+    sim.script({ prompt: 'fails' }, [{ kind: 'hold', next: '503' }, '200'])
+    const first = ask(0, 'fails', { 'x-request-timeout': '0.5' })
+    await sim.received(1, { prompt: 'fails' })
+    const follower = ask(1, 'fails')
+    t.match(await first, { status: 504 })
+    await ask(1, 'another barrier')
+    sim.release()
+    t.match(await follower, { status: 200, headers: { 'x-proxy-attempts': '1', 'x-proxy-credits': '3' } })
+    t.equal(callsFor(sim, 'fails'), 2, 'the replica that still has a waiting caller tries again')
+  },
+)
+
+void t.test(
   'a replica is killed in the middle: who asked the others is answered, and no question is paid more than once more',
   async (t) => {
     const redis = await startRedis(t)

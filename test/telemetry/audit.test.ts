@@ -166,7 +166,7 @@ void t.test('who hangs up, or has no patience, is told with all that happened af
   await asked.outcome
   t.match(tell('gone'), { status: 'gone', role: 'leader', attempts: [{ why: 'under way' }] })
   t.match(tell('late'), { status: 504, code: 'DEADLINE_EXCEEDED', role: 'joined', flight: 'gone' })
-  t.match(tell('late').detail, /time is up/)
+  t.match(tell('late').detail, /time for this request is up/)
   t.strictSame(
     lines().map(({ id }) => id),
     ['late'],
@@ -174,7 +174,7 @@ void t.test('who hangs up, or has no patience, is told with all that happened af
   )
   await clock.advance(9_000)
   t.match(tell('gone').attempts, [{ class: 'ok', credits: 3, why: 'answered' }])
-  t.match(lines()[1], { id: 'gone', status: 'gone', landed: true, attempts: [{ class: 'ok' }] })
+  t.match(lines()[1], { id: 'gone', status: 'gone', landed: true, credits: 3, attempts: [{ class: 'ok' }] })
 })
 
 void t.test('at the end of the process, what is still in the air is written as it stands', async (t) => {

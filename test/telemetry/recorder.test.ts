@@ -341,14 +341,10 @@ void t.test(
     t.ok(Math.abs((both('overhead_seconds_sum') ?? 0) - 0.014) < 1e-9)
     t.equal(both('overhead_seconds_count'), 2)
 
-    scene.end(
-      scene.exchange(),
-      { kind: 'refused', error: new ProxyError('DEADLINE_EXCEEDED', 'Late.'), landing: null },
-      50,
-    )
+    scene.end(scene.exchange(), { kind: 'refused', error: new ProxyError('DEADLINE_EXCEEDED', 'Late.') }, 50)
     scene.end(scene.exchange(), { kind: 'gone' }, 50)
     t.equal((await scene.scrape())('overhead_seconds_count'), 2, 'not where the wait for upstream is not known')
-    scene.end(scene.exchange(), { kind: 'refused', error: new ProxyError('RATE_LIMITED', 'Slow.'), landing: null }, 1)
+    scene.end(scene.exchange(), { kind: 'refused', error: new ProxyError('RATE_LIMITED', 'Slow.') }, 1)
     t.equal((await scene.scrape())('overhead_seconds_count'), 3)
   },
 )
@@ -385,13 +381,13 @@ void t.test('every way to end has its status, cache label and code', async (t) =
     [
       'nobody was identified',
       scene.exchange({ client: null, call: null }),
-      { kind: 'refused', error: new ProxyError('CLIENT_UNKNOWN', 'Who?'), landing: null },
+      { kind: 'refused', error: new ProxyError('CLIENT_UNKNOWN', 'Who?') },
       { status: 401, cache: 'none', code: 'CLIENT_UNKNOWN' },
     ],
     [
       'a refusal with a status of its own',
       scene.exchange({ call: null }),
-      { kind: 'refused', error: new ProxyError('REQUEST_INVALID', 'Long.', { status: 414 }), landing: null },
+      { kind: 'refused', error: new ProxyError('REQUEST_INVALID', 'Long.', { status: 414 }) },
       { status: 414, cache: 'none', code: 'REQUEST_INVALID' },
     ],
     ['the caller hung up', scene.exchange(), { kind: 'gone' }, { status: 'gone', cache: 'none', code: null }],
@@ -496,7 +492,7 @@ void t.test('job calls are counted by how they ended', async (t) => {
   scene.end(submit(), fetched({ ...answered, reply: reply(202) }, { forwardedBecause: 'method' }))
   scene.end(submit(), fetched({ ...failed, class: 'rejected', reply: reply(400) }, { forwardedBecause: 'method' }))
   scene.end(submit(), fetched(failed, { forwardedBecause: 'method' }))
-  scene.end(submit(), { kind: 'refused', error: new ProxyError('RATE_LIMITED', 'Slow.'), landing: null })
+  scene.end(submit(), { kind: 'refused', error: new ProxyError('RATE_LIMITED', 'Slow.') })
   scene.end(submit(), { kind: 'gone' })
   scene.end(scene.exchange({ call: { endpoint: 'status', scraper: 'none' } }), fetched(answered))
   const value = await scene.scrape()
@@ -598,7 +594,7 @@ void t.test('events beside the outcomes are counted, and those an operator must 
 void t.test('a bug behind a refusal is in the log with its stack, under the request id', async (t) => {
   const scene = createScene()
   const error = ProxyError.from(new Error('broken invariant'))
-  scene.end(scene.exchange(), { kind: 'refused', error, landing: null })
+  scene.end(scene.exchange(), { kind: 'refused', error })
   t.match(scene.lines()[0], { level: 'error', msg: 'bug', id: 'req-1', error: { message: 'broken invariant' } })
   t.match(scene.lines()[1], { msg: 'request', status: 500, code: 'INTERNAL' })
   t.equal((await scene.scrape())('bugs_total'), 1)
@@ -635,7 +631,7 @@ void t.test('a label value that is on no list is counted under its stand-in', as
 void t.test('what is scraped is what the catalogue describes, default process metrics besides', async (t) => {
   const scene = createScene()
   scene.end(scene.exchange(), hit)
-  scene.end(scene.exchange(), { kind: 'refused', error: new ProxyError('RATE_LIMITED', 'Slow.'), landing: null })
+  scene.end(scene.exchange(), { kind: 'refused', error: new ProxyError('RATE_LIMITED', 'Slow.') })
   scene.emit({ kind: 'attempt-ended', id: 'r1', scraper: 'chatgpt', payer: 'batch', attempt: attempt() })
   scene.emit({ kind: 'queue-left', scraper: 'chatgpt', waitedMs: 300 })
   const { contentType, body } = await scene.metrics.text()
@@ -684,7 +680,7 @@ void t.test('a day of fifty clients with a budget and two scrapers each stays wi
         ended({ class: 'serverError', status, charge: { state: 'free', credits: 0 } })
     }
     const error = new ProxyError('RATE_LIMITED', 'Slow.')
-    scene.end(scene.exchange({ client, call: null }), { kind: 'refused', error, landing: null })
+    scene.end(scene.exchange({ client, call: null }), { kind: 'refused', error })
   }
   const { body } = await scene.metrics.text()
   const series = body.split('\n').filter((line) => line !== '' && !line.startsWith('#'))
@@ -694,7 +690,7 @@ void t.test('a day of fifty clients with a budget and two scrapers each stays wi
 void t.test('every code of the table is a label value', async (t) => {
   const scene = createScene()
   for (const code of Object.keys(refusals) as (keyof typeof refusals)[]) {
-    scene.end(scene.exchange(), { kind: 'refused', error: new ProxyError(code, 'No.'), landing: null })
+    scene.end(scene.exchange(), { kind: 'refused', error: new ProxyError(code, 'No.') })
   }
   const value = await scene.scrape()
   for (const code of Object.keys(refusals)) t.equal(value(`refusals_total{client="search-team",code="${code}"}`), 1)
