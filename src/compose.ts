@@ -73,6 +73,7 @@ import {
 } from './slices.ts'
 import { createAccessLog } from './telemetry/access-log.ts'
 import { createAudit } from './telemetry/audit.ts'
+import { createHistory } from './telemetry/history.ts'
 import { createLog, type Log } from './telemetry/log.ts'
 import { createMetrics } from './telemetry/metrics.ts'
 import { createRecorder } from './telemetry/recorder.ts'
@@ -170,12 +171,14 @@ export function compose(
   )
   const { traceIdOf } = tracing
   const { openPrompts } = audit
-  const watchers = [audit, ...tracing.watchers, { note: ending.note }]
+  const history = createHistory({ clock, credits: () => recorder.totals() })
+  const watchers = [audit, ...tracing.watchers, history, { note: ending.note }]
   const recorder = createRecorder({ metrics, access, log, clock, matches, watchers, traceIdOf, openPrompts })
   const { emit } = recorder
 
   const store = firstConfig.redis ? world.openShared(sharedOptions(firstConfig.redis), emit) : null
   const disk = firstConfig.cache.disk && !store ? world.openDisk(diskOptions(firstConfig.cache.disk), emit) : null
+  if (disk) history.keepIn(disk)
   const jobStore = store ? createSharedJobStore(createSharedRecords(store, clock), clock) : null
   const jobRecords = jobStore ?? createLocalJobStore(disk ?? createMemoryStore(clock))
   const processId = random.id()
@@ -343,6 +346,7 @@ export function compose(
         monthCredits,
       })),
     trails: audit,
+    history,
   })
   const admin = doors.createAdmin(
     { host: firstConfig.admin.host, port: firstConfig.admin.port, token: adminTokenOf(firstConfig) },
@@ -356,7 +360,7 @@ export function compose(
       routes: [
         purge,
         createReloadRoute({ random, reload: () => reloader.reload('POST /reload') }),
-        createStatusPage(status),
+        createStatusPage(status, history),
         ...createRequestRoutes({ trails: audit, clock }),
       ],
     },

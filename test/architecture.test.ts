@@ -45,6 +45,8 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'telemetry/events.ts',
     'telemetry/ledger.ts',
     'telemetry/trail.ts',
+    'telemetry/history.ts',
+    'telemetry/history-step.ts',
   ],
   'scrapellm/': ['failures.ts', 'parts.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   'cache/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],

@@ -122,3 +122,34 @@ export function bar(part: number, kind: 'good' | 'warn' | 'bad', from = 0): Mark
     <rect class="fill" x="${start.toFixed(2)}%" width="${width.toFixed(2)}%" height="100%" rx="3" />
   </svg>`
 }
+
+export function sizeOf(bytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB'] as const
+  const power = Math.min(3, Math.floor(Math.log2(Math.max(1, bytes)) / 10))
+  const amount = bytes / 1024 ** power
+  return `${amount.toFixed(power === 0 || amount >= 100 ? 0 : 1)} ${units[power]}`
+}
+
+export function tag(kind: 'good' | 'warn' | 'bad', text: string): Markup {
+  return html`<span class="tag ${kind}">${text}</span>`
+}
+
+/** A heading with `#` is above numbers, one with `wide:` is not for phones. `cards`: there, each row is a block of its own. */
+export function table(headings: readonly string[], rows: readonly Markup[], instead: string, kind = ''): Markup {
+  if (rows.length === 0) return html`<p class="soft">${instead}</p>`
+  const cells = headings.map((heading) => {
+    const kinds = [heading.startsWith('#') ? 'number' : '', heading.includes('wide:') ? 'wide' : ''].join(' ').trim()
+    return html`<th role="columnheader" scope="col" class="${kinds}">${heading.replace(/^#?(?:wide:)?/, '')}</th>`
+  })
+  // Roles, because a table that is laid out otherwise is no table to some screen readers.
+  return html`<table class="${kind}" role="table">
+    <thead role="rowgroup">
+      <tr role="row">
+        ${cells}
+      </tr>
+    </thead>
+    <tbody role="rowgroup">
+      ${rows}
+    </tbody>
+  </table>`
+}

@@ -5,9 +5,11 @@
 
 export const style = `
 :root{color-scheme:light dark;--back:#f4f4f1;--panel:#fff;--text:#1b1d22;--soft:#555b66;--line:#d9dade;--link:#0b57a4;
---good:#17663a;--good-back:#e2f3e8;--warn:#7a4b00;--warn-back:#fdf0d5;--bad:#a8201a;--bad-back:#fce7e5;--track:#e4e5e8}
+--good:#17663a;--good-back:#e2f3e8;--warn:#7a4b00;--warn-back:#fdf0d5;--bad:#a8201a;--bad-back:#fce7e5;--track:#e4e5e8;
+--c1:#2f8f5b;--c2:#3b76c4;--c3:#8a6fb8;--c4:#c98412;--c5:#c0392f}
 @media (prefers-color-scheme:dark){:root{--back:#13151a;--panel:#1c1f26;--text:#e7e9ee;--soft:#a6aebb;--line:#343944;--link:#8cbcff;
---good:#74d79f;--good-back:#173325;--warn:#f2b95f;--warn-back:#3a2c12;--bad:#ff9f97;--bad-back:#421d1b;--track:#343944}}
+--good:#74d79f;--good-back:#173325;--warn:#f2b95f;--warn-back:#3a2c12;--bad:#ff9f97;--bad-back:#421d1b;--track:#343944;
+--c1:#5cc08a;--c2:#7db1f2;--c3:#b79be6;--c4:#f2b95f;--c5:#ff8a80}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
 body{margin:0 auto;padding:1rem;max-width:90rem;background:var(--back);color:var(--text);font:15px/1.45 system-ui,sans-serif}
@@ -46,6 +48,15 @@ time{font-variant-numeric:tabular-nums;white-space:nowrap}
 .tag.good,.health.good{background:var(--good-back)}.tag.warn,.health.warn{background:var(--warn-back)}.tag.bad,.health.bad{background:var(--bad-back)}
 .bar{display:block;width:100%;height:.5rem;margin-top:.25rem}
 .bar .track{fill:var(--track)}.bar .fill{fill:currentcolor}
+.chart{display:block;width:100%;height:8.5rem}
+.chart .axis{stroke:var(--line)}.chart .mark line{stroke:var(--soft);stroke-dasharray:3 3}.chart .mark line,.chart .line{vector-effect:non-scaling-stroke}
+.chart .line{fill:none;stroke:currentcolor;stroke-width:1.75}.chart .area{fill:currentcolor}
+.c1{color:var(--c1)}.c2{color:var(--c2)}.c3{color:var(--c3)}.c4{color:var(--c4)}.c5{color:var(--c5)}
+figure{margin:0;min-width:0}figcaption{font-weight:600;margin-bottom:.3rem}
+.scale{display:flex;justify-content:space-between;font-size:.85rem}
+.legend{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:.1rem 1rem;font-size:.9rem}
+.swatch{display:inline-block;width:.75rem;height:.75rem;border-radius:2px;background:currentcolor;margin-right:.35rem}
+details{font-size:.9rem}
 .offline{background:var(--bad-back);color:var(--bad);border-radius:6px;padding:.35rem .6rem;margin:0}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.25rem 1rem;margin:0}
 dt{color:var(--soft)}dd{margin:0;min-width:0;overflow-wrap:anywhere}
@@ -80,6 +91,8 @@ function put(part) {
   const old = document.getElementById(part.id)
   if (!old || old.innerHTML === part.innerHTML) return
   const focus = old.contains(document.activeElement) ? document.activeElement.getAttribute('href') : null
+  const opened = Array.from(old.querySelectorAll('details[open] > summary'), (one) => one.textContent)
+  for (const one of part.querySelectorAll('summary')) one.parentElement.open = opened.includes(one.textContent)
   old.className = part.className
   old.replaceChildren(...part.childNodes)
   if (focus) for (const link of old.querySelectorAll('a')) if (link.getAttribute('href') === focus) return link.focus()

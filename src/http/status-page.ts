@@ -1,10 +1,25 @@
 /** `GET /` of the admin port: what `/status` says, for people. Keeps itself up to date; every request leads to its trail. */
+import type { History } from '../telemetry/history.ts'
 import { msText } from '../telemetry/trail.ts'
 import type { AdminRoute } from './admin.ts'
-import { bar, countOf, fragmentAnswer, html, type Markup, nothing, pageAnswer, timeOf, trailHref } from './html.ts'
+import {
+  bar,
+  countOf,
+  fragmentAnswer,
+  html,
+  type Markup,
+  nothing,
+  pageAnswer,
+  sizeOf,
+  table,
+  tag,
+  timeOf,
+  trailHref,
+} from './html.ts'
+import { hourText, picturesOf } from './pictures.ts'
 import type { BudgetReport, StatusReport } from './status.ts'
 
-export function createStatusPage(status: () => StatusReport): AdminRoute {
+export function createStatusPage(status: () => StatusReport, history: Pick<History, 'steps' | 'marks'>): AdminRoute {
   return {
     method: 'GET',
     path: '/',
@@ -13,7 +28,10 @@ export function createStatusPage(status: () => StatusReport): AdminRoute {
       const page = {
         title: `${report.health.state}: scrapellm-proxy`,
         head: headOf(report),
-        main: mainOf(report),
+        main: mainOf(
+          report,
+          picturesOf(history, params.get('span') === 'day' ? 'day' : 'hour', Date.parse(report.time)),
+        ),
         isLive: true,
       }
       return params.has('fragment') ? fragmentAnswer(page) : pageAnswer(page)
@@ -38,11 +56,11 @@ export function trailForm(): Markup {
   </form>`
 }
 
-function mainOf(report: StatusReport): Markup {
+function mainOf(report: StatusReport, pictures: Markup): Markup {
   return html`
     ${healthOf(report)}
     <div class="grid">
-      ${part('circuits', 'Circuits', circuitsOf(report))}
+      ${part('pictures', 'Over time', pictures, 'all')} ${part('circuits', 'Circuits', circuitsOf(report))}
       <div class="stack">
         ${part('keys', 'Upstream keys', keysOf(report))} ${part('flights', 'Flights under way', flightsOf(report))}
         ${part('cache', 'Cache', cacheOf(report))}
@@ -69,12 +87,22 @@ function healthOf({
   open_requests: open,
   uptime_seconds: uptime,
   config_generation: generation,
+  time,
+  last_hour: hour,
+  same_hour_yesterday: yesterday,
 }: StatusReport) {
-  const { state, because } = health
+  const { state, because, since } = health
   const reasons = because.length === 0 ? '' : `: ${because.join('; ')}`
+  const began = since === null ? nothing : html` since ${timeOf(since)} (${leftOf(time, since)})`
   return html`<div id="health" data-live class="health ${healthKinds[state]}" role="status" aria-live="polite">
-      <p><span aria-hidden="true">${healthMarks[state]}</span> <strong>${healthWords[state]}</strong>${reasons}</p>
+      <p>
+        <span aria-hidden="true">${healthMarks[state]}</span> <strong>${healthWords[state]}</strong>${began}${reasons}
+      </p>
     </div>
+    <p id="hour" data-live>${hourText(hour)}</p>
+    <p id="yesterday" data-live class="soft">
+      ${yesterday === null ? '' : `Same hour yesterday: ${hourText(yesterday)}`}
+    </p>
     <p id="vitals" data-live class="soft">
       ${open} open ${open === 1 ? 'request' : 'requests'} · up ${msText(uptime * 1000)} · settings no. ${generation} ·
       all times UTC
@@ -84,29 +112,42 @@ function healthOf({
 const breakerKinds = { closed: 'good', 'half-open': 'warn', open: 'bad' } as const
 
 function circuitsOf({ breakers, time }: StatusReport): Markup {
-  const rows = breakers.map(
-    ({ scraper, state, open_until: until }) =>
-      html`<tr>
-        <th scope="row">${scraper}</th>
-        <td>${tag(breakerKinds[state], state)}</td>
-        <td>${until === null ? '' : `for ${leftOf(until, time)} more`}</td>
-      </tr>`,
-  )
-  return table(['Scraper', 'Circuit', 'Open'], rows, 'There are no circuits.')
+  const rows = breakers
+    .filter(({ state }) => state !== 'closed')
+    .map(
+      ({ scraper, state, open_until: until }) =>
+        html`<tr>
+          <th scope="row">${scraper}</th>
+          <td>${tag(breakerKinds[state], state)}</td>
+          <td>${until === null ? '' : `for ${leftOf(until, time)} more`}</td>
+        </tr>`,
+    )
+  const closed = breakers.length - rows.length
+  return html`${rows.length > 0 ? table(['Scraper', 'Circuit', 'Open'], rows, '') : nothing}
+  ${foldOf(closed, 'circuit', 'closed')}`
+}
+
+/** What is well, in one line. */
+function foldOf(count: number, name: string, state: string): Markup {
+  return count === 0 ? nothing : html`<p>${tag('good', `${count} ${name}${count === 1 ? '' : 's'} ${state}`)}</p>`
 }
 
 const keyKinds = { ready: 'good', resting: 'warn', spent: 'bad' } as const
 
 function keysOf({ keys, time }: StatusReport): Markup {
-  const rows = keys.map(
-    ({ name, state, until }) =>
-      html`<tr>
-        <th scope="row">${name}</th>
-        <td>${tag(keyKinds[state], state)}</td>
-        <td>${until === null ? '' : html`${timeOf(until)}, in ${leftOf(until, time)}`}</td>
-      </tr>`,
-  )
-  return table(['Key', 'State', 'Returns'], rows, 'There are no keys.')
+  const rows = keys
+    .filter(({ state }) => state !== 'ready')
+    .map(
+      ({ name, state, until }) =>
+        html`<tr>
+          <th scope="row">${name}</th>
+          <td>${tag(keyKinds[state], state)}</td>
+          <td>${until === null ? '' : html`${timeOf(until)}, in ${leftOf(until, time)}`}</td>
+        </tr>`,
+    )
+  const ready = keys.length - rows.length
+  return html`${rows.length > 0 ? table(['Key', 'State', 'Returns'], rows, '') : nothing}
+  ${foldOf(ready, 'key', 'ready')}`
 }
 
 const flightsShown = 12
@@ -239,38 +280,7 @@ export function statusTag(status: number | 'gone' | null, code: string | null): 
   return html`${tag(kind, String(status))}${code === null ? nothing : html` <span class="wide">${code}</span>`}`
 }
 
-export function tag(kind: 'good' | 'warn' | 'bad', text: string): Markup {
-  return html`<span class="tag ${kind}">${text}</span>`
-}
-
-/** A heading with `#` is above numbers, one with `wide:` is not for phones. `cards`: there, each row is a block of its own. */
-function table(headings: readonly string[], rows: readonly Markup[], instead: string, kind = ''): Markup {
-  if (rows.length === 0) return html`<p class="soft">${instead}</p>`
-  const cells = headings.map((heading) => {
-    const kinds = [heading.startsWith('#') ? 'number' : '', heading.includes('wide:') ? 'wide' : ''].join(' ').trim()
-    return html`<th role="columnheader" scope="col" class="${kinds}">${heading.replace(/^#?(?:wide:)?/, '')}</th>`
-  })
-  // Roles, because a table that is laid out otherwise is no table to some screen readers.
-  return html`<table class="${kind}" role="table">
-    <thead role="rowgroup">
-      <tr role="row">
-        ${cells}
-      </tr>
-    </thead>
-    <tbody role="rowgroup">
-      ${rows}
-    </tbody>
-  </table>`
-}
-
 function leftOf(later: string, earlier: string): string {
   const seconds = Math.max(0, Math.round((Date.parse(later) - Date.parse(earlier)) / 1000))
   return seconds < 100 ? `${seconds} s` : msText(seconds * 1000)
-}
-
-function sizeOf(bytes: number): string {
-  const units = ['B', 'KiB', 'MiB', 'GiB'] as const
-  const power = Math.min(3, Math.floor(Math.log2(Math.max(1, bytes)) / 10))
-  const amount = bytes / 1024 ** power
-  return `${amount.toFixed(power === 0 || amount >= 100 ? 0 : 1)} ${units[power]}`
 }

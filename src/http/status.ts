@@ -4,11 +4,12 @@
  */
 import type { BreakerStatus, BudgetStatus, FlightStatus, KeyStatus } from '../parts.ts'
 import type { Clock, SharedState } from '../ports.ts'
-import type { BreakerState, KeyState, OverloadCause, OverloadState } from '../telemetry/events.ts'
+import type { BreakerState, KeyState, OverloadState } from '../telemetry/events.ts'
+import type { History } from '../telemetry/history.ts'
+import type { Hour } from '../telemetry/history-step.ts'
 import type { LedgerStatus } from '../telemetry/ledger.ts'
 import type { Trail, Trails } from '../telemetry/trail.ts'
-
-type Up = 'up' | 'down'
+import { type Health, healthOf, type OverloadStatus, type Up } from './health.ts'
 
 export interface StatusGauges {
   readonly version: string
@@ -34,12 +35,7 @@ export interface StatusGauges {
   readonly budgets: () => readonly BudgetStatus[]
   readonly clients: () => readonly ClientGauge[]
   readonly trails: Trails
-}
-
-export interface OverloadStatus {
-  readonly state: OverloadState
-  /** Null while calm. */
-  readonly because: OverloadCause | null
+  readonly history: Pick<History, 'hours' | 'troubles'>
 }
 
 export interface TierStatus {
@@ -53,12 +49,6 @@ export interface ClientGauge {
   readonly openQuestions: number
   readonly dayCredits: number
   readonly monthCredits: number
-}
-
-export interface Health {
-  readonly state: 'ok' | 'degraded' | 'starting' | 'draining'
-  /** In words; empty where all is well. */
-  readonly because: readonly string[]
 }
 
 /** Points in time are ISO 8601 in UTC. Field names are what scripts rely on: add, never rename. */
@@ -91,8 +81,22 @@ export interface StatusReport {
     readonly credits_today: number
     readonly credits_this_month: number
   }[]
+  /** The last 60 minutes, and the same ones a day ago (null = not known). */
+  readonly last_hour: HourReport
+  readonly same_hour_yesterday: HourReport | null
   readonly errors: readonly ErrorReport[]
   readonly recent: readonly RecentReport[]
+}
+
+/** Shares are 0 to 1; null where there was nothing to take a share of. Latencies are those of misses. */
+export interface HourReport {
+  readonly requests: number
+  readonly success_ratio: number | null
+  readonly hit_ratio: number | null
+  readonly p50_ms: number | null
+  readonly p95_ms: number | null
+  readonly credits_spent: number
+  readonly credits_saved: number
 }
 
 export interface BudgetReport {
@@ -146,13 +150,15 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
       budgets: gauges.budgets(),
     }
     const now = clock.wall()
+    const hours = gauges.history.hours()
+    const since = Math.min(...gauges.history.troubles().map(({ at }) => at))
     return {
       version: gauges.version,
       time: new Date(now).toISOString(),
       uptime_seconds: Math.floor((now - startedAt) / 1000),
       config_generation: gauges.configGeneration(),
       generations_in_use: gauges.generationsInUse?.() ?? 1,
-      health: healthOf(gauges.ready(), gauges.draining(), parts),
+      health: healthOf(gauges.ready(), gauges.draining(), parts, iso(since)),
       draining: gauges.draining(),
       open_requests: gauges.openRequests(),
       overload: parts.overload.state,
@@ -171,6 +177,8 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
         credits_today: dayCredits,
         credits_this_month: monthCredits,
       })),
+      last_hour: hourOf(hours.now),
+      same_hour_yesterday: hours.dayAgo ? hourOf(hours.dayAgo) : null,
       errors: trails.troubles().map(({ name, kind, count, lastAt, scraper, status, requestId }) => ({
         name,
         kind,
@@ -186,56 +194,16 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
 }
 
 const noOverload: OverloadStatus = { state: 'calm', because: null }
-const overloadWords = {
-  shedding: 'overloaded, misses are refused',
-  critical: 'overloaded, all new requests are refused',
-}
-const overloadCauses = { 'event-loop': 'the event loop is late', memory: 'memory is nearly full' }
-
-interface Vital {
-  readonly overload: OverloadStatus
-  readonly breakers: readonly BreakerStatus[]
-  readonly keys: readonly KeyStatus[]
-  readonly disk: Up | null
-  readonly redis: SharedState | null
-  readonly auditFile: Up | null
-  readonly credits: LedgerStatus
-  readonly budgets: readonly BudgetStatus[]
-}
-
-function healthOf(isReady: boolean, isDraining: boolean, vital: Vital): Health {
-  const because = troublesOf(vital)
-  if (isDraining) return { state: 'draining', because }
-  if (!isReady) return { state: 'starting', because }
-  return { state: because.length === 0 ? 'ok' : 'degraded', because }
-}
-
-function troublesOf({
-  overload: { state, because },
-  breakers,
-  keys,
-  disk,
-  redis,
-  auditFile,
-  credits,
-  budgets,
-}: Vital): string[] {
-  const circuits = breakers.filter(({ state }) => state !== 'closed').map(({ scraper }) => scraper)
-  const resting = keys.filter(({ state }) => state !== 'ready').map(({ name }) => name)
-  const empty = budgets.filter(({ leftCredits }) => leftCredits <= 0)
-  return [
-    ...(state === 'calm' || because === null ? [] : [`${overloadWords[state]}: ${overloadCauses[because]}`]),
-    ...(circuits.length > 0 ? [`upstream fails for ${circuits.join(', ')} (circuit not closed)`] : []),
-    ...(resting.length > 0
-      ? [`${resting.length === keys.length ? 'no key is ready' : 'not ready'}: key ${resting.join(', ')}`]
-      : []),
-    ...(redis === 'down' ? ['Redis is away'] : []),
-    ...(redis === 'refusing' ? ['Redis refuses writes (log line "redis refuses writes" says why)'] : []),
-    ...(disk === 'down' ? ['the disk cache is lost'] : []),
-    ...(auditFile === 'down' ? ['the audit file cannot be written'] : []),
-    ...empty.map(({ client, period }) => `${client} has spent its credits of the ${period}`),
-    ...(credits.imbalance === 0 ? [] : [`${credits.imbalance} credits are not accounted for: a bug`]),
-  ]
+function hourOf({ requests, success, hits, p50Ms, p95Ms, spentCredits, savedCredits }: Hour): HourReport {
+  return {
+    requests,
+    success_ratio: success,
+    hit_ratio: hits,
+    p50_ms: p50Ms,
+    p95_ms: p95Ms,
+    credits_spent: spentCredits,
+    credits_saved: savedCredits,
+  }
 }
 
 function budgetOf(budget: BudgetStatus): BudgetReport {

@@ -1,8 +1,8 @@
 /** The page of a request's trail: what it got, and every attempt with its time, its outcome and why it was or was not repeated. */
 import type { AdminAnswer } from './admin.ts'
 import { type AttemptTrail, type FlightTrail, msText, reasonText, type Trail, whyOf } from '../telemetry/trail.ts'
-import { bar, fragmentAnswer, html, type Markup, nothing, pageAnswer, timeOf, trailHref } from './html.ts'
-import { statusTag, tag, trailForm } from './status-page.ts'
+import { bar, fragmentAnswer, html, type Markup, nothing, pageAnswer, timeOf, trailHref, tag } from './html.ts'
+import { statusTag, trailForm } from './status-page.ts'
 
 /** `trails` are those of one id, the newest first. */
 export function trailAnswer(id: string, trails: readonly Trail[], now: number, isFragment: boolean): AdminAnswer {

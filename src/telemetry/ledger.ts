@@ -36,6 +36,8 @@ export interface Ledger {
   /** A job that had been charged has failed. The sum stays as it was: what was spent was spent, and comes back. */
   refunded(payer: string, scraper: string, keyName: string, credits: number): void
   status(): LedgerStatus
+  /** Spent and saved by all clients, kept as it goes. */
+  totals(): { readonly spent: number; readonly saved: number }
 }
 
 /** What became of a client's credits. */
@@ -80,11 +82,21 @@ type Tally = { -readonly [Field in Exclude<keyof Account, 'saved'>]: number } & 
 export function createLedger({ metrics, broke }: LedgerPorts): Ledger {
   const tallies = new Map<string, Tally>()
   const ends = { charged: 0, free: 0, uncertain: 0 }
+  const totals = { spent: 0, saved: 0 }
   let startedCount = 0
   /** Charged attempts whose flight is under way, and who pays. An attempt that is forgotten stays in its client's sum. */
   const settling = new WeakMap<Attempt, string>()
 
-  return { started: () => void (startedCount += 1), ended, landed, lost, answered, refunded, status }
+  return {
+    started: () => void (startedCount += 1),
+    ended,
+    landed,
+    lost,
+    answered,
+    refunded,
+    status,
+    totals: () => ({ ...totals }),
+  }
 
   function ended(payer: string, scraper: string, attempt: Attempt): void {
     const { charge, keyName } = attempt
@@ -100,6 +112,7 @@ export function createLedger({ metrics, broke }: LedgerPorts): Ledger {
     if (charge.state === 'charged') {
       ends.charged += 1
       tally.spent += charge.credits
+      totals.spent += charge.credits
       metrics.creditsSpent.add(charge.credits, payer, scraper, keyName)
       if (isUseless) waste(payer, scraper, charge.credits)
       else {
@@ -154,6 +167,7 @@ export function createLedger({ metrics, broke }: LedgerPorts): Ledger {
     const saved = savedBy(outcome)
     if (!saved) return
     tallyOf(client).saved[saved.how] += saved.credits
+    totals.saved += saved.credits
     metrics.creditsSaved.add(saved.credits, client, scraper, saved.how)
     deliver(client, saved.credits)
   }

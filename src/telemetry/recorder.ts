@@ -46,6 +46,8 @@ export interface Telemetry extends Recorder {
   readonly uncaught: (error: unknown) => void
   /** What became of every credit since the start. */
   readonly credits: () => LedgerStatus
+  /** Of all clients, since the start. */
+  readonly totals: () => { readonly spent: number; readonly saved: number }
 }
 
 export function createRecorder(ports: RecorderPorts): Telemetry {
@@ -53,7 +55,7 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
   const traceOf = ports.traceIdOf ?? (({ traceparent }) => traceIdOf(traceparent))
   const ledger = createLedger({ metrics, broke: (error) => logBug('ledger', error, null) })
 
-  return { begin, record, refused, uncaught, emit, credits: ledger.status }
+  return { begin, record, refused, uncaught, emit, credits: ledger.status, totals: ledger.totals }
 
   function begin(exchange: Exchange): void {
     metrics.inFlightRequests.add(1)

@@ -11,7 +11,7 @@ import { aCall, aClient, answered, failed } from '../support/verdicts.ts'
 
 function setUp(observation: Observation = {}) {
   const o = observed(observation)
-  const page = createStatusPage(o.status)
+  const page = createStatusPage(o.status, o.history)
   const [byId, byQuery] = createRequestRoutes({ trails: o.audit, clock: o.clock })
   if (!byId || !byQuery) throw new Error('there are two routes')
   return { ...o, page, byId, byQuery }
@@ -36,10 +36,13 @@ function textOf(page: string): string {
 
 void t.test('the page says in one line how things are, and why', async (t) => {
   const { page, status, finish } = setUp({ breaker: { consecutive: 2 }, says: () => failed('serverError') })
-  t.match(textOf(run(page).body), /✓ OK 0 open requests · up 0 ms/)
+  t.match(textOf(run(page).body), /✓ OK – answered · .* 0 open requests · up 0 ms/)
   t.match(run(page).body, '<title>ok: scrapellm-proxy</title>')
   await finish()
-  t.match(textOf(run(page).body), /✕ Degraded : upstream fails for alpha \(circuit not closed\)/)
+  t.match(
+    textOf(run(page).body),
+    /✕ Degraded since 12:00:0\d \(\d s\): upstream fails for alpha \(circuit not closed\)/,
+  )
   t.match(textOf(run(page).body), /alpha open for \d+ s more/)
   t.match(status().health, { state: 'degraded', because: [/alpha/] })
 })
@@ -139,7 +142,7 @@ void t.test('budgets near their end, and tiers of every size', async (t) => {
   const text = textOf(body)
   for (const size of ['1023 B', '2.0 KiB', '300 MiB', '5.0 GiB', 'Redis: up']) t.match(text, size)
   const empty = setUp({ clients: [], scrapers: [], gauges: { keys: () => [], cache: () => [], breakers: () => [] } })
-  t.match(textOf(run(empty.page).body), /no circuits.* no keys.* no cache.* no clients/i)
+  t.match(textOf(run(empty.page).body), /Circuits Upstream keys .* no cache.* no clients/i)
 })
 
 void t.test('nothing that a caller says becomes markup', async (t) => {
@@ -200,8 +203,27 @@ void t.test('the fragment is what changes, and no more', async (t) => {
   const ids = [...body.matchAll(/id="([\w-]+)" data-live/g)].map(([, id]) => id)
   t.same(
     new Set(ids),
-    new Set(['cache', 'circuits', 'credits', 'errors', 'flights', 'health', 'keys', 'recent', 'vitals']),
+    new Set('health hour yesterday vitals pictures cache circuits credits errors flights keys recent'.split(' ')),
   )
+})
+
+void t.test('pictures have a name, a table behind them, and marks for what changed', async (t) => {
+  const { page, finish } = setUp({
+    breaker: { consecutive: 2 },
+    says: (n) => (n === 1 ? answered() : failed('serverError')),
+  })
+  await finish({ prompt: 'one' })
+  await finish({ prompt: 'one' })
+  await finish({ prompt: 'two' })
+  const { body } = run(page)
+  for (const title of ['Requests by outcome', 'Latency of misses', 'Credits', 'Open requests']) {
+    t.match(body, new RegExp(`<svg[^>]*role="img"[^>]*aria-label="${title}, up to [^"]+"`))
+    t.match(body, `${title} as a table`)
+  }
+  t.match(body, /circuit of alpha opened<\/title>/)
+  t.match(body, /<path class="area c1" d="M[\d. VHZM]+"/, 'the hit is drawn')
+  t.notMatch(body, /style="|NaN|Infinity/)
+  t.match(run(page, '', 'span=day').body, /<strong>last day<\/strong>, in steps of 5.0 min/)
 })
 
 void t.test('the page of a trail says what happened, attempt by attempt', async (t) => {

@@ -28,6 +28,7 @@ import { loneFlights } from '../../src/resilience/shared-flight.ts'
 import { createRetry } from '../../src/resilience/retry.ts'
 import { createAccessLog } from '../../src/telemetry/access-log.ts'
 import { type AuditOptions, createAudit } from '../../src/telemetry/audit.ts'
+import { createHistory } from '../../src/telemetry/history.ts'
 import { createLog } from '../../src/telemetry/log.ts'
 import { createMetrics } from '../../src/telemetry/metrics.ts'
 import { createRecorder } from '../../src/telemetry/recorder.ts'
@@ -124,13 +125,14 @@ export function observed(observation: Observation = {}) {
       append: observation.noFile ? null : (line) => void lines.push(line),
     },
   )
+  const history = createHistory({ clock, credits: () => recorder.totals() })
   const recorder = createRecorder({
     metrics,
     access,
     log,
     clock,
     matches,
-    watchers: [audit, ...tracing.watchers],
+    watchers: [audit, ...tracing.watchers, history],
     traceIdOf: tracing.traceIdOf,
     openPrompts: audit.openPrompts,
   })
@@ -241,9 +243,10 @@ export function observed(observation: Observation = {}) {
         monthCredits,
       })),
     trails: audit,
+    history,
     ...observation.gauges,
   })
-  const routes = [createStatusPage(status), ...createRequestRoutes({ trails: audit, clock })]
+  const routes = [createStatusPage(status, history), ...createRequestRoutes({ trails: audit, clock })]
 
   function ask(asking: Asking = {}): Asked {
     const listeners = new Set<() => void>()
@@ -286,6 +289,7 @@ export function observed(observation: Observation = {}) {
   return {
     clock,
     audit,
+    history,
     recorder,
     status,
     metrics,

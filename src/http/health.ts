@@ -1,0 +1,74 @@
+/** How the proxy is, in one word, and what is wrong, in words for an operator. */
+import type { BreakerStatus, BudgetStatus, KeyStatus } from '../parts.ts'
+import type { SharedState } from '../ports.ts'
+import type { OverloadCause, OverloadState } from '../telemetry/events.ts'
+import type { LedgerStatus } from '../telemetry/ledger.ts'
+
+export type Up = 'up' | 'down'
+
+export interface OverloadStatus {
+  readonly state: OverloadState
+  /** Null while calm. */
+  readonly because: OverloadCause | null
+}
+
+export interface Health {
+  readonly state: 'ok' | 'degraded' | 'starting' | 'draining'
+  /** In words; empty where all is well. */
+  readonly because: readonly string[]
+  /** When the first of what is wrong now began; null = nothing is, or it is not known. */
+  readonly since: string | null
+}
+
+const overloadWords = {
+  shedding: 'overloaded, misses are refused',
+  critical: 'overloaded, all new requests are refused',
+}
+const overloadCauses = { 'event-loop': 'the event loop is late', memory: 'memory is nearly full' }
+
+export interface Vital {
+  readonly overload: OverloadStatus
+  readonly breakers: readonly BreakerStatus[]
+  readonly keys: readonly KeyStatus[]
+  readonly disk: Up | null
+  readonly redis: SharedState | null
+  readonly auditFile: Up | null
+  readonly credits: LedgerStatus
+  readonly budgets: readonly BudgetStatus[]
+}
+
+export function healthOf(isReady: boolean, isDraining: boolean, vital: Vital, began: string | null): Health {
+  const because = troublesOf(vital)
+  const since = because.length === 0 ? null : began
+  if (isDraining) return { state: 'draining', because, since }
+  if (!isReady) return { state: 'starting', because, since }
+  return { state: because.length === 0 ? 'ok' : 'degraded', because, since }
+}
+
+function troublesOf({
+  overload: { state, because },
+  breakers,
+  keys,
+  disk,
+  redis,
+  auditFile,
+  credits,
+  budgets,
+}: Vital): string[] {
+  const circuits = breakers.filter(({ state }) => state !== 'closed').map(({ scraper }) => scraper)
+  const resting = keys.filter(({ state }) => state !== 'ready').map(({ name }) => name)
+  const empty = budgets.filter(({ leftCredits }) => leftCredits <= 0)
+  return [
+    ...(state === 'calm' || because === null ? [] : [`${overloadWords[state]}: ${overloadCauses[because]}`]),
+    ...(circuits.length > 0 ? [`upstream fails for ${circuits.join(', ')} (circuit not closed)`] : []),
+    ...(resting.length > 0
+      ? [`${resting.length === keys.length ? 'no key is ready' : 'not ready'}: key ${resting.join(', ')}`]
+      : []),
+    ...(redis === 'down' ? ['Redis is away'] : []),
+    ...(redis === 'refusing' ? ['Redis refuses writes (log line "redis refuses writes" says why)'] : []),
+    ...(disk === 'down' ? ['the disk cache is lost'] : []),
+    ...(auditFile === 'down' ? ['the audit file cannot be written'] : []),
+    ...empty.map(({ client, period }) => `${client} has spent its credits of the ${period}`),
+    ...(credits.imbalance === 0 ? [] : [`${credits.imbalance} credits are not accounted for: a bug`]),
+  ]
+}

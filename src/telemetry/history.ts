@@ -1,0 +1,211 @@
+/**
+ * How the last hour and the last day went, for the pictures of the status page: requests by outcome, latency of misses, credits,
+ * open questions, and marks for what changed. Bounded: the hour in steps of 10 s, the day in steps of 5 min with two hours more,
+ * so that now can be compared with the same hour of the day before. The steps of the day survive a restart where there is a store.
+ *
+ * There is no timer: a step is closed by the first event or look after its end.
+ */
+import type { Exchange, Outcome } from '../model.ts'
+import type { Clock, Disk } from '../ports.ts'
+import type { Access } from './access-log.ts'
+import type { TelemetryEvent } from './events.ts'
+import {
+  bucketOf,
+  emptySlot,
+  type Hour,
+  hourFrom,
+  indexOf,
+  numbersOf,
+  type Slot,
+  slotFrom,
+  type Step,
+  stepFrom,
+} from './history-step.ts'
+
+export interface Mark {
+  readonly at: number
+  readonly text: string
+}
+
+export interface History {
+  ended(exchange: Exchange, outcome: Outcome, access: Access): void
+  begin(): void
+  note(event: TelemetryEvent): void
+  steps(span: Span): readonly Step[]
+  /** The latest last. */
+  marks(span: Span): readonly Mark[]
+  /** The last 60 minutes, and the same 60 minutes a day ago; null = not known. */
+  hours(): { readonly now: Hour; readonly dayAgo: Hour | null }
+  /** When what is wrong now began: by the name of the circuit, key or store. */
+  troubles(): readonly Mark[]
+  /** Takes over what an earlier process has kept there, and keeps closed steps of the day from now on. */
+  keepIn(store: Store): void
+}
+
+interface HistoryPorts {
+  readonly clock: Clock
+  /** Totals since the start. */
+  readonly credits: () => { readonly spent: number; readonly saved: number }
+}
+
+type Store = Pick<Disk, 'put' | 'list'>
+const space = 'history'
+
+const spans = {
+  hour: { stepMs: 10_000, steps: 360 },
+  day: { stepMs: 5 * 60_000, steps: 26 * 12 },
+} as const
+export type Span = keyof typeof spans
+
+export const stepMsOf = (span: Span): number => spans[span].stepMs
+/** What the picture of a span shows: the day, without the two hours more. */
+export const shownMsOf = { hour: 3_600_000, day: 86_400_000 } as const
+
+const marksKept = 200
+
+export function createHistory({ clock, credits }: HistoryPorts): History {
+  const rings = { hour: new Map<number, Slot>(), day: new Map<number, Slot>() }
+  const latestAt = { hour: 0, day: 0 }
+  const marks: Mark[] = []
+  const wrong = new Map<string, Mark>()
+  let openQuestions = 0
+  let counted = { spent: 0, saved: 0 }
+  let store: Store | null = null
+
+  mark('started')
+
+  function keepIn(opened: Store): void {
+    store = opened
+    const now = clock.wall()
+    const oldest = now - spans.day.steps * spans.day.stepMs
+    const kept = Array.from(opened.list(space), ([key, value]) => slotFrom(Number(key), value))
+    for (const slot of kept) if (slot && slot.at > oldest && slot.at <= now) rings.day.set(slot.at, slot)
+  }
+
+  /** Closes steps that are over and opens those of now; what credits changed since belongs to the step before. */
+  function roll(): Readonly<Record<Span, Slot>> {
+    const now = clock.wall()
+    return { hour: slotOf('hour', now), day: slotOf('day', now) }
+  }
+
+  function slotOf(span: Span, now: number): Slot {
+    const { stepMs, steps } = spans[span]
+    const at = Math.floor(now / stepMs) * stepMs
+    const ring = rings[span]
+    const current = at === latestAt[span] ? ring.get(at) : undefined
+    if (current) return current
+    settle()
+    if (span === 'day') keepLatest()
+    const slot = ring.get(at) ?? emptySlot(at, openQuestions)
+    ring.delete(at)
+    ring.set(at, slot)
+    latestAt[span] = at
+    // A clock that was set back leaves steps of the future: they go as well.
+    for (const key of ring.keys()) if (key <= at - steps * stepMs || key > at) ring.delete(key)
+    return slot
+  }
+
+  function keepLatest(): void {
+    const latest = [...rings.day.values()].at(-1)
+    if (!latest) return
+    const expiresAt = latest.at + spans.day.steps * spans.day.stepMs
+    store?.put([{ space, key: String(latest.at), value: numbersOf(latest), expiresAt }])
+  }
+
+  function settle(): void {
+    const { spent, saved } = credits()
+    for (const ring of [rings.hour, rings.day]) {
+      const latest = [...ring.values()].at(-1)
+      if (!latest) continue
+      latest.spent += spent - counted.spent
+      latest.saved += saved - counted.saved
+    }
+    counted = { spent, saved }
+  }
+
+  function begin(): void {
+    openQuestions += 1
+    const { hour, day } = roll()
+    for (const slot of [hour, day]) slot.open = Math.max(slot.open, openQuestions)
+  }
+
+  function ended(_exchange: Exchange, outcome: Outcome, { status, cache, durationMs }: Access): void {
+    openQuestions -= 1
+    const index = indexOf(outcome, status)
+    const latency = outcome.kind === 'fetched' && outcome.role === 'leader' && cache !== 'none' ? durationMs : null
+    const { hour, day } = roll()
+    for (const slot of [hour, day]) {
+      if (index !== null) slot.requests[index] = (slot.requests[index] ?? 0) + 1
+      if (latency === null || status !== 200) continue
+      const bucket = bucketOf(latency)
+      slot.latencies[bucket] = (slot.latencies[bucket] ?? 0) + 1
+    }
+  }
+
+  function note(event: TelemetryEvent): void {
+    if (event.kind === 'reloaded') {
+      mark(event.result === 'applied' ? `settings no. ${event.generation}` : 'settings refused')
+    } else if (event.kind === 'breaker-changed') {
+      if (event.to !== 'half-open') mark(`circuit of ${event.scraper} ${event.to === 'open' ? 'opened' : 'closed'}`)
+      went(`circuit of ${event.scraper}`, event.to !== 'closed')
+    } else if (event.kind === 'key-changed') {
+      mark(`key ${event.key} ${event.to}`)
+      went(`key ${event.key}`, event.to !== 'ready')
+    } else if (event.kind === 'redis-changed') {
+      mark(`Redis ${event.to}`)
+      went('Redis', event.to !== 'up')
+    } else if (event.kind === 'disk-changed') {
+      mark(`disk ${event.to}`)
+      went('disk', event.to !== 'up')
+    } else if (event.kind === 'overload-changed') {
+      mark(event.to === 'calm' ? 'overload is over' : 'overload')
+      went('overload', event.to !== 'calm')
+    }
+  }
+
+  function mark(text: string): void {
+    const latest = marks.at(-1)
+    // A circuit that opens again and again within a step is one mark.
+    if (latest?.text === text && clock.wall() - latest.at < spans.hour.stepMs) return
+    marks.push({ at: clock.wall(), text })
+    if (marks.length > marksKept) marks.shift()
+  }
+
+  function went(name: string, isWrong: boolean): void {
+    if (!isWrong) wrong.delete(name)
+    else if (!wrong.has(name)) wrong.set(name, { at: clock.wall(), text: name })
+  }
+
+  function steps(span: Span): readonly Step[] {
+    roll()
+    settle()
+    const from = clock.wall() - shownMsOf[span]
+    return slots(span, from, Infinity).map(stepFrom)
+  }
+
+  function slots(span: Span, from: number, to: number): readonly Slot[] {
+    return [...rings[span].values()].filter(({ at }) => at > from && at <= to).toSorted((a, b) => a.at - b.at)
+  }
+
+  function hours(): { now: Hour; dayAgo: Hour | null } {
+    roll()
+    settle()
+    const now = clock.wall()
+    const dayAgo = slots('day', now - 25 * 3_600_000, now - 24 * 3_600_000)
+    return {
+      now: hourFrom(slots('hour', now - 3_600_000, now)),
+      dayAgo: dayAgo.length > 0 ? hourFrom(dayAgo) : null,
+    }
+  }
+
+  return {
+    begin,
+    ended,
+    note,
+    steps,
+    hours,
+    marks: (span) => marks.filter(({ at }) => at > clock.wall() - shownMsOf[span]),
+    troubles: () => [...wrong.values()],
+    keepIn,
+  }
+}
