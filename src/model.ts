@@ -190,6 +190,12 @@ export interface Charge {
 /** What the circuit breaker may learn from an attempt: `neutral` is never counted. */
 export type Health = 'up' | Failure['health']
 
+/**
+ * What was unexpected about an answer that was handed on all the same: it has a shape that is not documented, it is empty, it names
+ * another prompt or scraper, or its `credits_used` was not believed. None of them but the last may be kept.
+ */
+export type Anomaly = 'unknownShape' | 'emptyAnswer' | 'otherQuestion' | 'implausibleCharge'
+
 /** What we make of an attempt. */
 export type Verdict =
   | {
@@ -199,6 +205,7 @@ export type Verdict =
       readonly health: Health
       /** May this answer be kept, and shared with others who ask the same? */
       readonly keepable: boolean
+      readonly anomalies?: readonly Anomaly[]
     }
   | {
       readonly kind: 'failed'
@@ -211,6 +218,9 @@ export type Verdict =
       readonly health: Health
       /** Upstream's `Retry-After`, both forms, clamped; null = none or garbage. */
       readonly retryAfterMs: number | null
+      readonly anomalies?: readonly Anomaly[]
+      /** How often it may be repeated, whatever the policy; absent = as the policy says. What was charged is never repeated. */
+      readonly repeatable?: 'once' | 'never'
     }
 
 /** Why a failed attempt was the last one. */
@@ -226,6 +236,7 @@ export interface Attempt {
   readonly status: number | null
   readonly class: VerdictClass | 'ok'
   readonly charge: Charge
+  readonly anomalies?: readonly Anomaly[]
   trail?: TrailMark
 }
 

@@ -277,10 +277,25 @@ export function createPipeline(parts: Parts): Pipeline {
       const takeover = await lease.begin()
       const keyLease = await keys.lease(call, turn)
       const startedAt = clock.now()
-      const tally = (status: number | null, ended: Attempt['class'], charge: Charge): Attempt => {
+      const tally = (
+        status: number | null,
+        ended: Attempt['class'],
+        charge: Charge,
+        anomalies: Attempt['anomalies'] = [],
+      ): Attempt => {
         const durationMs = clock.now() - startedAt
         const { number, waitedMs } = turn
-        const tried = { number, startedAt, durationMs, waitedMs, keyName: keyLease.name, status, class: ended, charge }
+        const tried: Attempt = {
+          number,
+          startedAt,
+          durationMs,
+          waitedMs,
+          keyName: keyLease.name,
+          status,
+          class: ended,
+          charge,
+          anomalies,
+        }
         attempts.push(tried)
         flight.made.credits += charge.credits - call.priceCredits
         emit({ kind: 'attempt-ended', scraper: call.scraper, payer: client.name, id: request.id, attempt: tried })
@@ -310,7 +325,7 @@ export function createPipeline(parts: Parts): Pipeline {
         throw error
       }
       const { verdict, status } = asked
-      const tried = tally(status, verdict.kind === 'answered' ? 'ok' : verdict.class, verdict.charge)
+      const tried = tally(status, verdict.kind === 'answered' ? 'ok' : verdict.class, verdict.charge, verdict.anomalies)
       keyLease.report(verdict)
       return { attempt: tried, verdict, otherKeyReady: keys.hasOther(new Set([...turn.spentKeys, keyLease.name])) }
     } finally {

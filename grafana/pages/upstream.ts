@@ -195,6 +195,19 @@ export const upstream: Page = {
             ],
           },
         ],
+        [
+          {
+            kind: 'stack',
+            title: 'Unexpected answers',
+            shows:
+              'Complete, paid answers per hour with something unexpected in them, by scraper. They are handed on, but not kept.',
+            red: 'unknownShape: the vendor has changed its answers, and each of them is paid for anew; look for a new version of the proxy. emptyAnswer: the vendor charges for nothing. otherQuestion: answers are mixed up on the way. implausibleCharge: compare with the account of the vendor.',
+            unit: 'short',
+            queries: [
+              [`3600 * sum by (scraper, anomaly) (${rate('upstream_anomalies_total')})`, '{{scraper}} {{anomaly}}'],
+            ],
+          },
+        ],
       ],
     },
     {

@@ -91,6 +91,7 @@ function attemptsOf(flight: FlightTrail): object[] {
     charge: attempt.charge.state,
     credits: attempt.charge.credits,
     retry_after_ms: attempt.retryAfterMs,
+    ...(attempt.anomalies.length > 0 && { anomalies: attempt.anomalies }),
     why: whyOf(flight, index),
   }))
   if (!flight.underWay) return ended

@@ -157,7 +157,7 @@ export function createJobs(ports: JobPorts): JobBook {
     if (!answer) return
     const ageMs = Math.max(0, wallMs - (state.completedAt ?? wallMs))
     const verdict = profile.classify(question, { kind: 'reply', reply: answer }, noKey)
-    if (verdict.kind === 'answered') fill({ client: owner, call: question, verdict, ageMs })
+    if (verdict.kind === 'answered' && verdict.keepable) fill({ client: owner, call: question, verdict, ageMs })
   }
 
   function refunded({ charge, keyName, createdAt }: Job, payer: string, scraper: string): void {

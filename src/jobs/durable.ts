@@ -192,18 +192,28 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
     if (verdict.kind === 'answered') {
       const answer = dialect.toAnswer(question.call, verdict.reply)
       if (answer) return { kind: 'over', verdict: ending(question, answer) }
-      if (ageMs >= LONGEST_JOB_MS) return { kind: 'over', verdict: lost(question.call) }
+      if (ageMs >= LONGEST_JOB_MS) {
+        const isPending = dialect.read(verdict.reply)?.status === 'pending'
+        // A document that nobody understands is all that will ever be known of a job that was paid for.
+        return { kind: 'over', verdict: isPending ? lost(question.call) : ending(question, verdict.reply) }
+      }
       return { kind: 'pending', waitMs: pauseMs(course.rounds, LONGEST_POLL_MS) }
     }
     if (course.unknowns >= BELIEVED || ageMs >= KEPT_MS) return { kind: 'over', verdict: lost(question.call) }
     const backoffMs = pauseMs(course.failures, LONGEST_PAUSE_MS)
-    return { kind: 'pending', waitMs: Math.max(backoffMs, verdict.retryAfterMs ?? 0) }
+    // A poll is free, and the job may be done long before upstream wants to be asked again.
+    const askedMs = Math.min(verdict.retryAfterMs ?? 0, LONGEST_PAUSE_MS)
+    return { kind: 'pending', waitMs: Math.max(backoffMs, askedMs) }
   }
 
-  /** What the job was done for, judged as if it had been asked at once; it was paid for when it was submitted. */
+  /**
+   * What the job was done for, judged as if it had been asked at once; it was paid for when it was submitted. Upstream has tried a job that
+   * failed three times already: it is submitted anew once at most.
+   */
   function ending({ call, key }: Question, reply: Reply): Verdict {
     const verdict = profile.classify(call, { kind: 'reply', reply }, key)
-    if (verdict.kind === 'answered' || verdict.charge.state !== 'unknown') return verdict
+    if (verdict.kind === 'answered') return verdict
+    if (verdict.charge.state === 'free') return { repeatable: 'once', ...verdict }
     return { ...verdict, charge: { state: 'charged', credits: verdict.charge.credits } }
   }
 

@@ -48,6 +48,8 @@ interface Course {
   readonly spentKeys: Map<string, FailureClass>
   /** Attempts after which another key took over. */
   uncounted: number
+  /** Failures after which one repetition is allowed in all. */
+  onceFailures: number
 }
 
 /** The smallest `timeout` that upstream takes (API notes 1.3): an attempt with less time left would be refused. */
@@ -86,6 +88,7 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
       failures: new Map(),
       spentKeys: new Map(),
       uncounted: 0,
+      onceFailures: 0,
     }
     let waitedMs = 0
     let repeat: Repeat | null = null
@@ -127,8 +130,9 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
     if (verdict.class === 'rejected') return { kind: 'stop', reason: 'final' }
     const failure = verdict.class
     course.policy = mostGenerous(course.flight.policies()) ?? course.policy
+    if (verdict.repeatable === 'once') course.onceFailures += 1
     const policy = course.policy.classes[failure]
-    if (!mayAskAgain(course.call, verdict)) return { kind: 'stop', reason: 'final' }
+    if (!mayAskAgain(course, verdict)) return { kind: 'stop', reason: 'final' }
     const { keyName } = tried.attempt
     if (verdict.fault === 'key' && tried.otherKeyReady && !course.spentKeys.has(keyName))
       return failOver(course, failure, keyName, before)
@@ -215,8 +219,13 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
   }
 }
 
-/** Upstream may take a submitted job twice, so it is repeated only after an answer, or where nothing was sent. */
-function mayAskAgain(call: Call, verdict: Failed): boolean {
+/**
+ * What was charged is not asked again. Upstream may take a submitted job twice, so it is repeated only after an answer, or where nothing
+ * was sent.
+ */
+function mayAskAgain({ call, onceFailures }: Course, verdict: Failed): boolean {
+  if (verdict.charge.state === 'charged' || verdict.repeatable === 'never') return false
+  if (verdict.repeatable === 'once' && onceFailures > 1) return false
   if (call.endpoint !== 'submit') return true
   return verdict.class === 'unreachable' || (verdict.class !== 'ambiguous' && verdict.reply !== null)
 }

@@ -157,7 +157,7 @@ export function openLease(
       if (lease.fence === null) return 'told'
     }
     const sealed = mark ? seal.close(names.digest, writeMark(mark)) : ''
-    const markMs = mark?.kind === 'kept' ? KEPT_MARK_MS : FAILED_MARK_MS
+    const markMs = mark?.kind === 'kept' || mark?.kind === 'answered' ? KEPT_MARK_MS : FAILED_MARK_MS
     const agoMs = mark?.kind === 'failed' ? ON_ITS_WAY_MS : 0
     const leftJob = mark ? '' : job
     const channel = store.channelName(names.channel)

@@ -8,10 +8,13 @@ import type { Entry, Landing, Refused, RetryPolicy, Verdict } from '../model.ts'
 import { mostGenerous } from './retry.ts'
 
 type Failed = Extract<Verdict, { kind: 'failed' }>
+type Answered = Extract<Verdict, { kind: 'answered' }>
 
 export type Mark =
   | { readonly kind: 'kept' }
   | FailedMark
+  /** The answer itself, because it is one that is not kept. */
+  | { readonly kind: 'answered'; readonly verdict: Answered }
   /** There was an answer, and it cannot be had here. */
   | { readonly kind: 'unshared' }
 
@@ -58,14 +61,18 @@ function isSame(one: Buffer, other: Buffer): boolean {
 
 /** Null = nothing that others must know: whoever of them waits may try it. */
 export function markOf({ verdict, stoppedBy, attempts }: Landing, isKept: boolean): Mark | null {
-  if (verdict.kind === 'answered') return isKept ? { kind: 'kept' } : { kind: 'unshared' }
+  if (verdict.kind === 'answered') {
+    if (isKept) return { kind: 'kept' }
+    const isPassedOn = !verdict.keepable && verdict.reply.body.length <= MAX_BODY_BYTES
+    return isPassedOn ? { kind: 'answered', verdict } : { kind: 'unshared' }
+  }
   if (ownReasons.has(stoppedBy)) return null
   if (verdict.reply && verdict.reply.body.length > MAX_BODY_BYTES) return { kind: 'unshared' }
   return { kind: 'failed', verdict, stoppedBy, tried: attempts.map((attempt) => attempt.class) }
 }
 
 export function writeMark(mark: Mark): string {
-  if (mark.kind !== 'failed') return JSON.stringify(mark)
+  if (!('verdict' in mark)) return JSON.stringify(mark)
   const { verdict } = mark
   const reply = verdict.reply && { ...verdict.reply, body: verdict.reply.body.toString('base64') }
   return JSON.stringify({ ...mark, verdict: { ...verdict, reply } })
@@ -74,9 +81,12 @@ export function writeMark(mark: Mark): string {
 /** Only for what a seal has vouched for. */
 export function readMark(text: string): Mark {
   const mark = JSON.parse(text) as Mark
-  if (mark.kind !== 'failed' || !mark.verdict.reply) return mark
+  if (!('verdict' in mark) || !mark.verdict.reply) return mark
   const { reply } = mark.verdict
-  return { ...mark, verdict: { ...mark.verdict, reply: { ...reply, body: Buffer.from(String(reply.body), 'base64') } } }
+  const whole = { ...reply, body: Buffer.from(String(reply.body), 'base64') }
+  return mark.kind === 'failed'
+    ? { ...mark, verdict: { ...mark.verdict, reply: whole } }
+    : { ...mark, verdict: { ...mark.verdict, reply: whole } }
 }
 
 /** The other replica stopped because its clients allowed no more attempts, and a client that waits here does. */
@@ -111,6 +121,8 @@ export function landingOfEntry(entry: Entry): Landing {
   }
 }
 
-export function landingOfFailure({ verdict, stoppedBy }: FailedMark): Landing {
-  return { verdict: { ...verdict, health: 'neutral' }, attempts: [], stoppedBy, chargedCredits: 0, entry: null }
+export function landingOfMark(mark: Extract<Mark, { kind: 'failed' | 'answered' }>): Landing {
+  const verdict: Verdict = { ...mark.verdict, health: 'neutral' }
+  const stoppedBy = mark.kind === 'failed' ? mark.stoppedBy : null
+  return { verdict, attempts: [], stoppedBy, chargedCredits: 0, entry: null }
 }

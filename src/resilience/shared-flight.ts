@@ -23,7 +23,7 @@ import {
   type OpenLease,
   type Pilot,
 } from './shared-flight-lease.ts'
-import { landingOfEntry, landingOfFailure, markOf, mayTryMore, readMark, type Seal } from './shared-flight-marks.ts'
+import { landingOfEntry, landingOfMark, markOf, mayTryMore, readMark, type Seal } from './shared-flight-marks.ts'
 
 export interface SharedFlightPorts {
   readonly store: SharedStore
@@ -185,8 +185,8 @@ export function createSharedFlights(options: SharedFlightOptions, ports: SharedF
     if (text === null) return null
     const mark = readMark(text)
     if (mark.kind === 'unshared') return { kind: 'unshared' }
-    if (mark.kind === 'failed')
-      return mayTryMore(mark, flight.policies()) ? null : { kind: 'landed', landing: landingOfFailure(mark) }
+    if (mark.kind === 'failed' && mayTryMore(mark, flight.policies())) return null
+    if (mark.kind !== 'kept') return { kind: 'landed', landing: landingOfMark(mark) }
     const entry = await read(question.key)
     if (entry === 'away') return { kind: 'away' }
     return entry && { kind: 'landed', landing: landingOfEntry(entry) }

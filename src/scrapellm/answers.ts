@@ -1,39 +1,36 @@
 /**
- * The bodies of upstream's replies: are they what was paid for, and what do they say to those who did not pay? Bodies are
- * hostile until parsed: nothing here recurses on them or copies a property of theirs into an object of ours.
+ * The bodies of upstream's replies, as bytes: parsed, marked as replayed, completed. Bodies are hostile until parsed: nothing here recurses
+ * on them or copies a property of theirs into an object of ours.
  */
 export type JsonObject = Readonly<Record<string, unknown>>
 
-const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+// Skips a byte-order mark.
+const utf8 = new TextDecoder('utf-8', { fatal: true })
 
-/** Null when the body is cut off, not JSON, not UTF-8, or not an object. */
-export function parseObject(body: Buffer): JsonObject | null {
+/** One JSON value, whatever it is; undefined when the body is cut off, not JSON, or not UTF-8. */
+export function parseJson(body: Buffer): unknown {
   try {
-    const value: unknown = JSON.parse(utf8.decode(body))
-    return isObject(value) && !Array.isArray(value) ? value : null
+    return JSON.parse(utf8.decode(body))
   } catch {
-    return null
+    return undefined
   }
+}
+
+/** Null when the body is not one JSON object. */
+export function parseObject(body: Buffer): JsonObject | null {
+  const value = parseJson(body)
+  return isObject(value) && !Array.isArray(value) ? value : null
+}
+
+const BYTE_ORDER_MARK = Buffer.from([0xef, 0xbb, 0xbf])
+
+/** To be put into other JSON, where a byte-order mark has no place. */
+export function withoutMark(body: Buffer): Buffer {
+  return body.subarray(0, 3).equals(BYTE_ORDER_MARK) ? body.subarray(3) : body
 }
 
 export function isObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null
-}
-
-/** A status of 200 is not enough: api notes 8.2. An empty list of citations is a legitimate answer, an empty text is not. */
-export function isComplete(scraper: string, body: JsonObject): boolean {
-  return body['status'] === 'done' && hasContent(scraper, body)
-}
-
-function hasContent(scraper: string, body: JsonObject): boolean {
-  if (isFilled(body['result']) || isFilled(body['result_markdown'])) return true
-  const products = body['products']
-  // Rufus answers with products and, as far as is known, without a text (api notes 1.5).
-  return scraper === 'amazon_rufus' && Array.isArray(products) && products.length > 0
-}
-
-export function isFilled(value: unknown): boolean {
-  return typeof value === 'string' && value !== ''
 }
 
 /** What a replayed body says. */

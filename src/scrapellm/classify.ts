@@ -3,48 +3,87 @@
  * Returns a verdict for anything, and never throws.
  */
 import { traitsOf, type VerdictClass } from '../failures.ts'
-import type { Call, Charge, Health, Reply, Verdict, WireReason, WireResult } from '../model.ts'
-import { isComplete, isFilled, parseObject } from './answers.ts'
-import type { JsonObject } from './answers.ts'
-import { chargeOf, chargeOfLoss, FREE } from './credits.ts'
+import type { Anomaly, Call, Charge, Health, Reply, Verdict, WireReason, WireResult } from '../model.ts'
+import { isObject, parseJson, type JsonObject } from './answers.ts'
+import { FREE, possibleCharge, priceCharge, statedCharge } from './credits.ts'
 import { errorClassOf } from './error-class.ts'
 import { readRetryAfter } from './retry-after.ts'
+import { shapeOf } from './shape.ts'
 
 export function classify(call: Call, result: WireResult, nowMs: number): Verdict {
   if (result.kind === 'broken') return broken(call, result)
-  const { reply } = result
-  const body = parseObject(reply.body)
+  const value = parseJson(result.reply.body)
+  const reply = withType(result.reply, value)
+  const body = isObject(value) && !Array.isArray(value) ? value : null
   const verdictClass = errorClassOf(reply, body, call.params)
-  if (verdictClass) return refusedBy(verdictClass, reply, nowMs)
-  return answered(call, reply, body) ?? unusable(call, reply, body, nowMs)
-}
-
-/** Upstream's own words, JSON or not, are what the caller gets. */
-function refusedBy(verdictClass: VerdictClass, reply: Reply, nowMs: number): Verdict {
-  const { fault, health } = traitsOf(verdictClass)
-  const retryAfterMs = readRetryAfter(reply.retryAfter, nowMs)
-  return { kind: 'failed', class: verdictClass, fault, reply, refusal: null, charge: FREE, health, retryAfterMs }
-}
-
-function answered(call: Call, reply: Reply, body: JsonObject | null): Verdict | null {
-  if (!body || !isAnswered(call, reply.status, body)) return null
-  const keepable = call.endpoint === 'answer'
-  return { kind: 'answered', reply, charge: chargeOf(call, body), health: 'up', keepable }
-}
-
-function isAnswered(call: Call, status: number, body: JsonObject): boolean {
-  if (call.endpoint === 'answer') return status === 200 && isComplete(call.scraper, body)
-  // Nothing else of a submit's body is documented (api notes 1.6), but without the id what was paid for cannot be fetched.
-  if (call.endpoint === 'submit') return (status === 202 || status === 200) && isFilled(body['job_id'])
-  // A failed job is a 200 as well, and a true answer.
-  return status === 200
-}
-
-/** Neither an error nor an answer: HTML with a 200, `status: "failed"`, no text, a redirect. Nothing of it is shown. */
-function unusable(call: Call, reply: Reply, body: JsonObject | null, nowMs: number): Verdict {
+  if (verdictClass) return failed(call, verdictClass, reply, body, FREE, nowMs)
   const isSuccess = reply.status >= 200 && reply.status < 300
+  if (!isSuccess || value === undefined) return invalid(call, reply, isSuccess, nowMs)
+  const shape = shapeOf(call, reply.status, value)
+  // It says that it failed, and not whether it was charged: repeated at most once.
+  if (shape === 'failed')
+    return { ...failed(call, 'ambiguous', reply, body, possibleCharge(call), nowMs), repeatable: 'once' }
+  return answered(call, reply, body, shape)
+}
+
+/** The first answer says what it is, as the kept one does. */
+function withType(reply: Reply, value: unknown): Reply {
+  return reply.contentType === null && value !== undefined ? { ...reply, contentType: 'application/json' } : reply
+}
+
+const anomalyOf: Readonly<Record<string, Anomaly>> = {
+  unknown: 'unknownShape',
+  empty: 'emptyAnswer',
+  otherQuestion: 'otherQuestion',
+}
+
+function answered(call: Call, reply: Reply, body: JsonObject | null, shape: ReturnType<typeof shapeOf>): Verdict {
+  const stated = call.endpoint === 'answer' ? statedCharge(call, body) : null
+  const anomaly = anomalyOf[shape]
+  const anomalies: readonly Anomaly[] = [
+    ...(anomaly ? [anomaly] : []),
+    ...(stated?.isImplausible ? (['implausibleCharge'] as const) : []),
+  ]
   return {
-    ...lost('UPSTREAM_INVALID', isSuccess ? chargeOfLoss(call, body) : FREE, 'down'),
+    kind: 'answered',
+    reply,
+    charge: stated?.charge ?? priceCharge(call),
+    // Nobody knows whether a shape that is not documented is good or bad news.
+    health: shape === 'unknown' || shape === 'empty' ? 'neutral' : 'up',
+    keepable: call.endpoint === 'answer' && shape === 'known',
+    ...(anomalies.length > 0 && { anomalies }),
+  }
+}
+
+/** Upstream's own words, JSON or not, are what the caller gets. `unstated` is the charge where the answer does not state one. */
+function failed(
+  call: Call,
+  verdictClass: VerdictClass,
+  reply: Reply,
+  body: JsonObject | null,
+  unstated: Charge,
+  nowMs: number,
+): Extract<Verdict, { kind: 'failed' }> {
+  const { fault, health } = traitsOf(verdictClass)
+  const stated = statedCharge(call, body)
+  const retryAfterMs = readRetryAfter(reply.retryAfter, nowMs)
+  return {
+    kind: 'failed',
+    class: verdictClass,
+    fault,
+    reply,
+    refusal: null,
+    charge: stated?.charge ?? unstated,
+    health,
+    retryAfterMs,
+    ...(stated?.isImplausible && { anomalies: ['implausibleCharge'] as const }),
+  }
+}
+
+/** Neither an error nor an answer: cut off, HTML with a 200, a redirect. Nothing of it is shown. */
+function invalid(call: Call, reply: Reply, isSuccess: boolean, nowMs: number): Verdict {
+  return {
+    ...lost('UPSTREAM_INVALID', isSuccess ? possibleCharge(call) : FREE, 'down'),
     retryAfterMs: readRetryAfter(reply.retryAfter, nowMs),
   }
 }
@@ -54,7 +93,9 @@ function broken(call: Call, { sent, reason }: Extract<WireResult, { kind: 'broke
   const fault = reason === 'local' ? 'proxy' : 'upstream'
   if (!sent) return { ...lost('UPSTREAM_UNREACHABLE', FREE, health), class: 'unreachable', fault }
   const isInvalid = reason === 'malformed' || reason === 'truncated' || reason === 'too-big'
-  return lost(isInvalid ? 'UPSTREAM_INVALID' : 'UPSTREAM_UNREACHABLE', chargeOfLoss(call, null), health)
+  const verdict = lost(isInvalid ? 'UPSTREAM_INVALID' : 'UPSTREAM_UNREACHABLE', possibleCharge(call), health)
+  // It was complete but for our own limit, and would be too big again.
+  return reason === 'too-big' ? { ...verdict, health: 'neutral', repeatable: 'never' } : verdict
 }
 
 /** About upstream: the exchange was ended here, failed here, or met a connection that had been idle for too long. */

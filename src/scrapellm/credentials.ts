@@ -5,9 +5,9 @@
 import type { Call, Param, Reply, UpstreamRequest } from '../model.ts'
 import type { KeyLease, RequestIdentity, Turn } from '../parts.ts'
 
-/** How long upstream tries when no `timeout` is given: api notes 1.3. */
+/** How long upstream tries when no `timeout` is given: docs/vendor-api.md, "Parameters". */
 const DEFAULT_TIMEOUT_MS = 300_000
-/** Upstream answers when its timeout is up; only then is its silence a broken wire (api notes 8.6). */
+/** Upstream answers when its timeout is up; only then is its silence a broken wire (docs/vendor-api.md, "Timing and limits"). */
 const GRACE_MS = 15_000
 const SUBMIT_LIMIT_MS = 60_000
 const STATUS_LIMIT_MS = 30_000
@@ -66,7 +66,7 @@ function headersOf(
   identity: RequestIdentity,
   userAgent: string,
 ): Readonly<Record<string, string>> {
-  // Whoever knows a job's id may poll it; a key there would be exposed for nothing (api notes 8.5).
+  // Whoever knows a job's id may poll it; a key there would be exposed for nothing.
   const isKeyed = call.endpoint !== 'status' && key.secret !== null
   return {
     ...(isKeyed && { 'x-api-key': key.secret }),

@@ -5,7 +5,7 @@
 import { ProxyError } from '../errors.ts'
 import type { Call } from '../model.ts'
 
-/** The documented scrapers, api notes 1.1 [async-jobs]. */
+/** The documented scrapers: docs/vendor-api.md, "Endpoints". */
 export const scrapers = [
   'chatgpt',
   'perplexity',
@@ -45,7 +45,7 @@ const byPath: ReadonlyMap<string, Endpoint> = new Map(
   ),
 )
 
-// Async ids are UUIDs, those of sync answers look like `job_abc123` (api notes 1.4): both fit, nothing that has to be encoded does.
+// Async ids are UUIDs, those of sync answers look like `job_abc123`: both fit, nothing that has to be encoded does.
 const JOB_PATH = /^\/jobs\/[A-Za-z0-9_-]{1,128}$/
 const jobStatus = endpointOf(status, NO_SCRAPER)
 

@@ -1,11 +1,12 @@
 /**
- * Jobs in the vendor's words (api notes 1.6, 1.7, 4): what its documents mean, and documents of our own that read like its own.
+ * Jobs in the vendor's words (docs/vendor-api.md, "Jobs"): what its documents mean, and documents of our own that read like its own.
  * What upstream wrote is cut out and handed on byte for byte; only members that a job's result lacks are added. Pure.
  */
 import type { Call, Reply } from '../model.ts'
 import type { JobDialect, JobState, OwnJob } from '../parts.ts'
-import { complete, isFilled, type JsonObject, memberOf, parseObject } from './answers.ts'
+import { complete, isObject, type JsonObject, memberOf, parseObject, withoutMark } from './answers.ts'
 import { readQuestion } from './params.ts'
+import { hasResult, isFilled, isJobStatus, saysItFailed } from './shape.ts'
 
 const POLL_PATH = '/jobs/'
 const SUBMIT_SUFFIX = '/jobs'
@@ -60,11 +61,16 @@ function canonicalId(id: string): string {
   return id.toLowerCase().replaceAll(/[-_]/g, '')
 }
 
-function read({ status, body }: Reply): JobState | null {
-  const document = status === 200 ? parseObject(body) : null
+/** Only what is documented: a document that is remembered as ended is not asked for again. */
+function read(reply: Reply): JobState | null {
+  const document = documentIn(reply)
   const state = document?.['status']
-  if (state !== 'pending' && state !== 'done' && state !== 'failed') return null
+  if (!isJobStatus(state)) return null
   return { status: state, createdAt: timeOf(document?.['created_at']), completedAt: timeOf(document?.['completed_at']) }
+}
+
+function documentIn({ status, body }: Reply): JsonObject | null {
+  return status >= 200 && status < 300 ? parseObject(body) : null
 }
 
 function timeOf(value: unknown): number | null {
@@ -72,29 +78,70 @@ function timeOf(value: unknown): number | null {
   return Number.isNaN(at) ? null : at
 }
 
-/** The error of a failed job is read like one of a question asked at once: by its words (api notes 2.2). */
-function toAnswer(question: Call, reply: Reply): Reply | null {
-  const state = read(reply)
-  const document = parseObject(reply.body)
-  if (!document || !state || state.status === 'pending') return null
-  if (state.status === 'failed') {
-    const error = document['error']
-    const detail = typeof error === 'string' && error !== '' ? error : FAILED
-    return json(500, Buffer.from(JSON.stringify({ detail })), null)
-  }
-  const result = memberOf(reply.body, 'result') ?? Buffer.from('{}')
-  if (!parseObject(result)) return json(200, result, null)
-  return json(200, complete(result, missingIn(question, document)), null)
+/** Words for "done" that other services use. */
+const doneWords: ReadonlySet<unknown> = new Set([
+  'done',
+  'complete',
+  'completed',
+  'finished',
+  'success',
+  'succeeded',
+  'ok',
+])
+
+/**
+ * Whether the job has ended, from a document of whatever shape; null = not yet, as far as anybody can tell. A result counts only where
+ * the document does not say that more is to come.
+ */
+function endOf(document: JsonObject): 'done' | 'failed' | null {
+  const { status } = document
+  if (status === 'pending') return null
+  if (status === 'done') return 'done'
+  if (status === 'failed' || saysItFailed(document)) return 'failed'
+  if (!hasResult(document)) return null
+  const isOver = status === undefined || doneWords.has(lowerCase(status)) || isFilled(document['completed_at'])
+  return isOver ? 'done' : null
 }
 
-/** What the documented example of a result leaves out though a sync answer has it (api notes 1.7), as far as it is known. */
-function missingIn(question: Call, document: JsonObject): readonly (readonly [name: string, value: string])[] {
+function lowerCase(value: unknown): unknown {
+  return typeof value === 'string' ? value.toLowerCase() : value
+}
+
+/** The error of a failed job is read like one of a question asked at once: by its words. */
+function toAnswer(question: Call, reply: Reply): Reply | null {
+  const document = documentIn(reply)
+  const end = document && endOf(document)
+  if (!document || !end) return null
+  if (end === 'failed') {
+    const error = document['error'] ?? document['detail']
+    const detail = isFilled(error) ? error : FAILED
+    return json(500, Buffer.from(JSON.stringify({ detail })), null)
+  }
+  // A result that is a text or a list is no answer by itself: the document around it reads like one.
+  const result = isObject(document['result']) && !Array.isArray(document['result'])
+  const answer = (result && memberOf(reply.body, 'result')) || reply.body
+  // Only a document of the documented shape is completed: nobody knows what another one lacks.
+  if (document['status'] !== 'done') return json(200, answer, null)
+  return json(200, complete(answer, missingIn(question, document, answer)), null)
+}
+
+/**
+ * What the documented example of a result leaves out though a sync answer has it, as far as it is known. The plain text stands in for
+ * the Markdown: who gets this answer from the cache finds the members that every answer has.
+ */
+function missingIn(
+  question: Call,
+  document: JsonObject,
+  answer: Buffer,
+): readonly (readonly [name: string, value: string])[] {
+  const text = parseObject(answer)?.['result']
   const known: readonly (readonly [string, unknown])[] = [
     ['scraper', question.scraper],
     ['status', 'done'],
     ['job_id', document['job_id']],
     ['prompt', isFilled(document['prompt']) ? document['prompt'] : promptOf(question)],
     ['country', isFilled(document['country']) ? document['country'] : question.country],
+    ['result_markdown', text],
   ]
   return known.filter(([, value]) => isFilled(value)).map(([name, value]) => [name, JSON.stringify(value)])
 }
@@ -111,7 +158,8 @@ function documentOf({ id, question, createdAt, state }: OwnJob): Buffer {
   const document = Buffer.from(JSON.stringify({ ...head, ...asked, ...created }))
   if (state.kind === 'pending') return document
   const tail = `,"completed_at":"${isoOf(state.completedAt)}"}`
-  return Buffer.concat([document.subarray(0, -1), Buffer.from(',"result":'), state.answer, Buffer.from(tail)])
+  const answer = withoutMark(state.answer)
+  return Buffer.concat([document.subarray(0, -1), Buffer.from(',"result":'), answer, Buffer.from(tail)])
 }
 
 function locationOf({ id, state }: OwnJob): string | null {

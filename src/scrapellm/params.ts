@@ -31,7 +31,7 @@ interface Parameter {
 
 const DEFAULT_COUNTRY = 'US'
 
-/** Api notes 1.3 and 8.1. In the order of their names, which is that of the key. */
+/** In the order of their names, which is that of the key. The facts are in docs/vendor-api.md, "Parameters". */
 const parameters: readonly Parameter[] = [
   { name: 'bypass_cache', only: null, inKey: false, absent: 'false', canonical: boolean },
   { name: 'country', only: null, inKey: true, absent: DEFAULT_COUNTRY, canonical: upperCase },
@@ -59,7 +59,7 @@ export function readQuestion(scraper: string, params: readonly Param[]): Questio
 export function readParams(params: readonly Param[]): ReadonlyMap<string, string> {
   const given = new Map<string, string>()
   for (const [name, value] of params) {
-    // Undocumented whether upstream takes the first or the last: see api notes 8.1.
+    // Nobody documents whether upstream takes the first or the last.
     if (given.has(name)) throw new ProxyError('REQUEST_INVALID', `${nameOf(name)} is given more than once.`)
     // Half a surrogate pair has no UTF-8: it could be neither forwarded nor hashed as it is.
     if (!name.isWellFormed() || !value.isWellFormed()) {

@@ -1,6 +1,6 @@
 /**
  * Whether upstream takes a key, asked without spending a credit: by a question without its prompt. It is refused (400), which is free
- * (api notes 3.2), but nobody documents whether the key is looked at before. So a key that nobody has is tried beside it: only if that one is
+ * (docs/vendor-api.md, "Credits"), but nobody documents whether the key is looked at before. So a key that nobody has is tried beside it: only if that one is
  * refused for what it is (401), the other one has been accepted. Pure: sending is up to the caller.
  */
 import type { VerdictClass } from '../failures.ts'

@@ -1,4 +1,4 @@
-// The bodies of answered questions, per scraper as section 1.5 of the API notes shows them.
+// The bodies of answered questions, per scraper as docs/vendor-api.md, "Answers", lists their members.
 // Deterministic: the text names the prompt and the number of the call, so a fresh answer differs from a kept one.
 
 import { flagOf } from './call.ts'
@@ -16,7 +16,6 @@ export interface Answering {
   readonly answeredAt: number
 }
 
-const EMPTIED = ['result', 'result_markdown']
 const PADDING = ' Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor incididunt.'
 
 export function answerOf(answering: Answering, switches: Switches): Body {
@@ -39,17 +38,6 @@ export function answerOf(answering: Answering, switches: Switches): Body {
     ...(isRufus ? {} : { markdown_url: `https://scrapellm.com/md/${jobId}.md` }),
     ...(switches.optionalFields ? optionalFields(answering) : {}),
   }
-}
-
-/** The same answer with nothing in it: texts empty, lists empty. */
-export function emptied(body: Body): Body {
-  const entries = Object.entries(body)
-  return Object.fromEntries(
-    entries.map(([name, value]) => {
-      if (EMPTIED.includes(name)) return [name, '']
-      return [name, Array.isArray(value) ? [] : value]
-    }),
-  )
 }
 
 /** The result of a job: the documented example leaves some fields of the sync answer out. */

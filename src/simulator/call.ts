@@ -1,5 +1,5 @@
 // Reads a request the way the vendor would: route, key, parameters. Decides nothing about scripts or money.
-// Validation follows sections 1.3 and 7 of the API notes; what they leave open is a switch.
+// Validation follows docs/vendor-api.md, "Parameters"; what is not documented is a switch.
 
 import type { IncomingMessage } from 'node:http'
 import type { RecordedRequest, RequestFacts } from './request.ts'

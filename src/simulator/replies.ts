@@ -1,8 +1,8 @@
-// Steps as HTTP answers: status, headers and text, with the vendor's literal texts where they are known (section 2.2).
+// Steps as HTTP answers: status, headers and text, with the vendor's literal texts where they are known (docs/vendor-api.md, "Errors").
 // Texts that are not documented are the simulator's own and avoid the words by which known ones are told apart.
 
 import type { Body } from './answers.ts'
-import { emptied } from './answers.ts'
+import { emptied, isShape, type ShapedReply, shapes } from './shapes.ts'
 import type { StepDetail, StepKind } from './step.ts'
 import type { Switches } from './switches.ts'
 
@@ -81,6 +81,7 @@ function plainReply(step: StepDetail, success: Success, key: string | null, swit
   const refusal = REFUSALS[step.kind]
   if (step.kind === '429-queue' && switches.queueFull !== 'plain') return queueFull(switches)
   if (refusal !== undefined) return json(refusal.status, { detail: refusal.detail })
+  if (isShape(step.kind)) return shaped(shapes[step.kind](success.status, success.body))
   if (step.kind === 'answer') return { status: step.status, headers: JSON_TYPE, body: '' }
   if (step.kind === 'redirect') return redirect(step.status ?? 302, step.location ?? 'https://elsewhere.example/login')
   if (step.kind === 'echo-key') {
@@ -89,10 +90,15 @@ function plainReply(step: StepDetail, success: Success, key: string | null, swit
   return PAGES[step.kind] ?? success200(step.kind, success)
 }
 
+function shaped({ status, contentType, body }: ShapedReply): Reply {
+  return { status, headers: contentType === null ? {} : { 'Content-Type': contentType }, body }
+}
+
 function success200(kind: StepKind, { status, body }: Success): Reply {
   if (kind === 'empty-200') return { status: 200, headers: {}, body: '' }
   if (kind === 'empty-result-200') return json(status, emptied(body))
-  if (kind === 'status-failed-200') return json(status, { ...body, status: 'failed', error: 'execution failed' })
+  if (kind === 'status-failed-200')
+    return json(status, { ...emptied(body), status: 'failed', error: 'execution failed' })
   const reply = json(status, body)
   return kind === 'set-cookie' ? { ...reply, headers: { ...reply.headers, 'Set-Cookie': COOKIES } } : reply
 }

@@ -3,8 +3,9 @@
 
 import { validateHeaderName, validateHeaderValue } from 'node:http'
 import { check, checkOptional, readFields, SimulatorInputError } from './input.ts'
+import { isShape, shapeKinds, type ShapeKind } from './shapes.ts'
 
-export const stepKinds = [
+const plainKinds = [
   '200',
   'cached',
   'set-cookie',
@@ -52,7 +53,9 @@ export const stepKinds = [
   'pending',
 ] as const
 
-export type StepKind = (typeof stepKinds)[number]
+export type StepKind = (typeof plainKinds)[number] | ShapeKind
+
+export const stepKinds: readonly StepKind[] = [...plainKinds, ...shapeKinds]
 
 export interface StepDelivery {
   /** How many calls get this step; 1 when left out. */
@@ -122,7 +125,7 @@ const CHARGED: ReadonlySet<StepKind> = new Set([
 
 /** Charged steps are those for which the vendor has done the work: they also take its time. */
 export function isCharged(step: StepDetail): boolean {
-  return CHARGED.has(step.kind) || (step.kind === 'answer' && (step.credits ?? 0) > 0)
+  return CHARGED.has(step.kind) || isShape(step.kind) || (step.kind === 'answer' && (step.credits ?? 0) > 0)
 }
 
 export function detailOf(step: Step): StepDetail {

@@ -1,4 +1,4 @@
-// What the vendor does not document, as typed switches: suggested default first, see section 8.7 of the API notes.
+// What the vendor does not document, as typed switches: the default first.
 // Knows the values and how to read them; what a switch does is in the file that asks for it.
 
 import { check, readFields } from './input.ts'

@@ -4,7 +4,7 @@
  */
 import { codes, type Code } from '../errors.ts'
 import { type VerdictClass, verdictClasses } from '../failures.ts'
-import type { CacheLabel, Refused, Tier } from '../model.ts'
+import type { Anomaly, CacheLabel, Refused, Tier } from '../model.ts'
 import type { BreakerState, CacheFlaw, RedisOperation, ReloadResult } from './events.ts'
 import type { ClosedList, LabelValue } from './series.ts'
 
@@ -27,6 +27,7 @@ export interface LabelTypes {
   status: Status
   cache: CacheLabel
   class: VerdictClass
+  anomaly: Anomaly
   reason: Exclude<Refused, 'final'>
   to: BreakerState
   tier: Tier
@@ -65,6 +66,7 @@ export const labelLists = {
   status: [...exactStatuses, ...statusGroups],
   cache: listOf<CacheLabel>({ hit: 0, stale: 0, miss: 0, joined: 0, bypass: 0, none: 0 }),
   class: verdictClasses,
+  anomaly: listOf<Anomaly>({ unknownShape: 0, emptyAnswer: 0, otherQuestion: 0, implausibleCharge: 0 }),
   reason: listOf<LabelTypes['reason']>({
     attempts: 0,
     budget: 0,
@@ -116,6 +118,7 @@ export function closedLists({ clients, scrapers, keys, tiers, version }: ListOpt
     status: { ...list(labelLists.status, 'other'), standIn: statusClass },
     cache: list(labelLists.cache, 'none'),
     class: list(labelLists.class, 'rejected'),
+    anomaly: list(labelLists.anomaly, 'unknownShape'),
     reason: list(labelLists.reason, 'attempts'),
     to: list(labelLists.to, 'closed'),
     tier: list(tiers, 'none'),

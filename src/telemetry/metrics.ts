@@ -42,6 +42,11 @@ const counterRows = {
     'upstream_failures_total',
     'Upstream attempts that failed, by failure class (rejected = upstream refused the question itself).',
   ),
+  upstreamAnomalies: row(
+    ['scraper', 'anomaly'],
+    'upstream_anomalies_total',
+    'Complete answers with something unexpected in them, handed on all the same: a shape that is not documented, no content, another prompt or scraper than was asked, or a `credits_used` beyond ten times the price, which was not believed.',
+  ),
   retries: row(['scraper', 'class'], 'retries_total', 'Repeated attempts, by the failure class that caused them.'),
   retriesRefused: row(
     ['reason'],

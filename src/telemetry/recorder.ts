@@ -4,7 +4,7 @@
  * What became of credits is the ledger's to say. Longer than other files: each event is one row of a table.
  */
 import { refusals, type Code, type ProxyError } from '../errors.ts'
-import type { Attempt, CacheLabel, Call, Entry, Exchange, Landing, Outcome, Tier } from '../model.ts'
+import type { Anomaly, Attempt, CacheLabel, Call, Entry, Exchange, Landing, Outcome, Tier } from '../model.ts'
 import type { Recorder } from '../parts.ts'
 import type { Clock, Emit } from '../ports.ts'
 import type { Access, AccessLog } from './access-log.ts'
@@ -53,6 +53,7 @@ export interface Telemetry extends Recorder {
 export function createRecorder(ports: RecorderPorts): Telemetry {
   const { metrics, access, log, clock, matches, watchers = [], openPrompts = () => [] } = ports
   const traceOf = ports.traceIdOf ?? (({ traceparent }) => traceIdOf(traceparent))
+  const nextAnomalyLogAt = new Map<string, number>()
   const ledger = createLedger({ metrics, broke: (error) => logBug('ledger', error, null) })
 
   return { begin, record, refused, uncaught, emit, credits: ledger.status, totals: ledger.totals }
@@ -129,7 +130,7 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
       case 'attempt-ended':
         metrics.upstreamInFlight.add(-1, event.scraper)
         ledger.ended(event.payer, event.scraper, event.attempt)
-        return countAttempt(event.scraper, event.attempt)
+        return countAttempt(event)
       case 'flight-landed':
         return ledger.landed(event.payer, event.scraper, event.landing, event.claimed)
       case 'flight-lost':
@@ -198,11 +199,24 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
     }
   }
 
-  function countAttempt(scraper: string, attempt: Attempt): void {
+  function countAttempt({ scraper, id, attempt }: Extract<TelemetryEvent, { kind: 'attempt-ended' }>): void {
     metrics.upstreamResponses.add(1, scraper, attempt.status ?? 'none')
     metrics.attemptDuration.observe(attempt.durationMs / 1000, scraper)
     if (attempt.class !== 'ok') metrics.upstreamFailures.add(1, scraper, attempt.class)
     if (attempt.charge.state === 'unknown') metrics.ambiguousAttempts.add(1, scraper)
+    for (const anomaly of attempt.anomalies ?? []) {
+      metrics.upstreamAnomalies.add(1, scraper, anomaly)
+      logAnomaly(scraper, anomaly, id, attempt.status)
+    }
+  }
+
+  /** Once an hour for each kind and scraper: a member that upstream has renamed is in every answer. */
+  function logAnomaly(scraper: string, anomaly: Anomaly, id: string, status: number | null): void {
+    const name = `${scraper} ${anomaly}`
+    const now = clock.now()
+    if (now < (nextAnomalyLogAt.get(name) ?? 0)) return
+    nextAnomalyLogAt.set(name, now + ANOMALY_LOG_MS)
+    log.warn('unexpected upstream answer', { scraper, anomaly, status, id })
   }
 
   function logBreaker({ scraper, to, openForMs }: Extract<TelemetryEvent, { kind: 'breaker-changed' }>): void {
@@ -243,6 +257,8 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
     log.error('bug', { where, id: request?.id ?? null, error }, prompts)
   }
 }
+
+const ANOMALY_LOG_MS = 3_600_000
 
 const nowhere = { path: '', params: [], token: null }
 

@@ -5,7 +5,7 @@
  */
 import type { Code } from '../errors.ts'
 import type { VerdictClass } from '../failures.ts'
-import type { CacheLabel, Call, Charge, Param, Refused, Tier } from '../model.ts'
+import type { Anomaly, CacheLabel, Call, Charge, Param, Refused, Tier } from '../model.ts'
 
 export interface AttemptTrail {
   readonly number: number
@@ -18,6 +18,7 @@ export interface AttemptTrail {
   readonly charge: Charge
   /** What upstream asked for with `Retry-After`. */
   readonly retryAfterMs: number | null
+  readonly anomalies: readonly Anomaly[]
 }
 
 /** An attempt that has not been answered yet. */
@@ -122,11 +123,18 @@ export function reasonText(reason: Refused): string {
   return reasons[reason]
 }
 
+const anomalies: Readonly<Record<Anomaly, string>> = {
+  unknownShape: 'its shape is not documented: handed on and not kept',
+  emptyAnswer: 'it has no content: handed on and not kept',
+  otherQuestion: 'it names another prompt or scraper than was asked: handed on and not kept',
+  implausibleCharge: 'its credits_used is beyond ten times the price: the price was charged',
+}
+
 /** Why the attempt at `index` was or was not repeated. */
 export function whyOf({ attempts, underWay, landedAt, stoppedBy }: FlightTrail, index: number): string {
   const attempt = attempts[index]
   const next = attempts[index + 1] ?? underWay
-  if (attempt?.class === 'ok') return 'answered'
+  if (attempt?.class === 'ok') return ['answered', ...attempt.anomalies.map((anomaly) => anomalies[anomaly])].join('; ')
   if (next) {
     if (attempt && next.keyName !== attempt.keyName && next.waitedMs === 0)
       return `repeated at once with key ${next.keyName}`

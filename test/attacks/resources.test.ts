@@ -49,12 +49,12 @@ void t.test('A64: JSON that is deep, wide, or made to collide', async (t) => {
   const integers = Array.from({ length: 100_000 }, (_, at) => `"${at * 65_536}":0`).join(',')
   const rows: readonly (readonly [id: string, body: string, status: number])[] = [
     ['100 000 deep', `{"status":"done","result":"x","deep":${'['.repeat(100_000)}${']'.repeat(100_000)}}`, 200],
-    ['100 000 objects deep', `${'{"a":'.repeat(100_000)}1${'}'.repeat(100_000)}`, 502],
+    ['100 000 objects deep', `${'{"a":'.repeat(100_000)}1${'}'.repeat(100_000)}`, 200],
     ['never closed', '['.repeat(1_000_000), 502],
     ['a million elements', `{"status":"done","result":"x","list":[${'0,'.repeat(999_999)}0]}`, 200],
     ['integer keys', `{"status":"done","result":"x",${integers}}`, 200],
     ['a key of 1 MB', `{"status":"done","result":"x","${'k'.repeat(1_000_000)}":1}`, 200],
-    ['deep detail', `{"detail":${'['.repeat(50_000)}"credit"${']'.repeat(50_000)}}`, 502],
+    ['deep detail', `{"detail":${'['.repeat(50_000)}"credit"${']'.repeat(50_000)}}`, 200],
     ['beyond 16 MiB', `{"status":"done","result":"${'x'.repeat(17 * 1_048_576)}"}`, 502],
   ]
   for (const [id, body, status] of rows) {

@@ -511,7 +511,7 @@ void t.test('a document from the future is not kept longer than a day', async (t
 
 void t.test('a submission whose reply has no id is nobody’s job', async (t) => {
   const { submit, store } = withFunction(() => json(202, { ok: true }))
-  t.match(await submit('prompt=x'), { landing: { verdict: { kind: 'failed' } } })
+  t.match(await submit('prompt=x'), { landing: { verdict: { kind: 'answered', anomalies: ['unknownShape'] } } })
   t.same(await store.list('job'), [])
 })
 

@@ -1,4 +1,4 @@
-/** What the vendor's documents about jobs mean, and that ours read like them: api notes 1.6, 1.7, 2.2. */
+/** What the vendor's documents about jobs mean, and that ours read like them (docs/vendor-api.md, "Jobs"). */
 import t from 'tap'
 import { json, pollOf, profile, questionOf, submissionOf, UUID } from './desk.ts'
 
@@ -59,7 +59,7 @@ void t.test('a question and its submission are the same but for where they go', 
 void t.test('the result of a job is the answer, byte for byte, with what it lacks', async (t) => {
   const result = '{"scraper":"grok","status":"done","result":"Yes.","big":12345678901234567890,"credits_used":3}'
   const answer = jobs.toAnswer(question, json(200, `{"job_id":"${UUID}","status":"done", "result": ${result} ,"x":1}`))
-  const missing = `,"job_id":"${UUID}","prompt":"Hi","country":"DE"}`
+  const missing = `,"job_id":"${UUID}","prompt":"Hi","country":"DE","result_markdown":"Yes."}`
   t.equal(answer?.body.toString().trim().replaceAll(/ +}/g, '}'), result.slice(0, -1) + missing)
   t.match(profile.classify(question, { kind: 'reply', reply: answer ?? json(0, '') }, key), {
     kind: 'answered',
@@ -74,20 +74,61 @@ void t.test(
     const result = { status: 'done', result: 'Yes.', job_id: 'own', country: 'FR', scraper: 'grok' }
     const document = { job_id: UUID, status: 'done', prompt: 'Hi there', country: 'US', result }
     const answer = jobs.toAnswer(question, json(200, document))
-    t.strictSame(JSON.parse(String(answer?.body)), { ...result, prompt: 'Hi there' })
+    t.strictSame(JSON.parse(String(answer?.body)), { ...result, prompt: 'Hi there', result_markdown: 'Yes.' })
     const bare = jobs.toAnswer(question, json(200, { status: 'done', country: 'US', result: { result: 'Yes.' } }))
     t.match(JSON.parse(String(bare?.body)), { country: 'US', prompt: 'Hi' })
   },
 )
 
-void t.test('a job that is done without a usable result is no answer', async (t) => {
-  for (const result of [undefined, null, 'text', [], {}, { status: 'done', result: '' }]) {
-    const answer = jobs.toAnswer(question, json(200, { job_id: UUID, status: 'done', result }))
-    const verdict = answer && profile.classify(question, { kind: 'reply', reply: answer }, key)
-    t.match(verdict, { kind: 'failed', class: 'ambiguous' }, JSON.stringify(result))
+void t.test('a document of another shape is handed on, and ends the job only if it says so', async (t) => {
+  const answerTo = (document: unknown, status = 200) => {
+    const answer = jobs.toAnswer(question, json(status, document))
+    return answer && { answer, verdict: profile.classify(question, { kind: 'reply', reply: answer }, key) }
   }
-  t.equal(jobs.toAnswer(question, json(200, { status: 'pending' })), null, 'a pending job has no answer yet')
+  const head = { job_id: UUID, scraper: 'grok' }
+  const whole = { scraper: 'grok', status: 'done', result: 'Yes.', credits_used: 3 }
+  const kept = { kind: 'answered', keepable: true, anomalies: undefined }
+  const odd = { kind: 'answered', keepable: false, anomalies: ['unknownShape'] }
+  const empty = { kind: 'answered', keepable: false, anomalies: ['emptyAnswer'] }
+  const rows: readonly (readonly [document: object, verdict: object])[] = [
+    [{ ...head, status: 'completed', result: whole }, kept],
+    [{ ...head, status: 'Success', result: { text: 'Yes.' } }, odd],
+    [{ ...head, result: whole }, kept],
+    [{ ...head, status: 'half-way', result: whole, completed_at: created }, kept],
+    [{ ...head, status: 'done', result: 'Yes.' }, kept],
+    [{ ...head, status: 'done', result: [{ text: 'Yes.' }] }, odd],
+    [{ ...head, status: 'done', result: { status: 'completed', result: 'Yes.' } }, odd],
+    [{ ...head, status: 'done', output: { text: 'Yes.' } }, odd],
+    [{ ...head, status: 'done', result: { answer: { text: 'Yes.' } } }, odd],
+    ...[undefined, null, {}, [], { status: 'done', result: '' }].map(
+      (result) => [{ ...head, status: 'done', result }, empty] as const,
+    ),
+  ]
+  for (const [document, verdict] of rows) t.match(answerTo(document)?.verdict, verdict, JSON.stringify(document))
+  t.equal(answerTo(`\ufeff${JSON.stringify({ status: 'done', result: whole })}`)?.verdict.kind, 'answered')
+
+  const unfinished = [
+    { status: 'pending' },
+    { status: 'pending', result: whole },
+    { status: 'running', result: { text: 'half of it' } },
+    { status: 'running' },
+    { state: 'finished', output: 'Yes.' },
+    {},
+    [],
+    'text',
+  ]
+  for (const document of unfinished) t.equal(answerTo(document), null, JSON.stringify(document))
   t.equal(jobs.toAnswer(question, json(404, { detail: 'Job not found.' })), null)
+})
+
+void t.test('a job that says in other words that it failed has failed', async (t) => {
+  for (const document of [
+    { status: 'error', job_id: UUID },
+    { status: 'FAILED', error: 'x' },
+    { error: 'x' },
+    { detail: 'x' },
+  ])
+    t.match(jobs.toAnswer(question, json(200, document)), { status: 500 }, JSON.stringify(document))
 })
 
 void t.test('the error of a failed job is judged by its words, and free', async (t) => {
@@ -148,6 +189,14 @@ void t.test('jobs of our own read like the vendor’s', async (t) => {
   }
   const done = jobs.write({ ...job, state: { kind: 'done', completedAt: at, answer } })
   t.match(jobs.toAnswer(question, done), { status: 200 }, 'and can be read as such')
+  for (const [odd, value] of [
+    ['\ufeff{"a":1}', { a: 1 }],
+    ['[1]', [1]],
+    ['null', null],
+  ] as const) {
+    const { body } = jobs.write({ ...job, state: { kind: 'done', completedAt: at, answer: Buffer.from(odd) } })
+    t.match(JSON.parse(body.toString()), { result: value }, odd)
+  }
 })
 
 void t.test('an unknown id gets the literal text of the vendor', async (t) => {

@@ -269,6 +269,32 @@ void t.test('R5: a job is submitted again only where nothing can have been submi
   t.match(await clock.finish(fly({ says: [unsure], call: submit }).landing), { stoppedBy: 'final' }, 'a status seen')
 })
 
+void t.test('What was charged, or can only fail again, is not asked again, not even with another key', async (t) => {
+  const charge = { state: 'charged', credits: 3 } as const
+  for (const verdict of [
+    failed('ambiguous', { charge }),
+    failed('serverError', { charge }),
+    failed('ambiguous', { repeatable: 'never' }),
+  ]) {
+    const { fly, clock } = setUp()
+    t.match(await clock.finish(fly({ says: [verdict] }).landing), { stoppedBy: 'final', attempts: { length: 1 } })
+  }
+  const { fly, clock } = setUp()
+  const limited = attempted(failed('rateLimited', { charge }), { keyName: 'a', otherKeyReady: true })
+  t.match(await clock.finish(fly({ says: [limited] }).landing), { stoppedBy: 'final', attempts: { length: 1 } })
+})
+
+void t.test('What may be repeated once is repeated once, whatever its class and other failures', async (t) => {
+  const once = (name: FailureClass) => failed(name, { repeatable: 'once' })
+  const { fly, clock } = setUp()
+  const same = fly({ says: [once('serverError'), once('serverError'), answered()] })
+  t.match(await clock.finish(same.landing), { stoppedBy: 'final', attempts: { length: 2 } })
+  const mixed = fly({ says: [once('serverError'), failed('warmingUp'), once('emptyResult'), answered()] })
+  t.match(await clock.finish(mixed.landing), { stoppedBy: 'final', attempts: { length: 3 } })
+  const good = fly({ says: [once('serverError'), failed('warmingUp'), failed('warmingUp'), answered()] })
+  t.match(await clock.finish(good.landing), { verdict: { kind: 'answered' }, attempts: { length: 4 } })
+})
+
 void t.test('After a timeout the next attempt bypasses upstream’s cache, and only that one', async (t) => {
   const { fly, clock } = setUp()
   const { landing, turns } = fly({ says: [failed('timeout'), failed('serverError'), answered()] })

@@ -584,6 +584,31 @@ void t.test('A failure is not shared with a client that allows more attempts tha
   await isQuiet(t)
 })
 
+void t.test('An answer that is not kept is shared with those who wait, and paid for once', async (t) => {
+  const { replicas, asked, upstream, isQuiet } = await aCluster(t, 3)
+  const [one, ...rest] = replicas as [Replica, ...Replica[]]
+  const first = one.ask('q')
+  const leader = await asked(1)
+  const others = rest.map((replica) => replica.ask('q', { agoMs: 1_000 }))
+  for (const replica of rest) await follows(replica)
+  const verdict = answered({ reply: reply(202, '[{"odd":1}]'), keepable: false, anomalies: ['unknownShape'] })
+  leader.end({ ...aLanding('unused'), verdict, entry: null })
+  await first.landing
+  for (const { landing } of others) {
+    const landed = await landing
+    t.match(landed, {
+      attempts: [],
+      chargedCredits: 0,
+      entry: null,
+      verdict: { ...verdict, reply: { status: 202 }, health: 'neutral' },
+    })
+    t.equal(bodyOf(landed), '[{"odd":1}]')
+  }
+  t.equal(upstream.length, 1)
+  await one.flights.idle()
+  await isQuiet(t)
+})
+
 void t.test('What ends a flight for reasons of its own replica is for the next one to try', async (t) => {
   const { replicas, asked, upstream, isQuiet } = await aCluster(t, 3)
   const [one, ...rest] = replicas as [Replica, Replica, Replica]
@@ -1057,6 +1082,12 @@ void t.test('Marks: what is told of a landing, sealed with the newest key and be
     t.equal(markOf(aFailure({ stoppedBy }), false), null)
   const huge = failed('serverError', { reply: reply(500, 'x'.repeat(65_537)) })
   t.same(markOf(aFailure({ verdict: huge }), false), { kind: 'unshared' })
+  const odd = { ...aLanding('a'), verdict: answered({ reply: reply(200, '[]'), keepable: false }) }
+  const oddMark = markOf(odd, false)
+  t.equal(oddMark?.kind, 'answered')
+  t.strictSame(oddMark && readMark(writeMark(oddMark)), oddMark)
+  const hugeAnswer = answered({ reply: reply(200, 'x'.repeat(65_537)), keepable: false })
+  t.same(markOf({ ...odd, verdict: hugeAnswer }, false), { kind: 'unshared' })
   const unanswered = markOf(aFailure({ verdict: failed('unreachable') }), false)
   t.equal(unanswered?.kind, 'failed')
   t.strictSame(unanswered && readMark(writeMark(unanswered)), unanswered)

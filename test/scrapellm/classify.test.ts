@@ -230,7 +230,7 @@ void t.test('a complete answer is paid for and may be kept', async (t) => {
     ["the vendor's cache, charged", 'chatgpt', done({ result: 'a', cached: true }), PAID],
     ["the vendor's cache, free", 'chatgpt', done({ result: 'a', cached: true, credits_used: 0 }), FREE],
     ['1 credit', 'chatgpt', done({ result: 'a', credits_used: 1 }), { state: 'charged', credits: 1 }],
-    ...[undefined, null, -1, 2.5, '1', 1e300].map(
+    ...[undefined, null, -1, 2.5, '1'].map(
       (credits_used) =>
         [`credits_used ${credits_used}: the price`, 'chatgpt', done({ result: 'a', credits_used }), PAID] as const,
     ),
@@ -242,59 +242,207 @@ void t.test('a complete answer is paid for and may be kept', async (t) => {
   }
 })
 
-void t.test('a job that was accepted is paid for, and is not kept', async (t) => {
-  const job_id = '5c0d9c1e-8d57-4b6e-9a55-0f3a6f1f2b10'
-  for (const status of [202, 200]) {
-    const sent = reply(status, { job_id })
-    t.strictSame(judge(SUBMIT, sent), { kind: 'answered', reply: sent, charge: PAID, health: 'up', keepable: false })
+const BLANK = ' \t\r\n\u00a0\u2003\u200b\u200d\u2060\ufeff\u00ad'
+const UNKNOWN_SHAPE = { health: 'neutral', keepable: false, anomalies: ['unknownShape'] }
+const EMPTY = { health: 'neutral', keepable: false, anomalies: ['emptyAnswer'] }
+const OTHER = { health: 'up', keepable: false, anomalies: ['otherQuestion'] }
+const KNOWN = { health: 'up', keepable: true }
+
+void t.test(
+  'a complete answer of whatever shape is an answer, paid for, and kept only if it is understood',
+  async (t) => {
+    const rufus = call('answer', 'amazon_rufus')
+    const ai = call('answer', 'google_ai_mode')
+    const text = { result: '', result_markdown: '' }
+    const rows: readonly (readonly [string, Call, Reply, Charge, object])[] = [
+      [
+        'empty text beside search results',
+        ai,
+        reply(200, done({ ...text, search_results: [{ url: 'u' }] })),
+        PAID,
+        UNKNOWN_SHAPE,
+      ],
+      ['text in blocks', ANSWER, reply(200, done({ result: [{ type: 'text', text: 'a' }] })), PAID, UNKNOWN_SHAPE],
+      [
+        'text in an object',
+        ANSWER,
+        reply(200, done({ result: { text: 'a' }, result_markdown: 7 })),
+        PAID,
+        UNKNOWN_SHAPE,
+      ],
+      ['status completed', ANSWER, reply(200, { status: 'completed', result: 'a' }), PAID, UNKNOWN_SHAPE],
+      ['status pending', ANSWER, reply(200, { status: 'pending', result: 'a' }), PAID, UNKNOWN_SHAPE],
+      ['no status', ANSWER, reply(200, { result: 'a' }), PAID, UNKNOWN_SHAPE],
+      [
+        'no status, 1 credit',
+        ANSWER,
+        reply(200, { result: 'a', credits_used: 1 }),
+        { state: 'charged', credits: 1 },
+        UNKNOWN_SHAPE,
+      ],
+      ['no status, free', ANSWER, reply(200, { result: 'a', credits_used: 0 }), FREE, UNKNOWN_SHAPE],
+      ['a renamed member', ANSWER, reply(200, done({ answer: { text: 'a' } })), PAID, UNKNOWN_SHAPE],
+      ['a list of products that is none', rufus, reply(200, done({ products: { a: 1 } })), PAID, UNKNOWN_SHAPE],
+      ['products of another scraper', ANSWER, reply(200, done(RUFUS)), PAID, UNKNOWN_SHAPE],
+      ['failed, with a result', ANSWER, reply(200, { status: 'failed', result: 'half of it' }), PAID, UNKNOWN_SHAPE],
+      ['an error beside a result', ANSWER, reply(200, { error: 'slow', result: 'a' }), PAID, UNKNOWN_SHAPE],
+      ['an array', ANSWER, reply(200, '[{"status":"done","result":"a"}]'), PAID, UNKNOWN_SHAPE],
+      ['a text', ANSWER, reply(200, '"a"'), PAID, UNKNOWN_SHAPE],
+      ['a number', ANSWER, reply(200, '7'), PAID, UNKNOWN_SHAPE],
+      ['null', ANSWER, reply(200, 'null'), PAID, UNKNOWN_SHAPE],
+      ['an empty object', ANSWER, reply(200, '{}'), PAID, UNKNOWN_SHAPE],
+      [
+        'answer of a prototype',
+        ANSWER,
+        reply(200, '{"__proto__":{"status":"done","result":"a"}}'),
+        PAID,
+        UNKNOWN_SHAPE,
+      ],
+      ...[201, 202, 203, 206, 226, 299].map(
+        (status) => [`${status}`, ANSWER, reply(status, done({ result: 'a' })), PAID, UNKNOWN_SHAPE] as const,
+      ),
+      ['202 with a job id', ANSWER, reply(202, { job_id: 'job_1' }), PAID, UNKNOWN_SHAPE],
+
+      ['nothing in it', ANSWER, reply(200, done({})), PAID, EMPTY],
+      ['empty text', ANSWER, reply(200, done({ ...text, links: [] })), PAID, EMPTY],
+      ['white space alone', ANSWER, reply(200, done({ result: BLANK, result_markdown: BLANK })), PAID, EMPTY],
+      ['no products', rufus, reply(200, done({ products: [] })), PAID, EMPTY],
+      ['a text with white space around it', ANSWER, reply(200, done({ result: `${BLANK}.` })), PAID, KNOWN],
+      ['an emoji with a joiner', ANSWER, reply(200, done({ result: '👩\u200d🔬' })), PAID, KNOWN],
+
+      ['another prompt', ANSWER, reply(200, done({ result: 'a', prompt: 'Ho' })), PAID, OTHER],
+      ['another scraper', ANSWER, reply(200, done({ result: 'a', scraper: 'grok' })), PAID, OTHER],
+      [
+        'the same, in another spelling',
+        ai,
+        reply(200, done({ result: 'a', scraper: 'Google-AI-Mode', prompt: ' hi\n' })),
+        PAID,
+        KNOWN,
+      ],
+      ['names nothing', ANSWER, reply(200, done({ result: 'a', scraper: null, prompt: '' })), PAID, KNOWN],
+      [
+        'another country is upstream’s own choice',
+        ANSWER,
+        reply(200, done({ result: 'a', country: 'DE' })),
+        PAID,
+        KNOWN,
+      ],
+
+      ['a byte-order mark', ANSWER, reply(200, '\ufeff{"status":"done","result":"a"}'), PAID, KNOWN],
+      ['white space around it', ANSWER, reply(200, '\n {"status":"done","result":"a"} \n'), PAID, KNOWN],
+
+      ['202 with a job id', SUBMIT, reply(202, { job_id: 'job_1' }), PAID, { ...KNOWN, keepable: false }],
+      ['200 with a job id', SUBMIT, reply(200, { job_id: 'job_1' }), PAID, { ...KNOWN, keepable: false }],
+      ['201 with a job id', SUBMIT, reply(201, { job_id: 'job_1' }), PAID, { ...KNOWN, keepable: false }],
+      ['202 without an id', SUBMIT, reply(202, { status: 'pending' }), PAID, UNKNOWN_SHAPE],
+      ['202 with an empty id', SUBMIT, reply(202, { job_id: '' }), PAID, UNKNOWN_SHAPE],
+      ['202 with a number', SUBMIT, reply(202, { job_id: 7 }), PAID, UNKNOWN_SHAPE],
+      ['202 with a text', SUBMIT, reply(202, '"job_1"'), PAID, UNKNOWN_SHAPE],
+
+      ...['pending', 'done', 'failed'].map(
+        (status) =>
+          [
+            `a poll: ${status}`,
+            STATUS,
+            reply(200, { status, credits_used: 3 }),
+            FREE,
+            { ...KNOWN, keepable: false },
+          ] as const,
+      ),
+      ['a poll: something new', STATUS, reply(200, { status: 'running' }), FREE, UNKNOWN_SHAPE],
+      ['a poll: an array', STATUS, reply(200, '[]'), FREE, UNKNOWN_SHAPE],
+      ['a poll: an error', STATUS, reply(200, error('gone')), FREE, UNKNOWN_SHAPE],
+      ['a poll with 202', STATUS, reply(202, { status: 'pending' }), FREE, UNKNOWN_SHAPE],
+    ]
+    for (const [what, asked, sent, charge, more] of rows)
+      t.strictSame(judge(asked, sent), { kind: 'answered', reply: sent, charge, ...more }, what)
+  },
+)
+
+void t.test('an answer without a Content-Type gets the one that it has in the cache', async (t) => {
+  const sent = reply(200, done({ result: 'a' }), { contentType: null })
+  t.match(judge(ANSWER, sent), { kind: 'answered', reply: { contentType: 'application/json', body: sent.body } })
+  t.match(judge(ANSWER, reply(503, error('x'), { contentType: null })), { reply: { contentType: 'application/json' } })
+  t.match(judge(ANSWER, reply(503, HTML, { contentType: null })), { reply: { contentType: null } }, 'nobody knows')
+})
+
+void t.test('credits_used beyond ten times the price is not believed', async (t) => {
+  const rows: readonly (readonly [number, Charge, boolean])[] = [
+    [30, { state: 'charged', credits: 30 }, false],
+    [31, PAID, true],
+    [Number.MAX_SAFE_INTEGER, PAID, true],
+    [1e300, PAID, true],
+  ]
+  for (const [credits_used, charge, isImplausible] of rows) {
+    const anomalies = isImplausible ? ['implausibleCharge'] : undefined
+    const good = judge(ANSWER, reply(200, done({ result: 'a', credits_used })))
+    t.match(good, { charge, keepable: true }, String(credits_used))
+    t.strictSame(good.anomalies, anomalies)
+    const bad = judge(ANSWER, reply(200, { status: 'failed', credits_used }))
+    t.match(bad, { kind: 'failed', charge, anomalies }, String(credits_used))
+  }
+  const both = judge(ANSWER, reply(200, { answer: 'a', credits_used: 99 }))
+  t.match(both, { charge: PAID, anomalies: ['unknownShape', 'implausibleCharge'] })
+})
+
+void t.test('an answer that says itself that it failed is a failure, and is handed on', async (t) => {
+  const rows: readonly (readonly [string, Call, object, Charge])[] = [
+    ['failed', ANSWER, { status: 'failed', error: 'execution failed' }, UNKNOWN],
+    ['failed, empty result', ANSWER, { status: 'failed', result: ' ', products: [] }, UNKNOWN],
+    ['error', ANSWER, { status: 'Error', job_id: 'job_1', message: 'x' }, UNKNOWN],
+    ['failed, and says it was free', ANSWER, { status: 'failed', credits_used: 0 }, FREE],
+    ['failed, and says it was not', ANSWER, { status: 'failed', credits_used: 3 }, PAID],
+    ['nothing but detail', ANSWER, { detail: 'Scraper returned an empty result.' }, UNKNOWN],
+    ['nothing but a list of details', ANSWER, { detail: [{ msg: 'x' }] }, UNKNOWN],
+    ['nothing but error', ANSWER, { error: { message: 'x' } }, UNKNOWN],
+    ['nothing but error, charged', ANSWER, { error: 'x', credits_used: 3 }, PAID],
+    ['a submission', SUBMIT, { error: 'x' }, UNKNOWN],
+  ]
+  for (const [what, asked, body, charge] of rows) {
+    for (const status of [200, 202]) {
+      const sent = reply(status, body)
+      t.strictSame(
+        judge(asked, sent),
+        {
+          kind: 'failed',
+          class: 'ambiguous',
+          fault: 'upstream',
+          reply: sent,
+          refusal: null,
+          charge,
+          health: 'down',
+          retryAfterMs: null,
+          repeatable: 'once',
+        },
+        what,
+      )
+    }
   }
 })
 
-void t.test('a poll is free, and a failed job is an answer', async (t) => {
-  for (const status of ['pending', 'done', 'failed', 'something new']) {
-    const sent = reply(200, { job_id: 'job_1', status, result: { credits_used: 3 }, credits_used: 3 })
-    t.strictSame(judge(STATUS, sent), { kind: 'answered', reply: sent, charge: FREE, health: 'up', keepable: false })
-  }
+void t.test('an error whose credits_used says that it was charged has been charged', async (t) => {
+  t.match(judge(ANSWER, reply(500, { detail: 'x', credits_used: 3 })), { class: 'serverError', charge: PAID })
+  t.match(judge(ANSWER, reply(429, { detail: 'x', credits_used: 0 })), { class: 'queueFull', charge: FREE })
+  t.match(judge(STATUS, reply(404, { detail: 'x', credits_used: 3 })), { class: 'rejected', charge: FREE }, 'a poll')
 })
 
 void t.test('what is neither an error nor an answer is shown to nobody', async (t) => {
   const cut = JSON.stringify(done({ result: 'a long text' })).slice(0, -9)
   const rows: readonly (readonly [string, Call, Reply, Charge])[] = [
     ['empty', ANSWER, reply(200, ''), UNKNOWN],
+    ['a byte-order mark alone', ANSWER, reply(200, '\ufeff'), UNKNOWN],
     ['HTML with a 200', ANSWER, reply(200, HTML, { contentType: 'text/html' }), UNKNOWN],
     ['cut off', ANSWER, reply(200, cut), UNKNOWN],
-    ['an array', ANSWER, reply(200, '[{"status":"done","result":"a"}]'), UNKNOWN],
-    ['null', ANSWER, reply(200, 'null'), UNKNOWN],
+    ['two values', ANSWER, reply(200, '{"status":"done","result":"a"}{}'), UNKNOWN],
     ['not UTF-8', ANSWER, reply(200, Buffer.from('{"status":"done","result":"\xff"}', 'latin1')), UNKNOWN],
-    ['a byte order mark', ANSWER, reply(200, '\ufeff{"status":"done","result":"a"}'), UNKNOWN],
     ['deep beyond reason', ANSWER, reply(200, '['.repeat(100_000)), UNKNOWN],
-    ['failed', ANSWER, reply(200, { status: 'failed', error: 'execution failed' }), UNKNOWN],
-    ['failed, and says it was free', ANSWER, reply(200, { status: 'failed', credits_used: 0 }), FREE],
-    ['failed, and says it was not', ANSWER, reply(200, { status: 'failed', credits_used: 3 }), PAID],
-    ['pending', ANSWER, reply(200, { status: 'pending', result: 'a' }), UNKNOWN],
-    ['no status', ANSWER, reply(200, { result: 'a' }), UNKNOWN],
-    ['no text', ANSWER, reply(200, done({})), PAID],
-    ['empty text', ANSWER, reply(200, done({ result: '', result_markdown: '' })), PAID],
-    ['text that is none', ANSWER, reply(200, done({ result: { text: 'a' }, result_markdown: 7 })), PAID],
-    ['products of another scraper', ANSWER, reply(200, done(RUFUS)), PAID],
-    ['no products', call('answer', 'amazon_rufus'), reply(200, done({ products: [] })), PAID],
-    ['products that are none', call('answer', 'amazon_rufus'), reply(200, done({ products: 'many' })), PAID],
-    ['answer of a prototype', ANSWER, reply(200, '{"__proto__":{"status":"done","result":"a"}}'), UNKNOWN],
-    ['201', ANSWER, reply(201, { status: 'done', result: 'a' }), UNKNOWN],
-    ['202 for an answer', ANSWER, reply(202, { job_id: 'job_1' }), UNKNOWN],
     ['204', ANSWER, reply(204, ''), UNKNOWN],
-    ['206', ANSWER, reply(206, done({ result: 'a' })), PAID],
     ['302', ANSWER, reply(302, '', { location: 'https://evil.example/' }), FREE],
     ['304 that claims a charge', ANSWER, reply(304, done({ result: 'a' })), FREE],
     ['a status beyond all', ANSWER, reply(999, done({ result: 'a' })), FREE],
-    ['202 without an id', SUBMIT, reply(202, { status: 'pending' }), UNKNOWN],
-    ['202 with an empty id', SUBMIT, reply(202, { job_id: '' }), UNKNOWN],
-    ['202 with a number', SUBMIT, reply(202, { job_id: 7 }), UNKNOWN],
     ['202 cut off', SUBMIT, reply(202, '{"job_id":"job_1'), UNKNOWN],
-    ['201 with an id', SUBMIT, reply(201, { job_id: 'job_1' }), UNKNOWN],
     ['307 for a job', SUBMIT, reply(307, { job_id: 'job_1' }), FREE],
     ['a poll in HTML', STATUS, reply(200, HTML), FREE],
-    ['a poll with 202', STATUS, reply(202, { status: 'pending' }), FREE],
     ['a poll with 302', STATUS, reply(302, '{}'), FREE],
   ]
   for (const [what, asked, sent, charge] of rows) {
@@ -335,12 +483,15 @@ void t.test('a wire that broke: nothing was sent, or nobody knows', async (t) =>
     ['timeout', 'UPSTREAM_UNREACHABLE'],
     ['malformed', 'UPSTREAM_INVALID'],
     ['truncated', 'UPSTREAM_INVALID'],
-    ['too-big', 'UPSTREAM_INVALID'],
   ] as const
   for (const [reason, refusal] of rows) {
     t.strictSame(judgeBroken(ANSWER, true, reason), { ...sent, refusal, charge: UNKNOWN }, reason)
     t.strictSame(judgeBroken(SUBMIT, true, reason), { ...sent, refusal, charge: UNKNOWN }, reason)
     t.strictSame(judgeBroken(STATUS, true, reason), { ...sent, refusal, charge: FREE }, `${reason} of a poll`)
+  }
+  for (const asked of [ANSWER, SUBMIT]) {
+    const tooBig = { ...sent, refusal: 'UPSTREAM_INVALID', charge: UNKNOWN, health: 'neutral', repeatable: 'never' }
+    t.strictSame(judgeBroken(asked, true, 'too-big'), tooBig, 'it would be too big again')
   }
   t.match(judgeBroken(ANSWER, true, 'aborted'), { class: 'ambiguous', charge: UNKNOWN, health: 'neutral' })
   t.match(judgeBroken(ANSWER, false, 'aborted'), { class: 'unreachable', charge: FREE, health: 'neutral' })
@@ -434,7 +585,7 @@ void t.test('whatever arrives gets a verdict, and prototypes stay as they are', 
       fc.option(fc.string()),
       (asked, status, body, retryAfter) => {
         const verdict = judge(asked, reply(status, body, { retryAfter }))
-        if (verdict.kind === 'answered') return status === 200 || status === 202
+        if (verdict.kind === 'answered') return status >= 200 && status < 300
         const hasOne = (verdict.reply === null) !== (verdict.refusal === null)
         return hasOne && (verdict.retryAfterMs === null || verdict.retryAfterMs >= 0)
       },

@@ -1,4 +1,4 @@
-/** What a target becomes: which call, at which price, under which key. The table of api notes 8.1, and what tries to trick it. */
+/** What a target becomes: which call, at which price, under which key. The table "Parameters" of docs/vendor-api.md, and what tries to trick it. */
 import fc from 'fast-check'
 import t from 'tap'
 import { ProxyError } from '../../src/errors.ts'
@@ -168,7 +168,7 @@ void t.test('a parameter that comes twice, or is half a character, is refused', 
   t.equal(refusal(target('/scrapers/grok', ['\udfff', ''])).code, 'REQUEST_INVALID')
 })
 
-void t.test('the key, row by row of api notes 8.1', async (t) => {
+void t.test('the key, row by row of the vendor’s parameters', async (t) => {
   const p: Param = ['prompt', 'Which note apps?']
   const same: readonly (readonly [string, Call, Call])[] = [
     ['no country is US', ask('grok', p), ask('grok', p, ['country', 'US'])],

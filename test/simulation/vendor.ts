@@ -316,7 +316,7 @@ export function createVendor(
       elapsed_ms: elapsedMs,
       credits_used: PRICE,
     }
-    const text = JSON.stringify(fate === 'failed-200' ? { ...body, status: 'failed', error: 'execution failed' } : body)
+    const text = JSON.stringify(fate === 'failed-200' ? failedBody(body) : body)
     return { result: reply(200, text, null), retryAfterMs: null, serial }
   }
 
@@ -412,4 +412,8 @@ function asked({ target }: UpstreamRequest): {
 
 function isoOf(at: number): string {
   return new Date(at).toISOString().replace(/\.\d+Z$/, '+00:00')
+}
+
+function failedBody(body: object): object {
+  return { ...body, status: 'failed', error: 'execution failed', result: '', result_markdown: '' }
 }
