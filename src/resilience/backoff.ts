@@ -1,6 +1,6 @@
 /**
- * How long to pause before the next attempt: full jitter, so that many who failed together do not come back together,
- * or what upstream asked for plus a little. Pure; chance is a parameter.
+ * How long to pause before the next attempt: full jitter, so that many who failed together do not come back together. `Retry-After`
+ * only makes it longer. Pure; chance is a parameter.
  */
 import type { ClassPolicy } from '../model.ts'
 
@@ -14,6 +14,8 @@ export function backoffMs(
   retryAfterMs: number | null,
   chance: number,
 ): number {
-  if (retryAfterMs !== null) return retryAfterMs + chance * Math.min(longestSpreadMs, retryAfterMs / 10)
-  return chance * Math.min(backoff.max, backoff.base * 2 ** (repeat - 1))
+  const jitteredMs = chance * Math.min(backoff.max, backoff.base * 2 ** (repeat - 1))
+  const askedMs = retryAfterMs ?? 0
+  // Both carry the jitter: those who were told the same must not come back together.
+  return Math.max(jitteredMs, askedMs + chance * Math.min(longestSpreadMs, askedMs / 10))
 }

@@ -7,13 +7,13 @@ import type { Anomaly, Call, Charge, Health, Reply, Verdict, WireReason, WireRes
 import { isObject, parseJson, type JsonObject } from './answers.ts'
 import { FREE, possibleCharge, priceCharge, statedCharge } from './credits.ts'
 import { errorClassOf } from './error-class.ts'
-import { readRetryAfter } from './retry-after.ts'
+import { believedMs, readRetryAfter } from './retry-after.ts'
 import { shapeOf } from './shape.ts'
 
 export function classify(call: Call, result: WireResult, nowMs: number): Verdict {
   if (result.kind === 'broken') return broken(call, result)
   const value = parseJson(result.reply.body)
-  const reply = withType(result.reply, value)
+  const reply = understood(result.reply, value, nowMs)
   const body = isObject(value) && !Array.isArray(value) ? value : null
   const verdictClass = errorClassOf(reply, body, call.params)
   if (verdictClass) return failed(call, verdictClass, reply, body, FREE, nowMs)
@@ -26,9 +26,16 @@ export function classify(call: Call, result: WireResult, nowMs: number): Verdict
   return answered(call, reply, body, shape)
 }
 
-/** The first answer says what it is, as the kept one does. */
-function withType(reply: Reply, value: unknown): Reply {
-  return reply.contentType === null && value !== undefined ? { ...reply, contentType: 'application/json' } : reply
+/**
+ * The first answer says what it is, as the kept one does. `Retry-After` becomes a number of seconds, whatever form it had, and nobody is
+ * handed one that we did not understand.
+ */
+function understood(reply: Reply, value: unknown, nowMs: number): Reply {
+  const contentType = reply.contentType ?? (value === undefined ? null : 'application/json')
+  const retryAfterMs = readRetryAfter(reply.retryAfter, nowMs)
+  const retryAfter = retryAfterMs === null ? null : String(Math.ceil(retryAfterMs / 1000))
+  const isSame = contentType === reply.contentType && retryAfter === reply.retryAfter
+  return isSame ? reply : { ...reply, contentType, retryAfter }
 }
 
 const anomalyOf: Readonly<Record<string, Anomaly>> = {
@@ -66,7 +73,7 @@ function failed(
 ): Extract<Verdict, { kind: 'failed' }> {
   const { fault, health } = traitsOf(verdictClass)
   const stated = statedCharge(call, body)
-  const retryAfterMs = readRetryAfter(reply.retryAfter, nowMs)
+  const retryAfterMs = believedMs(readRetryAfter(reply.retryAfter, nowMs))
   return {
     kind: 'failed',
     class: verdictClass,
@@ -84,7 +91,7 @@ function failed(
 function invalid(call: Call, reply: Reply, isSuccess: boolean, nowMs: number): Verdict {
   return {
     ...lost('UPSTREAM_INVALID', isSuccess ? possibleCharge(call) : FREE, 'down'),
-    retryAfterMs: readRetryAfter(reply.retryAfter, nowMs),
+    retryAfterMs: believedMs(readRetryAfter(reply.retryAfter, nowMs)),
   }
 }
 

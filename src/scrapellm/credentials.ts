@@ -84,34 +84,68 @@ const REDACTED = '[redacted]'
 /** Upstream may echo the key it was given, in an error above all: whoever reads the reply must not learn it. */
 export function redact(reply: Reply, secret: string | null): Reply {
   if (secret === null || secret === '') return reply
-  const traces = spellingsOf(secret)
+  const trace = traceOf(secret)
   return {
     status: reply.status,
-    contentType: withoutTraces(reply.contentType, traces),
-    retryAfter: withoutTraces(reply.retryAfter, traces),
-    location: withoutTraces(reply.location, traces),
-    body: bodyWithoutTraces(reply.body, traces),
+    contentType: reply.contentType?.replaceAll(trace.pattern, REDACTED) ?? null,
+    retryAfter: reply.retryAfter,
+    location: reply.location?.replaceAll(trace.pattern, REDACTED) ?? null,
+    body: bodyWithout(reply.body, trace),
   }
 }
 
-/** As it is, inside a JSON string, and inside a URL. */
-function spellingsOf(secret: string): ReadonlySet<string> {
-  return new Set([secret, JSON.stringify(secret).slice(1, -1), encodeURIComponent(secret.toWellFormed())])
+/** How a secret is found in text whose bytes are read as Latin-1. */
+interface Trace {
+  /** Its longest run of letters and digits, which no encoding changes: a body without it does not hold the secret. */
+  readonly anchor: string
+  /** The secret, each character in any spelling that JSON, URLs and HTML have for it. */
+  readonly pattern: RegExp
 }
 
-function withoutTraces(text: string | null, traces: ReadonlySet<string>): string | null {
-  let clean = text
-  for (const trace of traces) clean = clean?.replaceAll(trace, REDACTED) ?? null
-  return clean
+/** One for each upstream key; those of keys that were replaced are few. */
+const traces = new Map<string, Trace>()
+const MOST_TRACES = 1_000
+
+function traceOf(secret: string): Trace {
+  const known = traces.get(secret)
+  if (known) return known
+  const runs = secret.match(/[a-z0-9]+/gi) ?? ['']
+  const anchor = runs.reduce((longest, run) => (run.length > longest.length ? run : longest), '')
+  const spellings = Array.from(secret, (character) => `(?:${spellingsOf(character).join('|')})`)
+  const trace = { anchor, pattern: new RegExp(spellings.join(''), 'g') }
+  if (traces.size < MOST_TRACES) traces.set(secret, trace)
+  return trace
 }
 
-function bodyWithoutTraces(body: Buffer, traces: ReadonlySet<string>): Buffer {
-  let clean = body
-  for (const trace of traces) {
-    if (!clean.includes(trace)) continue
-    // Latin-1 gives every byte its own character and back, so bytes that are no text survive.
-    const bytes = Buffer.from(trace).toString('latin1')
-    clean = Buffer.from(clean.toString('latin1').replaceAll(bytes, REDACTED), 'latin1')
-  }
-  return clean
+const named: Readonly<Record<string, string>> = { '"': 'quot', '&': 'amp', "'": 'apos', '<': 'lt', '>': 'gt' }
+
+function spellingsOf(character: string): readonly string[] {
+  const bytes = Buffer.from(character.toWellFormed())
+  const raw = RegExp.escape(bytes.toString('latin1'))
+  if (/[a-z0-9]/i.test(character)) return [raw]
+  const hex = (value: number, digits: number): string => anyCase(value.toString(16).padStart(digits, '0'))
+  const units = Array.from({ length: character.length }, (_, at) => character.charCodeAt(at))
+  const point = character.codePointAt(0) ?? 0
+  const spellings = [
+    units.map((unit) => `\\\\[uU]${hex(unit, 4)}`).join(''),
+    Array.from(bytes, (byte) => `%${hex(byte, 2)}`).join(''),
+    `&#0*${point};`,
+    `&#[xX]0*${hex(point, 1)};`,
+    `\\\\${raw}`,
+    raw,
+  ]
+  const name = named[character]
+  return name === undefined ? spellings : [`&${name};`, ...spellings]
+}
+
+function anyCase(digits: string): string {
+  return digits.replaceAll(/[a-f]/g, (digit) => `[${digit}${digit.toUpperCase()}]`)
+}
+
+function bodyWithout(body: Buffer, { anchor, pattern }: Trace): Buffer {
+  if (anchor !== '' && !body.includes(anchor)) return body
+  // Latin-1 gives every byte its own character and back, so bytes that are no text survive.
+  const text = body.toString('latin1')
+  const clean = text.replaceAll(pattern, REDACTED)
+  return clean === text ? body : Buffer.from(clean, 'latin1')
 }

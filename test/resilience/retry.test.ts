@@ -539,7 +539,8 @@ void t.test('R7: the spread over Retry-After is a tenth of it and at most five s
   t.equal(backoffMs(backoff, 1, 10_000, 0), 10_000)
   t.equal(backoffMs(backoff, 3, 10_000, 0.5), 10_500)
   t.equal(backoffMs(backoff, 1, 600_000, 0.5), 602_500)
-  t.equal(backoffMs(backoff, 1, 0, 0.5), 0)
+  t.equal(backoffMs(backoff, 1, 0, 0.5), 250, 'the jitter stays')
+  t.equal(backoffMs(backoff, 7, 1_000, 0.9), 27_000, 'it never shortens a pause')
 })
 
 void t.test('R8: the budget is never negative, never above capacity, and refunds once per request', async (t) => {

@@ -509,17 +509,21 @@ void t.test('every class that the retry policy knows can be reached', async (t) 
 
 void t.test('Retry-After in all its forms, up to an hour', async (t) => {
   const rows: readonly (readonly [string | null, number | null])[] = [
-    ['0', 0],
+    ['0', null],
+    ['000', null],
     ['7', 7000],
     [' 7 ', 7000],
     ['3600', 3_600_000],
     ['3601', 3_600_000],
-    ['9'.repeat(400), 3_600_000],
+    ['60000', 3_600_000],
+    ['9'.repeat(400), null],
     ['Mon, 11 May 2026 12:00:30 GMT', 30_000],
     ['Monday, 11-May-26 12:00:30 GMT', 30_000],
     ['Mon May 11 12:00:30 2026', 30_000],
-    ['Mon, 11 May 2026 11:00:00 GMT', 0],
-    ['Mon, 11 May 2099 12:00:00 GMT', 3_600_000],
+    ['Mon, 11 May 2026 11:00:00 GMT', null],
+    ['Mon, 11 May 2026 12:00:00 GMT', null],
+    ['Tue, 12 May 2026 12:00:00 GMT', 3_600_000],
+    ['Mon, 11 May 2099 12:00:00 GMT', null],
     ['-5', null],
     ['1.5', null],
     ['0x10', null],
@@ -532,12 +536,28 @@ void t.test('Retry-After in all its forms, up to an hour', async (t) => {
   for (const [retryAfter, expected] of rows) {
     const verdict = judge(ANSWER, reply(429, '', { retryAfter }))
     t.equal(verdict.kind === 'failed' && verdict.retryAfterMs, expected, String(retryAfter))
+    t.equal(verdict.reply?.retryAfter === null, expected === null, 'nobody is handed one that was not understood')
   }
+  const handedOn = (retryAfter: string) => judge(ANSWER, reply(429, '', { retryAfter })).reply?.retryAfter
+  t.equal(handedOn('60000'), '60000', 'as upstream says it')
+  t.equal(handedOn('Mon, 11 May 2026 12:00:30 GMT'), '30')
   t.match(judge(ANSWER, reply(302, '', { retryAfter: '7' })), { class: 'ambiguous', retryAfterMs: 7000 })
 })
 
 void t.test('a key that upstream echoes is blotted out before anyone sees it', async (t) => {
-  const spellings = [SECRET, JSON.stringify(SECRET).slice(1, -1), encodeURIComponent(SECRET)]
+  const spellings = [
+    SECRET,
+    JSON.stringify(SECRET).slice(1, -1),
+    encodeURIComponent(SECRET),
+    encodeURIComponent(SECRET).toLowerCase(),
+    // As PHP writes it, as .NET does, in HTML, and a mixture.
+    'sk-live\\/\\"4f9a',
+    'sk-live/\\u00224f9a',
+    'sk-live\\u002F\\u00224f9a',
+    'sk-live&#47;&quot;4f9a',
+    'sk-live&#x2f;&#034;4f9a',
+    'sk-live\\/&#x22;4f9a',
+  ]
   for (const spelling of spellings) {
     const raw = Buffer.concat([Buffer.from([0xff, 0xfe]), Buffer.from(`${spelling} and ${spelling}`)])
     const verdict = judge(
@@ -551,7 +571,7 @@ void t.test('a key that upstream echoes is blotted out before anyone sees it', a
     const clean = Buffer.concat([Buffer.from([0xff, 0xfe]), Buffer.from('[redacted] and [redacted]')])
     t.strictSame(
       verdict.kind === 'failed' && verdict.reply,
-      reply(403, clean, { contentType: 'text/[redacted]', location: '/[redacted]', retryAfter: '[redacted]' }),
+      reply(403, clean, { contentType: 'text/[redacted]', location: '/[redacted]', retryAfter: null }),
     )
   }
 
@@ -561,6 +581,15 @@ void t.test('a key that upstream echoes is blotted out before anyone sees it', a
 
   const marked = judge(ANSWER, reply(429, error('The key credit-7 is slow')), { ...KEY, secret: 'credit-7' })
   t.match(marked, { class: 'queueFull' }, 'nor does the key speak for upstream')
+
+  const dotNet = { ...KEY, secret: 'a+b<c>d&e' }
+  for (const spelling of [
+    'a\\u002Bb\\u003Cc\\u003Ed\\u0026e',
+    'a&#43;b&lt;c&gt;d&amp;e',
+    'a%2Bb%3Cc%3Ed%26e',
+    'a%2bb<c>d&e',
+  ])
+    t.match(judge(ANSWER, reply(500, spelling), dotNet), { reply: { body: Buffer.from('[redacted]') } }, spelling)
 
   const odd = { ...KEY, secret: 'ключ\ud800' }
   t.equal(judge(ANSWER, reply(500, 'ok'), odd).kind, 'failed', 'whatever the key is made of')
