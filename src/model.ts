@@ -170,16 +170,17 @@ export type WireReason =
   /** Ended by this process. */
   | 'aborted'
 
+/** Why an exchange with upstream broke. */
+export interface WireTrouble {
+  readonly reason: WireReason
+  /** As the system, OpenSSL or the HTTP client calls it; null = there is none. */
+  readonly code: string | null
+}
+
 /** What came over the wire, or how it broke. `sent` = upstream may have taken the request, so it may have been charged. */
 export type WireResult =
   | { readonly kind: 'reply'; readonly reply: Reply }
-  | {
-      readonly kind: 'broken'
-      readonly sent: boolean
-      readonly reason: WireReason
-      /** As the system, OpenSSL or the HTTP client calls it; null = there is none. */
-      readonly code: string | null
-    }
+  | ({ readonly kind: 'broken'; readonly sent: boolean } & WireTrouble)
 
 /** What an attempt cost. `unknown`: `credits` may have been charged, and nothing will ever tell. */
 export interface Charge {
@@ -237,6 +238,8 @@ export interface Attempt {
   readonly class: VerdictClass | 'ok'
   readonly charge: Charge
   readonly anomalies?: readonly Anomaly[]
+  /** Null = upstream answered. */
+  readonly trouble: WireTrouble | null
   trail?: TrailMark
 }
 

@@ -26,6 +26,7 @@ import type {
   Verdict,
   Wishes,
   WireResult,
+  WireTrouble,
 } from './model.ts'
 import type { BreakerState, KeyState, OverloadState } from './telemetry/events.ts'
 
@@ -190,6 +191,8 @@ export interface Asked {
   readonly verdict: Verdict
   /** What upstream answered with; null = no complete answer. */
   readonly status: number | null
+  /** Why there is none; null = there is, or nobody knows. */
+  readonly trouble: WireTrouble | null
 }
 
 /** What is known about jobs: who owns them, what they were submitted for, how they ended. */

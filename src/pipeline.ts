@@ -281,6 +281,7 @@ export function createPipeline(parts: Parts): Pipeline {
         status: number | null,
         ended: Attempt['class'],
         charge: Charge,
+        trouble: Attempt['trouble'],
         anomalies: Attempt['anomalies'] = [],
       ): Attempt => {
         const durationMs = clock.now() - startedAt
@@ -294,6 +295,7 @@ export function createPipeline(parts: Parts): Pipeline {
           status,
           class: ended,
           charge,
+          trouble,
           anomalies,
         }
         attempts.push(tried)
@@ -321,11 +323,12 @@ export function createPipeline(parts: Parts): Pipeline {
         })
       } catch (error) {
         // A bug, and nobody knows how far it got: what may have been charged counts as charged.
-        tally(null, 'ambiguous', { state: 'unknown', credits: call.priceCredits })
+        tally(null, 'ambiguous', { state: 'unknown', credits: call.priceCredits }, null)
         throw error
       }
-      const { verdict, status } = asked
-      const tried = tally(status, verdict.kind === 'answered' ? 'ok' : verdict.class, verdict.charge, verdict.anomalies)
+      const { verdict, status, trouble } = asked
+      const ended = verdict.kind === 'answered' ? 'ok' : verdict.class
+      const tried = tally(status, ended, verdict.charge, trouble, verdict.anomalies)
       keyLease.report(verdict)
       return { attempt: tried, verdict, otherKeyReady: keys.hasOther(new Set([...turn.spentKeys, keyLease.name])) }
     } finally {

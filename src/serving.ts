@@ -95,7 +95,7 @@ export function createServing(config: Config, lasting: Lasting, keys: KeyPool, b
     clock,
     emit,
   )
-  const plain = createPlainUpstream({ profile, transport: connection.transport })
+  const plain = createPlainUpstream({ profile, transport: connection.transport, emit })
   const durable = lasting.durable.under({ plain, execution: config.jobs.execution })
   let aloft = 0
   let whenIdle: (() => void) | null = null

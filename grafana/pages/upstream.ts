@@ -112,6 +112,17 @@ export const upstream: Page = {
         [
           {
             kind: 'stack',
+            title: 'Calls without a complete answer',
+            shows:
+              'Calls to upstream per minute that broke before a complete answer, by reason: name, route, refused, TLS, time, connection.',
+            red: 'local: this machine has run out of files or ports, or a local firewall forbids it. name-*, no-route, connect-timeout: the network here. tls-*: the certificate. outbound-proxy: that proxy. The log line `upstream unreachable` has the code.',
+            unit: 'short',
+            queries: [[`60 * sum by (reason) (${rate('upstream_unreachable_total')})`, '{{reason}}']],
+          },
+        ],
+        [
+          {
+            kind: 'stack',
             title: 'Waiting for a place',
             shows:
               'Attempts that found all places of `upstream.maxConcurrent` or `perScraper` taken and wait for one, by scraper.',

@@ -234,7 +234,7 @@ function shown(type: z.core.$ZodType, value: unknown): unknown {
   if (typeof value === 'number' && kind === 'duration') return formatDuration(value)
   if (typeof value === 'number' && kind === 'size') return formatSize(value)
   if (kind === 'secret') return String(value)
-  if (kind === 'access') return String(value).replace(/\/\/[^@]*@/, '//****@')
+  if (kind === 'access' && typeof value === 'string') return value.replace(/\/\/[^@]*@/, '//****@')
   if (kind === 'digest') return `${String(value).slice(0, 8)}…`
   if (Array.isArray(value)) return value.map((item) => shown(itemOf(bare), item))
   if (typeof value !== 'object' || value === null) return value

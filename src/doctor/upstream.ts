@@ -102,11 +102,15 @@ async function examineConnection(url: URL, { open }: Way): Promise<Finding> {
     const soon = `${text}, but its certificate ends in ${daysLeft} days`
     return finding('warn', 'upstream connection', soon, 'it is not yours to renew: see whether it has been by then')
   } catch (error) {
-    const { reason, code } = error instanceof DialError ? error : { reason: null, code: codeOf(error) }
-    const text = `no connection to ${url.host} (${[reason, code].filter(Boolean).join(', ')})`
-    const advice = reason === null ? undefined : adviceFor[reason]
-    return finding('fail', 'upstream connection', text, advice ?? usualAdvice)
+    const { text, advice = usualAdvice } = causeOf(error)
+    return finding('fail', 'upstream connection', `no connection to ${url.host} (${text})`, advice)
   }
+}
+
+function causeOf(error: unknown): { readonly text: string; readonly advice?: string | undefined } {
+  if (!(error instanceof DialError)) return { text: codeOf(error) }
+  const { reason, code } = error
+  return { text: code === null ? reason : `${reason}, ${code}`, advice: adviceFor[reason] }
 }
 
 const usualAdvice = 'check upstream.url, and that this machine may connect to it (firewall, network policy)'
@@ -136,15 +140,8 @@ async function examineAnswers(way: Way, keys: Upstream['keys'], { probe, standin
     }
     return found
   } catch (error) {
-    const text = `no answer (${codeOf(error)})`
-    return [
-      finding(
-        'fail',
-        'upstream answer',
-        text,
-        'check that upstream.url is where the API is, and look at its status page',
-      ),
-    ]
+    const { text, advice = 'check that upstream.url is where the API is, and look at its status page' } = causeOf(error)
+    return [finding('fail', 'upstream answer', `no answer (${text})`, advice)]
   }
 }
 
@@ -153,7 +150,14 @@ async function ask({ url, open, relay }: Way, { path, headers }: Probe): Promise
   const credentials = relay?.authorization ? { 'proxy-authorization': relay.authorization } : {}
   const over = { socket, isRelayed: relay !== null }
   try {
-    return await exchange({ url: url + path, headers: { ...headers, ...credentials }, limitMs: PATIENCE_MS, over })
+    const answered = await exchange({
+      url: url + path,
+      headers: { ...headers, ...credentials },
+      limitMs: PATIENCE_MS,
+      over,
+    })
+    if (relay && answered.status === 407) throw new DialError({ reason: 'outbound-proxy', code: '407' })
+    return answered
   } finally {
     socket.destroy()
   }

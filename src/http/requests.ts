@@ -87,6 +87,8 @@ function attemptsOf(flight: FlightTrail): object[] {
     waited_ms: attempt.waitedMs,
     class: attempt.class,
     status: attempt.status,
+    reason: attempt.trouble?.reason ?? null,
+    error_code: attempt.trouble?.code ?? null,
     key: attempt.keyName,
     charge: attempt.charge.state,
     credits: attempt.charge.credits,

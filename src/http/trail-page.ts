@@ -1,6 +1,14 @@
 /** The page of a request's trail: what it got, and every attempt with its time, its outcome and why it was or was not repeated. */
 import type { AdminAnswer } from './admin.ts'
-import { type AttemptTrail, type FlightTrail, msText, reasonText, type Trail, whyOf } from '../telemetry/trail.ts'
+import {
+  type AttemptTrail,
+  type FlightTrail,
+  msText,
+  reasonText,
+  type Trail,
+  troubleText,
+  whyOf,
+} from '../telemetry/trail.ts'
 import { bar, fragmentAnswer, html, type Markup, nothing, pageAnswer, timeOf, trailHref, tag } from './html.ts'
 import { statusTag, trailForm } from './status-page.ts'
 
@@ -123,14 +131,14 @@ const headings = [
 ] as const
 
 function rowOf(attempt: AttemptTrail, why: string, startedAt: number, spanMs: number): Markup {
-  const { class: ended, status, charge, durationMs, retryAfterMs } = attempt
+  const { class: ended, status, charge, durationMs, retryAfterMs, trouble } = attempt
   const isOk = ended === 'ok'
   const credits = charge.state === 'unknown' ? `${charge.credits}, perhaps` : String(charge.credits)
   const asked = retryAfterMs === null ? '' : `; upstream asked for ${msText(retryAfterMs)}`
   const kind = isOk ? 'good' : 'bad'
   return row(attempt, startedAt, spanMs, kind, durationMs, [
     ['Took', 'number', text(msText(durationMs))],
-    ['Ended as', '', html`${tag(kind, ended)} ${status === null ? 'no complete answer' : String(status)}`],
+    ['Ended as', '', html`${tag(kind, ended)} ${status ?? troubleText(trouble)}`],
     ['Key', '', text(attempt.keyName)],
     ['Credits', 'number', text(credits)],
     ['And then', '', text(why + asked)],

@@ -222,15 +222,16 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
     const status = verdict.reply?.status ?? null
     const there = (await store.get(SPACE, id))?.value as DurableRecord | undefined
     // This process was taken for dead: whoever has taken it up pays.
-    if (there && there.processId !== processId) return { verdict: { ...verdict, charge: paidBefore }, status }
+    if (there && there.processId !== processId)
+      return { verdict: { ...verdict, charge: paidBefore }, status, trouble: null }
     if (verdict.kind === 'failed') {
       await forget(id)
-      return { verdict, status }
+      return { verdict, status, trouble: null }
     }
     // Until the answer is kept, the job is the only way back to it.
     await write(id, { ...record, isSettled: true })
     void sleep(SAFE_AFTER_MS).then(() => forget(id))
-    return { verdict: record.isSettled ? { ...verdict, charge: paidBefore } : verdict, status }
+    return { verdict: record.isSettled ? { ...verdict, charge: paidBefore } : verdict, status, trouble: null }
   }
 
   /** Who wants a fresh answer takes up only a job of somebody who did, too. */

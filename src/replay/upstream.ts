@@ -31,7 +31,7 @@ export function createReplayedUpstream({ clock, fortune, sky }: UpstreamPorts): 
       const { call } = asking
       const play = withinLimit(playOf(asking), asking)
       await new Promise<void>((resolve) => clock.after(play.durationMs, resolve))
-      return { verdict: verdictOf(play, call.endpoint === 'answer'), status: play.status }
+      return { verdict: verdictOf(play, call.endpoint === 'answer'), status: play.status, trouble: null }
     },
   }
 

@@ -23,7 +23,7 @@
  * | `flight` | who rode on a flight | the `id` of the leader's line; left out where that is in the file of another replica |
  * | `flight_at`, `landed` | leaders | when the flight began; false = the process ended before it |
  * | `stopped_by` | leaders | why its last attempt was not repeated |
- * | `attempts` | leaders | `number`, `after_ms` (since `flight_at`), `duration_ms`, `waited_ms` (before it), `class`, `status`, `key` (its name), `charge` (`charged`, `free`, `unknown`), `credits`, `retry_after_ms`, `anomalies` (what was unexpected about an answer) |
+ * | `attempts` | leaders | `number`, `after_ms` (since `flight_at`), `duration_ms`, `waited_ms` (before it), `class`, `status`, `key` (its name), `charge` (`charged`, `free`, `unknown`), `credits`, `retry_after_ms`; without a complete answer `reason` and, where there is one, the system's code as `error_code`; `anomalies` (what was unexpected about an answer) |
  */
 import type { Call, Entry } from '../model.ts'
 import type { RecordedFlight } from './recorded-flight.ts'
@@ -128,6 +128,8 @@ function attemptsOf(flight: RecordedFlight): object {
       credits: attempt.charge.credits,
       retry_after_ms: given(attempt.retryAfterMs),
       anomalies: attempt.anomalies.length > 0 ? attempt.anomalies : undefined,
+      reason: given(attempt.trouble?.reason),
+      error_code: given(attempt.trouble?.code),
     })),
   }
 }

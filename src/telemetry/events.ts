@@ -1,6 +1,6 @@
 /** Everything that can happen beside an outcome, as one union: parts emit it, the recorder turns it into metrics and log lines. */
 import type { FailureClass, VerdictClass } from '../failures.ts'
-import type { Attempt, Landing, ProxyRequest, Refused, Tier } from '../model.ts'
+import type { Attempt, Landing, ProxyRequest, Refused, Tier, WireTrouble } from '../model.ts'
 
 export type BreakerState = 'closed' | 'half-open' | 'open'
 export type KeyState = 'ready' | 'resting' | 'spent'
@@ -46,6 +46,8 @@ export type TelemetryEvent =
       readonly id: string
       readonly attempt: Attempt
     }
+  /** An exchange with upstream has ended, polls of jobs among them; `trouble` null = upstream answered. */
+  | { readonly kind: 'wire-ended'; readonly scraper: string; readonly trouble: WireTrouble | null }
   /** The process has more to do than it can, or no more; `because` is null when it is over. */
   | {
       readonly kind: 'overload-changed'

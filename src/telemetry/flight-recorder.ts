@@ -88,7 +88,7 @@ export function createFlightRecorder({ clock, tookOff, landed }: FlightRecorderP
   function note(recorded: RecordedFlight, attempt: Attempt, retryAfterMs: number | null): void {
     attempt.trail = recorded
     if (recorded.attempts.length >= mostAttempts) return
-    const { number, durationMs, waitedMs, keyName, status, class: ended, charge, anomalies = [] } = attempt
+    const { number, durationMs, waitedMs, keyName, status, class: ended, charge, trouble, anomalies = [] } = attempt
     const startedAt = recorded.underWay?.startedAt ?? clock.wall() - durationMs
     recorded.attempts.push({
       number,
@@ -101,6 +101,7 @@ export function createFlightRecorder({ clock, tookOff, landed }: FlightRecorderP
       charge,
       retryAfterMs,
       anomalies,
+      trouble,
     })
   }
 

@@ -4,7 +4,7 @@
  */
 import { codes, type Code } from '../errors.ts'
 import { type VerdictClass, verdictClasses } from '../failures.ts'
-import type { Anomaly, CacheLabel, Refused, Tier } from '../model.ts'
+import type { Anomaly, CacheLabel, Refused, Tier, WireReason } from '../model.ts'
 import type { BreakerState, CacheFlaw, RedisOperation, ReloadResult } from './events.ts'
 import type { ClosedList, LabelValue } from './series.ts'
 
@@ -39,6 +39,7 @@ export interface LabelTypes {
   mode: AwayMode
   end: SharedEnd
   reload: ReloadResult
+  wire: WireReason
   outcome: JobOutcome
   operation: RedisOperation
   flaw: CacheFlaw
@@ -49,7 +50,7 @@ export interface LabelTypes {
 export type LabelName = keyof LabelTypes
 
 /** Two labels of one name are told apart here. */
-const shownNames: Partial<Record<LabelName, string>> = { reload: 'result' }
+const shownNames: Partial<Record<LabelName, string>> = { reload: 'result', wire: 'reason' }
 
 export function shownName(label: LabelName): string {
   return shownNames[label] ?? label
@@ -86,6 +87,27 @@ export const labelLists = {
   mode: listOf<AwayMode>({ allowance: 0, open: 0, refused: 0 }),
   end: listOf<SharedEnd>({ landed: 0, led: 0, left: 0, queued: 0, sent: 0, job: 0, lost: 0 }),
   reload: listOf<ReloadResult>({ applied: 0, invalid: 0, restart: 0 }),
+  wire: listOf<WireReason>({
+    'name-not-found': 0,
+    'name-server': 0,
+    refused: 0,
+    'no-route': 0,
+    'connect-timeout': 0,
+    'tls-expired': 0,
+    'tls-self-signed': 0,
+    'tls-unknown-ca': 0,
+    'tls-wrong-host': 0,
+    tls: 0,
+    'outbound-proxy': 0,
+    local: 0,
+    'idle-closed': 0,
+    reset: 0,
+    timeout: 0,
+    malformed: 0,
+    truncated: 0,
+    'too-big': 0,
+    aborted: 0,
+  }),
   outcome: listOf<JobOutcome>({ submitted: 0, polled: 0, rejected: 0, failed: 0, refused: 0, gone: 0 }),
   operation: listOf<RedisOperation>({
     connect: 0,
@@ -130,6 +152,7 @@ export function closedLists({ clients, scrapers, keys, tiers, version }: ListOpt
     mode: list(labelLists.mode, 'refused'),
     end: list(labelLists.end, 'left'),
     reload: list(labelLists.reload, 'invalid'),
+    wire: list(labelLists.wire, 'reset'),
     outcome: list(labelLists.outcome, 'failed'),
     operation: list(labelLists.operation, 'get'),
     flaw: list(labelLists.flaw, 'damaged'),

@@ -47,6 +47,11 @@ const counterRows = {
     'upstream_anomalies_total',
     'Complete answers with something unexpected in them, handed on all the same: a shape that is not documented, no content, another prompt or scraper than was asked, or a `credits_used` beyond ten times the price, which was not believed.',
   ),
+  upstreamUnreachable: row(
+    ['scraper', 'wire'],
+    'upstream_unreachable_total',
+    'Calls to upstream without a complete answer, polls of jobs among them, by what went wrong on the way (local = trouble of this machine).',
+  ),
   retries: row(['scraper', 'class'], 'retries_total', 'Repeated attempts, by the failure class that caused them.'),
   retriesRefused: row(
     ['reason'],

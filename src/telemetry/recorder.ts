@@ -13,6 +13,7 @@ import type { JobOutcome } from './labels.ts'
 import { createLedger, type LedgerStatus } from './ledger.ts'
 import type { Log } from './log.ts'
 import type { Metrics } from './metrics.ts'
+import { createReachability } from './reachability.ts'
 import { traceIdOf } from './traceparent.ts'
 import { promptsIn } from './trail.ts'
 
@@ -54,6 +55,7 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
   const { metrics, access, log, clock, matches, watchers = [], openPrompts = () => [] } = ports
   const traceOf = ports.traceIdOf ?? (({ traceparent }) => traceIdOf(traceparent))
   const nextAnomalyLogAt = new Map<string, number>()
+  const reachability = createReachability({ clock, log })
   const ledger = createLedger({ metrics, broke: (error) => logBug('ledger', error, null) })
 
   return { begin, record, refused, uncaught, emit, credits: ledger.status, totals: ledger.totals }
@@ -131,6 +133,9 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
         metrics.upstreamInFlight.add(-1, event.scraper)
         ledger.ended(event.payer, event.scraper, event.attempt)
         return countAttempt(event)
+      case 'wire-ended':
+        if (event.trouble) metrics.upstreamUnreachable.add(1, event.scraper, event.trouble.reason)
+        return reachability.note(event.trouble)
       case 'flight-landed':
         return ledger.landed(event.payer, event.scraper, event.landing, event.claimed)
       case 'flight-lost':

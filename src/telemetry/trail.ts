@@ -5,7 +5,7 @@
  */
 import type { Code } from '../errors.ts'
 import type { VerdictClass } from '../failures.ts'
-import type { Anomaly, CacheLabel, Call, Charge, Param, Refused, Tier } from '../model.ts'
+import type { Anomaly, CacheLabel, Call, Charge, Param, Refused, Tier, WireReason, WireTrouble } from '../model.ts'
 
 export interface AttemptTrail {
   readonly number: number
@@ -19,6 +19,8 @@ export interface AttemptTrail {
   /** What upstream asked for with `Retry-After`. */
   readonly retryAfterMs: number | null
   readonly anomalies: readonly Anomaly[]
+  /** Why there is no complete answer; null = there is one. */
+  readonly trouble: WireTrouble | null
 }
 
 /** An attempt that has not been answered yet. */
@@ -128,6 +130,35 @@ const anomalies: Readonly<Record<Anomaly, string>> = {
   emptyAnswer: 'it has no content: handed on and not kept',
   otherQuestion: 'it names another prompt or scraper than was asked: handed on and not kept',
   implausibleCharge: 'its credits_used is beyond ten times the price: the price was charged',
+}
+
+const troubles: Readonly<Record<WireReason, string>> = {
+  'name-not-found': "upstream's name does not exist",
+  'name-server': 'the name servers did not say where upstream is',
+  refused: 'upstream refused the connection',
+  'no-route': 'there is no route to upstream',
+  'connect-timeout': 'no connection within upstream.connectTimeout',
+  'tls-expired': "upstream's certificate has expired",
+  'tls-self-signed': "upstream's certificate is signed by itself",
+  'tls-unknown-ca': "upstream's certificate is from an authority that is not trusted",
+  'tls-wrong-host': "upstream's certificate is for another host",
+  tls: 'TLS with upstream failed',
+  'outbound-proxy': 'the outbound proxy cannot be reached, or refused',
+  local: 'trouble of this machine',
+  'idle-closed': 'upstream had closed the idle connection',
+  reset: 'the connection broke',
+  timeout: 'no complete answer in time',
+  malformed: 'the answer is not HTTP',
+  truncated: 'the answer was cut off',
+  'too-big': 'the answer is too big',
+  aborted: 'ended by the proxy',
+}
+
+/** Why an attempt has no complete answer. */
+export function troubleText(trouble: WireTrouble | null): string {
+  if (trouble === null) return 'no complete answer'
+  const text = troubles[trouble.reason]
+  return trouble.code === null ? text : `${text} (${trouble.code})`
 }
 
 /** Why the attempt at `index` was or was not repeated. */

@@ -6,9 +6,9 @@ import { lookup, type LookupAddress } from 'node:dns'
 import { request } from 'node:http'
 import { connect, isIP, type LookupFunction, type Socket } from 'node:net'
 import { connect as connectTls, type SecureContext } from 'node:tls'
-import type { WireReason } from '../model.ts'
+import type { WireReason, WireTrouble } from '../model.ts'
 import type { Clock, OutboundProxy } from '../ports.ts'
-import { connectTrouble, type WireTrouble } from './wire-reason.ts'
+import { connectTrouble } from './wire-reason.ts'
 
 /**
  * Keep-alive probes of calls that wait, in whole seconds, at another interval for each connection: of thousands at the same moment

@@ -2,13 +2,7 @@
  * The codes of the system, of OpenSSL and of undici for an exchange that broke, as the reasons that an operator is shown.
  * Sources: errno(3), gai_strerror(3), X509_verify_cert_error_string(3), Node's and undici's `errors`.
  */
-import type { WireReason } from '../model.ts'
-
-export interface WireTrouble {
-  readonly reason: WireReason
-  /** As the system, OpenSSL or undici calls it; null = no code came with the error. */
-  readonly code: string | null
-}
+import type { WireReason, WireTrouble } from '../model.ts'
 
 /** Reasons while a connection is being opened: nothing has been sent. */
 const whileConnecting: ReadonlyMap<string, WireReason> = new Map([
@@ -104,6 +98,6 @@ function parseReason(code: string, message: string, answer: AnswerState): WireRe
 }
 
 function codeOf(error: unknown): string | null {
-  if (!(error instanceof Error) || !('code' in error)) return null
-  return typeof error.code === 'string' ? error.code : null
+  if (!(error instanceof Error) || !('code' in error) || typeof error.code !== 'string') return null
+  return /^\w{1,64}$/.test(error.code) ? error.code : null
 }

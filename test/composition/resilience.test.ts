@@ -132,7 +132,7 @@ function setUp(setting: Setting) {
         await new Promise<void>((resolve) => clock.after(takesMs, resolve))
         upstream.inFlight -= 1
         if (verdict.charge.state === 'charged') upstream.charged += verdict.charge.credits
-        return { verdict, status: verdict.reply?.status ?? 200 }
+        return { verdict, status: verdict.reply?.status ?? 200, trouble: null }
       },
     },
     recorder: { begin: () => {}, record: (_exchange, outcome) => void outcomes.push(outcome) },

@@ -14,6 +14,7 @@ import { everyCommand } from '../../src/doctor/redis.ts'
 import { examineSurroundings } from '../../src/doctor/surroundings.ts'
 import { createSimulator, instant, type SimulatorOptions } from '../../src/simulator/simulator.ts'
 import { anAuthority } from '../support/certificates.ts'
+import { startOutboundProxy } from '../support/outbound-proxy.ts'
 import { root } from '../support/process.ts'
 import { aProxy } from '../support/proxy.ts'
 import { startCluster, startRedis, startSentinels } from '../support/redis.ts'
@@ -179,6 +180,34 @@ void t.test('an upstream that is not there', async (t) => {
   const { set } = await upstreamWith(t)
   const plain = await consult(t, [set.replace('http:', 'https:')])
   t.match(plain.found('upstream connection'), { status: 'fail', advice: /upstream\.ca/ })
+})
+
+void t.test('through an outbound proxy the same is looked at, and what is wrong with the proxy is told', async (t) => {
+  const { set } = await upstreamWith(t, { [KEY]: { credits: 3 } })
+  const outbound = await startOutboundProxy(t, '127.0.0.1')
+  const named = (url: string) => consult(t, [set, `upstream.proxy=${url}`])
+  const through = await named(outbound.withCredentials)
+  t.match(through.found('upstream proxy'), {
+    status: 'ok',
+    text: `calls to upstream go through ${outbound.url} (upstream.proxy)`,
+  })
+  t.equal(through.found('upstream connection').status, 'ok')
+  t.equal(through.found('key main').status, 'ok')
+
+  const stranger = await named(outbound.url)
+  t.match(stranger.found('upstream answer'), { status: 'fail', text: /outbound-proxy, 407/, advice: /password/ })
+  const away = await named('http://127.0.0.1:1')
+  t.match(away.found('upstream connection'), {
+    status: 'fail',
+    text: /outbound-proxy, ECONNREFUSED/,
+    advice: /outbound proxy/,
+  })
+
+  const environment = { http_proxy: outbound.withCredentials }
+  const byVariable = await consult(t, [set], { environment })
+  t.match(byVariable.found('upstream proxy'), { status: 'ok', text: /\(http_proxy\)$/ })
+  const excepted = await consult(t, [set], { environment: { ...environment, no_proxy: '127.0.0.0/8' } })
+  t.match(excepted.found('upstream proxy'), { text: 'calls to upstream go directly (no_proxy)' })
 })
 
 void t.test('a gateway with a CA of its own is believed when it is named', async (t) => {

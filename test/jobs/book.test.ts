@@ -74,7 +74,7 @@ async function withSimulator(t: Test, options: SimulatorOptions = {}) {
     transport.close()
     await sim.close()
   })
-  const upstream = createPlainUpstream({ profile, transport })
+  const upstream = createPlainUpstream({ profile, transport, emit: () => {} })
   const store = createLocalJobStore(createMemoryStore(clock))
   return { clock, sim, upstream, store, ...aBook(clock, upstream, store) }
 }

@@ -159,9 +159,10 @@ export function upstreamOf(says: (call: Call, n: number) => Reply | 'cut' | 'dow
       return {
         verdict: profile.classify(call, { kind: 'broken', sent, reason: 'reset', code: null }, key),
         status: null,
+        trouble: { reason: 'reset', code: null },
       }
     }
-    return { verdict: profile.classify(call, { kind: 'reply', reply: said }, key), status: said.status }
+    return { verdict: profile.classify(call, { kind: 'reply', reply: said }, key), status: said.status, trouble: null }
   }
   return { upstream: { ask }, calls }
 }

@@ -436,7 +436,7 @@ async function withSimulator(t: Test) {
     transport.close()
     await sim.close()
   })
-  const plain = createPlainUpstream({ profile, transport })
+  const plain = createPlainUpstream({ profile, transport, emit: () => {} })
   return { sim, clock: hasty(clock), plain, store: createLocalJobStore(createMemoryStore(clock)) }
 }
 

@@ -74,7 +74,7 @@ async function aReplica(t: Test, name: string, redis: RedisProcess, url: string)
   await until(() => shared.state === 'up')
   const store = createSharedJobStore(createSharedRecords(shared, clock), clock)
   const life = createLiveness({ store, clock, processId: name })
-  const plain = createPlainUpstream({ profile, transport })
+  const plain = createPlainUpstream({ profile, transport, emit: () => {} })
   const filled: JobAnswer[] = []
   const refunded: number[] = []
   const adopted: string[] = []

@@ -273,6 +273,7 @@ const attempt = {
   status: 200,
   class: 'ok',
   charge: { state: 'charged', credits: 3 },
+  trouble: null,
 } as const
 
 function aLanding(text: string): Landing {

@@ -205,7 +205,7 @@ export function observed(observation: Observation = {}) {
           calls.push(question)
           const verdict = says(calls.length, question)
           await new Promise<void>((resolve) => clock.after(takesMs, resolve))
-          return { verdict, status: verdict.reply?.status ?? null }
+          return { verdict, status: verdict.reply?.status ?? null, trouble: null }
         },
       }),
     ),

@@ -15,6 +15,8 @@ const NEEDS: readonly Need[] = [
   { package: 'python3-httpx', probe: ['/usr/bin/python3', '-c', 'import httpx'] },
   { package: 'golang-go', probe: ['go', 'version'] },
   { package: 'redis-server', probe: ['redis-server', '--version'] },
+  { package: 'iproute2', probe: ['ip', '-V'] },
+  { package: 'tinyproxy-bin', probe: ['tinyproxy', '-v'] },
   { package: 'openssl', probe: ['openssl', 'version'] },
   { package: 'curl', probe: ['curl', '--version'] },
   { package: 'chromium', probe: ['/usr/bin/chromium', '--version'] },

@@ -66,6 +66,7 @@ export function attempted(verdict: Verdict, changes: Partial<Attempt> & { otherK
       status: verdict.reply?.status ?? null,
       class: verdict.kind === 'answered' ? 'ok' : verdict.class,
       charge: verdict.charge,
+      trouble: null,
       ...rest,
     },
   }

@@ -178,7 +178,7 @@ const hit: Outcome = { kind: 'hit', entry, tier: 'memory' }
 function attempt(change: Partial<Attempt> = {}): Attempt {
   const charge = { state: 'charged', credits: 3 } as const
   const first = { number: 1, startedAt: start, durationMs: 8000, waitedMs: 0, keyName: 'main', status: 200 }
-  return { ...first, class: 'ok', charge, ...change }
+  return { ...first, class: 'ok', charge, trouble: null, ...change }
 }
 
 function reply(status: number) {
