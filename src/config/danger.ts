@@ -3,7 +3,7 @@
  * give keys away, or contradict each other. Each refusal says what to do.
  */
 import { hash } from 'node:crypto'
-import { BlockList, isIP, isIPv4 } from 'node:net'
+import { isLoopback, isMetadata, isSameHost } from './addresses.ts'
 import { authorityFlaw, pairFlaws } from './certificate.ts'
 import { nearest } from './nearest.ts'
 import { wrongVariable } from './route.ts'
@@ -34,6 +34,7 @@ export function dangers(config: Config, { environment, readFile }: Surroundings)
     ...adminDangers(config),
     ...upstreamDangers(config.upstream),
     ...routeDangers(config.upstream, environment),
+    ...loopDangers(config),
     ...keyDangers(config.upstream.keys),
     ...clientDangers(config.clients),
     ...sharedTokens(config.clients),
@@ -124,6 +125,24 @@ function upstreamDangers({ url, allowInsecure }: Config['upstream']): Danger[] {
       because: [['upstream', 'allowInsecure']],
     },
   ]
+}
+
+/** Every question would come back as one of its own. */
+function loopDangers({ upstream, listen, admin }: Config): Danger[] {
+  const { hostname: inUrl, port: written, protocol } = new URL(upstream.url)
+  const host = inUrl.replace(/^\[|\]$/g, '').replace(/\.$/, '')
+  const port = written === '' ? (protocol === 'https:' ? 443 : 80) : Number(written)
+  return Object.entries({ listen, admin })
+    .filter(([, own]) => own.port === port && isSameHost(host, own.host.toLowerCase()))
+    .slice(0, 1)
+    .map(([name]) => ({
+      path: ['upstream', 'url'],
+      text: `is this proxy itself (${name}.host and ${name}.port); write the API's own URL, or set another ${name}.port`,
+      because: [
+        [name, 'host'],
+        [name, 'port'],
+      ],
+    }))
 }
 
 function routeDangers(upstream: Config['upstream'], environment: Surroundings['environment']): Danger[] {
@@ -271,29 +290,4 @@ function jobDangers({ cache, jobs, redis }: Config): Danger[] {
       because: [['cache', 'disk']],
     },
   ]
-}
-
-// Addresses
-
-const loopback = new BlockList()
-loopback.addSubnet('127.0.0.0', 8, 'ipv4')
-loopback.addAddress('::1', 'ipv6')
-
-/** Where clouds keep the credentials of a machine. */
-const metadata = new BlockList()
-metadata.addSubnet('169.254.0.0', 16, 'ipv4')
-metadata.addAddress('100.100.100.200', 'ipv4')
-metadata.addSubnet('fe80::', 10, 'ipv6')
-metadata.addAddress('fd00:ec2::254', 'ipv6')
-
-function isLoopback(host: string): boolean {
-  return host.toLowerCase() === 'localhost' || isIn(loopback, host)
-}
-
-function isMetadata(host: string): boolean {
-  return /^metadata(\.google\.internal)?\.?$/i.test(host) || isIn(metadata, host)
-}
-
-function isIn(block: BlockList, host: string): boolean {
-  return isIP(host) !== 0 && block.check(host, isIPv4(host) ? 'ipv4' : 'ipv6')
 }

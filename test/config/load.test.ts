@@ -1,6 +1,7 @@
 /** The loader: golden files with one mistake each, then what is right: merging, references, defaults, masks. */
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import fc from 'fast-check'
+import { hostname, networkInterfaces } from 'node:os'
 import t from 'tap'
 import { loadConfig } from '../../src/config/load.ts'
 import { resolveRetry } from '../../src/config/schema.ts'
@@ -206,6 +207,38 @@ void t.test('the disk may be elsewhere, or not at all', async (t) => {
   const { config } = load(['cache: { disk: false }', 'cache: { disk: { maxSize: 1GiB } }'])
   t.strictSame(config.cache.disk, { path: 'data/cache.db', maxSize: 1024 ** 3 }, 'a later file switches it on again')
   t.doesNotThrow(() => load('jobs: { execution: durable }'), 'the disk is there by default')
+})
+
+void t.test('an upstream that is the proxy itself is refused, by whatever name', async (t) => {
+  const tokens = 'clients: { a: { token: a-token-of-enough-letters } }\n'
+  const addresses = Object.values(networkInterfaces()).flatMap((all = []) => all)
+  const own = addresses.find(({ family, internal }) => family === 'IPv4' && !internal)?.address ?? '127.0.0.1'
+  const listening = (host: string, url: string) => () =>
+    load(`${tokens}listen: { host: "${host}", port: 8080 }\nupstream: { url: "${url}", allowInsecure: true }`)
+  const itself: readonly (readonly [host: string, url: string])[] = [
+    ['127.0.0.1', 'http://127.0.0.1:8080'],
+    ['127.0.0.1', 'http://localhost:8080'],
+    ['127.0.0.1', 'https://LOCALHOST.:8080'],
+    ['127.0.0.1', 'http://proxy.localhost:8080'],
+    ['127.0.0.1', 'http://0.0.0.0:8080'],
+    ['localhost', 'http://[::1]:8080'],
+    ['localhost', 'http://127.0.0.1:8080'],
+    ['::1', 'http://localhost:8080'],
+    ['0.0.0.0', 'http://127.0.0.9:8080'],
+    ['0.0.0.0', `http://${own}:8080`],
+    ['::', `http://${hostname().toLowerCase()}:8080`],
+    ['proxy.example', 'http://Proxy.example:8080'],
+  ]
+  for (const [host, url] of itself)
+    t.throws(listening(host, url), { message: /^upstream\.url: is this proxy itself \(listen/ }, `${url} on ${host}`)
+  const other: readonly (readonly [host: string, url: string])[] = [
+    ['127.0.0.1', 'http://127.0.0.1:8081'],
+    ['127.0.0.1', 'http://127.0.0.2:8080'],
+    ['0.0.0.0', 'http://192.0.2.1:8080'],
+    ['proxy.example', 'http://api.example:8080'],
+  ]
+  for (const [host, url] of other) t.doesNotThrow(listening(host, url), `${url} on ${host}`)
+  t.doesNotThrow(() => load('listen: { port: 0 }\nupstream: { url: "http://127.0.0.1:8080" }'), 'any free port')
 })
 
 void t.test('it is known which upstream keys came from which file', async (t) => {
