@@ -44,6 +44,8 @@ export interface ProxyRequest {
   readonly ifNoneMatch: string | null
   /** `X-Request-Timeout`, in milliseconds. */
   readonly patienceMs: number | null
+  /** `X-Sample`; null or absent = not given. */
+  readonly sample?: number | null
   readonly idempotencyKey: string | null
   /** RFC 7240 `Prefer`: answer 202 at once (`waitMs` 0) or after so long; null = not asked for. */
   readonly respondAsyncAfterMs: number | null
@@ -119,6 +121,10 @@ export interface Call {
   readonly promptHash: string | null
   /** Effective country, upper case, for purging by it; null where the call has none. */
   readonly country: string | null
+  /** Which of several independent answers to the question; absent where the call is a poll. */
+  readonly sample?: number
+  /** A parameter has a value without a documented meaning: the answer is neither kept nor shared. */
+  readonly unknownValue?: boolean
 }
 
 // What upstream said

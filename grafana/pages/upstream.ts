@@ -209,6 +209,15 @@ export const upstream: Page = {
         [
           {
             kind: 'stack',
+            title: 'Samples',
+            shows:
+              'Questions per minute by the number of the sample that was asked for (`sample=N`): each sample from 2 on is an independent, paid answer.',
+            red: 'a client takes more samples than it needs: each costs as much as a new question.',
+            unit: 'short',
+            queries: [[`60 * sum by (sample) (${rate('samples_total')})`, '{{sample}}']],
+          },
+          {
+            kind: 'stack',
             title: 'Unexpected answers',
             shows:
               'Complete, paid answers per hour with something unexpected in them, by scraper. They are handed on, but not kept.',

@@ -21,6 +21,7 @@ type Field =
   | 'prefer'
   | 'requestId'
   | 'requestTimeout'
+  | 'sample'
   | 'idempotencyKey'
   | 'traceparent'
   | 'expect'
@@ -42,6 +43,7 @@ const names: ReadonlyMap<string, Field> = new Map([
   ['prefer', 'prefer'],
   ['x-request-id', 'requestId'],
   ['x-request-timeout', 'requestTimeout'],
+  ['x-sample', 'sample'],
   ['idempotency-key', 'idempotencyKey'],
   ['traceparent', 'traceparent'],
   ['expect', 'expect'],
@@ -81,6 +83,7 @@ export function readRequest(raw: RawRequest, fields: Fields, arrival: Arrival): 
     wishes: readWishes(fields.cacheControl, fields.pragma),
     ifNoneMatch: fields.ifNoneMatch,
     patienceMs: readPatience(fields.requestTimeout),
+    sample: readSample(fields.sample),
     idempotencyKey: readIdempotencyKey(fields),
     respondAsyncAfterMs: readRespondAsync(fields.prefer),
     traceparent: readTraceparent(fields.traceparent),
@@ -105,6 +108,7 @@ export function readFields(rawHeaders: readonly string[]): Fields {
     prefer: null,
     requestId: null,
     requestTimeout: null,
+    sample: null,
     idempotencyKey: null,
     traceparent: null,
     expect: null,
@@ -184,6 +188,13 @@ function readPatience(seconds: string | null): number | null {
   const patience = /^\d{1,9}(?:\.\d{1,9})?$/.test(seconds) ? Number(seconds) * 1000 : 0
   if (patience <= 0) throw invalid('The header X-Request-Timeout must be a positive number of seconds.')
   return patience
+}
+
+function readSample(text: string | null): number | null {
+  if (text === null) return null
+  const sample = /^[1-9]\d{0,2}$/.test(text) ? Number(text) : 0
+  if (sample < 1 || sample > 100) throw invalid('The header X-Sample must be a whole number from 1 to 100.')
+  return sample
 }
 
 const quoted = /^"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"$/

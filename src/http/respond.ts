@@ -62,7 +62,7 @@ export function createResponder({ markReplays, replay }: ResponderOptions): Resp
     const cacheStatus =
       role === 'joined'
         ? `${cacheName}; fwd=${forwardedBecause}; collapsed`
-        : `${cacheName}; fwd=${forwardedBecause}; fwd-status=${reply.status}${entry ? '; stored' : ''}`
+        : `${cacheName}; fwd=${forwardedBecause}; fwd-status=${reply.status}${entry ? '; stored' : ''}${unknownValueIn(exchange)}`
     const headers = start(exchange, cacheStatus, attempts, credits)
     const body = role === 'joined' ? sharedBody(landing, reply) : reply.body
     if (reply.retryAfter !== null) headers.push('Retry-After', reply.retryAfter)
@@ -222,9 +222,15 @@ function nameOf(policy: string): string {
   return name
 }
 
+/** Why nothing was kept, where the caller can do something about it. */
+function unknownValueIn({ call }: Exchange): string {
+  return call?.unknownValue && call.endpoint === 'answer' ? '; detail=unknown-value' : ''
+}
+
 /** What every answer carries. */
 function start(exchange: Exchange, cacheStatus: string, attempts: number, credits: number): string[] {
   const headers = begin(exchange.request.id, cacheStatus, attempts, credits)
+  if (exchange.call?.sample !== undefined) headers.push('X-Proxy-Sample', String(exchange.call.sample))
   const { limits, credits: budgets } = exchange
   let policies = limits ? limits.policy : ''
   let states = limits ? rateLimit(limits) : ''

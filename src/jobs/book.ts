@@ -55,7 +55,13 @@ export function createJobs(ports: JobPorts): JobBook {
   const { profile, store, clock, random, emit, fill, refund, life } = ports
   const dialect = profile.jobs
   const archive: Archive = createArchive(store, clock, life.processId, ports.maxDocumentBytes ?? MAX_DOCUMENT_BYTES)
-  const idempotency = createIdempotency({ store, clock, random, life })
+  const idempotency = createIdempotency({
+    questionKey: (call) => dialect.toQuestion(call).key,
+    store,
+    clock,
+    random,
+    life,
+  })
   /** Documents of jobs that were pending a moment ago. */
   const pending = new Map<string, { readonly reply: Reply; readonly until: number }>()
 

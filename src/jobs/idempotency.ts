@@ -31,6 +31,8 @@ export interface Submission {
 }
 
 interface Ports {
+  /** The key of the question that is submitted; null = it has none. */
+  readonly questionKey: (submission: Call) => string | null
   readonly store: JobStore
   readonly clock: Clock
   readonly random: Pick<Random, 'id'>
@@ -68,7 +70,7 @@ const UNAVAILABLE_RETRY_MS = 2_000
 /** Between two looks at what another process submits. */
 const LOOK_MS = 250
 
-export function createIdempotency({ store, clock, random, life }: Ports): Idempotency {
+export function createIdempotency({ questionKey, store, clock, random, life }: Ports): Idempotency {
   const underWay = new Map<string, UnderWay>()
 
   return { once }
@@ -80,7 +82,7 @@ export function createIdempotency({ store, clock, random, life }: Ports): Idempo
   ): Promise<Outcome> {
     const { request, client, call, idempotencyKey } = submission
     const name = nameOf(client, idempotencyKey)
-    const parameters = parametersOf(call)
+    const parameters = parametersOf(call, questionKey(call))
     for (;;) {
       const other = underWay.get(name)
       if (!other) return first(request, name, parameters, submit, accepted)
@@ -213,8 +215,9 @@ function nameOf({ name }: Client, idempotencyKey: string): string {
   return hash('sha256', `${name}\n${idempotencyKey}`, 'hex')
 }
 
-/** Independent of their order: no name comes twice. */
-function parametersOf({ scraper, params }: Call): string {
+/** Of the canonical question, so that `us` is `US`; where a value has no documented meaning, of the parameters as they are, in any order. */
+function parametersOf({ scraper, params }: Call, questionKey: string | null): string {
+  if (questionKey !== null) return questionKey
   const ordered = params.toSorted(([a], [b]) => (a < b ? -1 : 1))
   return hash('sha256', JSON.stringify([scraper, ordered]), 'hex')
 }

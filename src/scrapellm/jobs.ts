@@ -36,7 +36,7 @@ export const jobs: JobDialect = {
     endpoint: 'answer',
     method: 'GET',
     path: submission.path.slice(0, -SUBMIT_SUFFIX.length),
-    key: readQuestion(submission.scraper, submission.params).key,
+    key: readQuestion(submission.scraper, submission.params, submission.sample ?? null).key,
   }),
   toPoll: (id, question) => ({
     endpoint: 'status',

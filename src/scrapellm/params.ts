@@ -1,7 +1,7 @@
 /**
  * What the parameters of a question mean: which of them change the answer and so are part of its key, which select behaviour.
- * Reads and never rewrites; the caller's own spelling is what is forwarded. When the meaning of a value is not documented the
- * question gets no key: its answer is neither kept nor shared.
+ * Values are forwarded as the caller wrote them, but for booleans in another case, which become `true` or `false`. When the meaning of a
+ * value is not documented the question gets no key: its answer is neither kept nor shared.
  */
 import { hash } from 'node:crypto'
 import { ProxyError } from '../errors.ts'
@@ -16,6 +16,12 @@ export interface Question {
   readonly timeoutMs: number | null
   readonly promptHash: string | null
   readonly country: string
+  /** As they are forwarded. */
+  readonly params: readonly Param[]
+  /** Which of several independent answers; 1 when left out. */
+  readonly sample: number
+  /** A value has no documented meaning, so that nothing is kept or shared. */
+  readonly unknownValue: boolean
 }
 
 interface Parameter {
@@ -43,11 +49,19 @@ const parameters: readonly Parameter[] = [
 
 const parameterNames: ReadonlySet<string> = new Set(parameters.map((parameter) => parameter.name))
 
-export function readQuestion(scraper: string, params: readonly Param[]): Question {
-  const given = readParams(params)
+/** `sample` is that of the header, or null. Throws REQUEST_INVALID. */
+export function readQuestion(scraper: string, asked: readonly Param[], sampleHeader: number | null = null): Question {
+  const sample = sampleOf(readParams(asked).get(SAMPLE), sampleHeader)
+  const params = forwarded(scraper, asked)
+  const given = new Map(params)
   const prompt = given.get('prompt')
   return {
-    key: keyOf(scraper, given),
+    params,
+    sample,
+    unknownValue: known(scraper).some(
+      ({ name, canonical }) => canonical(given.get(name) ?? '') === null && given.has(name),
+    ),
+    key: keyOf(scraper, given, sample),
     bypass: given.get('bypass_cache') === 'true',
     timeoutMs: millisecondsOf(given.get('timeout') ?? ''),
     promptHash: prompt === undefined ? null : promptHash(prompt),
@@ -70,7 +84,42 @@ export function readParams(params: readonly Param[]): ReadonlyMap<string, string
   return given
 }
 
-function keyOf(scraper: string, given: ReadonlyMap<string, string>): string | null {
+const SAMPLE = 'sample'
+const MOST_SAMPLES = 100
+
+/** A whole number from 1 to 100; null = it is none. */
+export function readSample(text: string): number | null {
+  const sample = /^[1-9]\d{0,2}$/.test(text) ? Number(text) : 0
+  return sample >= 1 && sample <= MOST_SAMPLES ? sample : null
+}
+
+function sampleOf(value: string | undefined, header: number | null): number {
+  if (value === undefined) return header ?? 1
+  const sample = readSample(value)
+  if (sample === null)
+    throw new ProxyError('REQUEST_INVALID', `The parameter sample must be a whole number from 1 to ${MOST_SAMPLES}.`)
+  if (header !== null && header !== sample)
+    throw new ProxyError('REQUEST_INVALID', 'The parameter sample and the header X-Sample name different samples.')
+  return sample
+}
+
+/** Without the sample, which is ours, and with booleans as upstream documents them. The same list when nothing changes. */
+function forwarded(scraper: string, asked: readonly Param[]): readonly Param[] {
+  const changed = asked.flatMap((param): Param[] => {
+    const [name, value] = param
+    if (name === SAMPLE) return []
+    const isBoolean = known(scraper).some((one) => one.name === name && one.canonical === boolean)
+    const canonical = isBoolean ? boolean(value) : null
+    return canonical === null || canonical === value ? [param] : [[name, canonical]]
+  })
+  return changed.length === asked.length && changed.every((param, at) => param === asked[at]) ? asked : changed
+}
+
+function known(scraper: string): readonly Parameter[] {
+  return parameters.filter(({ only }) => only === null || only === scraper)
+}
+
+function keyOf(scraper: string, given: ReadonlyMap<string, string>, sample: number): string | null {
   const fields: Param[] = []
   let unknown = given.size
   for (const { name, only, inKey, absent, canonical } of parameters) {
@@ -84,13 +133,14 @@ function keyOf(scraper: string, given: ReadonlyMap<string, string>): string | nu
   const all = unknown > 0 ? inOrder([...fields, ...unknownIn(scraper, given)]) : fields
   let text = prefixed(KEY_VERSION) + prefixed(scraper)
   for (const [name, value] of all) text += prefixed(name) + prefixed(value)
+  if (sample > 1) text += prefixed(SAMPLE) + prefixed(String(sample))
   return hash('sha256', text, 'hex')
 }
 
 /** Nobody documents that they change nothing. */
 function unknownIn(scraper: string, given: ReadonlyMap<string, string>): readonly Param[] {
-  const known = parameters.filter(({ only }) => only === null || only === scraper).map(({ name }) => name)
-  return [...given].filter(([name]) => !known.includes(name))
+  const names = known(scraper).map(({ name }) => name)
+  return [...given].filter(([name]) => !names.includes(name))
 }
 
 function inOrder(fields: readonly Param[]): readonly Param[] {
@@ -117,8 +167,10 @@ function upperCase(value: string): string {
   return isUpperCase.test(value) ? value : value.replace(/[a-z]/g, (letter) => letter.toUpperCase())
 }
 
+/** `True` is what Python writes, and can mean nothing else. `1` and `yes` are not documented. */
 function boolean(value: string): string | null {
-  return value === 'true' || value === 'false' ? value : null
+  const folded = value.toLowerCase()
+  return folded === 'true' || folded === 'false' ? folded : null
 }
 
 /** A timeout that is no duration is upstream's to refuse, and that refusal must not reach those who ask the same properly. */

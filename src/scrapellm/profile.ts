@@ -34,19 +34,21 @@ export function createProfile(options: ProfileOptions, clock: { wall(): number }
   }
 
   /** A path belongs to one endpoint, and so a target to one call, whichever of the endpoint's methods it came with. */
-  function read({ method, target }: ProxyRequest): Call {
+  function read({ method, target, sample = null }: ProxyRequest): Call {
     const endpoint = findEndpoint(target.path, method)
-    return (target.call ??= Object.freeze(callOf(endpoint, target)))
+    if (sample !== null) return callOf(endpoint, target, sample)
+    return (target.call ??= Object.freeze(callOf(endpoint, target, null)))
   }
 }
 
-function callOf({ kind, method, scraper }: Endpoint, { path, params }: Target): Call {
+function callOf({ kind, method, scraper }: Endpoint, { path, params }: Target, sample: number | null): Call {
   const call = { endpoint: kind, method, scraper, path, params, priceCredits: priceOf(scraper) }
   if (kind === 'status') {
     readParams(params)
-    return { ...call, key: null, bypass: false, timeoutMs: null, promptHash: null, country: null }
+    const own = params.filter(([name]) => name !== 'sample')
+    return { ...call, params: own, key: null, bypass: false, timeoutMs: null, promptHash: null, country: null }
   }
-  const question = readQuestion(scraper, params)
+  const question = readQuestion(scraper, params, sample)
   // Two who submit the same want two jobs.
   return { ...call, ...question, key: kind === 'submit' ? null : question.key }
 }

@@ -13,6 +13,7 @@
  * | `question` | all | hash of all that changes the answer: equal = may share one. Left out = never shared |
  * | `prompt_hash`, `prompt` | all | the prompt's hash; the prompt itself with `log.prompts` only |
  * | `price` | all | credits that asking upstream costs |
+ * | `sample` | not hits | which independent answer was asked for, from 2 on |
  * | `patience_ms`, `timeout_ms` | not hits | how long the caller waited at most; its `timeout` parameter |
  * | `cache`, `tier` | requests | as in `Cache-Status`: `hit`, `stale`, `miss`, `joined`, `bypass`, `none` |
  * | `age_ms` | hits, stale | age of the answer that was given |
@@ -96,6 +97,7 @@ function line(kind: string, trail: Trail, flight: RecordedFlight | null, facts: 
     price: given(call?.priceCredits),
     patience_ms: given(facts.patienceMs),
     timeout_ms: given(call?.timeoutMs),
+    sample: (call?.sample ?? 1) > 1 ? call?.sample : undefined,
     cache: kind === 'request' ? given(trail.cache) : undefined,
     tier: given(trail.tier),
     age_ms: given(facts.ageMs),

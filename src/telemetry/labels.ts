@@ -11,6 +11,8 @@ import type { ClosedList, LabelValue } from './series.ts'
 /** `gone`: the caller hung up. `none`: no complete answer came over the wire. */
 type Status = number | 'gone' | 'none'
 export type JobOutcome = 'submitted' | 'polled' | 'rejected' | 'failed' | 'refused' | 'gone'
+/** The numbers of samples, in groups: a closed list, and short. */
+export type SampleGroup = '1' | '2-10' | '11-100'
 export type SavedHow = 'hit' | 'joined' | 'stale' | 'rescued'
 /** `invalid`: charged for an answer that was none. `uncertain`: may have been charged for nothing. */
 export type WastedWhy = 'invalid' | 'uncertain'
@@ -28,6 +30,7 @@ export interface LabelTypes {
   cache: CacheLabel
   class: VerdictClass
   anomaly: Anomaly
+  sample: SampleGroup
   reason: Exclude<Refused, 'final'>
   to: BreakerState
   tier: Tier
@@ -68,6 +71,7 @@ export const labelLists = {
   cache: listOf<CacheLabel>({ hit: 0, stale: 0, miss: 0, joined: 0, bypass: 0, none: 0 }),
   class: verdictClasses,
   anomaly: listOf<Anomaly>({ unknownShape: 0, emptyAnswer: 0, otherQuestion: 0, implausibleCharge: 0 }),
+  sample: listOf<SampleGroup>({ '1': 0, '2-10': 0, '11-100': 0 }),
   reason: listOf<LabelTypes['reason']>({
     attempts: 0,
     budget: 0,
@@ -141,6 +145,7 @@ export function closedLists({ clients, scrapers, keys, tiers, version }: ListOpt
     cache: list(labelLists.cache, 'none'),
     class: list(labelLists.class, 'rejected'),
     anomaly: list(labelLists.anomaly, 'unknownShape'),
+    sample: list(labelLists.sample, '1'),
     reason: list(labelLists.reason, 'attempts'),
     to: list(labelLists.to, 'closed'),
     tier: list(tiers, 'none'),

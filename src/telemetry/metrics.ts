@@ -52,6 +52,11 @@ const counterRows = {
     'upstream_unreachable_total',
     'Calls to upstream without a complete answer, polls of jobs among them, by what went wrong on the way (local = trouble of this machine).',
   ),
+  samples: row(
+    ['scraper', 'sample'],
+    'samples_total',
+    'Answered or refused questions by the number of the sample that was asked for; 1 where none was.',
+  ),
   retries: row(['scraper', 'class'], 'retries_total', 'Repeated attempts, by the failure class that caused them.'),
   retriesRefused: row(
     ['reason'],

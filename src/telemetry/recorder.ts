@@ -9,7 +9,7 @@ import type { Recorder } from '../parts.ts'
 import type { Clock, Emit } from '../ports.ts'
 import type { Access, AccessLog } from './access-log.ts'
 import type { TelemetryEvent } from './events.ts'
-import type { JobOutcome } from './labels.ts'
+import type { JobOutcome, SampleGroup } from './labels.ts'
 import { createLedger, type LedgerStatus } from './ledger.ts'
 import type { Log } from './log.ts'
 import type { Metrics } from './metrics.ts'
@@ -83,6 +83,7 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
     if (isOverheadKnown(outcome)) {
       metrics.overhead.observe(overheadMs(request.arrivedAt, endedAt, landing?.attempts ?? []) / 1000)
     }
+    if (call?.endpoint === 'answer') metrics.samples.add(1, scraper, sampleGroupOf(call.sample ?? 1))
     if (code) metrics.refusals.add(1, client, code)
     if (cache === 'joined') metrics.joinedRequests.add(1, scraper)
     ledger.answered(client, scraper, outcome)
@@ -264,6 +265,11 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
 }
 
 const ANOMALY_LOG_MS = 3_600_000
+
+function sampleGroupOf(sample: number): SampleGroup {
+  if (sample === 1) return '1'
+  return sample <= 10 ? '2-10' : '11-100'
+}
 
 const nowhere = { path: '', params: [], token: null }
 

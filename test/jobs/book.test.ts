@@ -123,7 +123,9 @@ void t.test('a key means one submission per client and parameters, for 24 hours'
   t.match(replay, { kind: 'job', idempotentReplay: true, reply: { status: 202, contentType: 'application/json' } })
   t.strictSame(replyOf(replay).body, replyOf(first).body)
 
-  for (const query of ['prompt=y', 'prompt=x&country=US', 'prompt=x&timeout=60', ''])
+  for (const query of ['prompt=x&country=us', 'prompt=x&country=US', 'timeout=60&prompt=x', 'prompt=x&sample=1'])
+    t.strictSame(replyOf(await submit(query, 'k')).body, replyOf(first).body, `${query} is the same question`)
+  for (const query of ['prompt=y', 'prompt=x&country=DE', 'prompt=x&sample=2', 'prompt=x&timeout=soon', ''])
     t.match(await refusalOf(submit(query, 'k')), { code: 'IDEMPOTENCY_CONFLICT', status: 422 }, query)
 
   const elsewhere = jobs.follow(

@@ -178,6 +178,9 @@ void t.test('the key, row by row of the vendor’s parameters', async (t) => {
     ['bypass_cache selects behaviour', ask('grok', p), ask('grok', p, ['bypass_cache', 'true'])],
     ['bypass_cache=false is the default', ask('grok', p), ask('grok', p, ['bypass_cache', 'false'])],
     ['timeout decides only whether an answer comes', ask('grok', p), ask('grok', p, ['timeout', '20.5'])],
+    ['as Python writes it', ask('perplexity', p), ask('perplexity', p, ['web_search', 'True'])],
+    ['in capitals', ask('chatgpt', p), ask('chatgpt', p, ['markdown_json', 'FALSE'])],
+    ['sample 1 is the usual one', ask('grok', p), ask('grok', p, ['sample', '1'])],
     ['order', ask('grok', p, ['country', 'GB'], ['x', '1']), ask('grok', ['x', '1'], ['country', 'GB'], p)],
   ]
   for (const [why, one, other] of same) {
@@ -192,6 +195,8 @@ void t.test('the key, row by row of the vendor’s parameters', async (t) => {
     ['the case of a prompt', ask('chatgpt', ['prompt', 'which note apps?'])],
     ['a space behind a prompt', ask('chatgpt', ['prompt', 'Which note apps? '])],
     ['an empty prompt', ask('chatgpt', ['prompt', ''])],
+    ['another sample', ask('chatgpt', p, ['sample', '2'])],
+    ['yet another sample', ask('chatgpt', p, ['sample', '100'])],
     ['another country', ask('chatgpt', p, ['country', 'GB'])],
     ['an empty country is not the default', ask('chatgpt', p, ['country', ''])],
     ['ß is no country, SS is', ask('chatgpt', p, ['country', 'ß'])],
@@ -215,14 +220,51 @@ void t.test('the key, row by row of the vendor’s parameters', async (t) => {
     ['no prompt: upstream says 400', ask('grok')],
     ['web_search=1', ask('perplexity', p, ['web_search', '1'])],
     ['web_search=', ask('perplexity', p, ['web_search', ''])],
-    ['markdown_json=True', ask('chatgpt', p, ['markdown_json', 'True'])],
+    ['markdown_json=on', ask('chatgpt', p, ['markdown_json', 'on'])],
     ['bypass_cache=yes', ask('grok', p, ['bypass_cache', 'yes'])],
     ['timeout=soon', ask('grok', p, ['timeout', 'soon'])],
   ]
   for (const [why, call] of none) {
     t.equal(call.key, null, `no key: ${why}`)
+    t.equal(call.unknownValue, !why.startsWith('no prompt'), why)
     t.strictSame(forwarded(call), call.params, `forwarded untouched: ${why}`)
   }
+})
+
+void t.test('booleans in another case are forwarded as upstream documents them, all else as it came', async (t) => {
+  const call = ask('perplexity', ['prompt', 'True'], ['web_search', 'False'], ['bypass_cache', 'TRUE'], ['x', 'True'])
+  t.strictSame(call.params, [
+    ['prompt', 'True'],
+    ['web_search', 'false'],
+    ['bypass_cache', 'true'],
+    ['x', 'True'],
+  ])
+  t.strictSame(
+    ask('grok', ['prompt', 'x'], ['web_search', 'True']).params[1],
+    ['web_search', 'True'],
+    'unknown to grok',
+  )
+})
+
+void t.test('a sample is ours: read from the parameter or the header, and never forwarded', async (t) => {
+  const asked = ask('grok', ['prompt', 'x'], ['sample', '7'])
+  t.match(asked, { sample: 7, params: [['prompt', 'x']], bypass: false })
+  t.equal(ask('grok', ['prompt', 'x']).sample, 1)
+  for (const value of ['0', '101', '-1', '1.5', '01', '', 'x', '1e1'])
+    t.match(
+      refusal(target('/scrapers/grok', ['prompt', 'x'], ['sample', value])),
+      { code: 'REQUEST_INVALID', message: /1 to 100/ },
+      value,
+    )
+  const byHeader = (sample: number | null, ...params: Param[]) =>
+    profile.read({
+      method: 'GET',
+      target: target('/scrapers/grok', ['prompt', 'x'], ...params),
+      sample,
+    } as ProxyRequest)
+  t.match(byHeader(3), { sample: 3, key: ask('grok', ['prompt', 'x'], ['sample', '3']).key ?? '' })
+  t.equal(byHeader(3, ['sample', '3']).sample, 3)
+  t.throws(() => byHeader(3, ['sample', '4']), { code: 'REQUEST_INVALID' })
 })
 
 void t.test('the key and the hash of the prompt do not change between versions unnoticed', async (t) => {
@@ -235,7 +277,8 @@ void t.test('the key and the hash of the prompt do not change between versions u
 
 void t.test('bypass, timeout and country as the rest of the proxy sees them', async (t) => {
   t.equal(ask('grok', ['bypass_cache', 'true']).bypass, true)
-  for (const value of ['false', 'TRUE', '1', '']) t.equal(ask('grok', ['bypass_cache', value]).bypass, false, value)
+  for (const value of ['True', 'TRUE']) t.equal(ask('grok', ['bypass_cache', value]).bypass, true, value)
+  for (const value of ['false', 'False', '1', '']) t.equal(ask('grok', ['bypass_cache', value]).bypass, false, value)
   const timeouts: readonly (readonly [string, number | null])[] = [
     ['10', 10_000],
     ['0.5', 500],

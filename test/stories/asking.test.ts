@@ -290,3 +290,69 @@ void t.test('what is not there is said to be not there, and asks nothing upstrea
   })
   t.equal(sim.requests.length, 0)
 })
+
+void t.test('samples are independent answers to one question: each is asked once, and kept', async (t) => {
+  const { ask, sim, metric } = await aProxy(t)
+  const path = '/scrapers/chatgpt?prompt=q'
+  const first = await ask(path)
+  t.match(first.headers, { 'x-proxy-sample': '1', 'x-proxy-credits': '3' })
+  t.match((await ask(`${path}&sample=1`)).headers, { 'x-proxy-sample': '1', 'x-proxy-credits': '0' })
+  const second = await ask(`${path}&sample=2`)
+  t.match(second.headers, { 'x-proxy-sample': '2', 'x-proxy-credits': '3' })
+  t.not(second.json['result'], first.json['result'])
+  const again = await ask(path, { headers: { 'x-sample': '2' } })
+  t.match(again.headers, { 'x-proxy-sample': '2', 'x-proxy-credits': '0' })
+  t.equal(again.json['result'], second.json['result'])
+  t.strictSame(
+    sim.requests.map(({ params }) => params),
+    [
+      [['prompt', 'q']],
+      [
+        ['prompt', 'q'],
+        ['bypass_cache', 'true'],
+      ],
+    ],
+    'the sample stays here, and the cache of upstream is skipped from the second on',
+  )
+
+  sim.script({ prompt: 'together' }, ['hold', 'hold'])
+  const both = ['sample=3', 'sample=3', 'sample=4'].map((sample) => ask(`/scrapers/chatgpt?prompt=together&${sample}`))
+  await sim.received(2, { prompt: 'together' })
+  sim.release({ prompt: 'together' })
+  const credits = (await Promise.all(both)).map(({ headers }) => Number(headers['x-proxy-credits']))
+  t.equal(
+    credits.reduce((sum, one) => sum + one),
+    6,
+    'the same sample shares a call, another one does not',
+  )
+
+  t.match(await ask(`${path}&sample=101`), { status: 400, headers: { 'x-proxy-code': 'REQUEST_INVALID' } })
+  t.match(await ask(path, { headers: { 'x-sample': 'two' } }), { status: 400 })
+  t.match(await ask(`${path}&sample=3`, { headers: { 'x-sample': '4' } }), { status: 400 })
+  const sampled = await metric('samples_total')
+  t.match(sampled, { 'scraper="chatgpt",sample="1"': 2, 'scraper="chatgpt",sample="2-10"': 5 })
+})
+
+void t.test(
+  'True and FALSE are true and false; a value without a meaning is not kept, and Cache-Status says why',
+  async (t) => {
+    const { ask, sim } = await aProxy(t)
+    const path = '/scrapers/perplexity?prompt=q&web_search='
+    await ask(`${path}False`)
+    t.match((await ask(`${path}false`)).headers['cache-status'], /; hit;/)
+    t.strictSame(sim.requests[0]?.params, [
+      ['prompt', 'q'],
+      ['web_search', 'false'],
+    ])
+    const unknown = await ask(`${path}yes`)
+    t.equal(unknown.headers['cache-status'], 'scrapellm-proxy; fwd=miss; fwd-status=200; detail=unknown-value')
+    t.strictSame(
+      sim.requests[1]?.params,
+      [
+        ['prompt', 'q'],
+        ['web_search', 'yes'],
+      ],
+      'as it came',
+    )
+  },
+)
