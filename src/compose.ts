@@ -6,7 +6,7 @@ import { createLocalTier } from './cache/local-tier.ts'
 import { createCodec } from './cache/codec.ts'
 import { createSharedTier } from './cache/shared-tier.ts'
 import { createSigningKeys } from './cache/signing-keys.ts'
-import { followCertificate } from './config/certificate.ts'
+import { followAuthority, followCertificate } from './config/certificate.ts'
 import type { Loaded } from './config/load.ts'
 import { createReloader, type Reloaded, type SettingsSource } from './config/reload.ts'
 import type { Config } from './config/schema.ts'
@@ -288,6 +288,7 @@ export function compose(
   })
   rests?.follow(({ name, because, untilAt }) => served.current.keys.heed(name, because, untilAt))
   let keyWatch = followKeys(loaded)
+  let authorityWatch = followUpstreamAuthority(firstConfig)
   const certificates = {
     listen: certificateOf('listen', firstConfig.listen.tls),
     admin: certificateOf('admin', firstConfig.admin.tls),
@@ -431,6 +432,8 @@ export function compose(
     keys.inForce()
     keyWatch.close()
     keyWatch = followKeys(next)
+    authorityWatch?.close()
+    authorityWatch = followUpstreamAuthority(config)
     return generation
   }
 
@@ -439,6 +442,19 @@ export function compose(
     const { result, generation, changed, mistakes } = told
     emit({ kind: 'reloaded', result, because, generation, changed, mistakes, keys: keyNamesOf(inForce()) })
     if (reloaded.result === 'applied') for (const warning of reloaded.warnings) log.warn('settings', { warning })
+  }
+
+  function followUpstreamAuthority({ upstream: { ca } }: Config): { close(): void } | null {
+    if (ca === undefined) return null
+    return followAuthority({
+      file: ca,
+      watch: world.watchFile,
+      trust: (pem) => served.current.connection.transport.trust(pem),
+      tell(news) {
+        if (news.kind === 'kept') return log.warn('certificate kept', { port: 'upstream', because: news.because })
+        log.info('certificate replaced', { port: 'upstream' })
+      },
+    })
   }
 
   function followKeys({ keyFiles }: Loaded): { close(): void } {
@@ -529,6 +545,7 @@ export function compose(
       reloader.close()
       succession.close()
       keyWatch.close()
+      authorityWatch?.close()
       certificates.listen?.close()
       certificates.admin?.close()
       durable.close()

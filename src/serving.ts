@@ -150,7 +150,8 @@ function connectionOf({ upstream }: Config, { connect, environment }: Lasting, b
     caPath: upstream.ca ?? null,
     maxResponseBytes: upstream.maxResponseSize,
   }
-  // A file with a CA may hold another one by now.
-  const isSame = options.caPath === null && isDeepStrictEqual(before?.connection.options, options)
-  return before && isSame ? before.connection : { options, transport: connect(options) }
+  // Whoever follows the file of the CA tells the transport what it holds now.
+  return before && isDeepStrictEqual(before.connection.options, options)
+    ? before.connection
+    : { options, transport: connect(options) }
 }

@@ -100,6 +100,29 @@ export interface CertificateSource {
   close(): void
 }
 
+export interface AuthorityPorts {
+  readonly file: string
+  readonly watch: FollowPorts['watch']
+  /** True = something else than before. Throws when it is no good. */
+  readonly trust: (pem: string) => boolean
+  readonly tell: (news: { readonly kind: 'replaced' } | Extract<CertificateNews, { kind: 'kept' }>) => void
+}
+
+/** Follows a file of certificate authorities. One that is no good changes nothing and is told. */
+export function followAuthority({ file, watch, trust, tell }: AuthorityPorts): { close(): void } {
+  return watch(file, (pem) => {
+    try {
+      if (pem === null || leafOf(pem) === null) throw new TypeError('no certificate')
+      if (trust(pem)) tell({ kind: 'replaced' })
+    } catch {
+      tell({
+        kind: 'kept',
+        because: `upstream.ca: ${file} holds no certificates that can be read; expected those of your CA as PEM`,
+      })
+    }
+  })
+}
+
 /** The two files are not changed at the same moment, nor are they looked at at the same moment. */
 const togetherMs = 15_000
 

@@ -218,7 +218,7 @@ const upstream = map({
   ),
   ca: live(
     text('the path of a file').optional(),
-    'Certificates of a CA of your own, as PEM, for a gateway that has one; the usual CAs are believed as well.',
+    'Certificates of a CA of your own, as PEM, for a gateway that has one; the usual CAs are trusted as well. Read again when it changes.',
   ),
   keys: live(
     list(key).prefault(defaultKeys),

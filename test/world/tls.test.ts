@@ -123,6 +123,36 @@ void t.test(
   },
 )
 
+void t.test(
+  'a CA of your own that changes is followed without a reload, and one that is no good changes nothing',
+  async (t) => {
+    const [first, second] = [anAuthority(t), anAuthority(t, 'second')]
+    const server = await anUpstream(t, second.issue('localhost', ['DNS:localhost']))
+    const proxy = await aProxy(
+      t,
+      `upstream: { url: "https://localhost:${server.port}", ca: "${first.ca}" }\nretry: { attempts: 1 }`,
+    )
+    t.match(await proxy.ask('q'), { status: 504 })
+    writeFileSync(first.ca, 'no certificate')
+    proxy.clock.skip(5_000)
+    t.match(proxy.lines().at(-1), {
+      level: 'warn',
+      msg: 'certificate kept',
+      port: 'upstream',
+      because: /^upstream\.ca: /,
+    })
+    writeFileSync(first.ca, second.pem)
+    proxy.clock.skip(5_000)
+    t.match(proxy.lines().at(-1), { msg: 'certificate replaced', port: 'upstream' })
+    await proxy.ask('q')
+    t.equal(server.asked.length, 1)
+    writeFileSync(first.ca, first.pem)
+    proxy.clock.skip(5_000)
+    await proxy.ask('another')
+    t.equal(server.asked.length, 1, 'a connection that was trusted before is not used again')
+  },
+)
+
 async function aSecureRedis(t: Test, { cert, key }: Issued, ca: string) {
   const port = await freePort()
   const files = ['--tls-cert-file', cert, '--tls-key-file', key, '--tls-ca-cert-file', ca]
