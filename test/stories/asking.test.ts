@@ -292,7 +292,7 @@ void t.test('what is not there is said to be not there, and asks nothing upstrea
 })
 
 void t.test('samples are independent answers to one question: each is asked once, and kept', async (t) => {
-  const { ask, sim, metric } = await aProxy(t)
+  const { ask, sim, metric, admin } = await aProxy(t)
   const path = '/scrapers/chatgpt?prompt=q'
   const first = await ask(path)
   t.match(first.headers, { 'x-proxy-sample': '1', 'x-proxy-credits': '3' })
@@ -329,6 +329,8 @@ void t.test('samples are independent answers to one question: each is asked once
   t.match(await ask(`${path}&sample=101`), { status: 400, headers: { 'x-proxy-code': 'REQUEST_INVALID' } })
   t.match(await ask(path, { headers: { 'x-sample': 'two' } }), { status: 400 })
   t.match(await ask(`${path}&sample=3`, { headers: { 'x-sample': '4' } }), { status: 400 })
+  const purged = await admin('/cache/purge', { method: 'POST', body: '{"prompt":"q"}' })
+  t.equal(purged.json['purged'], 2, 'a purge of the prompt takes all its samples')
   const sampled = await metric('samples_total')
   t.match(sampled, { 'scraper="chatgpt",sample="1"': 2, 'scraper="chatgpt",sample="2-10"': 5 })
 })
