@@ -24,7 +24,6 @@ import { createStatusPage } from './http/status-page.ts'
 import { createStatus } from './http/status.ts'
 import { createJobs } from './jobs/book.ts'
 import { createDurableUpstream } from './jobs/durable.ts'
-import { createLiveness } from './jobs/liveness.ts'
 import { createSharedRecords } from './jobs/shared-records.ts'
 import { createSharedJobStore } from './jobs/shared-store.ts'
 import { createLocalJobStore, createMemoryStore } from './jobs/store.ts'
@@ -34,7 +33,6 @@ import { createKeys } from './keys/pool.ts'
 import { createSharedRests } from './keys/shared-rests.ts'
 import { createAdmission } from './limits/admission.ts'
 import { createBudget } from './limits/budget.ts'
-import { createFleet } from './limits/insurance.ts'
 import { createSharedAdmission } from './limits/shared-admission.ts'
 import { createSharedBudget } from './limits/shared-budget.ts'
 import { createSharedConcurrencyLimits } from './limits/shared-concurrency.ts'
@@ -56,6 +54,7 @@ import { scrapers } from './scrapellm/endpoints.ts'
 import { promptHash } from './scrapellm/params.ts'
 import { keyCheck } from './scrapellm/probe.ts'
 import { createProfile } from './scrapellm/profile.ts'
+import { createSession, soloSession } from './session.ts'
 import { createServing, type Lasting } from './serving.ts'
 import {
   adminTokenOf,
@@ -181,7 +180,7 @@ export function compose(
   if (disk) history.keepIn(disk)
   const jobStore = store ? createSharedJobStore(createSharedRecords(store, clock), clock) : null
   const jobRecords = jobStore ?? createLocalJobStore(disk ?? createMemoryStore(clock))
-  const processId = random.id()
+  const session = store ? createSession({ store, clock, id: random.id() }) : soloSession(random.id(), clock)
   const local = createLocalTier({
     maxBytes: firstConfig.cache.memory.maxSize,
     onEvicted: () => emit({ kind: 'cache-evicted', tier: 'memory' }),
@@ -229,15 +228,14 @@ export function compose(
   const memory = rests ?? (disk ? createKeyMemory(disk, clock) : noMemory)
   const firstKeys = createKeys({ clock, random, emit, memory, ...keysOf(firstConfig) })
   const admission = together?.admission ?? createAdmission({ clock })
-  const life = createLiveness({ store: jobRecords, clock, processId })
-  const durable = createDurableUpstream({ profile, store: jobRecords, clock, random, life, adoptHold: budget.adopt })
+  const durable = createDurableUpstream({ profile, store: jobRecords, clock, random, session, adoptHold: budget.adopt })
   const jobs = createJobs({
     profile,
     store: jobRecords,
     clock,
     random,
     emit,
-    life,
+    session,
     refund: budget.refund,
     fill({ client: payer, call, verdict, ageMs }) {
       const client = clientNamed(payer)
@@ -472,9 +470,7 @@ export function compose(
 
   /** What the replicas count and do together. */
   function share(store: SharedStore) {
-    const fleet = createFleet({ store, clock, replicaId: processId })
-    const ports = { store, clock, random, replicas: fleet.size }
-    const concurrency = createSharedConcurrencyLimits(ports)
+    const concurrency = createSharedConcurrencyLimits({ store, session })
     const budget = createSharedBudget({
       store,
       clock,
@@ -484,27 +480,25 @@ export function compose(
       whenAway: () => inForce().redis?.whenAway ?? 'closed',
       tell: ({ kind, client, credits }) => emit({ kind: 'credits-away', how: kind, client, credits }),
     })
-    const flights = createSharedFlights(
-      { replicaId: processId },
-      {
-        store,
-        clock,
-        random,
-        emit,
-        seal: createSeal(signingKeys.all),
-        read: (key) => shared?.read(key) ?? Promise.resolve('away'),
-        keep: (key, entry, fence) => shared?.keep(key, entry, fence) ?? Promise.resolve('away'),
-      },
-    )
+    const flights = createSharedFlights({
+      store,
+      clock,
+      random,
+      emit,
+      session,
+      seal: createSeal(signingKeys.all),
+      read: (key) => shared?.read(key) ?? Promise.resolve('away'),
+      keep: (key, entry, fence) => shared?.keep(key, entry, fence) ?? Promise.resolve('away'),
+    })
     return {
-      admission: createSharedAdmission({ rates: createSharedRateLimits(ports), concurrency }),
+      admission: createSharedAdmission({ rates: createSharedRateLimits({ store, clock, session }), concurrency }),
       budget,
       flights,
       async close() {
         flights.close()
         await flights.idle()
         concurrency.close()
-        await Promise.all([budget.close(), fleet.close()])
+        await budget.close()
       },
     }
   }
@@ -554,13 +548,13 @@ export function compose(
       breakers.close()
       overload.close()
       disk?.close()
-      await life.close()
       jobStore?.close()
       await shared?.settled()
       await together?.close()
       rests?.close()
       hints?.close()
       shared?.close()
+      await session.close()
       store?.close()
       access.flush()
       audit.close()

@@ -30,6 +30,8 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   'errors.ts': [],
   'failures.ts': ['errors.ts'],
   'roster.ts': [],
+  'lua.ts': ['ports.ts'],
+  'session.ts': ['lua.ts', 'ports.ts'],
   'model.ts': ['errors.ts', 'failures.ts'],
   'parts.ts': ['model.ts', 'errors.ts', 'telemetry/events.ts'],
   'ports.ts': ['model.ts', 'telemetry/events.ts'],
@@ -50,10 +52,20 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   ],
   'scrapellm/': ['failures.ts', 'parts.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   'cache/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
-  'limits/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
-  'jobs/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
+  'limits/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'lua.ts', 'session.ts', 'telemetry/events.ts'],
+  'jobs/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'session.ts', 'telemetry/events.ts'],
   'keys/': ['failures.ts', 'parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
-  'resilience/': ['failures.ts', 'parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'roster.ts', 'telemetry/events.ts'],
+  'resilience/': [
+    'failures.ts',
+    'parts.ts',
+    'ports.ts',
+    'model.ts',
+    'errors.ts',
+    'lua.ts',
+    'roster.ts',
+    'session.ts',
+    'telemetry/events.ts',
+  ],
   'telemetry/': ['failures.ts', 'parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'roster.ts'],
   'world/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'roster.ts', 'telemetry/events.ts'],
   'config/': ['errors.ts', 'failures.ts', 'keys/secret.ts'],
@@ -144,6 +156,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'succession.ts',
     'generations.ts',
     'pipeline.ts',
+    'session.ts',
     'parts.ts',
     'ports.ts',
     'model.ts',
@@ -182,7 +195,7 @@ const nodeDoors: Readonly<Record<string, readonly string[]>> = {
   'node:sqlite': ['world/disk-file.ts'],
 }
 
-const edge = ['world/', 'main.ts', 'cli/', 'doctor/', 'simulator/', 'config/reload.ts']
+const edge = ['world/', 'main.ts', 'cli/', 'doctor/', 'simulator/', 'config/reload.ts', 'lua.ts']
 const effects =
   /\bDate\.now\b|\bnew Date\(\)|\bperformance\.now\b|\bMath\.random\b|\brandom(?:UUID|Bytes|Int)\b|(?<![.\w])set(?:Timeout|Interval|Immediate)\b|\bprocess\.(?:env|argv|exit|exitCode|on|once|stdout|stderr|hrtime)\b|'node:(?:fs|fs\/promises|child_process)'/g
 

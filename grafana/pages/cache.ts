@@ -156,8 +156,8 @@ export const cache: Page = {
             kind: 'stack',
             title: 'Shared calls',
             shows:
-              'Questions per minute that another instance was asking already: waited for (landed, led, left), or taken over from an instance that was lost (queued, sent, job, lost).',
-            red: 'queued, sent, job, lost: instances die or lose Redis. sent may have been paid twice. Look at their logs and at "Redis by instance".',
+              'Questions per minute that another instance was asking already: waited for (landed, led, left), or taken over from an instance that was lost (sent, job, lost).',
+            red: 'sent, job, lost: instances die or lose Redis. sent may have been paid twice. Look at their logs and at "Redis by instance".',
             unit: 'short',
             queries: [[`60 * sum by (end) (${rate('shared_flights_total')})`, '{{end}}']],
           },

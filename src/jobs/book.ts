@@ -10,7 +10,7 @@ import type { JobState, Jobs, KeyLease, OwnJob, Profile, PromisedAnswer, Through
 import type { Clock, DiskRecord, Emit, Random } from '../ports.ts'
 import { type Archive, createArchive, type Found, type Job } from './archive.ts'
 import { createIdempotency } from './idempotency.ts'
-import type { Liveness } from './liveness.ts'
+import type { Session } from '../session.ts'
 import { type JobStore, KEPT_MS } from './store.ts'
 
 export interface JobPorts {
@@ -23,8 +23,8 @@ export interface JobPorts {
   readonly fill: (answer: JobAnswer) => void
   /** Credits that upstream has given back, and when they were spent. */
   readonly refund: (client: string, credits: number, spentAt: number) => void
-  /** Of this process, and of those that have promised something. */
-  readonly life: Liveness
+  /** Of this process. */
+  readonly session: Pick<Session, 'id' | 'isLost' | 'isGone'>
   readonly maxDocumentBytes?: number
 }
 
@@ -52,15 +52,15 @@ export interface JobBook extends Jobs {
 }
 
 export function createJobs(ports: JobPorts): JobBook {
-  const { profile, store, clock, random, emit, fill, refund, life } = ports
+  const { profile, store, clock, random, emit, fill, refund, session } = ports
   const dialect = profile.jobs
-  const archive: Archive = createArchive(store, clock, life.processId, ports.maxDocumentBytes ?? MAX_DOCUMENT_BYTES)
+  const archive: Archive = createArchive(store, clock, session.id, ports.maxDocumentBytes ?? MAX_DOCUMENT_BYTES)
   const idempotency = createIdempotency({
     questionKey: (call) => dialect.toQuestion(call).key,
     store,
     clock,
     random,
-    life,
+    session,
   })
   /** Documents of jobs that were pending a moment ago. */
   const pending = new Map<string, { readonly reply: Reply; readonly until: number }>()
@@ -200,9 +200,9 @@ export function createJobs(ports: JobPorts): JobBook {
       keyName: null,
       charge: null,
       createdAt,
-      promisedBy: life.processId,
+      promisedBy: session.id,
     }
-    await store.put([...archive.opening(dialect.canonicalId(id), job), ...life.sign()])
+    await store.put(archive.opening(dialect.canonicalId(id), job))
     void keep(id, landed)
     return told(dialect.write({ id, question: call, createdAt, state: { kind: 'accepted' } }))
   }
@@ -211,7 +211,7 @@ export function createJobs(ports: JobPorts): JobBook {
     const left: PromisedAnswer[] = []
     for (const { id, owner, question, status, promisedBy } of await archive.promised()) {
       if (status !== 'pending' || promisedBy === null || !owner || !question) continue
-      if (await life.isDead(promisedBy)) left.push({ id, client: owner, call: question })
+      if (await session.isLost(promisedBy)) left.push({ id, client: owner, call: question })
     }
     return left
   }
@@ -249,7 +249,7 @@ export function createJobs(ports: JobPorts): JobBook {
     const { id, question, createdAt, promisedBy } = job
     if (job.status !== 'pending' || !question || clock.wall() >= createdAt + KEPT_MS) return dialect.unknown
     // Others may be about to take up what a dead process has left behind.
-    const isLost = promisedBy !== null && (await life.isLongDead(promisedBy))
+    const isLost = promisedBy !== null && (await session.isGone(promisedBy))
     if (!isLost) return dialect.write({ id, question, createdAt, state: { kind: 'pending' } })
     await end(id, null, INTERRUPTED)
     const document = (await archive.get(dialect.canonicalId(id)))?.document ?? null

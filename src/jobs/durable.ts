@@ -11,7 +11,7 @@ import { hash } from 'node:crypto'
 import type { Call, Charge, Reply, Verdict } from '../model.ts'
 import type { Asked, Hold, Profile, Question, Upstream } from '../parts.ts'
 import type { Clock, DiskRecord, Random, Timer } from '../ports.ts'
-import type { Liveness } from './liveness.ts'
+import type { Session } from '../session.ts'
 import { type JobStore, KEPT_MS } from './store.ts'
 
 /** What the settings say of it. */
@@ -26,8 +26,8 @@ export interface DurablePorts {
   readonly store: JobStore
   readonly clock: Clock
   readonly random: Random
-  /** Of this process, and of those that have submitted something. */
-  readonly life: Liveness
+  /** Of this process. */
+  readonly session: Pick<Session, 'id' | 'isLost'>
   /** The hold under which another process submitted, when another question takes up its job: that one pays then. */
   readonly adoptHold: (holdId: string) => Hold | null
 }
@@ -103,9 +103,9 @@ interface Course {
 }
 
 export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
-  const { profile, store, clock, random, life, adoptHold } = ports
+  const { profile, store, clock, random, session, adoptHold } = ports
   const dialect = profile.jobs
-  const { processId } = life
+  const { id: processId } = session
   /** Left behind by others, and ours now. */
   const orphans = new Map<string, DurableRecord>()
   const untold: { submitted: DurableRecord[]; lost: DurableRecord[] } = { submitted: [], lost: [] }
@@ -258,7 +258,7 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
     const verdicts = new Map<string, Promise<boolean>>()
     for (const [id, value] of await store.list(SPACE)) {
       const { processId: owner } = value as DurableRecord
-      const isDead = verdicts.get(owner) ?? life.isDead(owner)
+      const isDead = verdicts.get(owner) ?? session.isLost(owner)
       verdicts.set(owner, isDead)
       if (await isDead) await claim(id, owner)
     }
@@ -272,7 +272,7 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
     const isLost = record.jobId === null
     const isUseless = isLost || (record.isSettled && record.call.bypass)
     const mine = { ...record, processId }
-    const swapped = await store.swap(isUseless ? gone(id) : recorded(id, mine), there.revision, life.sign())
+    const swapped = await store.swap(isUseless ? gone(id) : recorded(id, mine), there.revision)
     if (swapped.kind === 'other') return
     if (isLost) untold.lost.push(record)
     if (isUseless) return
@@ -326,7 +326,7 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
   }
 
   function write(id: string, record: DurableRecord): Promise<void> {
-    return store.put([recorded(id, record), ...life.sign()])
+    return store.put([recorded(id, record)])
   }
 
   function forget(id: string): Promise<void> {

@@ -11,7 +11,7 @@ import { ProxyError } from '../errors.ts'
 import type { Call, Client, Landing, Outcome, ProxyRequest, Reply } from '../model.ts'
 import type { Through } from '../parts.ts'
 import type { Clock, DiskRecord, Random } from '../ports.ts'
-import type { Liveness } from './liveness.ts'
+import type { Session } from '../session.ts'
 import { type JobStore, KEPT_MS } from './store.ts'
 
 export interface Idempotency {
@@ -36,7 +36,7 @@ interface Ports {
   readonly store: JobStore
   readonly clock: Clock
   readonly random: Pick<Random, 'id'>
-  readonly life: Pick<Liveness, 'processId' | 'sign' | 'isDead'>
+  readonly session: Pick<Session, 'id' | 'isGone'>
 }
 
 /** `unknown`: it may have been submitted, and nothing will ever tell. */
@@ -70,7 +70,7 @@ const UNAVAILABLE_RETRY_MS = 2_000
 /** Between two looks at what another process submits. */
 const LOOK_MS = 250
 
-export function createIdempotency({ questionKey, store, clock, random, life }: Ports): Idempotency {
+export function createIdempotency({ questionKey, store, clock, random, session }: Ports): Idempotency {
   const underWay = new Map<string, UnderWay>()
 
   return { once }
@@ -106,7 +106,7 @@ export function createIdempotency({ questionKey, store, clock, random, life }: P
   ): Promise<Outcome> {
     const { promise: ended, resolve } = Promise.withResolvers<Landing | null>()
     const known = Promise.withResolvers<string>()
-    const { processId } = life
+    const { id: processId } = session
     const takenAt = clock.wall()
     const taken: Taken = { parameters, state: 'submitting', processId, claim: random.id(), takenAt, reply: null }
     underWay.set(name, { parameters: known.promise, ended })
@@ -160,7 +160,7 @@ export function createIdempotency({ questionKey, store, clock, random, life }: P
     tell: (parameters: string) => void,
   ): Promise<Outcome | null> {
     for (;;) {
-      const said = await store.claim(recordOf(name, taken), life.sign())
+      const said = await store.claim(recordOf(name, taken))
       if (said.kind === 'away') throw unavailable()
       const there = (said.kind === 'written' ? taken : said.there?.value) as Taken | undefined
       tell(there?.parameters ?? taken.parameters)
@@ -168,9 +168,9 @@ export function createIdempotency({ questionKey, store, clock, random, life }: P
       if (!there) throw fateUnknown()
       if (there.parameters !== taken.parameters) throw otherParameters()
       if (there.reply) return { kind: 'job', reply: restore(there.reply), idempotentReplay: true }
-      if (there.state !== 'submitting' || (await life.isDead(there.processId))) throw fateUnknown()
+      if (there.state !== 'submitting' || (await session.isGone(there.processId))) throw fateUnknown()
       // A neighbour in the same process, which nobody here can hear.
-      if (there.processId === life.processId) throw stillSubmitting()
+      if (there.processId === session.id) throw stillSubmitting()
       const { promise: rested, resolve } = Promise.withResolvers<'rested'>()
       const timer = clock.after(LOOK_MS, () => resolve('rested'))
       const ended = await patiently(request, rested)

@@ -33,7 +33,7 @@ export function createSharedJobStore(records: SharedRecords, clock: Clock, maxOw
   let retry: Timer | null = null
   let isClosed = false
 
-  return { isShared: true, put, get, isGone, list, swap, claim, close }
+  return { isShared: true, put, get, list, swap, claim, close }
 
   async function put(list: readonly DiskRecord[]): Promise<void> {
     remember(list)
@@ -45,12 +45,6 @@ export function createSharedJobStore(records: SharedRecords, clock: Clock, maxOw
     const said = await records.get(space, key)
     if (said.kind === 'away') return local.get(space, key)
     return said.value ?? restored(space, key)
-  }
-
-  async function isGone(space: string, key: string): Promise<boolean> {
-    if (ownValue(space, key) !== null) return false
-    const said = await records.get(space, key)
-    return said.kind === 'known' && said.value === null
   }
 
   async function list(space: string): Promise<readonly (readonly [string, unknown])[]> {

@@ -11,8 +11,6 @@ export interface JobStore {
   put(records: readonly DiskRecord[]): Promise<void>
   /** Null = nothing is known. */
   get(space: string, key: string): Promise<Written | null>
-  /** Certainly not there: trouble with the store is no proof. */
-  isGone(space: string, key: string): Promise<boolean>
   list(space: string): Promise<readonly (readonly [key: string, value: unknown])[]>
   /**
    * Writes all, if the first record is still of this revision (null = is not there). Where the reply to that may get lost, the
@@ -45,7 +43,6 @@ export function createLocalJobStore(records: Records): JobStore {
     isShared: false,
     put: async (list) => records.put(list),
     get: async (space, key) => written(space, key),
-    isGone: async (space, key) => written(space, key) === null,
     list: async (space) => [...records.list(space)],
     swap,
     claim: (record, others) => swap(record, null, others),

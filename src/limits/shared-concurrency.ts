@@ -1,15 +1,15 @@
 /**
- * How many questions of a client may be open at a time, on all replicas together. A place in the store expires unless its
- * replica says now and then that it is still taken, so those of a dead replica come free by themselves. While the store is
- * away, each replica grants its share; when it is back, it is told of the places taken meanwhile.
+ * How many questions of a client may be open at a time, on all replicas together. Each replica says how many it has open, as a number that
+ * replaces what it said before; the numbers of a replica that is gone are dropped when they stand in the way. While the store is away,
+ * each replica grants its share.
  */
 import { ProxyError } from '../errors.ts'
+import { luaScript } from '../lua.ts'
 import type { Client } from '../model.ts'
 import type { Place } from '../parts.ts'
-import type { Clock, Random, SharedStore } from '../ports.ts'
-import { createHeartbeat } from './heartbeat.ts'
-import { shareOf } from './insurance.ts'
-import { enterScript, leaveScript, renewScript, tagged } from './scripts.ts'
+import type { SharedStore } from '../ports.ts'
+import type { Session } from '../session.ts'
+import { keyOf, shareOf } from './shares.ts'
 
 export interface SharedConcurrencyLimits {
   /** Throws or rejects with CONCURRENCY_LIMITED. A client without a limit is counted all the same, without asking. */
@@ -20,94 +20,99 @@ export interface SharedConcurrencyLimits {
 }
 
 interface ConcurrencyPorts {
-  readonly store: SharedStore
-  readonly clock: Clock
-  readonly random: Random
-  readonly replicas: () => number
-  readonly ttlMs?: number
+  readonly store: Pick<SharedStore, 'run'>
+  readonly session: Session
 }
 
-const PLACE_TTL_MS = 30_000
-/** A script holds up everybody else, and Lua takes no more arguments than some thousands. */
-const MAX_IDS = 1_000
-/** More are not told to the store: it forgets places by itself that nobody renews. */
-const MAX_OWED = 10_000
+/** Of one client on this replica. */
+interface Permits {
+  open: number
+  /** Those that the other replicas must know of, and that are being asked for. */
+  shared: number
+  /** What was said last may not be what is true, or may not have arrived. */
+  isUntold: boolean
+  isTelling: boolean
+}
+
+const KEPT_MS = 60 * 60_000
 /** Nobody knows when one of the open questions is answered. */
 const RETRY_AFTER_MS = 1_000
 
-export function createSharedConcurrencyLimits(ports: ConcurrencyPorts): SharedConcurrencyLimits {
-  const { store, clock, random, replicas, ttlMs = PLACE_TTL_MS } = ports
-  /** Places of this replica by client; the store knows of those that are true here. */
-  const taken = new Map<string, Map<string, boolean>>()
-  /** Left here, and perhaps not in the store. */
-  const owed = new Map<string, Set<string>>()
-  const heartbeat = createHeartbeat(clock, ttlMs / 3, beat)
-  const stopListening = store.onState((state) => {
-    if (state === 'up') void heartbeat.now()
-  })
+const takeScript = luaScript('permits-take.lua', import.meta.url, 1)
+const setScript = luaScript('permits-set.lua', import.meta.url, 1)
+
+export function createSharedConcurrencyLimits({ store, session }: ConcurrencyPorts): SharedConcurrencyLimits {
+  const clients = new Map<string, Permits>()
+  const stopListening = session.onBeat(tellAll)
 
   function enter({ name, concurrency }: Client): Place | Promise<Place> {
-    const id = random.id()
-    return concurrency === null ? take(name, id, false) : ask(name, id, concurrency)
+    const permits = clients.get(name) ?? { open: 0, shared: 0, isUntold: false, isTelling: false }
+    clients.set(name, permits)
+    return concurrency === null ? granted(name, permits, false) : ask(name, permits, concurrency)
   }
 
-  async function ask(name: string, id: string, limit: number): Promise<Place> {
-    const reply = await store.run(enterScript, [keyOf(name)], [ttlMs, limit, id])
-    const isGranted = reply.kind === 'known' ? reply.value === 1 : open(name) < shareOf(limit, replicas())
-    if (isGranted) return take(name, id, true)
-    // It may have been granted all the same, and nobody would ever leave it.
-    if (reply.kind === 'away' && reply.sent) leave(name, id)
+  async function ask(name: string, permits: Permits, limit: number): Promise<Place> {
+    permits.shared += 1
+    const said = await take(name, permits.shared, limit)
+    // The share is of what is open here; this one is in `shared` already.
+    const isGranted = said === 'away' ? permits.shared <= shareOf(limit, session.size()) : said
+    if (said === 'away') permits.isUntold = true
+    if (isGranted) return granted(name, permits, true)
+    permits.shared -= 1
+    // Others that were asked for meanwhile have counted this one.
+    permits.isUntold ||= permits.shared > 0
+    tell(name, permits)
     throw new ProxyError('CONCURRENCY_LIMITED', 'This client has as many open questions as it may.', {
       retryAfterMs: RETRY_AFTER_MS,
     })
   }
 
-  function take(name: string, id: string, isShared: boolean): Place {
-    const own = taken.get(name) ?? new Map<string, boolean>()
-    taken.set(name, own.set(id, isShared))
+  async function take(name: string, count: number, limit: number): Promise<boolean | 'away'> {
+    const said = await store.run(takeScript, [keyOf('permits', name)], [limit, session.id, count, KEPT_MS])
+    if (said.kind === 'away' || !Array.isArray(said.value)) return 'away'
+    const [isGranted, ...others] = said.value as readonly unknown[]
+    if (isGranted === 1) return true
+    const gone: string[] = []
+    for (const other of others) if (await session.isLost(String(other))) gone.push(String(other))
+    if (gone.length === 0) return false
+    const again = await store.run(takeScript, [keyOf('permits', name)], [limit, session.id, count, KEPT_MS, ...gone])
+    return again.kind === 'away' ? 'away' : Array.isArray(again.value) && again.value[0] === 1
+  }
+
+  function granted(name: string, permits: Permits, isShared: boolean): Place {
+    let isLeft = false
+    permits.open += 1
     return {
       leave() {
-        if (!own.delete(id) || !isShared) return
-        leave(name, id)
+        if (isLeft) return
+        isLeft = true
+        permits.open -= 1
+        if (!isShared) return
+        permits.shared -= 1
+        permits.isUntold = true
+        tell(name, permits)
       },
     }
   }
 
-  function leave(name: string, id: string): void {
-    const ids = owed.get(name) ?? new Set<string>()
-    for (const oldest of ids.size < MAX_OWED ? [] : ids.values().take(1)) ids.delete(oldest)
-    owed.set(name, ids.add(id))
-    void tellLeft(name, ids, [id])
+  /** One command at a time for each client: what changes meanwhile is in the next one. */
+  function tell(name: string, permits: Permits): void {
+    if (permits.isTelling || !permits.isUntold) return
+    permits.isTelling = true
+    permits.isUntold = false
+    void store.run(setScript, [keyOf('permits', name)], [session.id, permits.shared, KEPT_MS]).then((said) => {
+      permits.isTelling = false
+      if (said.kind === 'known') tell(name, permits)
+      else permits.isUntold = true
+    })
   }
 
-  async function tellLeft(name: string, owing: Set<string>, ids: readonly string[]): Promise<void> {
-    const told = await store.run(leaveScript, [keyOf(name)], ids)
-    if (told.kind === 'known') for (const id of ids) owing.delete(id)
-  }
-
-  async function beat(): Promise<void> {
-    if (store.state === 'down') return
-    for (const [name, ids] of owed) if (ids.size > 0) await tellLeft(name, ids, [...ids].slice(0, MAX_IDS))
-    for (const [name, own] of taken) {
-      const ids = Array.from(own).flatMap(([id, isShared]) => (isShared ? [id] : []))
-      for (let from = 0; from < ids.length; from += MAX_IDS) {
-        await store.run(renewScript, [keyOf(name)], [ttlMs, ...ids.slice(from, from + MAX_IDS)])
-      }
+  function tellAll(isNew: boolean): void {
+    for (const [name, permits] of clients) {
+      permits.isUntold ||= isNew && permits.shared > 0
+      tell(name, permits)
     }
   }
 
-  function open(clientName: string): number {
-    return taken.get(clientName)?.size ?? 0
-  }
-
-  function close(): void {
-    stopListening()
-    heartbeat.stop()
-  }
-
-  return { enter, open, close }
-}
-
-function keyOf(clientName: string): string {
-  return tagged('open', clientName)
+  return { enter, open: (clientName) => clients.get(clientName)?.open ?? 0, close: stopListening }
 }

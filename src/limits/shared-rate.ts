@@ -4,12 +4,13 @@
  * may get up to a second burst.
  */
 import { ProxyError } from '../errors.ts'
+import { luaScript } from '../lua.ts'
 import type { Client, LimitState, RatePolicy } from '../model.ts'
 import type { Clock, SharedStore } from '../ports.ts'
-import { shareOf } from './insurance.ts'
+import type { Session } from '../session.ts'
 import { requestsPolicy } from './policy.ts'
 import { createRateLimits } from './rate.ts'
-import { rateScript, tagged } from './scripts.ts'
+import { keyOf, shareOf } from './shares.ts'
 
 export interface SharedRateLimits {
   /** Null = this client has no limit, which takes no asking. Rejects with RATE_LIMITED and the time to wait. */
@@ -19,10 +20,12 @@ export interface SharedRateLimits {
 interface RatePorts {
   readonly store: SharedStore
   readonly clock: Clock
-  readonly replicas: () => number
+  readonly session: Pick<Session, 'size'>
 }
 
-export function createSharedRateLimits({ store, clock, replicas }: RatePorts): SharedRateLimits {
+const rateScript = luaScript('rate.lua', import.meta.url, 1)
+
+export function createSharedRateLimits({ store, clock, session }: RatePorts): SharedRateLimits {
   const alone = createRateLimits({ clock })
 
   function admit(client: Client): LimitState | null | Promise<LimitState> {
@@ -32,7 +35,7 @@ export function createSharedRateLimits({ store, clock, replicas }: RatePorts): S
   async function together(client: Client, rate: RatePolicy): Promise<LimitState> {
     const perRequestUs = Math.ceil((rate.per * 1_000) / rate.limit)
     const toleranceUs = perRequestUs * (rate.burst - 1)
-    const reply = await store.run(rateScript, [tagged('rate', client.name)], [perRequestUs, toleranceUs])
+    const reply = await store.run(rateScript, [keyOf('rate', client.name)], [perRequestUs, toleranceUs])
     const told = reply.kind === 'known' ? readReply(reply.value) : null
     if (!told) return byItself(client, rate)
     const [isAdmitted, us] = told
@@ -50,7 +53,7 @@ export function createSharedRateLimits({ store, clock, replicas }: RatePorts): S
 
   function byItself(client: Client, rate: RatePolicy): LimitState {
     // Not rounded: a bucket takes a broken rate as well, but must hold a whole request.
-    const share = { limit: rate.limit / replicas(), per: rate.per, burst: shareOf(rate.burst, replicas()) }
+    const share = { limit: rate.limit / session.size(), per: rate.per, burst: shareOf(rate.burst, session.size()) }
     const { remaining, resetMs } = alone.admit({ ...client, rate: share }) ?? { remaining: 0, resetMs: 0 }
     return { policy: requestsPolicy(rate), remaining, resetMs }
   }

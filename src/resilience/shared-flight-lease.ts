@@ -1,23 +1,19 @@
 /**
- * The lease under which this replica flies a question: kept alive by a heartbeat, taken late when the store was away at first,
- * given back when the flight is over. While the store is away it changes nothing: the flight goes on.
+ * The lease under which this process makes a call for all replicas. It belongs to the session: no heartbeat of its own keeps it, it is said
+ * again when the store may have forgotten it, taken late when the store was away at first, and given back when the flight is over. While
+ * the store is away it changes nothing: the flight goes on.
  */
+import { luaScript } from '../lua.ts'
 import type { FlightLease } from '../parts.ts'
-import type { Clock, Emit, Shared, SharedStore, Timer } from '../ports.ts'
+import type { Emit, Shared, SharedStore } from '../ports.ts'
+import type { Session } from '../session.ts'
 import { type Mark, type Seal, writeMark } from './shared-flight-marks.ts'
-import { acquire, land, renew } from './shared-flight-scripts.ts'
 
 export interface LeasePorts {
   readonly store: Pick<SharedStore, 'run' | 'channelName'>
-  readonly clock: Clock
+  readonly session: Pick<Session, 'isTrusted'>
   readonly emit: Emit
   readonly seal: Seal
-}
-
-export interface LeaseTimes {
-  /** A holder that is not heard of for so long has lost its lease. */
-  readonly leaseMs: number
-  readonly heartbeatMs: number
 }
 
 /** One question in the store. */
@@ -27,28 +23,50 @@ export interface Names {
   readonly channel: string
 }
 
-/** Who flies: another one for each flight, so that a reply that got lost can be asked for again. */
-export interface Pilot {
+/** One flight of this process. */
+export interface Claimant {
   readonly names: Names
   readonly scraper: string
-  readonly owner: string
+  /** Another one for each flight, so that a reply that got lost can be asked for again; it begins with the mark of the session, and changes with it. */
+  readonly owner: () => string
 }
 
 /** What an attempt to get the lease came to. Jobs and marks are sealed. */
-export type Bid =
+export type Acquired =
   | { readonly kind: 'leased'; readonly token: string; readonly from: string; readonly job: string }
-  | { readonly kind: 'held'; readonly job: string }
+  | { readonly kind: 'held'; readonly token: string; readonly owner: string; readonly job: string }
   | { readonly kind: 'marked'; readonly token: string; readonly mark: string }
+  | { readonly kind: 'forgotten' }
+
+export interface AcquireOptions {
+  /** How long ago the question was asked; null = how an earlier flight ended does not matter. */
+  readonly sinceMs: number | null
+  /** Marks up to this token are of no use. */
+  readonly ignoredToken?: string
+  /** A process that is gone: its lease may be taken. */
+  readonly gone?: string
+  /** The newest lease that was seen: a store that does not know it has lost data. */
+  readonly seenToken?: string
+}
 
 export interface OpenLease extends FlightLease {
   readonly isTurnedBack: boolean
-  /** Null = another one may fly. Say it again when the store was away. */
+  /** A reply was lost: the store may hold a lease of this owner. */
+  readonly isUnsure: boolean
+  /** Null = another process may make the call. Say it again when the store was away. */
   land(mark: Mark | null): Promise<'told' | 'away'>
-  /** No heartbeat any more. */
+  /** Tells the store of the lease, which it may not know. */
+  announce(): Promise<void>
+  /** The flight is over. */
   end(): void
 }
 
-/** How long the record is kept: longer than anybody waits; and when all is over, longer than they need to hear of it. */
+export const acquireScript = luaScript('flight-acquire.lua', import.meta.url, 2)
+export const renewScript = luaScript('flight-renew.lua', import.meta.url, 2)
+const releaseScript = luaScript('flight-release.lua', import.meta.url, 2)
+export const landScript = luaScript('flight-land.lua', import.meta.url, 2)
+
+/** Longer than any flight takes; and when it is over, longer than anybody needs to hear of it. */
 const RECORD_MS = 60 * 60_000
 const OVER_MS = 60_000
 /** "It is answered" is true as long as the answer is kept; a failure is told to those who wait now, and no longer. */
@@ -61,99 +79,110 @@ class TakenOver extends Error {
   override readonly name = 'TakenOver'
 }
 
-/** `sinceMs`: how long ago the question was asked, null = how an earlier flight ended does not matter. */
-export async function bid(
+export async function acquire(
   { store }: Pick<LeasePorts, 'store'>,
-  { leaseMs, heartbeatMs }: LeaseTimes,
-  { names, owner }: Pilot,
-  sinceMs: number | null,
-  ignoredToken: string,
-): Promise<Shared<Bid>> {
-  const overdueMs = Math.floor(leaseMs - 1.5 * heartbeatMs)
+  { names, owner }: Claimant,
+  { sinceMs, ignoredToken = '0', gone = '', seenToken = '0' }: AcquireOptions,
+): Promise<Shared<Acquired>> {
   const since = sinceMs === null ? -1 : Math.ceil(Math.max(0, sinceMs) + ON_ITS_WAY_MS)
-  const said = await store.run(acquire, names.keys, [owner, leaseMs, overdueMs, since, ignoredToken, RECORD_MS])
-  return said.kind === 'away' ? said : { kind: 'known', value: bidOf(said.value as readonly string[]) }
+  const said = await store.run(acquireScript, names.keys, [owner(), RECORD_MS, since, ignoredToken, gone, seenToken])
+  return said.kind === 'away' ? said : { kind: 'known', value: acquiredOf(said.value as readonly string[]) }
 }
 
-function bidOf([kind, first = '', second = '', third = '']: readonly string[]): Bid {
+/** False = say it again: the store was away. */
+export async function release({ store }: Pick<LeasePorts, 'store'>, { names, owner }: Claimant): Promise<boolean> {
+  return (await store.run(releaseScript, names.keys, [owner()])).kind === 'known'
+}
+
+function acquiredOf([kind, first = '', second = '', third = '']: readonly string[]): Acquired {
   if (kind === 'marked') return { kind, token: first, mark: second }
-  if (kind === 'held') return { kind, job: first }
+  if (kind === 'held') return { kind, token: first, owner: second, job: third }
+  if (kind === 'forgotten') return { kind }
   return { kind: 'leased', token: first, from: second, job: third }
 }
 
 /** `token` null = the store is away, and may be back before the flight is over. `left` is the job to be taken up. */
 export function openLease(
   ports: LeasePorts,
-  times: LeaseTimes,
-  pilot: Pilot,
+  claimant: Claimant,
   leased: { readonly token: string | null; readonly job: string | null },
 ): OpenLease {
-  const { store, clock, emit, seal } = ports
-  const { names, scraper, owner } = pilot
+  const { store, session, emit, seal } = ports
+  const { names, scraper, owner } = claimant
   let { job: left } = leased
-  /** What the others shall know now, sealed; null = what they know already. */
+  /** What the others shall know now, sealed; '' = nothing. */
   let job = left === null ? '' : seal.close(names.digest, left)
   let hasBegun = false
   let isLost = false
   let isOver = false
-  let timer: Timer = clock.after(times.heartbeatMs, beat)
 
-  const lease = { fence: leased.token, isTurnedBack: false, begin, submitted, land: tell, end }
+  const lease = {
+    fence: leased.token,
+    isTurnedBack: false,
+    isUnsure: false,
+    begin,
+    submitted,
+    announce,
+    land,
+    end: () => void (isOver = true),
+  }
   return lease
 
   async function begin(): Promise<string | null> {
     const takenUp = left
     left = null
-    if (takenUp === null) job = ''
+    if (takenUp === null && job !== '') {
+      job = ''
+      await renew()
+    } else if (!session.isTrusted()) await renew()
     const isFirst = !hasBegun
     hasBegun = true
-    if (lease.fence !== null) await hold()
     if (isFirst && isLost) {
       lease.isTurnedBack = true
-      throw new TakenOver('Another replica flies this question.')
+      throw new TakenOver('Another replica makes this call.')
     }
     return takenUp
   }
 
   async function submitted(submittedJob: string): Promise<void> {
     job = seal.close(names.digest, submittedJob)
-    if (lease.fence !== null) await hold()
+    await renew()
   }
 
-  function beat(): void {
-    void holdOrJoin().then(() => {
-      if (!isOver && !isLost) timer = clock.after(times.heartbeatMs, beat)
-    })
-  }
-
-  async function holdOrJoin(): Promise<void> {
+  async function announce(): Promise<void> {
+    if (isOver) return
+    // Whoever asks from now on need not make the call as well.
     if (lease.fence === null) await join()
-    if (lease.fence !== null) await hold()
+    else await renew()
   }
 
-  /** The store was away when the flight began: whoever asks from now on need not fly as well. */
+  /** The store was away when the flight began. */
   async function join(): Promise<'away' | 'settled'> {
-    const said = await bid(ports, times, pilot, null, '0')
-    if (said.kind === 'away') return 'away'
-    if (said.value.kind === 'leased') lease.fence = said.value.token
+    const said = await acquire(ports, claimant, { sinceMs: null })
+    if (said.kind === 'away') {
+      lease.isUnsure ||= said.sent
+      return 'away'
+    }
+    if (said.value.kind !== 'leased') return 'settled'
+    lease.fence = said.value.token
+    if (job !== '') await renew()
     return 'settled'
   }
 
-  async function hold(): Promise<void> {
+  async function renew(): Promise<void> {
     if (isLost || isOver || lease.fence === null) return
-    const state = hasBegun || job !== '' ? 'sent' : 'queued'
-    const said = await store.run(renew, names.keys, [lease.fence, owner, times.leaseMs, state, job, RECORD_MS])
+    const said = await store.run(renewScript, names.keys, [lease.fence, owner(), RECORD_MS, job])
     if (said.kind === 'away' || said.value === 1 || isOver || isLost) return
     isLost = true
     emit({ kind: 'lease-lost', scraper })
   }
 
-  async function tell(mark: Mark | null): Promise<'told' | 'away'> {
+  async function land(mark: Mark | null): Promise<'told' | 'away'> {
     if (isLost) return 'told'
     if (lease.fence === null) {
       if (mark === null) return 'told'
       if ((await join()) === 'away') return 'away'
-      // Somebody else flies: they will tell.
+      // Another process makes the call: it will tell.
       if (lease.fence === null) return 'told'
     }
     const sealed = mark ? seal.close(names.digest, writeMark(mark)) : ''
@@ -162,11 +191,6 @@ export function openLease(
     const leftJob = mark ? '' : job
     const channel = store.channelName(names.channel)
     const args = [lease.fence, sealed, markMs, agoMs, leftJob, OVER_MS, channel, names.digest]
-    return (await store.run(land, names.keys, args)).kind === 'away' ? 'away' : 'told'
-  }
-
-  function end(): void {
-    isOver = true
-    timer.cancel()
+    return (await store.run(landScript, names.keys, args)).kind === 'away' ? 'away' : 'told'
   }
 }

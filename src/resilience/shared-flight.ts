@@ -1,75 +1,74 @@
 /**
- * One flight for a question among all replicas. The leader of a local flight comes here before it asks upstream: it gets the
- * lease and flies, or waits for the replica that does and takes what that one brings home. Messages are hints: whoever
- * waits looks for itself, when one comes and now and then without.
+ * One call to upstream for a question among all replicas. The leader of a local flight comes here before it asks upstream: it gets the
+ * lease and makes the call, or follows the replica that has the lease and gets what that one was answered. Messages are hints: a follower
+ * also looks by itself now and then.
  *
- * Promises: the store can only save calls. Away, it costs its own time limit once and the flight is flown here. Whoever waits has its own
- * deadline, and when a replica is lost, one of those who wait flies in its stead. Afterwards there is no lease, no
- * subscription and no timer left. What upstream is asked and where answers are kept is known elsewhere.
+ * Promises: the store can only save calls; where it is away from the first, the call is made here. A follower has seen a lease, so it
+ * waits until the process that holds it is gone, or, while the store is away, until it would have been found gone: a store that blinks
+ * costs no second call. Whoever waits has its own deadline. Afterwards there is no lease, no subscription and no timer left. What upstream is asked
+ * and where answers are kept is known elsewhere.
  */
 import { hash } from 'node:crypto'
 import { ProxyError } from '../errors.ts'
 import type { Entry, Landing } from '../model.ts'
 import type { FlightLease, SharedFlights, SharedQuestion } from '../parts.ts'
 import type { Clock, Emit, Random, SharedStore } from '../ports.ts'
-import { type Bell, createBell } from './shared-flight-bell.ts'
-import {
-  type Bid,
-  bid,
-  FAILED_MARK_MS,
-  type LeaseTimes,
-  type Names,
-  openLease,
-  type OpenLease,
-  type Pilot,
-} from './shared-flight-lease.ts'
-import { landingOfEntry, landingOfMark, markOf, mayTryMore, readMark, type Seal } from './shared-flight-marks.ts'
+import { type Session, SILENT_MS } from '../session.ts'
+import { acquire, type Acquired, type Claimant, type Names, openLease, type OpenLease } from './shared-flight-lease.ts'
+import { landingOfEntry, landingOfMark, mayTryMore, readMark, type Seal } from './shared-flight-marks.ts'
+import { createNotifier, type Notifier } from './shared-flight-notifier.ts'
+import { createOutcomes, type Keep } from './shared-flight-outcome.ts'
 
 export interface SharedFlightPorts {
   readonly store: SharedStore
   readonly clock: Clock
   readonly random: Random
   readonly emit: Emit
+  readonly session: Session
   readonly seal: Seal
   /** What all replicas keep under this key; null = nothing that may be used. */
   readonly read: (key: string) => Promise<Entry | null | 'away'>
-  /**
-   * Sees to it that they keep this entry, or one of a greater fence: true = they do. Asked again when it was `away`.
-   */
-  readonly keep: (key: string, entry: Entry, fence: string | null) => Promise<boolean | 'away'>
+  readonly keep: Keep
 }
 
-export interface SharedFlightOptions extends Partial<LeaseTimes> {
-  readonly replicaId: string
+export interface SharedFlightOptions {
   /** Between two looks at a flight of which no message came. */
   readonly pollMs?: number
   /** An answer that could not be passed on is passed on for so long. */
   readonly lateMs?: number
+  /** So long after it was last seen, a lease is taken to be over while the store cannot be asked. */
+  readonly silentMs?: number
 }
 
 type Flown = Parameters<SharedFlights['fly']>[1]
 
-interface Course extends Pilot {
+interface Course extends Claimant {
   readonly question: SharedQuestion & { readonly key: string }
   readonly flight: Flown
   /** The newest end of a flight that was of no use. */
-  ignored: string
+  ignoredToken: string
+  /** The newest lease of another replica that was seen. */
+  seenToken: string
+  /** A reply was lost: the lease may be ours, and nobody knows. */
+  isUnsure: boolean
 }
 
 type Found =
   | { readonly kind: 'mine'; readonly lease: OpenLease }
   | { readonly kind: 'landed'; readonly landing: Landing }
-  /** Others have an answer that cannot be passed on: everybody flies alone, and at the same time. */
+  /** Others have an answer that cannot be passed on: everybody makes the call, and at the same time. */
   | { readonly kind: 'unshared' }
-  | { readonly kind: 'held'; readonly job: string }
+  | { readonly kind: 'held'; readonly owner: string; readonly job: string }
+  /** The store has lost the lease that was seen: its holder may still be there to say so. */
+  | { readonly kind: 'forgotten' }
   | { readonly kind: 'away' }
+
+type Settled = Exclude<Found, { kind: 'held' | 'forgotten' | 'away' }>
 
 /** Of whatever is in the store: a reader of another format has nothing to do with it. */
 const FORMAT = 'flight-1'
-/** The store answers, yet not this. */
-const MAX_TRIES = 3
-/** Landings that wait for the store to return. */
-const MAX_LATE = 1_000
+/** Leases that are announced at a time. */
+const BATCH = 50
 
 const unleased: FlightLease = { fence: null, begin: async () => null, submitted: async () => {} }
 
@@ -80,17 +79,20 @@ export const loneFlights: SharedFlights = {
   close: () => {},
 }
 
-export function createSharedFlights(options: SharedFlightOptions, ports: SharedFlightPorts): SharedFlights {
-  const { replicaId, leaseMs = 15_000, heartbeatMs = 5_000, pollMs = 1_000, lateMs = 60_000 } = options
-  const { store, clock, random, emit, seal, read, keep } = ports
-  const times: LeaseTimes = { leaseMs, heartbeatMs }
-  const bells = new Set<Bell>()
-  const telling = new Set<Promise<void>>()
+export function createSharedFlights(ports: SharedFlightPorts, options: SharedFlightOptions = {}): SharedFlights {
+  const { pollMs = 1_000, lateMs = 60_000, silentMs = SILENT_MS } = options
+  const { store, clock, random, emit, session, seal, read, keep } = ports
+  const notifiers = new Set<Notifier>()
   const leases = new Set<OpenLease>()
-  const stopListening = store.onState(() => bells.forEach((bell) => bell.ring()))
+  const outcomes = createOutcomes({ store, clock, emit, keep, pollMs, lateMs, forget })
+  const stopListening = store.onState(() => notifiers.forEach(({ notify }) => notify()))
+  const stopBeats = session.onBeat((isNew) => {
+    void announce(isNew)
+    void outcomes.releaseAll()
+  })
   let isClosed = false
 
-  return { fly, idle, close }
+  return { fly, idle: outcomes.idle, close }
 
   async function fly(
     question: SharedQuestion,
@@ -99,24 +101,39 @@ export function createSharedFlights(options: SharedFlightOptions, ports: SharedF
   ): Promise<Landing> {
     const { key, scraper } = question
     if (key === null) return lead(unleased)
-    const owner = `${replicaId}/${random.id()}`
-    const course = { question: { ...question, key }, flight, names: namesOf(key), scraper, owner, ignored: '0' }
+    const id = random.id()
+    const course = {
+      question: { ...question, key },
+      flight,
+      names: namesOf(key),
+      scraper,
+      owner: () => `${session.mark()}/${id}`,
+      ignoredToken: '0',
+      seenToken: '0',
+      isUnsure: false,
+    }
     for (;;) {
-      const found = await find(course)
-      if (found.kind === 'landed') return found.landing
+      const found = await find(course).catch((error: unknown) => {
+        if (course.isUnsure) outcomes.releaseLater(course)
+        throw error
+      })
+      if (found.kind === 'landed') {
+        if (course.isUnsure) outcomes.releaseLater(course)
+        return found.landing
+      }
       if (found.kind === 'unshared') {
         const landing = await lead(unleased)
-        tell(course, null, landing)
+        outcomes.tell(course, null, landing)
         return landing
       }
       const { lease } = found
       try {
         const landing = await lead(lease)
-        tell(course, lease, landing)
+        outcomes.tell(course, lease, landing)
         return landing
       } catch (error) {
         if (!lease.isTurnedBack) {
-          tell(course, lease, null)
+          outcomes.tell(course, lease, null)
           throw error
         }
         forget(lease)
@@ -124,59 +141,79 @@ export function createSharedFlights(options: SharedFlightOptions, ports: SharedF
     }
   }
 
-  // Whose flight it is
+  // Who makes the call
 
-  async function find(course: Course): Promise<Exclude<Found, { kind: 'held' | 'away' }>> {
-    const found = await look(course)
-    if (found.kind === 'held') return follow(course, found.job)
-    return found.kind === 'away' ? alone(course, '') : found
+  async function find(course: Course): Promise<Settled> {
+    let found = await look(course)
+    if (found.kind === 'held') {
+      const gone = await goneOf(found.owner)
+      if (gone !== '') found = await look(course, gone)
+    }
+    if (found.kind === 'held') return follow(course, found.owner, found.job)
+    return found.kind === 'away' || found.kind === 'forgotten' ? alone(course, '') : found
   }
 
-  /** Waits while another replica flies and somebody here wants to know. Nobody's deadline is kept here: those who wait have theirs. */
-  async function follow(course: Course, heldJob: string): Promise<Exclude<Found, { kind: 'held' | 'away' }>> {
+  /** Waits while another replica makes the call and somebody here wants to know. Nobody's deadline is kept here: those who wait have theirs. */
+  async function follow(course: Course, heldBy: string, heldJob: string): Promise<Settled> {
     const { names, scraper, flight } = course
-    const bell = hang()
-    const ears = store.subscribe(names.channel, { onMessage: bell.ring, onSubscribed: bell.ring })
-    const stopListening = flight.onAbandoned(bell.ring)
-    let job = heldJob
+    const notifier = openNotifier()
+    const subscription = store.subscribe(names.channel, { onMessage: notifier.notify, onSubscribed: notifier.notify })
+    const stopWatching = flight.onAbandoned(notifier.notify)
     let end: 'landed' | 'led' | 'left' = 'left'
+    let [owner, job, seenAt] = [heldBy, heldJob, clock.now()]
     try {
       for (;;) {
-        await bell.rest(pollMs * (0.75 + 0.5 * random.next()))
+        await notifier.pause(pollMs * (0.75 + 0.5 * random.next()))
         if (isClosed) throw new ProxyError('SHUTTING_DOWN', 'The proxy is shutting down.')
         if (flight.patienceUntil() === 0) throw new ProxyError('DEADLINE_EXCEEDED', 'Nobody waits any more.')
-        const found = await lookTwice(course)
+        let found = await look(course, await goneOf(owner))
+        const isOver = clock.now() - seenAt >= silentMs
+        if (found.kind === 'forgotten' && isOver) {
+          course.seenToken = '0'
+          found = await look(course)
+        }
         if (found.kind === 'held') {
-          job = found.job
+          ;[owner, job, seenAt] = [found.owner, found.job, clock.now()]
           continue
         }
+        if (found.kind === 'forgotten' || (found.kind === 'away' && !isOver)) continue
         end = found.kind === 'landed' ? 'landed' : 'led'
         return found.kind === 'away' ? alone(course, job) : found
       }
     } finally {
-      stopListening()
-      ears.close()
-      bells.delete(bell)
+      stopWatching()
+      subscription.close()
+      notifiers.delete(notifier)
       emit({ kind: 'flight-followed', scraper, end })
     }
   }
 
-  /** One reply that did not come is not an outage: following costs nothing, flying does. */
-  async function lookTwice(course: Course): Promise<Found> {
-    const found = await look(course)
-    return found.kind === 'away' && store.state === 'up' ? look(course) : found
+  /** What the owners of a process that is gone begin with; '' = it is there. */
+  async function goneOf(owner: string): Promise<string> {
+    const mark = owner.slice(0, owner.indexOf('/'))
+    return (await session.isLost(mark)) ? `${mark}/` : ''
   }
 
-  async function look(course: Course): Promise<Found> {
+  async function look(course: Course, gone = ''): Promise<Found> {
     for (;;) {
-      const said = await bid(ports, times, course, clock.now() - course.question.askedAt, course.ignored)
-      if (said.kind === 'away') return said
-      if (said.value.kind === 'held') return said.value
-      if (said.value.kind === 'leased') return mine(course, said.value)
-      const landed = await landingOf(course, said.value.mark)
+      const { ignoredToken, seenToken } = course
+      const sinceMs = clock.now() - course.question.askedAt
+      const said = await acquire(ports, course, { sinceMs, ignoredToken, gone, seenToken })
+      if (said.kind === 'away') {
+        course.isUnsure ||= said.sent
+        return said
+      }
+      const { value } = said
+      if (value.kind === 'forgotten') return value
+      if (value.kind === 'leased') return mine(course, value)
+      if (value.kind === 'held') {
+        course.seenToken = value.token
+        return value
+      }
+      const landed = await landingOf(course, value.mark)
       if (landed) return landed
       // Forged, or the answer is gone already, or a client that waits here is more patient than those who waited there.
-      course.ignored = said.value.token
+      course.ignoredToken = value.token
     }
   }
 
@@ -192,11 +229,10 @@ export function createSharedFlights(options: SharedFlightOptions, ports: SharedF
     return entry && { kind: 'landed', landing: landingOfEntry(entry) }
   }
 
-  function mine(course: Course, { token, from, job }: Extract<Bid, { kind: 'leased' }>): Found {
+  function mine(course: Course, { token, from, job }: Extract<Acquired, { kind: 'leased' }>): Found {
     const left = jobOf(course, job)
-    if (from === 'queued' || from === 'sent') {
-      emit({ kind: 'flight-taken-over', scraper: course.scraper, from: left === null ? from : 'job' })
-    }
+    if (from === 'sent')
+      emit({ kind: 'flight-taken-over', scraper: course.scraper, from: left === null ? 'sent' : 'job' })
     return { kind: 'mine', lease: open(course, token, left) }
   }
 
@@ -205,7 +241,7 @@ export function createSharedFlights(options: SharedFlightOptions, ports: SharedF
   }
 
   function open(course: Course, token: string | null, job: string | null): OpenLease {
-    const lease = openLease(ports, times, course, { token, job })
+    const lease = openLease(ports, course, { token, job })
     leases.add(lease)
     return lease
   }
@@ -219,72 +255,28 @@ export function createSharedFlights(options: SharedFlightOptions, ports: SharedF
     return sealed === '' ? null : seal.open(names.digest, sealed)
   }
 
-  // What became of it
-
-  /** Behind the back of those who wait here: they have their answer already. */
-  function tell(course: Course, lease: OpenLease | null, landing: Landing | null): void {
-    const told = pass(course, lease, landing)
-      .catch((error: unknown) => emit({ kind: 'broke', where: 'shared flight', error }))
-      .finally(() => {
-        if (lease) forget(lease)
-        telling.delete(told)
-      })
-    telling.add(told)
-  }
-
-  async function pass({ question }: Course, lease: OpenLease | null, landing: Landing | null): Promise<void> {
-    const landedAt = clock.now()
-    const entry = landing?.entry ?? null
-    // The answer first: whoever hears of it finds it. Meanwhile the lease is kept, so that nobody asks again.
-    const kept = entry ? await insist(landedAt, () => keep(question.key, entry, lease?.fence ?? null)) : false
-    if (!lease) return
-    const mark = landing && markOf(landing, kept === true)
-    await insist(landedAt, async () => {
-      lease.end()
-      const isStale = mark?.kind === 'failed' && clock.now() - landedAt > FAILED_MARK_MS
-      return lease.land(isStale ? null : mark)
-    })
-  }
-
-  async function insist<T>(since: number, ask: () => Promise<T | 'away'>): Promise<T | 'away'> {
-    const bell = hang()
-    let tries = 0
-    try {
-      for (;;) {
-        const said = await ask()
-        if (store.state === 'up') tries += 1
-        const leftMs = since + lateMs - clock.now()
-        const isHopeless = isClosed || leftMs <= 0 || tries === MAX_TRIES || telling.size > MAX_LATE
-        if (said !== 'away' || isHopeless) return said
-        await bell.rest(store.state === 'up' ? Math.min(pollMs, leftMs) : leftMs)
-      }
-    } finally {
-      bells.delete(bell)
-    }
-  }
-
-  async function idle(): Promise<void> {
-    while (telling.size > 0) await Promise.all(telling)
-  }
-
   function close(): void {
     isClosed = true
     stopListening()
-    for (const lease of leases) giveBack(lease)
-    for (const bell of bells) bell.ring()
+    stopBeats()
+    // What others can go on with need not wait until we are missed.
+    for (const lease of leases) outcomes.giveBack(lease)
+    outcomes.close()
+    for (const { notify } of notifiers) notify()
   }
 
-  /** What others can go on with need not wait until we are missed. */
-  function giveBack(lease: OpenLease): void {
-    lease.end()
-    const told = lease.land(null).then(() => void telling.delete(told))
-    telling.add(told)
+  /** What the store may not know of: all leases, or those of flights that began while it was away. */
+  async function announce(isNew: boolean): Promise<void> {
+    const unknown = Array.from(leases).filter(({ fence }) => isNew || fence === null)
+    for (let from = 0; from < unknown.length; from += BATCH) {
+      await Promise.all(unknown.slice(from, from + BATCH).map((lease) => lease.announce()))
+    }
   }
 
-  function hang(): Bell {
-    const bell = createBell(clock)
-    bells.add(bell)
-    return bell
+  function openNotifier(): Notifier {
+    const notifier = createNotifier(clock)
+    notifiers.add(notifier)
+    return notifier
   }
 }
 

@@ -142,11 +142,11 @@ export type TelemetryEvent =
   /** Another replica flew the question. `landed`: so it is answered; `led`: it was flown here in the end; `left`: nobody waited any more. */
   | { readonly kind: 'flight-followed'; readonly scraper: string; readonly end: 'landed' | 'led' | 'left' }
   /**
-   * A replica was lost, and its flight is flown here. `queued`: it had asked nothing; `sent`: it may have been charged, and the
-   * question is asked once more; `job`: its job is followed up.
+   * A replica is gone, and its call is made here. `sent`: it may have been charged, and the question is asked once more; `job`: its
+   * job is followed up.
    */
-  | { readonly kind: 'flight-taken-over'; readonly scraper: string; readonly from: 'queued' | 'sent' | 'job' }
-  /** This replica was not heard of for too long, and another one flies its question. */
+  | { readonly kind: 'flight-taken-over'; readonly scraper: string; readonly from: 'sent' | 'job' }
+  /** This replica was not heard of for too long, and another one makes its call. */
   | { readonly kind: 'lease-lost'; readonly scraper: string }
   /** The last asker left; the call is finished and kept all the same. */
   | { readonly kind: 'flight-orphaned'; readonly scraper: string }

@@ -20,7 +20,7 @@ export type BudgetPeriod = 'day' | 'month'
 /** How credits were granted while the shared store was away. */
 export type AwayMode = 'allowance' | 'open' | 'refused'
 /** How the wait for another replica's flight ended, or in what state its flight was taken over. */
-export type SharedEnd = 'landed' | 'led' | 'left' | 'queued' | 'sent' | 'job' | 'lost'
+export type SharedEnd = 'landed' | 'led' | 'left' | 'sent' | 'job' | 'lost'
 
 export interface LabelTypes {
   client: string
@@ -89,7 +89,7 @@ export const labelLists = {
   why: listOf<WastedWhy>({ invalid: 0, uncertain: 0 }),
   period: listOf<BudgetPeriod>({ day: 0, month: 0 }),
   mode: listOf<AwayMode>({ allowance: 0, open: 0, refused: 0 }),
-  end: listOf<SharedEnd>({ landed: 0, led: 0, left: 0, queued: 0, sent: 0, job: 0, lost: 0 }),
+  end: listOf<SharedEnd>({ landed: 0, led: 0, left: 0, sent: 0, job: 0, lost: 0 }),
   reload: listOf<ReloadResult>({ applied: 0, invalid: 0, restart: 0 }),
   wire: listOf<WireReason>({
     'name-not-found': 0,

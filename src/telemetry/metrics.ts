@@ -130,7 +130,7 @@ const counterRows = {
   sharedFlights: row(
     ['end'],
     'shared_flights_total',
-    "Questions that another replica was asking. Waited for until they landed, were led here in the end, or nobody waited any more (left); taken over from a lost replica before it asked (queued), after it may have (sent), or by its job; lost = this replica's own was taken over.",
+    "Questions that another replica was asking. Waited for until they landed, were led here in the end, or nobody waited any more (left); taken over from a replica that is gone (sent: it may have been charged; job: its job is followed up); lost = this replica's own was taken over.",
   ),
   creditsRefunded: row(
     ['client', 'scraper', 'key'],

@@ -81,7 +81,12 @@ export function createRedisEars({ clock, emit, listen, pauseMs }: RedisEarsPorts
     if (!on || names.length === 0) return
     on.subscribe(names).then(
       () => {
-        for (const name of names) if (ear === on && channels.has(name)) tell(name)
+        if (ear !== on) return
+        for (const name of names) {
+          if (channels.has(name)) tell(name)
+          // Its last listener has left meanwhile.
+          else on.unsubscribe(name).catch(() => {})
+        }
       },
       () => on.close(),
     )

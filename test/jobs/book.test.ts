@@ -6,11 +6,11 @@ import t, { type Test } from 'tap'
 import { ProxyError } from '../../src/errors.ts'
 import { createJobs, type JobAnswer, type JobPorts } from '../../src/jobs/book.ts'
 import { createPlainUpstream } from '../../src/jobs/plain.ts'
-import { createLiveness } from '../../src/jobs/liveness.ts'
 import { createLocalJobStore, createMemoryStore, type JobStore } from '../../src/jobs/store.ts'
 import type { Landing, Outcome } from '../../src/model.ts'
 import type { Through, Upstream } from '../../src/parts.ts'
 import type { Clock } from '../../src/ports.ts'
+import { soloSession } from '../../src/session.ts'
 import { createSimulator, instant, type SimulatorOptions } from '../../src/simulator/simulator.ts'
 import { createTransport } from '../../src/world/transport.ts'
 import { elasticClock } from '../support/proxy.ts'
@@ -56,7 +56,7 @@ function aBook(clock: Clock, upstream: Upstream, store: JobStore, changes: Chang
     emit: (event) => void events.push(event),
     fill: (answer) => void filled.push(answer),
     refund: () => {},
-    life: createLiveness({ store, clock, processId }),
+    session: soloSession(processId, clock),
     ...others,
   })
   return { ...createDesk(jobs, clock, upstream), filled, events }

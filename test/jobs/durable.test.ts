@@ -10,11 +10,11 @@ import {
   type DurableUpstream,
 } from '../../src/jobs/durable.ts'
 import { createPlainUpstream } from '../../src/jobs/plain.ts'
-import { createLiveness } from '../../src/jobs/liveness.ts'
 import { createLocalJobStore, createMemoryStore, type JobStore } from '../../src/jobs/store.ts'
 import type { Call, Reply } from '../../src/model.ts'
 import type { Upstream } from '../../src/parts.ts'
 import type { Clock } from '../../src/ports.ts'
+import { soloSession } from '../../src/session.ts'
 import { createSimulator, instant } from '../../src/simulator/simulator.ts'
 import { createTransport } from '../../src/world/transport.ts'
 import { fakeWorld, seededRandom } from '../support/world.ts'
@@ -46,7 +46,7 @@ function durable(
     store,
     clock,
     random,
-    life: createLiveness({ store, clock, processId }),
+    session: soloSession(processId, clock),
     adoptHold,
     ...changes,
   })

@@ -7,7 +7,6 @@ import { createSecretKey } from 'node:crypto'
 import t, { type Test } from 'tap'
 import { createJobs, type JobAnswer } from '../../src/jobs/book.ts'
 import { createDurableUpstream, type DurableUpstream } from '../../src/jobs/durable.ts'
-import { createLiveness, type Liveness } from '../../src/jobs/liveness.ts'
 import { createPlainUpstream } from '../../src/jobs/plain.ts'
 import { createSharedRecords } from '../../src/jobs/shared-records.ts'
 import { createSharedJobStore, type SharedJobStore } from '../../src/jobs/shared-store.ts'
@@ -16,6 +15,7 @@ import type { Question, Upstream } from '../../src/parts.ts'
 import type { SharedStore } from '../../src/ports.ts'
 import { createSeal } from '../../src/resilience/shared-flight-marks.ts'
 import { createSharedFlights } from '../../src/resilience/shared-flight.ts'
+import { createSession, type Session } from '../../src/session.ts'
 import { createSimulator, instant, type Simulator } from '../../src/simulator/simulator.ts'
 import { createRandom } from '../../src/world/random.ts'
 import { createRedis } from '../../src/world/redis.ts'
@@ -31,7 +31,7 @@ interface Replica extends Desk {
   readonly clock: ElasticClock
   readonly shared: SharedStore
   readonly store: SharedJobStore
-  readonly life: Liveness
+  readonly session: Session
   readonly durable: DurableUpstream & Upstream
   readonly filled: JobAnswer[]
   readonly refunded: number[]
@@ -40,6 +40,8 @@ interface Replica extends Desk {
   readonly fly: (query: string, changes?: Partial<Question>) => Promise<Landing>
   /** As after kill -9, when it has not been heard of for long enough. */
   readonly die: () => Promise<void>
+  /** So the others think, and it goes on. */
+  readonly end: () => Promise<void>
 }
 
 interface Fleet {
@@ -58,10 +60,18 @@ async function aFleet(t: Test): Promise<Fleet> {
   const sim = createSimulator({ latency: instant })
   const { url } = await sim.start()
   t.teardown(() => sim.close())
-  return { redis, sim, aReplica: (name) => aReplica(t, name, redis, url) }
+  const sessions: Session[] = []
+  return { redis, sim, aReplica: (name) => aReplica(t, name, redis, url, sessions) }
 }
 
-async function aReplica(t: Test, name: string, redis: RedisProcess, url: string): Promise<Replica> {
+/** `sessions` are those of all replicas. */
+async function aReplica(
+  t: Test,
+  name: string,
+  redis: RedisProcess,
+  url: string,
+  sessions: Session[],
+): Promise<Replica> {
   const clock = elasticClock()
   const random = createRandom()
   const place = { kind: 'single', url: redis.url } as const
@@ -73,7 +83,8 @@ async function aReplica(t: Test, name: string, redis: RedisProcess, url: string)
   )
   await until(() => shared.state === 'up')
   const store = createSharedJobStore(createSharedRecords(shared, clock), clock)
-  const life = createLiveness({ store, clock, processId: name })
+  const session = createSession({ store: shared, clock, id: name })
+  sessions.push(session)
   const plain = createPlainUpstream({ profile, transport, emit: () => {} })
   const filled: JobAnswer[] = []
   const refunded: number[] = []
@@ -83,7 +94,7 @@ async function aReplica(t: Test, name: string, redis: RedisProcess, url: string)
     store,
     clock,
     random,
-    life,
+    session,
     emit: () => {},
     fill: (one) => void filled.push(one),
     refund: (_client, credits) => void refunded.push(credits),
@@ -93,23 +104,25 @@ async function aReplica(t: Test, name: string, redis: RedisProcess, url: string)
     store,
     clock: hasty(clock),
     random,
-    life,
+    session,
     adoptHold: (id) => (adopted.push(id), aHold(id)),
   })
   const durable = { ...jobsUpstream, ...jobsUpstream.under({ plain, execution: 'durable' }) }
   const flights = createSharedFlights(
-    { replicaId: name, leaseMs: 600, heartbeatMs: 200, pollMs: 50 },
     {
       store: shared,
       clock,
       random,
       emit: () => {},
+      session,
       seal: createSeal(() => [createSecretKey(Buffer.alloc(32, 1))]),
       read: async () => null,
       keep: async () => false,
     },
+    { pollMs: 50 },
   )
-  t.teardown(() => {
+  t.teardown(async () => {
+    await session.close()
     durable.close()
     store.close()
     flights.close()
@@ -131,10 +144,16 @@ async function aReplica(t: Test, name: string, redis: RedisProcess, url: string)
     })
   }
 
+  /** The others hear of it. */
+  async function end(): Promise<void> {
+    await session.close()
+    await Promise.all(sessions.map((other) => other.beat()))
+  }
+
   async function die(): Promise<void> {
     durable.close()
     flights.close()
-    await life.close()
+    await end()
     store.close()
   }
 
@@ -144,13 +163,14 @@ async function aReplica(t: Test, name: string, redis: RedisProcess, url: string)
     clock,
     shared,
     store,
-    life,
+    session,
     durable,
     filled,
     refunded,
     adopted,
     fly,
     die,
+    end,
   }
 }
 
@@ -208,6 +228,8 @@ void t.test('when nothing was submitted the key is free on all; when its replica
   const hasty = aCaller(two.clock, { idempotencyKey: 'k', patienceMs: 0 })
   await t.rejects(two.submit('prompt=y', 'k', team, hasty), { status: 409, message: /still/ })
   await one.die()
+  await t.rejects(two.submit('prompt=y', 'k', team, hasty), { status: 409, message: /still/ }, 'it may come back')
+  two.clock.skip(60_000)
   await t.rejects(two.submit('prompt=y', 'k'), { status: 409, message: /unknown/ })
   t.equal(callsOf(sim, 'submit'), 2)
   sim.release()
@@ -331,9 +353,9 @@ void t.test('a replica that was taken for dead and is not leaves the charge to w
   const x = questionOf('prompt=x')
   const slow = one.durable.ask(aQuestion(x))
   await sim.received(1, { call: 'poll' })
-  await one.life.close()
+  await one.end()
   t.equal((await two.durable.leftBehind()).submitted.length, 1)
-  await two.life.close()
+  await two.end()
   t.equal((await three.durable.leftBehind()).submitted.length, 1)
   void two.durable.ask(aQuestion(questionOf('prompt=other')))
   sim.release()
@@ -362,7 +384,7 @@ void t.test('while Redis is away each replica knows its own, and tells it when R
   const promised = jobIdOf(await one.jobs.promise(team, questionOf('prompt=z'), nobody()))
   t.equal(bodyOf(await one.poll(promised))['status'], 'pending')
   t.same(await one.jobs.interrupted(), [])
-  t.notOk(await two.life.isDead('one'), 'nobody dies of that')
+  t.notOk(await two.session.isLost('one'), 'nobody is gone because of that')
   t.strictSame(await one.durable.leftBehind(), { submitted: [], lost: [] })
   t.equal(sim.ledger.entries.length, 2)
 
@@ -387,7 +409,6 @@ void t.test(
     t.match(await one.store.get('s', 'a'), { value: 1 })
     await until(async () => (await two.store.get('s', 'a')) !== null)
     t.equal(await two.store.get('s', 'b'), null)
-    t.notOk(await one.store.isGone('s', 'b'))
 
     await redis.kill()
     await until(() => one.shared.state === 'down')
@@ -401,7 +422,7 @@ void t.test(
     await until(() => one.shared.state === 'up')
     t.strictSame(new Map(await one.store.list('s')).get('b'), 21, 'also before it is there')
     await until(async () => (await two.store.get('s', 'b'))?.value === 21)
-    t.ok(await two.store.isGone('s', 'a'))
+    t.equal(await two.store.get('s', 'a'), null)
   },
 )
 
@@ -426,7 +447,7 @@ void t.test('a claim whose reply was lost is withdrawn, so that the key is free 
   t.match(await two.store.get('s', 'k'), { value: { claim: 'one' } }, 'it did arrive')
   losing = false
   two.clock.skip(1_000)
-  await until(async () => two.store.isGone('s', 'k'))
+  await until(async () => (await two.store.get('s', 'k')) === null)
   t.strictSame(await store.claim({ ...claim, value: { claim: 'two' } }), { kind: 'written' })
   t.match(await store.claim({ ...claim, value: { claim: 'three' } }), { kind: 'other' }, 'known without asking')
   await redis.kill()
@@ -443,35 +464,8 @@ void t.test('what is remembered for a store that is away is bounded, and ends wh
     (await store.list('s')).map(([key]) => key),
     ['2', '3', '4'],
   )
-  t.notOk(await store.isGone('s', '1'))
   store.close()
   clock.skip(60_000)
   await store.put([{ space: 's', key: '5', value: 5, expiresAt: null }])
   t.match(await store.get('s', '5'), { value: 5 })
-})
-
-// Signs of life
-
-void t.test('a process lives while it signs, and is long dead only a minute after it was found dead', async (t) => {
-  const { redis, aReplica } = await aFleet(t)
-  const [one, two] = [await aReplica('one'), await aReplica('two')]
-  await until(async () => !(await two.life.isDead('one')))
-  const due = async (): Promise<string> => redis.ask('ZSCORE', 't:records:{jobs}:due', 'process/one')
-  const first = await due()
-  t.match(first, /^\$/, 'each sign expires')
-  one.clock.skip(10_000)
-  await until(async () => (await due()) !== first)
-
-  t.notOk(await one.life.isDead('one'), 'its own end is none of its business')
-  await one.life.close()
-  t.ok(await two.life.isDead('one'))
-  t.notOk(await two.life.isLongDead('one'))
-  two.clock.skip(60_000)
-  t.ok(await two.life.isLongDead('one'))
-  one.clock.skip(60_000)
-  t.ok(await two.life.isDead('one'), 'it signs no more')
-  t.same(one.life.sign(), [])
-  const again = createRandom()
-  for (let n = 0; n < 1_001; n += 1) await two.life.isDead(again.id())
-  t.notOk(await two.life.isLongDead('one'), 'found again')
 })

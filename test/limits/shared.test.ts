@@ -1,9 +1,10 @@
-/** Rates and places that several replicas grant together, on a real Redis, and what each may grant without it. */
+/** Rates and permits that several replicas grant together, on a real Redis, and what each may grant without it. */
 import t, { type Test } from 'tap'
 import { ProxyError } from '../../src/errors.ts'
-import { allowanceOf, createFleet, shareOf } from '../../src/limits/insurance.ts'
+import { allowanceOf } from '../../src/limits/insurance.ts'
 import { createSharedConcurrencyLimits } from '../../src/limits/shared-concurrency.ts'
 import { createSharedRateLimits } from '../../src/limits/shared-rate.ts'
+import { shareOf } from '../../src/limits/shares.ts'
 import type { Client, LimitState } from '../../src/model.ts'
 import type { Place } from '../../src/parts.ts'
 import type { Shared, SharedStore } from '../../src/ports.ts'
@@ -11,6 +12,7 @@ import { createClock } from '../../src/world/clock.ts'
 import { createRandom } from '../../src/world/random.ts'
 import { createRedis } from '../../src/world/redis.ts'
 import { type RedisProcess, startRedis, until } from '../support/redis.ts'
+import { aSession } from '../support/session.ts'
 import { aClient } from '../support/verdicts.ts'
 import { fakeClock } from '../support/world.ts'
 
@@ -75,7 +77,11 @@ void t.test('A burst is shared by all replicas, and said as one replica would sa
   const redis = await startRedis(t)
   const limits = await Promise.all(
     Array.from({ length: 3 }, async () =>
-      createSharedRateLimits({ store: await openStore(t, redis.url), clock: fakeClock(), replicas: () => 3 }),
+      createSharedRateLimits({
+        store: await openStore(t, redis.url),
+        clock: fakeClock(),
+        session: aSession('one', new Set(), 3),
+      }),
     ),
   )
   // One request in a quarter of an hour: none comes back while this test runs.
@@ -105,7 +111,11 @@ void t.test('L4: in any window at most burst + window / interval, whoever is ask
   const redis = await startRedis(t)
   const limits = await Promise.all(
     Array.from({ length: 4 }, async () =>
-      createSharedRateLimits({ store: await openStore(t, redis.url), clock: fakeClock(), replicas: () => 4 }),
+      createSharedRateLimits({
+        store: await openStore(t, redis.url),
+        clock: fakeClock(),
+        session: aSession('one', new Set(), 4),
+      }),
     ),
   )
   for (const { limit, per, burst } of [
@@ -140,7 +150,7 @@ void t.test(
     const limits = createSharedRateLimits({
       store: scripted(() => ({ kind: 'away', sent: true })),
       clock,
-      replicas: () => 3,
+      session: aSession('one', new Set(), 3),
     })
     const client = rated(60, 60_000, 20)
     t.strictSame(await limits.admit(client), { policy: '"requests";q=60;w=60', remaining: 5, resetMs: 3_000 })
@@ -154,7 +164,7 @@ void t.test(
     const garbled = createSharedRateLimits({
       store: scripted(() => ({ kind: 'known', value: ['x', 'y'] })),
       clock,
-      replicas: () => 1,
+      session: aSession('one', new Set(), 1),
     })
     t.match(await garbled.admit(client), { remaining: 19 }, 'a reply that makes no sense is none')
   },
@@ -163,7 +173,7 @@ void t.test(
 void t.test('Redis stopped and back: one wait at most, then a share, then all together again', async (t) => {
   const redis = await startRedis(t)
   const store = await openStore(t, redis.url, 200)
-  const limits = createSharedRateLimits({ store, clock: fakeClock(), replicas: () => 2 })
+  const limits = createSharedRateLimits({ store, clock: fakeClock(), session: aSession('one', new Set(), 2) })
   const client = rated(96, 86_400_000, 20)
   t.equal(await grants(50, () => limits.admit(client)), 20)
   redis.pause()
@@ -174,76 +184,51 @@ void t.test('Redis stopped and back: one wait at most, then a share, then all to
   t.match(await refusalOf(() => limits.admit(client)), { code: 'RATE_LIMITED' })
 })
 
-// Places
+// Permits
 
 function crowded(concurrency: number | null, name = 'team'): Client {
   return aClient({ name, concurrency })
 }
 
-async function placesOf(t: Test, url: string, ttlMs?: number) {
+async function permitsOf(t: Test, url: string, gone: Set<string>, id: string) {
   const store = await openStore(t, url, 300)
-  const clock = fakeClock()
-  const limits = createSharedConcurrencyLimits({
-    store,
-    clock,
-    random: createRandom(),
-    replicas: () => 2,
-    ...(ttlMs === undefined ? {} : { ttlMs }),
-  })
+  const session = aSession(id, gone, 2)
+  const limits = createSharedConcurrencyLimits({ store, session })
   t.teardown(() => limits.close())
-  return { store, clock, limits }
+  return { store, session, limits }
 }
 
-void t.test(
-  'However long Redis is away, no more than ten thousand places are remembered to be given back',
-  async (t) => {
-    const clock = fakeClock()
-    let reply: Shared<unknown> = { kind: 'away', sent: false }
-    const told: number[] = []
-    const store: SharedStore = {
-      ...scripted(() => reply),
-      async run(_script, _keys, args) {
-        // Each id is an argument of its own.
-        if (reply.kind === 'known') told.push(args.length)
-        return reply
-      },
-    }
-    const limits = createSharedConcurrencyLimits({ store, clock, random: createRandom(), replicas: () => 1 })
-    t.teardown(() => limits.close())
-    for (let i = 0; i < 12_000; i += 1) (await limits.enter(crowded(5))).leave()
-    reply = { kind: 'known', value: 0 }
-    await clock.advance(300_000)
-    t.equal(
-      told.reduce((sum, ids) => sum + ids, 0),
-      10_000,
-    )
-  },
-)
+const KEY = 't:limits:{team}:permits'
 
-void t.test('Places are those of all replicas; one that is left is free for everybody', async (t) => {
+async function inRedis(redis: RedisProcess, id: string): Promise<string | undefined> {
+  return /\n(\d+)\r/.exec(await redis.ask('HGET', KEY, id))?.[1]
+}
+
+void t.test('Permits are those of all replicas; one that is left is free for everybody', async (t) => {
   const redis = await startRedis(t)
-  const one = await placesOf(t, redis.url)
-  const two = await placesOf(t, redis.url)
+  const gone = new Set<string>()
+  const one = await permitsOf(t, redis.url, gone, 'one')
+  const two = await permitsOf(t, redis.url, gone, 'two')
   const client = crowded(3)
-  const places: Place[] = []
-  places.push(await one.limits.enter(client), await two.limits.enter(client), await one.limits.enter(client))
+  const permits: Place[] = []
+  permits.push(await one.limits.enter(client), await two.limits.enter(client), await one.limits.enter(client))
   t.match(await refusalOf(() => two.limits.enter(client)), {
     code: 'CONCURRENCY_LIMITED',
     status: 429,
     retryAfterMs: 1_000,
   })
   t.equal(one.limits.open('team'), 2)
-  places[0]?.leave()
-  places[0]?.leave()
+  permits[0]?.leave()
+  permits[0]?.leave()
   t.equal(one.limits.open('team'), 1)
-  await until(async () => (await redis.ask('ZCARD', 't:limits:{team}:open')) === ':2\r\n')
-  const place = await two.limits.enter(client)
+  await until(async () => (await inRedis(redis, 'one')) === '1')
+  const permit = await two.limits.enter(client)
   t.equal(await grants(10, () => one.limits.enter(client)), 0)
-  place.leave()
+  permit.leave()
 
   const free = two.limits.enter(crowded(null, 'free')) as Place
   t.equal(two.limits.open('free'), 1, 'without a limit nobody is asked')
-  t.match(await redis.ask('EXISTS', 't:limits:{free}:open'), ':0')
+  t.match(await redis.ask('EXISTS', 't:limits:{free}:permits'), ':0')
   free.leave()
   t.equal(two.limits.open('free'), 0)
   t.equal(two.limits.open('nobody'), 0)
@@ -251,7 +236,9 @@ void t.test('Places are those of all replicas; one that is left is free for ever
 
 void t.test('C: 400 askers on 4 replicas never are more than the limit', async (t) => {
   const redis = await startRedis(t)
-  const replicas = await Promise.all(Array.from({ length: 4 }, () => placesOf(t, redis.url)))
+  const replicas = await Promise.all(
+    Array.from({ length: 4 }, (_, index) => permitsOf(t, redis.url, new Set(), `replica-${index}`)),
+  )
   const client = crowded(10)
   let open = 0
   let most = 0
@@ -259,47 +246,41 @@ void t.test('C: 400 askers on 4 replicas never are more than the limit', async (
   await Promise.all(
     Array.from({ length: 400 }, async (_, asker) => {
       try {
-        const place = await replicas[asker % 4]?.limits.enter(client)
+        const permit = await replicas[asker % 4]?.limits.enter(client)
         open += 1
         most = Math.max(most, open)
         await new Promise(setImmediate)
         open -= 1
         served += 1
-        place?.leave()
+        permit?.leave()
       } catch (error) {
         if (!(error instanceof ProxyError)) throw error
       }
     }),
   )
   t.ok(most <= 10 && served >= 10, `${most} at a time, ${served} in all`)
-  await until(async () => (await redis.ask('ZCARD', 't:limits:{team}:open')) === ':0\r\n')
+  await until(async () => (await redis.ask('EXISTS', KEY)) === ':0\r\n')
 })
 
-void t.test('The places of a dead replica come free, those of a living one do not', async (t) => {
+void t.test('The permits of a replica that is gone come free when they stand in the way', async (t) => {
   const redis = await startRedis(t)
-  const dead = await placesOf(t, redis.url, 400)
-  const living = await placesOf(t, redis.url, 400)
+  const gone = new Set<string>()
+  const dead = await permitsOf(t, redis.url, gone, 'dead')
+  const living = await permitsOf(t, redis.url, gone, 'living')
   const client = crowded(2)
   await dead.limits.enter(client)
   const kept = await living.limits.enter(client)
-  await living.limits.enter(crowded(null, 'free'))
-  dead.store.close()
-  let place: Place | null = null
-  await until(async () => {
-    await living.clock.advance(150)
-    place = await Promise.resolve(living.limits.enter(client)).catch(() => null)
-    return place !== null
-  })
   t.equal(await grants(5, () => living.limits.enter(client)), 0)
-  kept.leave()
-  await until(async () => (await redis.ask('ZCARD', 't:limits:{team}:open')) === ':1\r\n')
+  dead.session.fade()
   t.equal(await grants(5, () => living.limits.enter(client)), 1)
+  t.equal(await inRedis(redis, 'dead'), undefined)
+  kept.leave()
+  await until(async () => (await inRedis(redis, 'living')) === '1')
 })
 
-void t.test('Redis stopped: a share of the places; back: those that are taken, no others', async (t) => {
+void t.test('Redis stopped: a share of the permits; back: those that are taken, no others', async (t) => {
   const redis = await startRedis(t)
-  const { limits, store } = await placesOf(t, redis.url)
-  const inRedis = async () => /:(\d+)/.exec(await redis.ask('ZCARD', 't:limits:{team}:open'))?.[1]
+  const { limits, store, session } = await permitsOf(t, redis.url, new Set(), 'one')
   const client = crowded(6)
   const first = await limits.enter(client)
   redis.pause()
@@ -308,50 +289,17 @@ void t.test('Redis stopped: a share of the places; back: those that are taken, n
   t.equal(await grants(20, () => limits.enter(client)), 1)
   redis.resume()
   await until(() => store.state === 'up')
-  await until(async () => (await inRedis()) === '3')
-  t.equal(await grants(20, () => limits.enter(client)), 3, 'what was asked in vain took no place')
+  session.beats(false)
+  await until(async () => (await inRedis(redis, 'one')) === '3')
+  t.equal(await grants(20, () => limits.enter(client)), 3, 'what was asked in vain took no permit')
 
   await redis.kill()
   await until(() => store.state === 'down')
   await redis.restart()
-  await until(async () => (await inRedis()) === '6')
+  await until(() => store.state === 'up')
+  session.beats(true)
+  await until(async () => (await inRedis(redis, 'one')) === '6')
   t.equal(await grants(20, () => limits.enter(client)), 0)
-})
-
-// Replicas
-
-void t.test('Replicas know how many they are, and remember it while Redis is away', async (t) => {
-  const redis = await startRedis(t)
-  const fleets = await Promise.all(
-    ['a', 'b', 'c'].map(async (replicaId) => {
-      const clock = fakeClock()
-      const store = await openStore(t, redis.url)
-      return { clock, store, fleet: createFleet({ store, clock, replicaId, ttlMs: 600 }) }
-    }),
-  )
-  const [a, b, c] = fleets
-  await until(async () => {
-    for (const { clock } of fleets) await clock.advance(200)
-    return fleets.every(({ fleet }) => fleet.size() === 3)
-  })
-  await c?.fleet.close()
-  await until(async () => {
-    await a?.clock.advance(200)
-    await b?.clock.advance(200)
-    return a?.fleet.size() === 2
-  })
-  b?.store.close()
-  await until(async () => {
-    await a?.clock.advance(200)
-    return a?.fleet.size() === 1
-  })
-  await redis.kill()
-  await until(() => a?.store.state === 'down')
-  await a?.clock.advance(1_000)
-  t.equal(a?.fleet.size(), 1)
-  t.equal(b?.fleet.size(), 2, 'what it saw last')
-  await redis.restart()
-  await until(async () => (await redis.ask('ZCARD', 't:limits:{fleet}:replicas')) === ':1\r\n')
 })
 
 void t.test('An allowance is two of a hundred credits, of the smaller limit, and fifty at most', async (t) => {

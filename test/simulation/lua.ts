@@ -161,19 +161,19 @@ function rounded(value: number): string {
 }
 
 const patterns = new Map<string, RegExp>()
-const classes: Readonly<Record<string, string>> = { d: '0-9', a: 'A-Za-z' }
+const classes: Readonly<Record<string, string>> = { d: '0-9', a: 'A-Za-z', x: '0-9A-Fa-f' }
 
 /** The patterns that our scripts use, as regular expressions. */
 function regExpOf(pattern: string): RegExp {
   const known = patterns.get(pattern)
   if (known) return known
-  const rest = pattern.replaceAll(/%[da]|%S|%-|[\^$()[\]+:A-Za-z0-9 ]/g, '')
+  const rest = pattern.replaceAll(/%[dax]|%S|%-|[\^$()[\]+:_A-Za-z0-9 ]/g, '')
   if (rest !== '') throw new SyntaxError(`The model does not know the Lua pattern ${pattern}`)
   const inSet = pattern.replaceAll(/\[[^\]]*\]/g, (set) =>
-    set.replaceAll(/%([da])/g, (_all, name: string) => classes[name] ?? '').replaceAll('%-', String.raw`\-`),
+    set.replaceAll(/%([dax])/g, (_all, name: string) => classes[name] ?? '').replaceAll('%-', String.raw`\-`),
   )
   const source = inSet
-    .replaceAll(/%([da])/g, (_all, name: string) => `[${classes[name]}]`)
+    .replaceAll(/%([dax])/g, (_all, name: string) => `[${classes[name]}]`)
     .replaceAll('%S', String.raw`[^ \t\n\r\f\v]`)
     .replaceAll('%-', '-')
   const compiled = new RegExp(source)

@@ -100,6 +100,7 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
   const answeredBy = new Map<string, number>()
   const attemptsBy = new Map<string, number>()
   const waits: number[] = []
+  const dead = new Set<string>()
   let lives = plan.replicas
 
   const redisIsSick =
@@ -534,6 +535,7 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
       for (const ask of others) if (ask.replica === replica && ask.life === life) others.delete(ask)
     }
     const name = `${replica}.${life}`
+    dead.add(name)
     for (const key of freshUntil.keys()) if (key.startsWith(`${name}/`)) freshUntil.delete(key)
   }
 
@@ -616,15 +618,35 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     }
   }
 
-  /** S7: no lease, no place and no credit is held by anybody. */
+  /** S7: no lease, no permit and no credit is held by anybody who lives. */
   function emptied(redis: RedisServer): void {
     for (const key of redis.keys()) {
       const kept = redis.read(key)
-      if (key.endsWith(':lease')) fail('S7', `${key} is still there`)
-      if (kept?.type === 'zset' && key.endsWith(':open'))
-        fail('S7', `${key} still holds ${[...kept.scores.keys()].join()}`)
+      if (key.endsWith(':lease')) {
+        const record = redis.read(key.replace(/lease$/, 'record'))
+        const owner = (record?.type === 'hash' && record.fields.get('owner')) || ''
+        if (!isNobodys(redis, owner)) fail('S7', `${key} is still there, of ${owner}`)
+      }
+      if (kept?.type === 'hash' && key.endsWith(':permits')) {
+        for (const [owner, count] of kept.fields)
+          if (!hasDied(owner)) fail('S7', `${key} still holds ${count} of ${owner}`)
+      }
       if (kept?.type === 'hash' && key.endsWith(':totals')) balanced(redis, key, kept.fields)
     }
+  }
+
+  /** A store that lost data may hold what is over: it is marked with an older generation, and taken by whoever needs it. */
+  function isNobodys(redis: RedisServer, owner: string): boolean {
+    const [id = '', generation] = (owner.split('/')[0] ?? '').split('.')
+    const sessions = redis.read('slp:session:{all}')
+    const [, now] = (sessions?.type === 'hash' ? (sessions.fields.get(id) ?? '') : '').split(' ')
+    return hasDied(id) || Number(generation) < Number(now)
+  }
+
+  /** What a dead process held is dropped when somebody needs it. */
+  function hasDied(id: string): boolean {
+    const [replica = '', life = ''] = id.split('-')
+    return dead.has(`${Number(replica)}.${Number(life)}`)
   }
 
   function balanced(redis: RedisServer, key: string, totals: ReadonlyMap<string, string>): void {

@@ -15,13 +15,18 @@ interface Step {
   readonly name: string
   readonly args: readonly string[]
   readonly timeUs: number
+  readonly info: string
   /** Of each key: how long it has to live, -1 = for ever, null = it is not there. */
   readonly keys: readonly (readonly [key: string, leftMs: number | null])[]
   readonly reply: Reply | Error
 }
 
 const CLOCK = `local real = redis
-local redis = { pcall = function(...) return real.pcall(...) end }
+local redis = {}
+function redis.pcall(name, ...)
+  if name == 'INFO' then return real.call('HGET', 'model:clock', 'info') end
+  return real.pcall(name, ...)
+end
 function redis.call(name, key, ...)
   if name == 'TIME' then return real.call('HMGET', 'model:clock', 's', 'us') end
   if name == 'PTTL' then return tonumber(real.call('HGET', 'model:left', key) or '-2') end
@@ -90,7 +95,7 @@ function listenIn(model: RedisServer, timeUs: () => number, steps: Step[]): void
       const kept = model.read(key)
       return [key, kept ? (kept.dueAt === null ? -1 : kept.dueAt - nowMs) : null] as const
     })
-    const step = { name, args, timeUs: timeUs(), keys: before }
+    const step = { name, args, timeUs: timeUs(), info: JSON.stringify(command('info', [])), keys: before }
     try {
       const reply = command(name, args)
       steps.push({ ...step, reply })
@@ -114,8 +119,8 @@ async function replay(redis: Redis, steps: readonly Step[], scripts: Set<string>
       batch.callBuffer(name, ...args.map((text) => Buffer.from(text, 'latin1')))
       count += 1
     }
-    for (const { name, args, timeUs, keys } of some) {
-      add('hset', ['model:clock', 's', `${Math.floor(timeUs / 1e6)}`, 'us', `${timeUs % 1e6}`])
+    for (const { name, args, timeUs, info, keys } of some) {
+      add('hset', ['model:clock', 's', `${Math.floor(timeUs / 1e6)}`, 'us', `${timeUs % 1e6}`, 'info', info])
       for (const [key, leftMs] of keys) {
         add('hset', ['model:left', key, `${leftMs ?? -2}`])
         if (leftMs === null) add('unlink', [key])

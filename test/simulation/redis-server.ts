@@ -44,8 +44,11 @@ export function createRedisServer(timeUs: () => number, remembers = false): Redi
   let space = new Map<string, Kept>()
   let loaded = new Map<string, Script>()
   let journal: Map<string, Kept | null>[] = []
+  /** Each server has an id of its own, also one that is started again. */
+  let runs = 1
   let step: Map<string, Kept | null> | null = null
   const commands: Readonly<Record<string, (args: readonly string[]) => Reply>> = {
+    info: () => `# Server\r\nrun_id:${String(runs).padStart(40, '0')}\r\n`,
     time: () => [`${Math.floor(timeUs() / 1e6)}`, `${timeUs() % 1e6}`],
     get: ([key = '']) => find(key, 'string')?.text ?? null,
     set: ([key = '', text = '', px = '', ms = '']) => {
@@ -168,6 +171,7 @@ export function createRedisServer(timeUs: () => number, remembers = false): Redi
       }
     },
     loseLast(steps) {
+      runs += 1
       for (const lost of journal.splice(Math.max(0, journal.length - steps)).toReversed()) {
         for (const [key, before] of lost) {
           if (before) space.set(key, before)
@@ -176,6 +180,7 @@ export function createRedisServer(timeUs: () => number, remembers = false): Redi
       }
     },
     forgetAll() {
+      runs += 1
       space = new Map()
       loaded = new Map()
       journal = []

@@ -90,6 +90,72 @@ void t.test('M3: a Redis that refuses writes is shown as such, and is still read
   }
 })
 
+void t.test('M4: one call, whatever Redis does for a moment while it is under way', async (t) => {
+  const sim = await aSimulator(t)
+  const redis = await startRedis(t)
+  const lines = await Promise.all([1, 2, 3].map(() => startFaultProxy(t, redis.port)))
+  const replicas = await Promise.all(lines.map(({ url }) => aReplica(t, sim.url, url)))
+  const blinks: Readonly<Record<string, () => Promise<void>>> = {
+    'CLIENT KILL': async () => void (await redis.ask('CLIENT', 'KILL', 'TYPE', 'normal')),
+    'a reset': async () => {
+      for (const line of lines) line.reset()
+    },
+    'a restart, empty': async () => {
+      await redis.kill()
+      await redis.restart()
+    },
+    'a stall of 800 ms': async () => {
+      redis.pause()
+      await new Promise((resolve) => setTimeout(resolve, 800))
+      redis.resume()
+    },
+  }
+  for (const [blink, happens] of Object.entries(blinks)) {
+    const ups = replicas.map((replica) => countOf(replica, 'redis is up'))
+    sim.script({ prompt: blink }, ['hold'])
+    const answers = replicas.map((replica) => ask(replica, blink))
+    await sim.received(1, { prompt: blink })
+    // Each replica has looked whose call it is when it has answered a question that came behind.
+    await Promise.all(replicas.map((replica, index) => ask(replica, `${blink}, barrier ${index}`)))
+    await happens()
+    await Promise.all(
+      replicas.map((replica, index) =>
+        until(async () => {
+          const isUp = (await metric(replica, 'redis_up')) === 1
+          // It may not even have been noticed.
+          return isUp && (blink === 'a stall of 800 ms' || countOf(replica, 'redis is up') > (ups[index] ?? 0))
+        }),
+      ),
+    )
+    // Those who follow listen again, are told to look, and have looked when a question behind that is answered.
+    for (let turn = 1; turn <= 2; turn++) {
+      let channel = ''
+      await until(async () => {
+        channel = /slp:flight:[\w-]+/.exec(await redis.ask('PUBSUB', 'CHANNELS', 'slp:flight:*'))?.[0] ?? ''
+        return (await redis.ask('PUBSUB', 'NUMSUB', channel)).endsWith(':2\r\n')
+      })
+      await redis.ask('PUBLISH', channel, 'look')
+      await Promise.all(replicas.map((replica, index) => ask(replica, `${blink}, barrier ${turn}.${index}`)))
+    }
+    sim.release()
+    const all = await Promise.all(answers)
+    t.strictSame(
+      all.map(({ status }) => status),
+      [200, 200, 200],
+      blink,
+    )
+    t.equal(sim.requests.filter(({ prompt }) => prompt === blink).length, 1, `${blink}: one call`)
+    t.equal(
+      all.reduce((sum, { headers }) => sum + Number(headers['x-proxy-credits']), 0),
+      3,
+    )
+  }
+})
+
+function countOf(replica: Running, msg: string): number {
+  return replica.lines().filter((line) => line['msg'] === msg).length
+}
+
 void t.test('M5: an Idempotency-Key is refused while Redis is away, and never charged twice', async (t) => {
   const redis = await startRedis(t)
   const sim = await aSimulator(t)
