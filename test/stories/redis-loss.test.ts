@@ -2,6 +2,7 @@
  * What each kind of trouble with Redis costs: real proxy processes, a real redis-server, and a line between them that can be cut. The
  * ledger of the simulator decides. These are the rows of the table in docs/several-replicas.md.
  */
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { createSimulator, instant, type Simulator } from '../../src/simulator/simulator.ts'
 import { startFaultProxy } from '../support/fault-proxy.ts'
@@ -20,8 +21,15 @@ async function aSimulator(t: Test): Promise<Simulator & { readonly url: string }
   return Object.assign(sim, { url })
 }
 
-async function aReplica(t: Test, upstream: string, redisUrl: string, sets: readonly string[] = []): Promise<Running> {
-  const replica = await startProxy(t, upstream, [`redis.url=${redisUrl}`, ...CLIENTS, ...sets])
+async function aReplica(
+  t: Test,
+  upstream: string,
+  redisUrl: string,
+  sets: readonly string[] = [],
+  environment: Readonly<Record<string, string>> = {},
+): Promise<Running> {
+  const all = [`redis.url=${redisUrl}`, ...CLIENTS, ...sets]
+  const replica = await startProxy(t, upstream, all, { SCRAPELLM_API_KEY: 'upstream-key-of-the-tests', ...environment })
   await replica.saw(/"msg":"redis is up"/)
   return replica
 }
@@ -155,6 +163,42 @@ void t.test('M4: one call, whatever Redis does for a moment while it is under wa
 function countOf(replica: Running, msg: string): number {
   return replica.lines().filter((line) => line['msg'] === msg).length
 }
+
+void t.test('M7: an answer of a replica whose clock is off is fresh for the ttl of the asker, from now', async (t) => {
+  const sim = await aSimulator(t)
+  const redis = await startRedis(t)
+  const folder = t.testdir({ ahead: String(2 * 3_600_000), behind: String(-2 * 3_600_000) })
+  const preload = new URL('../faults/clock-step.ts', import.meta.url).href
+  const ttl = 4
+  const sets = [`cache.ttl=${ttl}s`, 'cache.staleIfError=0s']
+  const right = await aReplica(t, sim.url, redis.url, sets)
+  for (const way of ['ahead', 'behind']) {
+    const wrong = await aReplica(t, sim.url, redis.url, sets, {
+      CLOCK_OFFSET_FILE: join(folder, way),
+      NODE_OPTIONS: `${process.env['NODE_OPTIONS'] ?? ''} --import ${preload}`,
+    })
+    wrong.signal('SIGUSR2')
+    await wrong.saw(/"msg":"clock stepped"/)
+    for (const [payer, asker] of [
+      [wrong, right],
+      [right, wrong],
+    ] as const) {
+      const prompt = `${way} ${payer === wrong ? 'pays' : 'asks'}`
+      t.equal((await ask(payer, prompt)).headers['x-proxy-credits'], '3')
+      let free = 0
+      await until(async () => {
+        const { headers } = await ask(asker, prompt)
+        const left = Number(/; hit; ttl=(-?\d+)/.exec(String(headers['cache-status']))?.[1] ?? 0)
+        if (left > ttl) t.fail(`${prompt}: fresh for ${left} s`)
+        const isFree = headers['x-proxy-credits'] === '0'
+        if (isFree) free += 1
+        return !isFree
+      })
+      t.ok(free > 0, `${prompt}: free ${free} times, then paid for again`)
+      t.equal((await ask(payer, prompt)).headers['x-proxy-credits'], '0', 'the newer answer is kept for all')
+    }
+  }
+})
 
 void t.test('M5: an Idempotency-Key is refused while Redis is away, and never charged twice', async (t) => {
   const redis = await startRedis(t)
