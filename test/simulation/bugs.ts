@@ -287,8 +287,8 @@ export const bugs: readonly Bug[] = [
   {
     name: 'what may have been charged counts as free',
     file: 'scrapellm/credits.ts',
-    find: "(body && statedCharge(body)) ?? { state: 'unknown', credits: call.priceCredits }",
-    replace: '(body && statedCharge(body)) ?? FREE',
+    find: "priceCredits === 0 ? FREE : { state: 'unknown', credits: priceCredits }",
+    replace: 'priceCredits === 0 ? FREE : FREE',
     invariants: ['L1', 'L2'],
     needs: all(isLimited, loses),
   },
