@@ -1,4 +1,5 @@
 /** The exchange with upstream, over real sockets: every way it can end, and whether bytes may have left. */
+import { execFileSync } from 'node:child_process'
 import http from 'node:http'
 import net, { type AddressInfo, type Server, type Socket } from 'node:net'
 import t, { type Test } from 'tap'
@@ -264,4 +265,85 @@ void t.test('a trailer or a 1xx in the answer does no harm', async (t) => {
   )
   const result = await transportTo(t, url).forward(REQUEST)
   t.match(result, { kind: 'reply', reply: { status: 200 } })
+})
+
+void t.test('a kept connection that breaks right after the next request may have been closed before it', async (t) => {
+  let asked = 0
+  const server = net.createServer((socket) => {
+    socket.on('error', () => undefined)
+    socket.on('data', () => {
+      asked += 1
+      if (asked === 1) socket.write('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}')
+      else socket.resetAndDestroy()
+    })
+  })
+  const transport = transportTo(t, await listening(t, server))
+  t.equal((await transport.forward(REQUEST)).kind, 'reply')
+  t.same(broken(await transport.forward(REQUEST)), { sent: true, reason: 'idle-closed' })
+  t.same(broken(await transport.forward(REQUEST)), { sent: true, reason: 'reset' }, 'a new one was not idle')
+  t.equal(asked, 3, 'what may have been taken is not repeated here')
+})
+
+void t.test('no open files left: trouble of this process, and nothing was sent', async (t) => {
+  const folder = new URL('../../src/world/', import.meta.url)
+  const script = `
+    import { openSync } from 'node:fs'
+    import { createTransport } from '${new URL('transport.ts', folder).href}'
+    import { createClock } from '${new URL('clock.ts', folder).href}'
+    const transport = createTransport({ url: 'http://127.0.0.1:1', connectTimeoutMs: 5000, connectionMaxAgeMs: 30000, maxResponseBytes: 1024 }, createClock())
+    try { for (;;) openSync('/dev/null') } catch {}
+    const { kind, sent, reason, code } = await transport.forward({ method: 'GET', target: '/', headers: {}, limitMs: 5000 })
+    console.log(JSON.stringify({ kind, sent, reason, code }))
+    process.exit()
+  `
+  const command = ['ulimit -n 64; exec "$@"', 'sh', process.execPath, '--input-type=module', '--eval', script]
+  const said = execFileSync('/bin/sh', ['-c', ...command], { encoding: 'utf8', env: { PATH: process.env['PATH'] } })
+  t.same(JSON.parse(said), { kind: 'broken', sent: false, reason: 'local', code: 'EMFILE' })
+})
+
+void t.test('a connection that is too old is not used again', async (t) => {
+  const ports = new Set<number | undefined>()
+  const url = await listening(
+    t,
+    http.createServer((request, response) => {
+      ports.add(request.socket.remotePort)
+      response.end('{}')
+    }),
+  )
+  let now = 0
+  const transport = transportTo(t, url, { ...handClock(), now: () => now })
+  await transport.forward(REQUEST)
+  now = 29_999
+  await transport.forward(REQUEST)
+  t.equal(ports.size, 1)
+  now = 30_000
+  await transport.forward(REQUEST)
+  t.equal(ports.size, 2)
+})
+
+void t.test('headers of 64 KiB are taken', async (t) => {
+  const url = await listening(
+    t,
+    raw(`HTTP/1.1 200 OK\r\nX: ${'a'.repeat(65_536)}\r\nContent-Length: 2\r\n\r\n{}`, 'stay'),
+  )
+  t.equal((await transportTo(t, url).forward(REQUEST)).kind, 'reply')
+})
+
+void t.test('interim 100s that nobody asked for are discarded, in whatever pieces they come', async (t) => {
+  const bytes = `${'HTTP/1.1 100 Continue\r\nX: y\r\n\r\n'.repeat(2)}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}`
+  for (const size of [1, 7, bytes.length]) {
+    const server = net.createServer({ noDelay: true }, (socket) => {
+      socket.on('error', () => undefined)
+      socket.once('data', () => {
+        const write = (at: number): void => {
+          if (at < bytes.length) socket.write(bytes.slice(at, at + size), () => setImmediate(write, at + size))
+        }
+        write(0)
+      })
+    })
+    t.match(await transportTo(t, await listening(t, server)).forward(REQUEST), {
+      kind: 'reply',
+      reply: { status: 200 },
+    })
+  }
 })
