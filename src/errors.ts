@@ -20,6 +20,18 @@ interface Refusal {
 /** One row per refusal: the contract's table of codes. */
 export const refusals = {
   CLIENT_UNKNOWN: { statuses: [401], fault: 'client', title: 'Unknown client', when: 'no or wrong token' },
+  ORIGIN_REFUSED: {
+    statuses: [403],
+    fault: 'client',
+    title: 'Origin refused',
+    when: 'a web page asks without a token',
+  },
+  SCRAPER_NOT_ALLOWED: {
+    statuses: [403],
+    fault: 'client',
+    title: 'Scraper not allowed',
+    when: "the client's `scrapers` does not name it",
+  },
   REQUEST_INVALID: {
     statuses: [400, 414, 431],
     fault: 'client',

@@ -34,6 +34,15 @@ export interface Wishes {
   readonly minFreshMs: number | null
 }
 
+/** What tells a request of a web page from one of a program. */
+export interface RequestSource {
+  /** Null = HTTP/1.0 without one. */
+  readonly host: string | null
+  readonly origin: string | null
+  /** `Sec-Fetch-Site`, which browsers alone send. */
+  readonly fetchSite: string | null
+}
+
 export interface ProxyRequest {
   readonly id: string
   readonly method: string
@@ -51,6 +60,7 @@ export interface ProxyRequest {
   readonly respondAsyncAfterMs: number | null
   readonly traceparent: string | null
   readonly arrivedAt: number
+  readonly source: RequestSource
   /** Calls back at most once, when the caller hung up before its answer. Returns the way to stop listening. */
   readonly onGone: (listener: () => void) => () => void
   trail?: TrailMark

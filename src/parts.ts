@@ -31,12 +31,14 @@ import type {
 import type { BreakerState, KeyState, OverloadState } from './telemetry/events.ts'
 
 export interface Clients {
-  /** Compares in constant time. Throws CLIENT_UNKNOWN. */
+  /** Compares in constant time. Throws CLIENT_UNKNOWN, and ORIGIN_REFUSED for a web page without a known token. */
   identify(request: ProxyRequest): Client
 }
 
 /** All that is known about the vendor: pure functions over tables. */
 export interface Profile {
+  /** The name of the vendor, for people. */
+  readonly vendor: string
   /** Closed list: metric labels, and the scrapers that have a circuit breaker. */
   readonly scrapers: readonly string[]
   /** Throws ENDPOINT_UNKNOWN, METHOD_NOT_ALLOWED (with `allow`) or REQUEST_INVALID. */
@@ -99,7 +101,7 @@ export interface RequestIdentity {
 }
 
 export interface Admission {
-  /** Throws RATE_LIMITED with the time to wait, or ENDPOINT_UNKNOWN for a scraper that is not this client's. Null = this client has no limit. */
+  /** Throws RATE_LIMITED with the time to wait, or SCRAPER_NOT_ALLOWED. Null = this client has no limit. */
   admit(client: Client, call: Call): LimitState | null | Promise<LimitState | null>
   /** A place among the client's open questions. Throws CONCURRENCY_LIMITED. */
   enter(client: Client): Place | Promise<Place>

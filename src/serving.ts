@@ -4,6 +4,7 @@
  * flight of an old one has landed, what was its own is closed. Building one changes nothing for the others.
  */
 import { isDeepStrictEqual } from 'node:util'
+import { isLoopback } from './addresses.ts'
 import { createCache, type Tiers } from './cache/tiered.ts'
 import { routeTo } from './config/route.ts'
 import type { Config } from './config/schema.ts'
@@ -102,7 +103,12 @@ export function createServing(config: Config, lasting: Lasting, keys: KeyPool, b
 
   const { handle, resume } = createPipeline({
     ...lasting,
-    clients: createClients({ clients: known, anonymous: people.find(({ name }) => name === 'anonymous') ?? null }),
+    clients: createClients({
+      vendor: profile.vendor,
+      clients: known,
+      anonymous: people.find(({ name }) => name === 'anonymous') ?? null,
+      hosts: isLoopback(config.listen.host) ? new Set(config.listen.hosts) : null,
+    }),
     cache,
     flights: {
       has: lasting.flights.has,

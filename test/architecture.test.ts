@@ -27,6 +27,7 @@ const sources: Sources = new Map(
  * Everyone may import config/schema.ts as a type.
  */
 const mayImport: Readonly<Record<string, readonly string[]>> = {
+  'addresses.ts': [],
   'errors.ts': [],
   'failures.ts': ['errors.ts'],
   'roster.ts': [],
@@ -38,6 +39,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   'pipeline.ts': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   // What is shown of the parts, in the words of those who know it.
   'http/': [
+    'addresses.ts',
     'parts.ts',
     'ports.ts',
     'model.ts',
@@ -68,10 +70,11 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   ],
   'telemetry/': ['failures.ts', 'parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'roster.ts'],
   'world/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'roster.ts', 'telemetry/events.ts'],
-  'config/': ['errors.ts', 'failures.ts', 'keys/secret.ts'],
+  'config/': ['addresses.ts', 'errors.ts', 'failures.ts', 'keys/secret.ts'],
   'config/reload.ts': ['errors.ts', 'ports.ts', 'config/'],
   // One generation of settings, and which of them are in use.
   'serving.ts': [
+    'addresses.ts',
     'http/',
     'cache/',
     'jobs/',
@@ -109,6 +112,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   ],
   // A look at the world before the start, through the doors that will be used.
   'doctor/': [
+    'addresses.ts',
     'config/route.ts',
     'config/units.ts',
     'ports.ts',

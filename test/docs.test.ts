@@ -255,7 +255,7 @@ for (const { file, command, isPersistent } of samples) {
 
     const refused = await ask('a-token-that-nobody-has')
     t.equal(refused.code, 1)
-    t.match(refused.stderr, 'This client token is not known.')
+    t.match(refused.stderr, 'The client token of this request is not known here.')
     t.equal(sim.requests.length, 0)
 
     sim.script({}, ['503', '200'])

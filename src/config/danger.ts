@@ -3,7 +3,8 @@
  * give keys away, or contradict each other. Each refusal says what to do.
  */
 import { hash } from 'node:crypto'
-import { isLoopback, isMetadata, isSameHost } from './addresses.ts'
+import { isLoopback, isMetadata } from '../addresses.ts'
+import { isSameHost } from './addresses.ts'
 import { authorityFlaw, pairFlaws } from './certificate.ts'
 import { nearest } from './nearest.ts'
 import { wrongVariable } from './route.ts'

@@ -70,6 +70,12 @@ function name(what: string) {
   return z.string({ error: `expected ${what}, found {found}` }).regex(namePattern, { error })
 }
 
+function hostName() {
+  const error = 'expected a host name without a port, such as proxy.example.com, found {found}'
+  const schema = z.string({ error }).regex(/^[\w.-]+$/, { error })
+  return schema.transform((written) => written.toLowerCase())
+}
+
 /** Scheme, host and port; never shown in messages, because it may carry credentials. */
 function origin() {
   const example = 'expected a URL such as https://api.example.com'
@@ -183,6 +189,10 @@ const listen = map({
   reusePort: restart(
     flag().prefault(false),
     'Lets several processes of this machine listen on the same port, each with an admin port of its own.',
+  ),
+  hosts: live(
+    z.array(hostName(), { error: 'expected a list of host names, found {found}' }).prefault([]),
+    'Names in `Host` that callers without a token may use beside loopback names, when `host` is a loopback address: for a balancer on the same machine that passes the name on.',
   ),
   maxConnections: restart(
     count(1, 1_000_000).prefault(20_000),

@@ -1,4 +1,5 @@
 /** What the settings ask of those around the proxy, which cannot be seen from here: who is in front of it, and who stops it. */
+import { isLoopback } from '../addresses.ts'
 import type { Config } from '../config/schema.ts'
 import { finding, type Finding } from './finding.ts'
 
@@ -29,8 +30,4 @@ function aboutNetwork({ listen, admin }: Config): Finding[] {
   if (reached.length === 0) return []
   const text = `${reached.map(([name]) => name).join(' and ')}: reached from other machines, in plain HTTP`
   return [finding('note', 'network', text, 'keep it in a private network, set its tls, or put TLS in front of it')]
-}
-
-function isLoopback(host: string): boolean {
-  return /^(?:localhost|127(?:\.\d{1,3}){3}|::1)$/i.test(host)
 }

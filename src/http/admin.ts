@@ -4,7 +4,8 @@
  */
 import { hash, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
+import { hostOf, isLoopback } from '../addresses.ts'
 import { ProxyError } from '../errors.ts'
 import type { Emit, Random } from '../ports.ts'
 import { type CertificateSource, createNodeServer } from './node-server.ts'
@@ -78,10 +79,13 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
   const routes = [...builtIn(parts), ...(parts.routes ?? [])]
   let tokenDigest = digestOf(options.token)
   let chosenPort = options.port
-  const onlyLoopback = loopback.test(options.host)
+  const onlyLoopback = isLoopback(options.host)
 
   const timeouts = { headersTimeout: 10_000, requestTimeout: 30_000 }
-  const { server, cut } = createNodeServer(timeouts, parts.certificate ?? null)
+  const { server, cut } = createNodeServer(timeouts, parts.certificate ?? null, (socket) => {
+    parts.emit({ kind: 'plain-http', port: 'admin' })
+    tellHttps(socket)
+  })
   server.maxConnections = maxConnections
   server.on('request', (incoming, outgoing) => {
     void answer(incoming)
@@ -106,12 +110,19 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
     return route.run({ segment, params: searchParams, wantsPage: wantsPage(incoming), accept, body })
   }
 
-  /** A page in the operator's browser can reach loopback: by a name of its own (DNS rebinding) or by a form (CSRF). */
-  function mustBeMeant({ headers }: IncomingMessage): void {
-    const host = headers.host ?? ''
-    if (onlyLoopback && !loopback.test(host.replace(/:\d+$/, '')))
-      throw new ProxyError('REQUEST_INVALID', 'The admin port answers to the names of loopback only.', { status: 421 })
-    if (headers.origin !== undefined && headers.origin !== `http://${host}` && headers.origin !== `https://${host}`)
+  /**
+   * A page in the operator's browser can reach loopback: under a name of its own (DNS rebinding) or with a form (CSRF). No browser
+   * leaves Host out; probes in HTTP/1.0 do.
+   */
+  function mustBeMeant({ headers, rawHeaders }: IncomingMessage): void {
+    const { host, origin } = headers
+    if (rawHeaders.filter((name, index) => index % 2 === 0 && name.toLowerCase() === 'host').length > 1)
+      throw new ProxyError('REQUEST_INVALID', 'The header Host is given twice.', { close: true })
+    if (onlyLoopback && host !== undefined && !isLoopback(hostOf(host))) {
+      const detail = 'The admin port answers under loopback names only, such as 127.0.0.1 and localhost.'
+      throw new ProxyError('REQUEST_INVALID', detail, { status: 421 })
+    }
+    if (origin !== undefined && origin !== `http://${host}` && origin !== `https://${host}`)
       throw new ProxyError('REQUEST_INVALID', 'The admin port does not answer to pages of other origins.', {
         status: 403,
       })
@@ -155,6 +166,15 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
   }
 }
 
+/** A client that speaks HTTP to a port of TLS would otherwise see a reset. */
+function tellHttps(socket: Socket): void {
+  const body = 'This port speaks HTTPS: write https:// in the URL.\n'
+  const head = `HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: ${body.length}\r\nConnection: close`
+  socket.on('error', () => socket.destroy())
+  socket.resume()
+  socket.end(`${head}\r\n\r\n${body}`)
+}
+
 function digestOf(token: string | null): Buffer | null {
   return token === null ? null : hash('sha256', token, 'buffer')
 }
@@ -192,8 +212,6 @@ function tokenOf(authorization: string): string | null {
 function wantsPage({ headers }: IncomingMessage): boolean {
   return /\btext\/html\b/i.test(headers.accept ?? '')
 }
-
-const loopback = /^(?:localhost|127(?:\.\d{1,3}){3}|\[?::1\]?)$/i
 
 /** Null = another path. */
 function segmentOf(pattern: string, path: string): string | null {

@@ -6,7 +6,9 @@ import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { ProxyError } from '../errors.ts'
 import type { Clock, Random, Timer } from '../ports.ts'
+import type { Connection } from './connection.ts'
 import { refuse } from './respond.ts'
+import { encodeHint } from './target.ts'
 
 /** A client that is still sending gets this long to read its answer before the connection is cut. */
 const lingerMs = 1_000
@@ -19,26 +21,20 @@ export interface BadRequestParts {
   readonly reasons: Readonly<Record<number, string | undefined>>
 }
 
-/** What is known about a connection. */
-export interface ConnectionState {
-  open: number
-  /** Nothing more is read from it. */
-  closing: boolean
-  /** What follows the open requests is not HTTP. */
-  broken: boolean
-}
-
 export interface BadRequests {
   /** Open requests are answered first, and by themselves. */
-  readonly unreadable: (error: Unreadable, socket: Duplex, connection: ConnectionState) => void
+  readonly unreadable: (error: Unreadable, socket: Duplex, connection: Connection) => void
+  /** HTTP without TLS on a port that speaks TLS. */
+  readonly plain: (socket: Duplex) => void
   /** CONNECT: no tunnels here. */
   readonly connect: (incoming: IncomingMessage, socket: Duplex) => void
 }
 
-/** An error of Node's parser, with the bytes it was given last. */
+/** An error of Node's parser, with the bytes it was given last, and how many of them it had read. */
 export interface Unreadable extends Error {
   readonly code?: string
   readonly rawPacket?: Buffer
+  readonly bytesParsed?: number
 }
 
 export function createBadRequests({ clock, random, refused, reasons }: BadRequestParts): BadRequests {
@@ -48,9 +44,10 @@ export function createBadRequests({ clock, random, refused, reasons }: BadReques
     unreadable(error, socket, connection) {
       const overflow = overflows.get(socket)
       if (overflow) return readOn(socket, overflow, error.rawPacket)
+      const refusal = refusalOf(error)
+      if (connection.failBody && refusal) return connection.failBody(closing(refusal))
       // The parser reports every further packet of a connection it has given up.
       if (connection.closing) return
-      const refusal = refusalOf(error)
       if (!refusal || !socket.writable) {
         socket.destroy()
         return
@@ -68,6 +65,12 @@ export function createBadRequests({ clock, random, refused, reasons }: BadReques
       } else {
         write(socket, refusal)
       }
+    },
+
+    plain(socket) {
+      socket.on('error', () => socket.destroy())
+      socket.resume()
+      write(socket, new ProxyError('REQUEST_INVALID', 'This port speaks HTTPS: write https:// in the URL.'))
     },
 
     connect(_incoming, socket) {
@@ -121,10 +124,37 @@ export function linger(socket: Duplex, clock: Clock): void {
 }
 
 /** Null = the connection itself broke, and nobody can be answered. */
-function refusalOf({ code, rawPacket }: Unreadable): ProxyError | null {
-  if (code === 'ERR_HTTP_REQUEST_TIMEOUT')
-    return new ProxyError('REQUEST_INVALID', 'The request did not arrive in time.', { status: 408 })
-  if (code === 'HPE_INVALID_METHOD' && rawPacket && /^[A-Z][A-Z-]* \//.test(rawPacket.toString('latin1', 0, 64)))
-    return new ProxyError('METHOD_NOT_ALLOWED', 'This method is not known.', { allow: 'GET, HEAD, POST' })
-  return code?.startsWith('HPE_') ? new ProxyError('REQUEST_INVALID', 'This is not an HTTP/1.1 request.') : null
+function refusalOf(error: Unreadable): ProxyError | null {
+  const { code } = error
+  if (code === undefined) return null
+  switch (code) {
+    case 'ERR_HTTP_REQUEST_TIMEOUT':
+      return new ProxyError('REQUEST_INVALID', 'The request did not arrive in time.', { status: 408 })
+    case 'HPE_INVALID_URL':
+      return new ProxyError('REQUEST_INVALID', `The request target holds ${encodeHint}`)
+    case 'HPE_INVALID_CONSTANT':
+      return new ProxyError(
+        'REQUEST_INVALID',
+        `Behind the request target comes no HTTP version. Maybe it holds ${encodeHint}`,
+      )
+    case 'HPE_INVALID_METHOD':
+      if (isRequestLine(lineOf(error)))
+        return new ProxyError('METHOD_NOT_ALLOWED', 'This method is not known.', { allow: 'GET, HEAD, POST' })
+  }
+  return code.startsWith('HPE_') ? new ProxyError('REQUEST_INVALID', 'This is not an HTTP/1.1 request.') : null
+}
+
+function closing({ code, message, status }: ProxyError): ProxyError {
+  return new ProxyError(code, message, { status, close: true })
+}
+
+function isRequestLine(line: string): boolean {
+  return /^[A-Z][A-Z-]* \//.test(line)
+}
+
+/** In which the parser gave up: the same packet may hold good requests before it. */
+function lineOf({ rawPacket, bytesParsed = 0 }: Unreadable): string {
+  if (!rawPacket) return ''
+  const start = bytesParsed === 0 ? 0 : rawPacket.lastIndexOf('\n', bytesParsed - 1) + 1
+  return rawPacket.toString('latin1', start, start + 256)
 }

@@ -1,20 +1,29 @@
 /**
  * Identify: the presented token → the client it belongs to. Only digests are kept and compared; a token is looked up by
- * its digest, so neither a prefix nor the length of a right one shows in the time it takes.
+ * its digest, so neither a prefix nor the length of a right one shows in the time it takes. A caller without a known token is
+ * `anonymous`, unless it is a web page: any page that a user opens could spend credits otherwise.
  */
 import { hash, timingSafeEqual } from 'node:crypto'
+import { hostOf, isLoopback } from '../addresses.ts'
 import { ProxyError } from '../errors.ts'
-import type { Client } from '../model.ts'
+import type { Client, RequestSource } from '../model.ts'
 import type { Clients } from '../parts.ts'
 
 export interface ClientsOptions {
   /** `tokenHashes` are SHA-256 in hexadecimal. */
   readonly clients: readonly { readonly client: Client; readonly tokenHashes: readonly string[] }[]
-  /** Who a caller without a known token is; null = nobody. */
+  /** What upstream is called: callers take its keys for tokens of ours. */
+  readonly vendor: string
+  /** What a caller without a known token counts as; null = such callers are refused. */
   readonly anonymous: Client | null
+  /**
+   * The host names, in lower case, that callers without a token may use beside loopback names; null = any. A page can make its
+   * own name lead to loopback (DNS rebinding), and reads the answers then.
+   */
+  readonly hosts: ReadonlySet<string> | null
 }
 
-export function createClients({ clients, anonymous }: ClientsOptions): Clients {
+export function createClients({ vendor, clients, anonymous, hosts }: ClientsOptions): Clients {
   // Digests stay in hexadecimal: Node makes that one four times as fast as a buffer.
   const byDigest = new Map<string, { readonly digest: Buffer; readonly client: Client }>()
   for (const { client, tokenHashes } of clients) {
@@ -26,13 +35,13 @@ export function createClients({ clients, anonymous }: ClientsOptions): Clients {
   const presented = Buffer.alloc(64)
 
   return {
-    identify({ token }) {
-      const client = (token === null ? null : find(token)) ?? anonymous
+    identify({ token, source }) {
+      const client = token === null ? null : find(token)
       if (client) return client
-      throw new ProxyError(
-        'CLIENT_UNKNOWN',
-        token === null ? 'A client token is needed.' : 'This client token is not known.',
-      )
+      if (!anonymous)
+        throw new ProxyError('CLIENT_UNKNOWN', `${token === null ? missing : unknown} ${tokenAdvice(vendor)}`)
+      mustBeNoPage(source, hosts)
+      return anonymous
     },
   }
 
@@ -42,4 +51,35 @@ export function createClients({ clients, anonymous }: ClientsOptions): Clients {
     presented.write(digest, 'latin1')
     return found && timingSafeEqual(found.digest, presented) ? found.client : null
   }
+}
+
+const missing = 'This request has no client token.'
+const unknown = 'The client token of this request is not known here.'
+
+function tokenAdvice(vendor: string): string {
+  return (
+    `Send a token of this proxy, not a key of ${vendor}, as "Authorization: Bearer TOKEN", "X-API-Key: TOKEN" or "?api_key=TOKEN". ` +
+    'Its operator makes one with "scrapellm-proxy token NAME".'
+  )
+}
+
+/** Contract section 3, "Web pages". Browsers send these headers and no page can change them (Fetch, "forbidden request-header"). */
+function mustBeNoPage({ host, origin, fetchSite }: RequestSource, hosts: ReadonlySet<string> | null): void {
+  if (fetchSite === 'cross-site' || fetchSite === 'same-site' || (origin !== null && !isOwn(origin, host)))
+    throw new ProxyError(
+      'ORIGIN_REFUSED',
+      'A web page of another origin may not ask without a client token: it would spend credits. Ask from a server, or send a token.',
+    )
+  if (hosts === null || host === null || isLoopback(hostOf(host)) || hosts.has(hostOf(host))) return
+  throw new ProxyError(
+    'ORIGIN_REFUSED',
+    'Callers without a client token must use a loopback name in Host, such as 127.0.0.1 or localhost. ' +
+      'Use one, send a token, or let the operator add the name to listen.hosts.',
+  )
+}
+
+/** Ports that go without saying are the same whether they are written or not. */
+function isOwn(origin: string, host: string | null): boolean {
+  const page = URL.parse(origin)
+  return page !== null && host !== null && page.host === URL.parse(`${page.protocol}//${host}`)?.host
 }

@@ -35,12 +35,18 @@ export interface Activity {
 
 const sweepMs = 250
 
-/** `cut` ends every connection, those as well that are not among `connections` yet. */
+export interface Cuts {
+  /** Connections over which nothing can have been asked yet. */
+  readonly cutHandshakes: () => void
+  /** Every connection, those as well that are not among the known ones yet. */
+  readonly cut: () => void
+}
+
 export function createDrainer(
   server: HttpServer,
   connections: ReadonlyMap<Socket, Activity>,
   clock: Clock,
-  cut: () => void,
+  { cutHandshakes, cut }: Cuts,
 ): Drainer {
   const { promise, resolve } = Promise.withResolvers<Drained>()
   let draining = false
@@ -85,6 +91,7 @@ export function createDrainer(
       sweeping?.cancel()
       resolve(result)
     })
+    cutHandshakes()
     sweep()
   }
 

@@ -5,6 +5,8 @@
 import { ProxyError } from '../errors.ts'
 import type { ProxyRequest, Target } from '../model.ts'
 import type { Random } from '../ports.ts'
+import { bodyOnGet } from './body.ts'
+import { readOwnTarget } from './target.ts'
 import { readRespondAsync, readWishes } from './wishes.ts'
 
 const maxHeaders = 100
@@ -15,6 +17,7 @@ type Field =
   | 'apiKey'
   | 'contentLength'
   | 'transferEncoding'
+  | 'disguisedFraming'
   | 'cacheControl'
   | 'pragma'
   | 'ifNoneMatch'
@@ -26,6 +29,8 @@ type Field =
   | 'traceparent'
   | 'expect'
   | 'upgrade'
+  | 'origin'
+  | 'fetchSite'
 
 /** Header names we look at. `headersDistinct` of Node is never touched: `__proto__` crashes it (CVE-2026-21710). */
 const names: ReadonlyMap<string, Field> = new Map([
@@ -35,8 +40,8 @@ const names: ReadonlyMap<string, Field> = new Map([
   ['content-length', 'contentLength'],
   ['transfer-encoding', 'transferEncoding'],
   // Some servers read an underscore as a hyphen: framing that one hop sees and the next does not.
-  ['transfer_encoding', 'transferEncoding'],
-  ['content_length', 'contentLength'],
+  ['transfer_encoding', 'disguisedFraming'],
+  ['content_length', 'disguisedFraming'],
   ['cache-control', 'cacheControl'],
   ['pragma', 'pragma'],
   ['if-none-match', 'ifNoneMatch'],
@@ -48,6 +53,8 @@ const names: ReadonlyMap<string, Field> = new Map([
   ['traceparent', 'traceparent'],
   ['expect', 'expect'],
   ['upgrade', 'upgrade'],
+  ['origin', 'origin'],
+  ['sec-fetch-site', 'fetchSite'],
 ])
 
 /** The headers of interest; those that came several times are joined with `, `. */
@@ -63,6 +70,10 @@ export interface RawRequest {
   readonly httpVersion: string
 }
 
+interface RawHead extends RawRequest {
+  readonly rawHeaders: readonly string[]
+}
+
 export interface Arrival {
   readonly id: string
   readonly arrivedAt: number
@@ -72,9 +83,10 @@ export interface Arrival {
 
 /** Throws REQUEST_INVALID. */
 export function readRequest(raw: RawRequest, fields: Fields, arrival: Arrival): ProxyRequest {
-  mustBeFramed(raw.httpVersion, fields)
-  mustNameOneHost(fields.host)
-  const target = arrival.target(raw.url ?? '')
+  mustBeFramed(raw, fields)
+  const { origin, target: written } = readOwnTarget(raw.url ?? '')
+  const host = oneHost(raw.httpVersion, fields.host, origin)
+  const target = arrival.target(written)
   return {
     id: arrival.id,
     method: raw.method ?? '',
@@ -88,6 +100,7 @@ export function readRequest(raw: RawRequest, fields: Fields, arrival: Arrival): 
     respondAsyncAfterMs: readRespondAsync(fields.prefer),
     traceparent: readTraceparent(fields.traceparent),
     arrivedAt: arrival.arrivedAt,
+    source: { host, origin: fields.origin, fetchSite: fields.fetchSite },
     onGone: arrival.onGone,
   }
 }
@@ -102,6 +115,7 @@ export function readFields(rawHeaders: readonly string[]): Fields {
     apiKey: null,
     contentLength: null,
     transferEncoding: null,
+    disguisedFraming: null,
     cacheControl: null,
     pragma: null,
     ifNoneMatch: null,
@@ -113,6 +127,8 @@ export function readFields(rawHeaders: readonly string[]): Fields {
     traceparent: null,
     expect: null,
     upgrade: null,
+    origin: null,
+    fetchSite: null,
   }
   for (let i = 0; i < rawHeaders.length; i += 2) {
     const field = fieldOf(rawHeaders[i] ?? '')
@@ -144,20 +160,53 @@ export function readId(fields: Fields, random: Random): string {
   return fields.requestId !== null && saneId.test(fields.requestId) ? fields.requestId : random.id()
 }
 
-function mustBeFramed(httpVersion: string, fields: Fields): void {
+function mustBeFramed({ method, httpVersion }: RawRequest, fields: Fields): void {
   if (fields.count > maxHeaders) throw untrusted(`More than ${maxHeaders} headers.`, 431)
   // llhttp lets `GET /x` without a version through as HTTP/0.9: https://github.com/nodejs/llhttp/issues/877
   if (httpVersion !== '1.1' && httpVersion !== '1.0') throw untrusted('Only HTTP/1.0 and HTTP/1.1 are understood.')
-  if (fields.transferEncoding !== null)
-    throw untrusted('Requests carry no body here: Transfer-Encoding is not allowed.')
-  if (fields.contentLength !== null && fields.contentLength !== '0')
-    throw untrusted('Requests carry no body here: Content-Length must be absent or 0.')
+  if (fields.disguisedFraming !== null) throw untrusted('Framing headers are spelled with a hyphen.')
+  if (!hasBody(fields)) return
+  if (method !== 'POST') throw bodyOnGet()
+  if (!isPlainlyFramed(httpVersion, fields))
+    throw untrusted('A body needs either one Content-Length or the one transfer coding "chunked".')
+  if (fields.expect !== null)
+    throw untrusted('A body that waits for 100 Continue is not taken: parameters go into the query string.')
 }
 
-const oneHost = /^(?:[\w.~-]+|\[[\da-f:.]+\])(?::\d{1,5})?$/i
+/** A body follows, though it may be empty. */
+export function hasBody({ transferEncoding, contentLength }: Fields): boolean {
+  return transferEncoding !== null || (contentLength !== null && contentLength !== '0')
+}
 
-function mustNameOneHost(host: string | null): void {
-  if (host === null || !oneHost.test(host)) throw untrusted('Exactly one Host header with one host name is needed.')
+function isPlainlyFramed(httpVersion: string, { transferEncoding, contentLength, repeated }: Fields): boolean {
+  if (repeated?.has('transferEncoding') || repeated?.has('contentLength')) return false
+  if (transferEncoding === null) return /^[1-9]\d{0,14}$/.test(contentLength ?? '')
+  return contentLength === null && httpVersion === '1.1' && /^chunked$/i.test(transferEncoding)
+}
+
+/**
+ * An offer to change the protocol is ignored (RFC 9110 section 7.8), as Java's client makes one with every request. But Node drops
+ * what follows it in the same packet; so the connection can only go on where the packet was this request alone, as its length tells.
+ */
+export function losesBytes({ method, url, rawHeaders }: RawHead, { upgrade }: Fields, newBytes: number): boolean {
+  if (upgrade === null) return false
+  const lines = rawHeaders.reduce((sum, text) => sum + text.length + ': '.length, 0)
+  return newBytes !== `${method} ${url} HTTP/1.1\r\n`.length + lines + '\r\n'.length
+}
+
+const hostForm = /^(?:[\w.~-]+|\[[\da-f:.]+\])(?::\d{1,5})?$/i
+
+/**
+ * RFC 9112 section 3.2: HTTP/1.1 needs exactly one. A target in absolute form names the host once more, and a client sends the
+ * same in both places (3.2.2); which of two would count is nothing to guess at.
+ */
+function oneHost(httpVersion: string, given: string | null, origin: string | null): string | null {
+  const host = given ?? (httpVersion === '1.0' ? origin : null)
+  if (host === null && httpVersion === '1.0') return null
+  if (host === null || !hostForm.test(host)) throw untrusted('Exactly one Host header with one host name is needed.')
+  if (origin !== null && origin.toLowerCase() !== host.toLowerCase())
+    throw untrusted('The target names another host than the header Host.')
+  return host
 }
 
 /** Visible ASCII without commas: `Bearer a, Bearer b` is not one token. */

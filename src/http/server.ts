@@ -6,14 +6,15 @@
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
 import { overloaded, ProxyError } from '../errors.ts'
-import type { Exchange, Outcome, ProxyRequest } from '../model.ts'
+import type { Exchange, Outcome } from '../model.ts'
 import type { Handle } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
-import { createRoster, type Roster } from '../roster.ts'
-import { type ConnectionState, createBadRequests, linger } from './bad-request.ts'
+import { createBadRequests, linger } from './bad-request.ts'
+import { readBody } from './body.ts'
+import { type Connection, newConnection, watch } from './connection.ts'
 import { createDrainer, type Drained, type DrainTimes } from './drain.ts'
 import { type CertificateSource, createNodeServer } from './node-server.ts'
-import { readFields, readId, readRequest } from './request.ts'
+import { hasBody, losesBytes, readFields, readId, readRequest } from './request.ts'
 import { refuse, type Respond, type Response } from './respond.ts'
 import { createTargets } from './target.ts'
 
@@ -72,16 +73,6 @@ export interface Server {
   drain(times: DrainTimes): Promise<Drained>
 }
 
-interface Connection extends ConnectionState {
-  /** The answer that is the last in line. */
-  last: ServerResponse | null
-  seenBytes: number
-  /** One more than there may be. */
-  readonly isExcess: boolean
-  /** Those to be told when it is gone; null = nobody yet. */
-  waiting: Roster<() => void> | null
-}
-
 const defaults: Timeouts = {
   headersMs: 10_000,
   requestMs: 30_000,
@@ -123,26 +114,21 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
     // Ours is stricter and answers with a problem document: see request.ts.
     requireHostHeader: false,
   }
-  const { server, onConnection, cut } = createNodeServer(nodeOptions, certificate)
+  const badRequests = createBadRequests({ ...parts, reasons: STATUS_CODES })
+  const { server, onConnection, cutHandshakes, cut } = createNodeServer(nodeOptions, certificate, (socket) => {
+    emit({ kind: 'plain-http', port: 'listen' })
+    badRequests.plain(socket)
+  })
   // Node hides headers beyond its limit from us but frames by them (CVE-2026-58044): let all be seen, and count.
   server.maxHeadersCount = 0
   server.timeout = 0
   server.maxConnections = maxConnections + mostExcess
 
-  const drainer = createDrainer(server, connections, clock, cut)
-  const badRequests = createBadRequests({ ...parts, reasons: STATUS_CODES })
+  const drainer = createDrainer(server, connections, clock, { cutHandshakes, cut })
   onConnection((socket) => {
     socket.setKeepAlive(true, probeMs + (accepted++ % probePaces) * 1_000)
     const isExcess = connections.size >= maxConnections
-    const connection: Connection = {
-      open: 0,
-      seenBytes: 0,
-      last: null,
-      closing: false,
-      broken: false,
-      isExcess,
-      waiting: null,
-    }
+    const connection = newConnection(isExcess)
     connections.set(socket, connection)
     const timer = isExcess ? clock.after(excessMs, () => socket.destroy()) : null
     socket.once('close', () => {
@@ -173,10 +159,16 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
     if (!connection || connection.closing) return
     connection.open++
     connection.last = outgoing
-    connection.seenBytes = incoming.socket.bytesRead
+    const newBytes = incoming.socket.bytesRead - connection.seenBytes
+    connection.seenBytes += newBytes
     openRequests++
     const fields = readFields(incoming.rawHeaders)
     const id = readId(fields, random)
+    const reject = (error: unknown): void => {
+      const refusal = ProxyError.from(error)
+      parts.refused(refusal, id)
+      settle(incoming, outgoing, connection, refuse(id, refusal))
+    }
     try {
       if (refusal) throw refusal
       if (drainer.stopped) throw new ProxyError('SHUTTING_DOWN', 'This proxy is shutting down.', { close: true })
@@ -184,13 +176,18 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
         throw overloaded('This proxy is overloaded.', random.next(), { close: true })
       const onGone = watch(incoming.socket, connection, outgoing)
       const request = readRequest(incoming, fields, { id, arrivedAt: clock.now(), onGone, target })
-      // Node closes after such an answer, or loses what came in the same packet: nothing behind it may be executed.
-      if (fields.expect !== null || fields.upgrade !== null) connection.closing = connection.broken = true
-      serve({ request, client: null, call: null, limits: null, credits: [] }, incoming, outgoing, connection)
+      // Nothing behind it may be executed: Node closes after such an answer, or what follows comes before the body has been judged.
+      if (fields.expect !== null || hasBody(fields) || losesBytes(incoming, fields, newBytes))
+        connection.closing = connection.broken = true
+      const exchange = { request, client: null, call: null, limits: null, credits: [] }
+      if (!hasBody(fields)) return serve(exchange, incoming, outgoing, connection)
+      const body = readBody(incoming, request.target.path, clock)
+      connection.failBody = body.fail
+      void body.isEmpty
+        .finally(() => (connection.failBody = null))
+        .then(() => serve(exchange, incoming, outgoing, connection), reject)
     } catch (error) {
-      const refusal = ProxyError.from(error)
-      parts.refused(refusal, id)
-      settle(incoming, outgoing, connection, refuse(id, refusal))
+      reject(error)
     }
   }
 
@@ -277,23 +274,5 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
       return drainer.draining
     },
     drain: (times) => drainer.drain(times),
-  }
-}
-
-/**
- * The way to hear of a caller who hangs up: costs nothing until somebody listens. The connection tells, because an answer that is
- * not yet the next in line hears of nothing.
- */
-function watch(socket: Socket, connection: Connection, outgoing: ServerResponse): ProxyRequest['onGone'] {
-  return (listener) => {
-    const closed = (): void => {
-      if (place.member === null) return
-      place.leave()
-      if (!outgoing.writableEnded) listener()
-    }
-    connection.waiting ??= createRoster()
-    const place = connection.waiting.add(closed)
-    if (socket.destroyed) queueMicrotask(closed)
-    return () => place.leave()
   }
 }

@@ -7,20 +7,36 @@ import type { Param, Target } from '../model.ts'
 
 /** 4,000 characters of a prompt may be 48 kB of percent-encoding. */
 const maxTargetChars = 64 * 1024
+/** What a token may come under by mistake: it would be forwarded to upstream as an unknown parameter. */
+const misspelled = /^(?:x[-_]?)?api[-_]?key$/i
 /** Beyond this a target costs more to remember than to read again. */
 const maxRememberedChars = 2 * 1024
+
+export const encodeHint =
+  'a character that must be percent-encoded, such as a space or a letter beyond ASCII (curl: -G --data-urlencode; elsewhere: let the library build the query string).'
 
 const notPlain = /[^\x21-\x7e]|[#\\]/
 /** `/`, `\` and control characters in disguise: harmless in a value, never in a path. */
 const disguised = /%(?:2f|5c|[01][0-9a-f]|7f)/i
 const dotSegment = /\/\.{1,2}(?:\/|$)/
 
+const absolute = /^https?:\/\/([^/?]*)(\/?[^]*)$/i
+
+/**
+ * The target as a path, and the host that it names when it is in absolute form, which a server must accept (RFC 9112 section
+ * 3.2.2). Null = in origin form.
+ */
+export function readOwnTarget(raw: string): { readonly origin: string | null; readonly target: string } {
+  const [, origin, rest = ''] = raw.startsWith('/') ? [] : (absolute.exec(raw) ?? [])
+  if (origin === undefined) return { origin: null, target: raw }
+  return { origin, target: rest.startsWith('/') ? rest : `/${rest}` }
+}
+
 export function readTarget(raw: string): Target {
   if (raw.length > maxTargetChars) throw invalid('The request target is longer than 64 KiB.', 414)
   if (!raw.startsWith('/') || raw.startsWith('//'))
     throw invalid('The request target must be a path on this host, starting with one slash.')
-  if (notPlain.test(raw))
-    throw invalid('The request target holds a character that must be percent-encoded, or a fragment.')
+  if (notPlain.test(raw)) throw invalid(`The request target holds a fragment, or ${encodeHint}`)
 
   const mark = raw.indexOf('?')
   const path = readPath(mark === -1 ? raw : raw.slice(0, mark))
@@ -70,6 +86,7 @@ function readQuery(query: string): { params: readonly Param[]; token: string | n
     const name = decodeForm(equals === -1 ? pair : pair.slice(0, equals))
     const value = decodeForm(equals === -1 ? '' : pair.slice(equals + 1))
     if (name !== 'api_key') {
+      if (misspelled.test(name)) throw invalid('The token goes into the parameter "api_key", spelled exactly so.')
       params.push([name, value])
       continue
     }

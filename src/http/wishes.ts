@@ -1,6 +1,6 @@
 /**
- * What callers may wish for in list-shaped headers (pure): `Cache-Control` of a request (RFC 9111 section 5.2.1) and
- * `Prefer` (RFC 7240). Wishes are never errors: what cannot be understood is ignored.
+ * The list-shaped headers of a request (pure): `Cache-Control` (RFC 9111 section 5.2.1) and `Prefer` (RFC 7240). Neither is ever an
+ * error: what cannot be understood is ignored.
  */
 import type { Wishes } from '../model.ts'
 
@@ -14,7 +14,9 @@ export const noWishes: Wishes = {
 }
 const noCacheOnly: Wishes = { ...noWishes, noCache: true }
 
-const seconds = /^\d{1,15}$/
+const digits = /^\d+$/
+/** A greater number of seconds counts as this: RFC 9111 section 1.2.2. */
+const MOST_SECONDS = 2 ** 31
 
 /** `Pragma` counts only where there is no `Cache-Control`. */
 export function readWishes(cacheControl: string | null, pragma: string | null): Wishes {
@@ -41,14 +43,12 @@ export function readRespondAsync(prefer: string | null): number | null {
 }
 
 /**
- * `name`, `name=token`, `name="quoted"`; parameters after `;` are not ours. The first occurrence of a name counts, one
- * without a value has null. No pattern here: two runs of spaces side by side make a regular expression quadratic.
+ * `name`, `name=token`, `name="quoted"`; parameters after `;` are not ours. The first occurrence of a name counts; one without a
+ * value has null. No pattern here: two runs of spaces side by side make a regular expression quadratic.
  */
 function readList(text: string): Map<string, string | null> {
   const list = new Map<string, string | null>()
-  for (const piece of text.split(',')) {
-    const semicolon = piece.indexOf(';')
-    const member = semicolon === -1 ? piece : piece.slice(0, semicolon)
+  for (const member of membersOf(text)) {
     const equals = member.indexOf('=')
     const name = (equals === -1 ? member : member.slice(0, equals)).trim().toLowerCase()
     if (!list.has(name)) list.set(name, equals === -1 ? null : unquote(member.slice(equals + 1).trim()))
@@ -56,10 +56,32 @@ function readList(text: string): Map<string, string | null> {
   return list
 }
 
+/** Commas and semicolons inside a quoted string separate nothing (RFC 9110 section 5.6.4). */
+function* membersOf(text: string): Generator<string> {
+  let start = 0
+  /** Where the parameters of this member begin. */
+  let end: number | null = null
+  let isQuoted = false
+  for (let at = 0; at < text.length; at += 1) {
+    const character = text[at]
+    if (isQuoted && character === '\\') at += 1
+    else if (character === '"') isQuoted = !isQuoted
+    else if (!isQuoted && character === ';') end ??= at
+    else if (!isQuoted && character === ',') {
+      yield text.slice(start, end ?? at)
+      start = at + 1
+      end = null
+    }
+  }
+  yield text.slice(start, end ?? text.length)
+}
+
 function unquote(value: string): string {
   return value.length > 1 && value.startsWith('"') && value.endsWith('"') ? value.slice(1, -1) : value
 }
 
 function readMs(value: string | null | undefined): number | null {
-  return value !== null && value !== undefined && seconds.test(value) ? Number(value) * 1000 : null
+  return value !== null && value !== undefined && digits.test(value)
+    ? Math.min(Number(value), MOST_SECONDS) * 1000
+    : null
 }

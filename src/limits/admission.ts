@@ -30,8 +30,9 @@ export function createAdmission({ clock }: { readonly clock: Clock }): LocalAdmi
   }
 }
 
-/** Throws ENDPOINT_UNKNOWN. */
+/** Throws SCRAPER_NOT_ALLOWED. */
 export function mayAsk({ scrapers }: Client, { scraper, endpoint }: Call): void {
   if (scrapers === null || endpoint === 'status' || scrapers.has(scraper)) return
-  throw new ProxyError('ENDPOINT_UNKNOWN', 'This scraper is not among those that this client may ask.')
+  const detail = `This client may not use ${scraper}; its scrapers are ${[...scrapers].join(', ')}. The operator can add it to clients.NAME.scrapers.`
+  throw new ProxyError('SCRAPER_NOT_ALLOWED', detail)
 }

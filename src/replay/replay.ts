@@ -164,6 +164,7 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
       method: wish === 'head' ? 'HEAD' : 'GET',
       target: { path: '', params: [], token: null },
       token: null,
+      source: { host: null, origin: null, fetchSite: null },
       wishes: wish === 'only-if-cached' ? { ...noWishes, onlyIfCached: true } : noWishes,
       ifNoneMatch: null,
       patienceMs: isOwnPatience ? patienceMs : null,

@@ -7,7 +7,8 @@ import { isReplayed } from './upstream.ts'
 import { replyOf } from './verdict.ts'
 
 /** Calls are read and verdicts are made without the vendor. */
-export const noVendor: Pick<Profile, 'sign' | 'classify' | 'replay' | 'jobs'> = {
+export const noVendor: Pick<Profile, 'vendor' | 'sign' | 'classify' | 'replay' | 'jobs'> = {
+  vendor: 'upstream',
   sign: unwired,
   classify: unwired,
   replay: (body) => body,

@@ -22,6 +22,7 @@ export function createProfile(options: ProfileOptions, clock: { wall(): number }
   const userAgent = `scrapellm-proxy/${options.version}`
 
   return {
+    vendor: 'ScrapeLLM',
     scrapers,
     read,
     sign: (call, turn, key, identity) => sign(call, turn, key, identity, userAgent),

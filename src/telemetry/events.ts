@@ -163,6 +163,8 @@ export type TelemetryEvent =
       readonly keys: readonly string[]
     }
   /** A bug: shown to nobody but the log. `request`: the one it happened to, where it is known. */
+  /** Somebody spoke HTTP without TLS to a port that speaks TLS. */
+  | { readonly kind: 'plain-http'; readonly port: 'listen' | 'admin' }
   | {
       readonly kind: 'broke'
       readonly where: string

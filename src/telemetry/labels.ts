@@ -61,7 +61,7 @@ export function shownName(label: LabelName): string {
 
 // Any other status is counted by its hundreds.
 const exactStatuses: readonly LabelValue[] = [
-  200, 202, 304, 400, 401, 404, 405, 408, 409, 414, 422, 429, 431, 500, 502, 503, 504,
+  200, 202, 304, 400, 401, 403, 404, 405, 408, 409, 414, 422, 429, 431, 500, 502, 503, 504,
 ]
 const statusGroups: readonly LabelValue[] = ['1xx', '2xx', '3xx', '4xx', '5xx', 'other', 'gone', 'none']
 

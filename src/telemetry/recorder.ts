@@ -200,6 +200,8 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
       case 'reloaded':
         metrics.configReloads.add(1, event.result)
         return logReload(event)
+      case 'plain-http':
+        return log.warn('HTTP without TLS refused', { port: event.port })
       case 'broke':
         return logBug(event.where, event.error, event.request ?? null)
     }

@@ -247,6 +247,98 @@ void t.test('A15, A16: bodies announced, bodies where none belongs', async (t) =
   await stillServes(t, at)
 })
 
+void t.test('A16: parameters in a body are told where they go, and an empty body does no harm', async (t) => {
+  const { send, upstream, spent } = await siege(t)
+  const json = 'Content-Type: application/json\r\n'
+  const lengthOf = (body: string): string => `Content-Length: ${Buffer.byteLength(body)}\r\n`
+  const chunksOf = (body: string): string => `${body.length.toString(16)}\r\n${body}\r\n0\r\n\r\n`
+  const call = /Parameters go into the query string.*curl -G -X POST 'http:\/\/PROXY\/scrapers\/chatgpt\/jobs' /
+  const rows: readonly (readonly [id: string, bytes: string, says: RegExp])[] = [
+    ...['{"prompt":"secret","country":"US"}', 'prompt=secret&country=US'].flatMap((body) => [
+      [body, post(lengthOf(body), body), /'prompt=\.{3}' --data-urlencode 'country=\.{3}'/] as const,
+      [`${body} in chunks`, post(CHUNKED, chunksOf(body)), /'prompt=\.{3}' --data-urlencode 'country=\.{3}'/] as const,
+    ]),
+    ['a list', post(`${json}Content-Length: 2\r\n`, '[]'), call],
+    ['no JSON at all', post(`${json}Content-Length: 2\r\n`, '{"'), call],
+    ['names of nobody', post(lengthOf('{"<script>":1,"A B":2}'), '{"<script>":1,"A B":2}'), /'prompt=\.{3}' \(Python/],
+    ['too long to look at', post(lengthOf('x'.repeat(70_000)), 'x'.repeat(70_000)), call],
+    [
+      'a question',
+      fatPost(TARGET, '{"prompt":"secret"}'),
+      /curl -G 'http:\/\/PROXY\/scrapers\/chatgpt' --data-urlencode/,
+    ],
+    [
+      'a GET',
+      `GET ${TARGET} HTTP/1.1\r\nHost: a\r\nContent-Length: 19\r\n\r\n{"prompt":"secret"}`,
+      /a GET takes no body/,
+    ],
+  ]
+  for (const [id, bytes, says] of rows) {
+    const peer = await send(bytes)
+    mustBeRefused(t, peer, 400, id)
+    t.match(JSON.parse(peer.text().split('\r\n\r\n')[1] ?? ''), { code: 'REQUEST_INVALID', detail: says }, id)
+    t.notMatch(peer.text(), /secret|script/, 'a value is not repeated')
+  }
+  t.equal(upstream.heard.length, 0)
+
+  const empty: readonly (readonly [id: string, headers: string, body: string])[] = [
+    ['{}', `${json}Content-Length: 2\r\n`, '{}'],
+    ['spaces', 'Content-Length: 9\r\n', ' { \r\n }  '],
+    ['null', 'Content-Length: 4\r\n', 'null'],
+    ['no chunk', CHUNKED, '0\r\n\r\n'],
+    ['{} in a chunk', CHUNKED, chunksOf('{}')],
+  ]
+  for (const [index, [id, headers, body]] of empty.entries()) {
+    const request = `POST ${TARGET}/jobs?prompt=${index} HTTP/1.1\r\nHost: a\r\n${headers}\r\n${body}`
+    const peer = await send(request + good)
+    t.same(peer.statuses(), [202], `${id}: submitted, and nothing behind it is executed`)
+    t.equal(upstream.heard.length, index + 1)
+    t.same(
+      upstream.heard.slice(-1).flatMap((one) => deviations(one, upstream.host)),
+      [],
+      id,
+    )
+  }
+  t.equal((await spent()).credits, 3 * empty.length)
+})
+
+function fatPost(target: string, body: string): string {
+  return `POST ${target} HTTP/1.1\r\nHost: a\r\nContent-Length: ${body.length}\r\n\r\n${body}`
+}
+
+void t.test('A15: a body that does not come, or breaks off, is not waited for', async (t) => {
+  const { proxy, open, upstream } = await siege(t)
+  const silent = await open()
+  silent.socket.write(post('Content-Length: 5\r\n', 'hel'))
+  while (!(await isOpen(proxy))) await new Promise(setImmediate)
+  proxy.clock.skip(10_000)
+  await silent.closed
+  mustBeRefused(t, silent, 408, 'silent')
+  const broken = await open()
+  broken.socket.write(post(CHUNKED, '5\r\nhel'))
+  broken.socket.destroy()
+  while (await isOpen(proxy)) await new Promise(setImmediate)
+  t.equal(upstream.heard.length, 0)
+})
+
+async function isOpen(proxy: Siege['proxy']): Promise<boolean> {
+  const { json } = await proxy.admin('/status')
+  return Number(json['open_requests']) > 0
+}
+
+void t.test('A17: garbage behind a good request in one packet is garbage, not a method', async (t) => {
+  const { send } = await siege(t)
+  const behind = async (text: string): Promise<string> => {
+    const peer = await send(`GET /x HTTP/1.1\r\nHost: a\r\n\r\n${text}`)
+    t.same(peer.statuses()[0], 404)
+    return peer.statuses().slice(1).join()
+  }
+  t.equal(await behind('GARBAGE\r\n\r\n'), '400')
+  t.equal(await behind('{"prompt":"x"}'), '400')
+  t.equal(await behind('BREW /x HTTP/1.1\r\nHost: a\r\n\r\n'), '405')
+  t.equal(await behind('GET /x?a=b c HTTP/1.1\r\nHost: a\r\n\r\n'), '400')
+})
+
 void t.test('A17: what follows a bad request in the same packet is never executed', async (t) => {
   const at = await siege(t)
   const bad: readonly string[] = [
@@ -254,7 +346,7 @@ void t.test('A17: what follows a bad request in the same packet is never execute
     get(`${TARGET}#`),
     'GET /x HTTP/1.2\r\n\r\n',
     post('Content-Length: 5\r\n'),
-    post(CHUNKED, '0\r\n\r\n'),
+    post(CHUNKED, '5\r\nhello\r\n0\r\n\r\n'),
     get(TARGET, 'A : b\r\n'),
     `GET ${TARGET} HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n`,
   ]

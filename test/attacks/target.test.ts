@@ -145,14 +145,14 @@ void t.test('A28: exactly one Host, and upstream always sees its own', async (t)
   ]
   await refuseAll(t, at, [
     ['A28 no host', `GET ${TARGET} HTTP/1.1\r\n\r\n`],
-    ['A28 no host with HTTP/1.0', `GET ${TARGET} HTTP/1.0\r\n\r\n`],
     ['A28 two hosts', `GET ${TARGET} HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n`],
     ['A28 twice the same', `GET ${TARGET} HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n`],
     ...hosts
       .filter((host) => host !== '-:')
       .map((host): Row => [`A28 host ${host}`, `GET ${TARGET} HTTP/1.1\r\nHost: ${host}\r\n\r\n`]),
   ])
-  const { send, upstream } = at
+  const { send, upstream } = await siege(t, 'clients: { team: { token: team-token-0123456789 } }')
+  const token = 'X-API-Key: team-token-0123456789'
   for (const host of [
     'evil.example',
     'api.scrapellm.com',
@@ -162,13 +162,54 @@ void t.test('A28: exactly one Host, and upstream always sees its own', async (t)
     upstream.host,
   ]) {
     const heard = upstream.heard.length
-    const peer = await send(`GET ${TARGET}?prompt=${heard} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`)
+    const peer = await send(
+      `GET ${TARGET}?prompt=${heard} HTTP/1.1\r\nHost: ${host}\r\n${token}\r\nConnection: close\r\n\r\n`,
+    )
     t.same(peer.statuses(), [200], `A28 foreign host ${host}`)
     t.same(
       upstream.heard.slice(heard).flatMap((one) => deviations(one, upstream.host)),
       [],
       'A28 upstream sees its own',
     )
+  }
+})
+
+void t.test('a target in absolute form is taken where it names this host, and HTTP/1.0 needs no Host', async (t) => {
+  const { send, upstream } = await siege(t)
+  const good: readonly string[] = [
+    `GET http://a${TARGET}?prompt=1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n`,
+    `GET HTTP://A:80${TARGET}?prompt=2 HTTP/1.1\r\nHost: a:80\r\nConnection: close\r\n\r\n`,
+    `GET https://a${TARGET}?prompt=3 HTTP/1.1\r\nHost: A\r\nConnection: close\r\n\r\n`,
+    `GET http://a${TARGET}?prompt=4 HTTP/1.0\r\n\r\n`,
+    `GET ${TARGET}?prompt=5 HTTP/1.0\r\n\r\n`,
+  ]
+  for (const [index, bytes] of good.entries()) {
+    t.same((await send(bytes)).statuses(), [200], printable(bytes))
+    t.equal(upstream.heard[index]?.target, `${TARGET}?prompt=${index + 1}`)
+  }
+  const bad: readonly string[] = [
+    `GET http://b${TARGET}?prompt=x HTTP/1.1\r\nHost: a\r\n\r\n`,
+    `GET http://a${TARGET}?prompt=x HTTP/1.1\r\n\r\n`,
+    `GET http://u@a${TARGET}?prompt=x HTTP/1.1\r\nHost: a\r\n\r\n`,
+    `GET http://u@a${TARGET}?prompt=x HTTP/1.0\r\n\r\n`,
+    `GET http://${TARGET}?prompt=x HTTP/1.1\r\nHost: a\r\n\r\n`,
+    `GET http://a//evil${TARGET}?prompt=x HTTP/1.1\r\nHost: a\r\n\r\n`,
+    `GET http://a/../x HTTP/1.1\r\nHost: a\r\n\r\n`,
+    `GET ftp://a${TARGET} HTTP/1.1\r\nHost: a\r\n\r\n`,
+  ]
+  for (const bytes of bad) mustBeRefused(t, await send(bytes), 400, printable(bytes))
+  const foreign = await send(`GET http://evil${TARGET} HTTP/1.1\r\nHost: evil\r\nConnection: close\r\n\r\n`)
+  t.match(foreign.text(), /ORIGIN_REFUSED/)
+  t.match((await send('GET http://a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n')).text(), /^HTTP\/1\.1 404/)
+  t.equal(upstream.heard.length, good.length)
+})
+
+void t.test('a raw space or letter in the target is told how to be written', async (t) => {
+  const { send } = await siege(t)
+  for (const prompt of ['a b', 'caf\xc3\xa9', '\xe9', 'a\\b', 'a#b']) {
+    const peer = await send(get(`${TARGET}?prompt=${prompt}`))
+    mustBeRefused(t, peer, 400, printable(prompt))
+    t.match(peer.text(), /must be percent-encoded.*curl: -G --data-urlencode/, printable(prompt))
   }
 })
 

@@ -15,6 +15,8 @@ const prefixes = [0, 1, 4, 8, 16, 24, 32, 39]
 const clients = createClients({
   clients: [{ client: aClient(), tokenHashes: [hash('sha256', TOKEN, 'hex')] }],
   anonymous: null,
+  hosts: null,
+  vendor: 'the vendor',
 })
 const { int, pick } = createChance(1)
 const letters = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'.split('')

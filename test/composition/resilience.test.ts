@@ -89,6 +89,7 @@ function setUp(setting: Setting) {
     retry: createRetry({ clock, random, emit, budget }),
     clients: { identify: () => client },
     profile: {
+      vendor: 'the vendor',
       scrapers: ['alpha'],
       read: ({ target }) => aCall({ key: target.path, bypass: target.params.length > 0 }),
       sign: () => {
@@ -158,6 +159,7 @@ function setUp(setting: Setting) {
       idempotencyKey: null,
       respondAsyncAfterMs: null,
       traceparent: null,
+      source: { host: null, origin: null, fetchSite: null },
       arrivedAt: clock.now(),
       onGone(listener) {
         listeners.add(listener)

@@ -1,5 +1,6 @@
 /** The admin port: probes, metrics, status, who may see them, and rows added by others. */
 import { request } from 'node:http'
+import { connect } from 'node:net'
 import t, { type Test } from 'tap'
 import { ProxyError } from '../../src/errors.ts'
 import { type Admin, type AdminOptions, type AdminParts, createAdmin, json } from '../../src/http/admin.ts'
@@ -121,16 +122,47 @@ void t.test('a browser is asked for the token as a password, of whatever user', 
   t.equal((await ask('/status', { headers: crossOrigin })).status, 403, 'a password the browser knows is not enough')
 })
 
+/** What comes back for these bytes, until the connection ends. */
+async function raw(port: number, host: string, bytes: string): Promise<string> {
+  const socket = connect({ port, host })
+  socket.write(bytes.replace('HTTP/1.1\r\n', 'HTTP/1.1\r\nConnection: close\r\n'))
+  let text = ''
+  for await (const chunk of socket) text += String(chunk)
+  return text
+}
+
+void t.test('a probe in HTTP/1.0 needs no Host, and two are one too many', async (t) => {
+  const { admin } = await stage(t)
+  for (const path of ['/healthz', '/readyz'])
+    t.match(await raw(admin.port, '127.0.0.1', `GET ${path} HTTP/1.0\r\n\r\n`), /^HTTP\/1\.1 200 OK/)
+  const twice = 'GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil.example\r\n\r\n'
+  t.match(await raw(admin.port, '127.0.0.1', twice), /^HTTP\/1\.1 400 [^]*given twice/)
+})
+
 void t.test("a web page on the operator's machine gets nothing", async (t) => {
   const { ask, admin } = await stage(t)
   for (const host of ['evil.example', `evil.example:${admin.port}`, '127.0.0.1.evil.example', 'localhost.evil'])
     t.equal((await ask('/status', { headers: { host } })).status, 421, host)
-  for (const host of ['localhost', 'LOCALHOST:1', '127.0.0.1', '127.1.2.3:9464', '[::1]', '[::1]:9464'])
+  for (const host of [
+    'localhost',
+    'LOCALHOST:1',
+    '127.0.0.1',
+    '127.1.2.3:9464',
+    '[::1]',
+    '[::1]:9464',
+    '[::ffff:127.0.0.1]:1',
+  ])
     t.equal((await ask('/status', { headers: { host } })).status, 200, host)
   const own = `127.0.0.1:${admin.port}`
   t.equal((await ask('/status', { headers: { origin: 'http://evil.example' } })).status, 403)
   t.equal((await ask('/status', { headers: { origin: 'null' } })).status, 403)
   t.equal((await ask('/status', { headers: { host: own, origin: `http://${own}` } })).status, 200)
+
+  for (const host of ['::ffff:127.0.0.1', 'localhost', '0:0:0:0:0:0:0:1']) {
+    const other = await stage(t, { host })
+    const answer = await raw(other.admin.port, host, 'GET /status HTTP/1.1\r\nHost: evil.example\r\n\r\n')
+    t.match(answer, /^HTTP\/1\.1 421 /, `listening on ${host}`)
+  }
 
   const open = await stage(t, { host: '0.0.0.0' })
   t.equal(

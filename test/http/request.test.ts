@@ -244,6 +244,16 @@ void t.test('wishes of Cache-Control; Pragma counts only alone', async (t) => {
     ['max-age', null, { maxAgeMs: null }],
     ['', null, { noCache: false }],
     ['=,;,"",x="a, no-store"', null, { noStore: false }],
+    ['x=", no-cache, \\", no-store", min-fresh=3', null, { noCache: false, noStore: false, minFreshMs: 3000 }],
+    ['x="a;b", max-age=4;y=", no-store", no-cache', null, { noCache: true, noStore: false, maxAgeMs: 4000 }],
+    ['no-cache="Set-Cookie, Date"', null, { noCache: true }],
+    ['x="open, no-cache', null, { noCache: false }],
+    ['max-age=9999999999999999', null, { maxAgeMs: 2 ** 31 * 1000 }],
+    [
+      `max-age=${'9'.repeat(400)}, max-stale=2147483649`,
+      null,
+      { maxAgeMs: 2 ** 31 * 1000, maxStaleMs: 2 ** 31 * 1000 },
+    ],
     [null, 'no-cache', { noCache: true }],
     [null, 'x', { noCache: false }],
     ['max-age=1', 'no-cache', { noCache: false, maxAgeMs: 1000 }],
@@ -344,7 +354,7 @@ void t.test('identify: the client of the token, or the anonymous one, or nobody'
   const asked = (token: string | null): ProxyRequest => ({ ...read(host), token })
   const clients = [{ client: team, tokenHashes: ['00'.repeat(32), sha256] }]
 
-  const strict = createClients({ clients, anonymous: null })
+  const strict = createClients({ vendor: 'ScrapeLLM', clients, anonymous: null, hosts: null })
   t.equal(strict.identify(asked('search-team-example-token')), team)
   for (const token of [null, 'search-team-example-toke', 'x', ''])
     t.match(
@@ -353,9 +363,54 @@ void t.test('identify: the client of the token, or the anonymous one, or nobody'
       String(token),
     )
   t.notMatch(refusal(() => strict.identify(asked('canary'))).message, /canary/)
+  t.match(refusal(() => strict.identify(asked(null))).message, /no client token.*not a key of ScrapeLLM.*X-API-Key/)
+  t.match(refusal(() => strict.identify(asked('x'))).message, /not known here.*Authorization: Bearer TOKEN/)
 
-  const lenient = createClients({ clients, anonymous })
+  const lenient = createClients({ vendor: 'ScrapeLLM', clients, anonymous, hosts: null })
   t.equal(lenient.identify(asked('search-team-example-token')), team)
   t.equal(lenient.identify(asked('sk-old-vendor-key')), anonymous)
   t.equal(lenient.identify(asked(null)), anonymous)
+})
+
+void t.test('a caller without a token is no web page', async (t) => {
+  const anonymous = { name: 'anonymous' } as Client
+  const onLoopback = createClients({ vendor: 'ScrapeLLM', clients: [], anonymous, hosts: new Set(['proxy.example']) })
+  const onNetwork = createClients({ vendor: 'ScrapeLLM', clients: [], anonymous, hosts: null })
+  const table: [headers: string[], loopback: boolean, network: boolean][] = [
+    [['Host', '127.0.0.1:8080'], true, true],
+    [['Host', 'localhost'], true, true],
+    [['Host', '[::1]:8080'], true, true],
+    [['Host', '[::ffff:127.0.0.1]:8080'], true, true],
+    [['Host', 'PROXY.example:1'], true, true],
+    [['Host', 'proxy.example.evil'], false, true],
+    [['Host', '10.0.0.1'], false, true],
+    [['Host', 'localhost', 'Sec-Fetch-Site', 'none'], true, true],
+    [['Host', 'localhost', 'Sec-Fetch-Site', 'same-origin'], true, true],
+    [['Host', 'localhost', 'Sec-Fetch-Site', 'same-site'], false, false],
+    [['Host', 'localhost', 'Sec-Fetch-Site', 'cross-site'], false, false],
+    [['Host', 'localhost:8080', 'Origin', 'http://localhost:8080'], true, true],
+    [['Host', 'proxy.example', 'Origin', 'https://proxy.example'], true, true],
+    [['Host', 'proxy.example:443', 'Origin', 'https://proxy.example'], true, true],
+    [['Host', 'localhost:8080', 'Origin', 'http://localhost:3000'], false, false],
+    [['Host', 'localhost:8080', 'Origin', 'http://127.0.0.1:8080'], false, false],
+    [['Host', 'localhost', 'Origin', 'null'], false, false],
+    [['Host', 'localhost', 'Origin', ''], false, false],
+    [['Host', 'localhost', 'Origin', 'http://localhost', 'Origin', 'http://localhost'], false, false],
+    [['Host', 'localhost', 'Origin', 'chrome-extension://abc'], false, false],
+  ]
+  for (const [headers, loopback, network] of table) {
+    const asked = read(headers)
+    for (const [clients, isLetIn] of [
+      [onLoopback, loopback],
+      [onNetwork, network],
+    ] as const) {
+      if (isLetIn) t.equal(clients.identify(asked), anonymous, headers.join(' '))
+      else
+        t.match(
+          refusal(() => clients.identify(asked)),
+          { code: 'ORIGIN_REFUSED', status: 403 },
+          headers.join(' '),
+        )
+    }
+  }
 })

@@ -316,20 +316,37 @@ void t.test('A15, A31, A34–A36, A38: what is only odd is ignored, and the conn
   t.match(peer.text(), /HTTP\/1\.1 200 OK(?![^]*HTTP)[^]*connection: close/i, 'no body is waited for')
 })
 
-void t.test('A15, A20: an expectation or an upgrade is the last request of its connection', async (t) => {
-  const { send, calls } = await stage(t)
-  const last = [
-    'Expect: 100-continue\r\n',
-    'Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n',
-    'Connection: Upgrade\r\nUpgrade: websocket\r\n',
-  ]
-  for (const [index, headers] of last.entries()) {
-    const peer = await send(plain + get('/scrapers/x', headers) + plain)
-    t.equal(peer.answers(), 2, headers)
-    t.match(peer.text(), /HTTP\/1\.1 200 [^]*HTTP\/1\.1 200 [^]*connection: close/i)
-    t.equal(calls.length, 2 * (index + 1), 'what follows is never executed')
+void t.test('A20: an offer to upgrade is ignored, and the connection goes on', async (t) => {
+  const { open, calls } = await stage(t)
+  const peer = await open()
+  const offer =
+    'Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA\r\n'
+  for (const [index, bytes] of [get('/scrapers/x', offer), plain, get('/scrapers/x', offer), plain].entries()) {
+    peer.socket.write(bytes)
+    await peer.until(() => peer.answers() === index + 1)
   }
+  t.equal(calls.length, 4)
+  t.notMatch(peer.text(), /connection: close|101/i)
+  peer.socket.destroy()
 })
+
+void t.test(
+  'A15, A20: an expectation, or an upgrade with something behind it, is the last request of its connection',
+  async (t) => {
+    const { send, calls } = await stage(t)
+    const last = [
+      'Expect: 100-continue\r\n',
+      'Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n',
+      'Connection: Upgrade\r\nUpgrade:  websocket\r\n',
+    ]
+    for (const [index, headers] of last.entries()) {
+      const peer = await send(plain + get('/scrapers/x', headers) + plain)
+      t.equal(peer.answers(), 2, headers)
+      t.match(peer.text(), /HTTP\/1\.1 200 [^]*HTTP\/1\.1 200 [^]*connection: close/i)
+      t.equal(calls.length, 2 * (index + 1), 'what follows is never executed')
+    }
+  },
+)
 
 void t.test('HEAD has the headers of GET and no body; 304 has none either', async (t) => {
   const { send } = await stage(t)

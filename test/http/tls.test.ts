@@ -70,10 +70,16 @@ void t.test('questions are answered over TLS 1.2 and 1.3, and not over anything 
   await old.closed
   t.equal(old.text(), '')
 
-  const plain = net.connect(Number(new URL(proxy.url).port), '127.0.0.1', () => plain.write(ask('in-clear')))
-  plain.on('error', () => undefined)
-  plain.resume()
-  await new Promise((resolve) => plain.once('close', resolve))
+  for (const url of [proxy.url, proxy.adminUrl]) {
+    const plain = net.connect(Number(new URL(url).port), '127.0.0.1', () => plain.write(ask('in-clear')))
+    let text = ''
+    for await (const chunk of plain) text += String(chunk)
+    t.match(text, /^HTTP\/1\.1 400 Bad Request\r\n[^]*This port speaks HTTPS/)
+  }
+  t.match(
+    proxy.lines().filter(({ msg }) => msg === 'HTTP without TLS refused'),
+    [{ port: 'listen' }, { port: 'admin' }],
+  )
   t.equal(proxy.sim.requests.length, 1, 'asked once, then from the cache')
 
   const admin = await open(proxy, authority, proxy.adminUrl)
@@ -168,7 +174,6 @@ void t.test('a drain ends although somebody is in the middle of a handshake', as
   const cut = new Promise((resolve) => half.once('close', resolve))
   const drained = proxy.app.drain()
   await idle.closed
-  proxy.clock.skip(30_000)
   await cut
-  t.equal(await drained, 'clean', 'nobody had asked anything')
+  t.equal(await drained, 'clean', 'nobody had asked anything, and no grace had to pass')
 })

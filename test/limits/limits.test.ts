@@ -156,7 +156,7 @@ void t.test('A client asks the scrapers it may ask, and no others', async (t) =>
       t.doesNotThrow(() => admission.admit(aClient(), aCall({ scraper: 'gamma', endpoint })), 'no list: all of them')
       t.match(
         refusalOf(() => admission.admit(client, aCall({ scraper: 'gamma', endpoint }))),
-        { code: 'ENDPOINT_UNKNOWN', status: 404, fault: 'client' },
+        { code: 'SCRAPER_NOT_ALLOWED', status: 403, fault: 'client' },
       )
     }
   }

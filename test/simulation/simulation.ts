@@ -338,6 +338,7 @@ export async function simulate(
         kind === 'submit' && traffic.happens(0.5) ? `key-${(ids += 1) % 20}-${prompt}-${scraper}-${country}` : null,
       respondAsyncAfterMs: isAsync ? traffic.pick([0, LONGEST_WAIT_MS]) : null,
       traceparent: null,
+      source: { host: null, origin: null, fetchSite: null },
       arrivedAt: clock.now(),
       onGone(listener) {
         listeners.add(listener)

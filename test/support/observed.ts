@@ -171,6 +171,7 @@ export function observed(observation: Observation = {}) {
         clients.find(({ name }) => `${CALLER_TOKEN}-${name}` === token) ?? clients[0] ?? aClient(),
     },
     profile: {
+      vendor: 'the vendor',
       scrapers,
       read: ({ target }) =>
         aCall({
@@ -262,6 +263,7 @@ export function observed(observation: Observation = {}) {
       idempotencyKey: null,
       respondAsyncAfterMs: null,
       traceparent: asking.traceparent ?? null,
+      source: { host: null, origin: null, fetchSite: null },
       arrivedAt: clock.now(),
       onGone(listener) {
         listeners.add(listener)

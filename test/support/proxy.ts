@@ -128,8 +128,9 @@ export async function aProxy(t: Stage, settings = '', options: ProxyOptions = {}
   const sim = createSimulator({ latency: instant, ...options.simulator })
   const { url: simulator } = await sim.start()
   const { upstream = simulator } = options
+  // Raw requests of tests call the proxy `a`.
   const base = `
-listen: { port: 0 }
+listen: { port: 0, hosts: [a] }
 admin: { port: 0 }
 cache: { disk: false }
 upstream: { url: "${upstream}", keys: [{ name: main, secret: ${UPSTREAM_KEY} }] }

@@ -86,6 +86,7 @@ function exchangeOf(client: string, scraper: string, arrivedAt: number): Exchang
       idempotencyKey: null,
       respondAsyncAfterMs: null,
       traceparent: null,
+      source: { host: null, origin: null, fetchSite: null },
       arrivedAt,
       onGone: () => () => {},
     },

@@ -80,6 +80,7 @@ function createScene(
           idempotencyKey: null,
           respondAsyncAfterMs: null,
           traceparent: null,
+          source: { host: null, origin: null, fetchSite: null },
           arrivedAt: now,
           onGone: () => () => {},
         },
