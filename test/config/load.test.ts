@@ -78,7 +78,13 @@ function load(text: string | readonly string[], sets: readonly string[] = [], mo
 
 void t.test('with nothing but the upstream key, everything has its default', async (t) => {
   const { config, warnings } = load('listen: {}')
-  t.strictSame(config.listen, { host: '127.0.0.1', port: 8080, reusePort: false, maxConnections: 20_000 })
+  t.strictSame(config.listen, {
+    host: '127.0.0.1',
+    port: 8080,
+    reusePort: false,
+    hosts: [],
+    maxConnections: 20_000,
+  })
   t.strictSame(config.admin, { host: '127.0.0.1', port: 9464 })
   t.equal(config.upstream.keys[0]?.secret.reveal(), 'upstream-key-of-the-tests')
   t.strictSame(Object.keys(config.clients), ['anonymous'], 'callers on loopback are let in')
