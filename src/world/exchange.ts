@@ -145,7 +145,10 @@ export class Exchange {
 
   #ask(line: Line): void {
     this.#line = line
-    line.ask({ method: this.#request.method, path: this.#path, headers: this.#headers }, this)
+    const asked = { method: this.#request.method, path: this.#path, headers: this.#headers }
+    // The end of a kept connection may have arrived unread: so it is read before anything is written.
+    if (line.served > 0) setImmediate(() => this.#line === line && line.ask(asked, this))
+    else line.ask(asked, this)
   }
 
   /** On a new connection, at once: upstream closed the kept one before it could take anything. */
