@@ -231,7 +231,8 @@ function unknownValueIn({ call }: Exchange): string {
 function start(exchange: Exchange, cacheStatus: string, attempts: number, credits: number): string[] {
   const headers = begin(exchange.request.id, cacheStatus, attempts, credits)
   if (exchange.call?.sample !== undefined) headers.push('X-Proxy-Sample', String(exchange.call.sample))
-  const { limits, credits: budgets } = exchange
+  const { client, limits, credits: budgets } = exchange
+  if (client) headers.push('X-Proxy-Client', client.name)
   let policies = limits ? limits.policy : ''
   let states = limits ? rateLimit(limits) : ''
   for (const budget of budgets) {
