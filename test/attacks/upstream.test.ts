@@ -95,6 +95,7 @@ void t.test('A45: of upstream’s headers only the content type and Retry-After 
       'cache-status',
       'x-proxy-attempts',
       'x-proxy-credits',
+      'x-proxy-client',
       'x-proxy-sample',
       'x-content-type-options',
       'age',
