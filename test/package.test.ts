@@ -66,7 +66,7 @@ void t.test('the package', async (t) => {
     for (const path of ['dist/main.js', 'config/default.yaml', 'config/schema.json', 'README.md', 'CHANGELOG.md'])
       t.ok(paths.includes(path), path)
     const allowed =
-      /^(dist\/.*\.js|(config|deploy|docs|grafana)\/.*|[A-Z]+\.md|package\.json|src\/simulator\/README\.md)$/
+      /^(dist\/.*\.(?:js|lua)|(config|deploy|docs|grafana)\/.*|[A-Z]+\.md|package\.json|src\/simulator\/README\.md)$/
     t.strictSame(
       paths.filter((path) => !allowed.test(path) || /test|secrets\//.test(path)),
       [],

@@ -121,9 +121,14 @@ function traceOf(secret: string): Trace {
 
 const named: Readonly<Record<string, string>> = { '"': 'quot', '&': 'amp', "'": 'apos', '<': 'lt', '>': 'gt' }
 
+/** A pattern that matches just this text, with and without the flag `u`. `RegExp.escape` is not in Node 22. */
+export function patternOf(text: string): string {
+  return text.replace(/[\\^$.*+?()[\]{}|/]/g, String.raw`\$&`)
+}
+
 function spellingsOf(character: string): readonly string[] {
   const bytes = Buffer.from(character.toWellFormed())
-  const raw = RegExp.escape(bytes.toString('latin1'))
+  const raw = patternOf(bytes.toString('latin1'))
   if (/[a-z0-9]/i.test(character)) return [raw]
   const hex = (value: number, digits: number): string => anyCase(value.toString(16).padStart(digits, '0'))
   const units = Array.from({ length: character.length }, (_, at) => character.charCodeAt(at))

@@ -5,6 +5,7 @@
 import type { VerdictClass } from '../failures.ts'
 import type { Param, Reply } from '../model.ts'
 import { isObject, type JsonObject } from './answers.ts'
+import { patternOf } from './credentials.ts'
 
 /** Statuses from … to, what the answer says (null = anything), and its class. */
 type Rule = readonly [from: number, to: number, says: RegExp | 'html' | null, verdictClass: VerdictClass]
@@ -73,7 +74,7 @@ function withoutEcho(text: string, params: readonly Param[]): string {
   const prompt = params.find(([name]) => name === 'prompt')?.[1].trim() ?? ''
   if (prompt === '' || !text.includes(prompt)) return text
   // As a whole: the prompt "e" is not in the word "credit".
-  return text.replaceAll(new RegExp(`(?<![\\p{L}\\p{N}])${RegExp.escape(prompt)}(?![\\p{L}\\p{N}])`, 'gu'), ' ')
+  return text.replaceAll(new RegExp(`(?<![\\p{L}\\p{N}])${patternOf(prompt)}(?![\\p{L}\\p{N}])`, 'gu'), ' ')
 }
 
 function isHtml({ contentType, body }: Reply): boolean {

@@ -42,7 +42,8 @@ function judgeAsk({ mayLackRedis, mayAnswer }: Round, { prompt, client, life, en
   if ('broke' in end) return life.isKilled ? [] : [`${what} ${end.broke}`]
   const { status, headers, json } = end
   if (status === 200) {
-    return String(json['result']).includes(`"${prompt}"`) ? [] : [`${what} got the answer of another question`]
+    const isIts = String(json['result']).includes(`"${prompt}"`)
+    return isIts ? [] : [`${what} got the answer of another question: ${JSON.stringify(json).slice(0, 300)}`]
   }
   const code = headers['x-proxy-code']
   const isSpent = client === 'team' && code === 'BUDGET_EXHAUSTED'

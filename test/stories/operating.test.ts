@@ -522,6 +522,7 @@ void t.test('everything that is counted is there, with closed labels, and nothin
   const others: Readonly<Record<string, readonly (string | number)[]>> = {
     ...labelLists,
     result: [...labelLists.result, ...labelLists.reload],
+    reason: [...labelLists.reason, ...labelLists.wire],
   }
   for (const { name, labels } of series) {
     for (const [label, value] of Object.entries(labels)) {
