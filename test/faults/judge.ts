@@ -42,7 +42,8 @@ function judgeAsk({ mayLackRedis, mayAnswer }: Round, { prompt, client, life, en
   if ('broke' in end) return life.isKilled ? [] : [`${what} ${end.broke}`]
   const { status, headers, json } = end
   if (status === 200) {
-    const isIts = String(json['result']).includes(`"${prompt}"`)
+    // An answer that says itself that it failed was charged: it is handed on, and has no text.
+    const isIts = json['status'] === 'done' ? String(json['result']).includes(`"${prompt}"`) : json['prompt'] === prompt
     return isIts ? [] : [`${what} got the answer of another question: ${JSON.stringify(json).slice(0, 300)}`]
   }
   const code = headers['x-proxy-code']
