@@ -438,7 +438,7 @@ void t.test('a Redis that takes nothing more is read on, and a purge holds here 
   await one.world.clock.advance(5_000)
   t.equal(await one.tier.read('c'), null, 'tried again, in vain')
   await redis.ask('CONFIG', 'SET', 'maxmemory', '0')
-  await one.world.clock.advance(5_000)
+  await one.becomes('up')
   await one.tier.settled()
   t.match(await one.tier.read('c'), { status: 200 })
   t.equal(await one.tier.read('b'), null)
