@@ -15,6 +15,7 @@ import { createEnding } from './ending.ts'
 import { createGenerations, type Generations } from './generations.ts'
 import { createAdmin } from './http/admin.ts'
 import type { Drained } from './http/drain.ts'
+import { createKeyRoute } from './http/keys.ts'
 import { createPurgeRoute } from './http/purge.ts'
 import { createReloadRoute } from './http/reload.ts'
 import { createRequestRoutes } from './http/requests.ts'
@@ -39,7 +40,7 @@ import { createSharedConcurrencyLimits } from './limits/shared-concurrency.ts'
 import { createSharedRateLimits } from './limits/shared-rate.ts'
 import { createSuccession } from './succession.ts'
 import type { Client } from './model.ts'
-import type { Budget } from './parts.ts'
+import type { Budget, KeyStatus } from './parts.ts'
 import type { SharedStore, World } from './ports.ts'
 import { createBreakers } from './resilience/breaker.ts'
 import { createBulkhead } from './resilience/bulkhead.ts'
@@ -359,6 +360,7 @@ export function compose(
       routes: [
         purge,
         createReloadRoute({ random, reload: () => reloader.reload('POST /reload') }),
+        createKeyRoute({ tryNow }),
         createStatusPage(status, history),
         ...createRequestRoutes({ trails: audit, clock }),
       ],
@@ -433,6 +435,12 @@ export function compose(
     authorityWatch?.close()
     authorityWatch = followUpstreamAuthority(config)
     return generation
+  }
+
+  function tryNow(name: string, from: string): KeyStatus | null {
+    const key = served.current.keys.tryNow(name)
+    if (key) emit({ kind: 'key-tried', key: name, from })
+    return key
   }
 
   function tell(reloaded: Reloaded, because: string): void {

@@ -19,6 +19,8 @@ export interface Failure {
    * the same request does not use the key again, and after its rest one request tries it before it is trusted.
    */
   readonly keySeverity: 0 | 1 | 2 | 3 | null
+  /** What a key that rests because of it is said to be, and what an operator does before having it tried; null = waits. */
+  readonly ofKey?: { readonly says: string; readonly remedy: string | null }
   /** What differs from `retry.attempts` and `retry.backoff`, as written in the settings. */
   readonly defaults: {
     readonly attempts?: number
@@ -45,6 +47,7 @@ const table = {
     health: 'neutral',
     isSlow: false,
     keySeverity: 0,
+    ofKey: { says: 'is rate limited', remedy: null },
     defaults: { base: '1s' },
   },
   queueFull: {
@@ -63,6 +66,7 @@ const table = {
     health: 'neutral',
     isSlow: false,
     keySeverity: 3,
+    ofKey: { says: 'is out of credits', remedy: 'Add credits' },
     defaults: { attempts: 1, keyRest: '15m' },
   },
   unauthorized: {
@@ -72,6 +76,7 @@ const table = {
     health: 'neutral',
     isSlow: false,
     keySeverity: 2,
+    ofKey: { says: 'was refused by upstream (401)', remedy: 'Have it activated again, or replace its secret' },
     defaults: { attempts: 1, keyRest: '5m' },
   },
   emptyResult: {
@@ -126,6 +131,7 @@ const table = {
     health: 'neutral',
     isSlow: false,
     keySeverity: 1,
+    ofKey: { says: 'is blocked on the way to upstream', remedy: 'Find out which firewall or proxy refuses it' },
     defaults: { attempts: 1, keyRest: '1m' },
   },
   ambiguous: {

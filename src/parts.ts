@@ -3,6 +3,7 @@
  * and return values to continue it. Longer than other files, because the pipeline's needs are read together.
  */
 import type { ProxyError } from './errors.ts'
+import type { FailureClass } from './failures.ts'
 import type {
   Attempt,
   CachePolicy,
@@ -411,7 +412,12 @@ export interface Keys {
 export interface KeyStatus {
   readonly name: string
   readonly state: KeyState
+  /** Why it is not ready, and what an operator does about it; null = it is ready. */
+  readonly problem: { readonly reason: FailureClass; readonly says: string; readonly remedy: string } | null
+  /** The end of its rest; null = it is ready, or the next request tries it. */
   readonly untilAt: number | null
+  /** When a request may use or try it, sooner than that where no other key is ready; null = now. */
+  readonly tryAt: number | null
 }
 
 /** Answers one request; at once where nothing has to be waited for. Never throws or rejects. */

@@ -34,12 +34,13 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   'lua.ts': ['ports.ts'],
   'session.ts': ['lua.ts', 'ports.ts'],
   'model.ts': ['errors.ts', 'failures.ts'],
-  'parts.ts': ['model.ts', 'errors.ts', 'telemetry/events.ts'],
+  'parts.ts': ['failures.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   'ports.ts': ['model.ts', 'telemetry/events.ts'],
   'pipeline.ts': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   // What is shown of the parts, in the words of those who know it.
   'http/': [
     'addresses.ts',
+    'failures.ts',
     'parts.ts',
     'ports.ts',
     'model.ts',

@@ -367,7 +367,7 @@ function failureClass(name: FailureClass) {
       ),
       keyRest: live(
         defaults.keyRest === undefined ? rest.optional() : rest.prefault(defaults.keyRest),
-        'How long a key that met this rests; 0s = not at all.',
+        'How long a key that met this rests; 0s = not at all. While no key is ready, each is tried every 30 s.',
       ),
     }).prefault({}),
     meaning,

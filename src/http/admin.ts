@@ -34,7 +34,7 @@ export interface AdminParts {
 
 export interface AdminRoute {
   readonly method: 'GET' | 'POST'
-  /** A last segment `{…}` takes any one segment, which is handed to `run`. */
+  /** One segment `{…}` takes any one segment, which is handed to `run`. */
   readonly path: string
   /** Needs no token. */
   readonly open?: boolean
@@ -52,6 +52,8 @@ export interface AdminRequest {
   readonly accept?: string | undefined
   /** Of a POST; empty when none came. */
   readonly body: string
+  /** The address of whoever asks. */
+  readonly from?: string
 }
 
 export interface AdminAnswer {
@@ -107,7 +109,8 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
     const body = route.method === 'POST' ? await readBody(incoming) : ''
     const segment = segmentOf(route.path, pathname) ?? ''
     const { accept } = incoming.headers
-    return route.run({ segment, params: searchParams, wantsPage: wantsPage(incoming), accept, body })
+    const from = incoming.socket.remoteAddress ?? 'unknown'
+    return route.run({ segment, params: searchParams, wantsPage: wantsPage(incoming), accept, body, from })
   }
 
   /**
@@ -215,12 +218,13 @@ function wantsPage({ headers }: IncomingMessage): boolean {
 
 /** Null = another path. */
 function segmentOf(pattern: string, path: string): string | null {
-  if (!pattern.endsWith('}')) return path === pattern ? '' : null
-  const prefix = pattern.slice(0, pattern.lastIndexOf('/') + 1)
-  const rest = path.startsWith(prefix) ? path.slice(prefix.length) : ''
-  if (rest === '' || rest.includes('/')) return null
+  const [prefix = '', suffix] = pattern.split(/\{[^}]*\}/)
+  if (suffix === undefined) return path === pattern ? '' : null
+  if (!path.startsWith(prefix) || !path.endsWith(suffix)) return null
+  const segment = path.slice(prefix.length, path.length - suffix.length)
+  if (segment === '' || segment.includes('/')) return null
   try {
-    return decodeURIComponent(rest)
+    return decodeURIComponent(segment)
   } catch {
     return null
   }

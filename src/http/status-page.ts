@@ -138,16 +138,29 @@ function keysOf({ keys, time }: StatusReport): Markup {
   const rows = keys
     .filter(({ state }) => state !== 'ready')
     .map(
-      ({ name, state, until }) =>
+      (key) =>
         html`<tr>
-          <th scope="row">${name}</th>
-          <td>${tag(keyKinds[state], state)}</td>
-          <td>${until === null ? '' : html`${timeOf(until)}, in ${leftOf(until, time)}`}</td>
+          <th scope="row">${key.name}</th>
+          <td>${tag(keyKinds[key.state], key.state)}</td>
+          <td>${key.says}. ${withCode(key.remedy ?? '')}</td>
+          <td>${returnOf(key, time)}</td>
         </tr>`,
     )
   const ready = keys.length - rows.length
-  return html`${rows.length > 0 ? table(['Key', 'State', 'Returns'], rows, '') : nothing}
+  return html`${rows.length > 0 ? table(['Key', 'State', 'Why', 'Returns'], rows, '') : nothing}
   ${foldOf(ready, 'key', 'ready')}`
+}
+
+function returnOf({ until, next_try: nextTry }: StatusReport['keys'][number], time: string): Markup | string {
+  if (nextTry === null) return 'the next request tries it'
+  const tried = until === nextTry ? '' : `, tried in ${leftOf(nextTry, time)}`
+  return until === null ? tried.slice(2) : html`${timeOf(until)}, in ${leftOf(until, time)}${tried}`
+}
+
+/** What stands between backticks is a command. */
+function withCode(text: string): Markup {
+  const [before = '', code, after = ''] = text.split('`')
+  return code === undefined ? html`${before}` : html`${before}<code>${code}</code>${after}`
 }
 
 const flightsShown = 12

@@ -2,6 +2,7 @@
  * What an operator may see of the running proxy, gathered from its parts: the JSON of `GET /status` and the page of `GET /`.
  * No secret and no prompt is in it; request ids are the callers' words.
  */
+import type { FailureClass } from '../failures.ts'
 import type { BreakerStatus, BudgetStatus, FlightStatus, KeyStatus } from '../parts.ts'
 import type { Clock, SharedState } from '../ports.ts'
 import type { BreakerState, KeyState, OverloadState } from '../telemetry/events.ts'
@@ -67,7 +68,17 @@ export interface StatusReport {
     readonly state: BreakerState
     readonly open_until: string | null
   }[]
-  readonly keys: readonly { readonly name: string; readonly state: KeyState; readonly until: string | null }[]
+  readonly keys: readonly {
+    readonly name: string
+    readonly state: KeyState
+    readonly until: string | null
+    /** The failure class that made it rest, in words, and what ends it; null = it is ready. */
+    readonly reason: FailureClass | null
+    readonly says: string | null
+    readonly remedy: string | null
+    /** While no key is ready, a request tries it then; null = the next request does, or it is ready. */
+    readonly next_try: string | null
+  }[]
   readonly flights: readonly { readonly scraper: string; readonly askers: number; readonly started_at: string | null }[]
   readonly cache: readonly TierStatus[]
   readonly disk: Up | null
@@ -163,7 +174,7 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
       open_requests: gauges.openRequests(),
       overload: parts.overload.state,
       breakers: parts.breakers.map(({ scraper, state, openUntil }) => ({ scraper, state, open_until: iso(openUntil) })),
-      keys: parts.keys.map(({ name, state, untilAt }) => ({ name, state, until: iso(untilAt) })),
+      keys: parts.keys.map(keyOf),
       flights: gauges.flights().map(({ scraper, askers, startedAt: at }) => ({ scraper, askers, started_at: iso(at) })),
       cache: gauges.cache(),
       disk: parts.disk,
@@ -204,6 +215,11 @@ function hourOf({ requests, success, hits, p50Ms, p95Ms, spentCredits, savedCred
     credits_spent: spentCredits,
     credits_saved: savedCredits,
   }
+}
+
+function keyOf({ name, state, problem, untilAt, tryAt }: KeyStatus): StatusReport['keys'][number] {
+  const { reason = null, says = null, remedy = null } = problem ?? {}
+  return { name, state, until: iso(untilAt), reason, says, remedy, next_try: iso(tryAt) }
 }
 
 function budgetOf(budget: BudgetStatus): BudgetReport {

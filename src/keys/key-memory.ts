@@ -1,15 +1,16 @@
 /**
- * Rests that outlive the process: a key that was spent before a restart is still spent after it, and must not be asked by
- * everybody at once to find out. Of the secret only a short mark is kept, so that another one under the same name starts
- * afresh. Short rests are not worth a write.
+ * Distrust that outlives the process: a key that was refused before a restart is tried with one request after it, so that not every
+ * caller finds out. Of the secret only a short mark is kept, so that another secret under the same name is another key. Short rests are
+ * not worth a write.
  */
 import { hash } from 'node:crypto'
 import { type FailureClass, keyFailures } from '../failures.ts'
 import type { Clock, Disk } from '../ports.ts'
-import { becauseOf, type KeyCondition, ready, untilOf } from './key-state.ts'
+import { type KeyCondition, ready } from './key-state.ts'
 import type { Secret } from './secret.ts'
 
 export interface KeyMemory {
+  /** What a key begins with. */
   recall(name: string, secret: Secret): KeyCondition
   /** Of every condition that a key gets into. */
   note(name: string, secret: Secret, condition: KeyCondition): void
@@ -19,36 +20,31 @@ export const noMemory: KeyMemory = { recall: () => ready, note: () => {} }
 
 const space = 'key-rest'
 const shortestRestMs = 30_000
-/** Two hundred calls in flight extend a rest by moments each: not all of that is written. */
-const toleranceMs = 1_000
-/** A rest that is over leaves the need of a trial behind; for so long it is remembered. */
+/** So long after the end of a rest that it must still prove itself. */
 const distrustMs = 86_400_000
 
 export function createKeyMemory(disk: Pick<Disk, 'get' | 'put'>, clock: Clock): KeyMemory {
-  /** What is on the disk, as far as we know: until when a key rests, in the time of `clock.now`. */
-  const noted = new Map<string, number>()
+  /** What is on the disk, as far as we know: the reason, and until when (in the time of `clock.now`) it is kept. */
+  const noted = new Map<string, { readonly reason: FailureClass; readonly keptUntil: number }>()
 
   function recall(name: string, secret: Secret): KeyCondition {
     const rest = readRest(disk.get(space, name))
     if (rest === null || rest.mark !== markOf(secret)) return ready
-    // Never longer than it was, wherever the wall clock has been put meanwhile.
-    const untilAt = clock.now() + Math.min(rest.untilWallAt - clock.wall(), rest.restMs)
-    noted.set(name, untilAt)
-    const { because } = rest
-    return because === 'creditsExhausted' ? { kind: 'spent', untilAt } : { kind: 'resting', untilAt, because }
+    const now = clock.now()
+    noted.set(name, { reason: rest.reason, keptUntil: now })
+    return { kind: 'resting', reason: rest.reason, untilAt: now, tryAt: now, trialAt: null }
   }
 
   function note(name: string, secret: Secret, condition: KeyCondition): void {
     if (condition.kind === 'ready') return forget(name)
-    const untilAt = untilOf(condition)
-    const because = becauseOf(condition)
-    if (untilAt === null || untilAt - clock.now() < shortestRestMs) return
-    if (untilAt - (noted.get(name) ?? 0) < toleranceMs) return
-    noted.set(name, untilAt)
-    const restMs = Math.ceil(untilAt - clock.now())
-    const untilWallAt = clock.wall() + restMs
-    const value = { mark: markOf(secret), because, untilWallAt, restMs }
-    disk.put([{ space, key: name, value, expiresAt: untilWallAt + distrustMs }])
+    const { reason, untilAt } = condition
+    const before = noted.get(name)
+    const restMs = untilAt - clock.now()
+    // Two hundred calls in flight extend a rest by moments each: not all of that is written.
+    if (restMs < shortestRestMs || (before?.reason === reason && untilAt < before.keptUntil)) return
+    noted.set(name, { reason, keptUntil: untilAt + distrustMs / 2 })
+    const value = { mark: markOf(secret), because: reason }
+    disk.put([{ space, key: name, value, expiresAt: Math.ceil(clock.wall() + restMs + distrustMs) }])
   }
 
   function forget(name: string): void {
@@ -63,19 +59,13 @@ function markOf(secret: Secret): string {
   return hash('sha256', secret.reveal()).slice(0, 8)
 }
 
-interface Rest {
-  readonly mark: string
-  readonly because: FailureClass
-  readonly untilWallAt: number
-  /** How long it was to last when it was written. */
-  readonly restMs: number
+/** Null for anything but a rest: the file may be of another version. */
+function readRest(value: unknown): { readonly mark: string; readonly reason: FailureClass } | null {
+  if (typeof value !== 'object' || value === null) return null
+  const { mark, because } = value as { readonly mark?: unknown; readonly because?: unknown }
+  return typeof mark === 'string' && isKeyFailure(because) ? { mark, reason: because } : null
 }
 
-/** Null for anything but a rest: the file may be of another version. */
-function readRest(value: unknown): Rest | null {
-  if (typeof value !== 'object' || value === null) return null
-  const { mark, because, untilWallAt, restMs } = value as Partial<Rest>
-  if (typeof mark !== 'string' || because === undefined || !keyFailures.has(because)) return null
-  if (typeof untilWallAt !== 'number' || typeof restMs !== 'number') return null
-  return { mark, because, untilWallAt, restMs }
+function isKeyFailure(name: unknown): name is FailureClass {
+  return typeof name === 'string' && keyFailures.has(name)
 }

@@ -1,27 +1,31 @@
 /**
- * Lends upstream keys, heavier ones more often, and learns from every verdict which of them must rest. Where the next key
- * comes back within moments, whoever asks waits for it; otherwise they are told when it does. A key may get another secret
- * while it runs: what is said of the old one is then said of nobody. The secrets are revealed here and nowhere else.
+ * Gives upstream keys to requests, heavier ones more often, and learns from every verdict which keys must rest. Where a key is being
+ * tried, or comes back within moments, a request waits for it; otherwise it is told when it does. A key may get another secret while
+ * the proxy runs: that is another key, and what is said of the old one is dropped. The secrets are revealed here and nowhere else.
  */
 import { ProxyError } from '../errors.ts'
 import type { FailureClass } from '../failures.ts'
 import type { Call, Verdict } from '../model.ts'
-import type { KeyLease, Keys, Turn } from '../parts.ts'
+import type { KeyLease, Keys, KeyStatus, Turn } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
 import {
-  awaken,
-  heed,
-  becauseOf,
-  isLendable,
-  judge,
+  isNews,
+  isOpen,
+  isTriable,
+  judged,
   type KeyCondition,
   type KeyRest,
-  labelOf,
-  lend,
-  renew,
-  untilOf,
+  nextUseAt,
+  ready,
+  refreshed,
+  restEnded,
+  stateOf,
+  told,
+  used,
 } from './key-state.ts'
 import { type KeyMemory, noMemory } from './key-memory.ts'
+import { noKeyText, problemOf } from './no-key.ts'
+import { nextInTurn, type Weighted } from './rotation.ts'
 import type { Secret } from './secret.ts'
 
 export interface KeyOptions {
@@ -49,15 +53,17 @@ export interface KeyPool extends Keys {
   replace(name: string, secret: Secret): boolean
   /** Another replica lets this key rest. */
   heed(name: string, because: FailureClass, untilAt: number): void
+  /** Its rest is over: the next request tries it. Null = there is no such key. */
+  tryNow(name: string): KeyStatus | null
   /**
-   * Other keys, of which those that stay are as they are, and one with another secret is tried at once. Nothing changes for this
-   * pool but that, once the new one is `inForce`, nothing more is told of keys that are not in it.
+   * Other keys, of which those that stay are as they are; one with another secret is another key. Nothing changes for this pool until
+   * the new one is `inForce`: then the rests of its keys are over, and nothing more is reported of keys that are not in it.
    */
   under(policy: KeysPolicy): KeyPool
   inForce(): void
 }
 
-/** One secret, whichever pools have it. */
+/** One secret, shared by the pools of all generations that have it. */
 interface Known {
   readonly name: string
   secret: Secret
@@ -67,11 +73,8 @@ interface Known {
 }
 
 /** A key as one pool has it. */
-interface Key {
+interface Key extends Weighted {
   readonly known: Known
-  readonly weight: number
-  /** Its credit in the smooth weighted round robin. */
-  turn: number
 }
 
 interface Surroundings {
@@ -79,18 +82,20 @@ interface Surroundings {
   readonly random: Random
   readonly emit: Emit
   readonly memory: KeyMemory
-  /** The keys that are told of. */
-  told: ReadonlySet<Known>
+  /** The keys whose changes are reported. */
+  reported: ReadonlySet<Known>
+  /** Called when a verdict or an operator has changed a key. */
+  readonly waiting: Set<() => void>
 }
 
-/** A limited key that returns within this is worth waiting for. */
+/** A limited key that comes back within this is worth waiting for. */
 const worthWaitingMs = 30_000
-/** Spread, so that those who wait for the same key do not come all at once. */
+/** Requests that wait for the same key do not come back all at once. */
 const spread = 0.1
 const shortestRetryAfterMs = 1_000
 
 export function createKeys({ clock, random, emit, memory = noMemory, ...policy }: KeysPorts): KeyPool {
-  const pool = poolOf({ clock, random, emit, memory, told: new Set() }, policy, [])
+  const pool = poolOf({ clock, random, emit, memory, reported: new Set(), waiting: new Set() }, policy, [])
   pool.inForce()
   return pool
 }
@@ -104,14 +109,15 @@ function poolOf(surroundings: Surroundings, policy: KeysPolicy, before: readonly
     const known = before.find((one) => one.known.name === name)?.known
     if (!known) return { name, secret, condition: memory.recall(name, secret), blockedQuestion: null }
     // Whoever still asks with the old secret keeps it: it may be of another upstream.
-    return known.secret.reveal() === secret.reveal()
-      ? known
-      : { name, secret, condition: renew(known.condition), blockedQuestion: null }
+    return known.secret.reveal() === secret.reveal() ? known : { name, secret, condition: ready, blockedQuestion: null }
   }
 
   function inForce(): void {
-    surroundings.told = new Set(keys.map(({ known }) => known))
-    for (const { name, secret, condition } of surroundings.told) memory.note(name, secret, condition)
+    surroundings.reported = new Set(keys.map(({ known }) => known))
+    for (const known of surroundings.reported) {
+      change(known, restEnded(known.condition, clock.now()))
+      memory.note(known.name, known.secret, known.condition)
+    }
   }
 
   async function lease(call: Call, turn: Turn): Promise<KeyLease> {
@@ -120,40 +126,42 @@ function poolOf(surroundings: Surroundings, policy: KeysPolicy, before: readonly
       if (turn.startableMs() <= 0)
         throw new ProxyError('DEADLINE_EXCEEDED', 'The time for this request was up before upstream could be asked.')
       if (call.endpoint === 'status') return noKeyNeeded
-      const key = pick(turn.spentKeys)
-      if (key) return lent(key, call)
+      const key = nextInTurn(usable(turn.spentKeys))
+      if (key) return acquired(key, call)
       const waitMs = worthwhileWait(turn)
       if (waitMs === null) throw noneAvailable(turn.spentKeys)
-      await new Promise<void>((resolve) => clock.after(waitMs, resolve))
+      await changeWithin(waitMs)
     }
+  }
+
+  function changeWithin(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = clock.after(ms, wake)
+      surroundings.waiting.add(wake)
+      function wake(): void {
+        timer.cancel()
+        surroundings.waiting.delete(wake)
+        resolve()
+      }
+    })
   }
 
   function hasOther(spent: ReadonlySet<string>): boolean {
-    return lendable(spent).length > 0
+    return usable(spent).length > 0
   }
 
-  /** Smooth weighted round robin, as nginx does it: everybody gains their weight, the richest pays for the whole round. */
-  function pick(spent: ReadonlySet<string>): Key | null {
-    const candidates = lendable(spent)
-    let richest: Key | null = null
-    for (const key of candidates) {
-      key.turn += key.weight
-      if (!richest || key.turn > richest.turn) richest = key
-    }
-    if (richest) richest.turn -= candidates.reduce((sum, { weight }) => sum + weight, 0)
-    return richest
-  }
-
-  function lent({ known }: Key, call: Call): KeyLease {
-    const isTrial = known.condition.kind === 'trial'
+  function acquired({ known }: Key, call: Call): KeyLease {
+    const isTrial = known.condition.kind === 'resting'
     const { name, secret } = known
-    become(known, lend(known.condition, clock.now()))
+    become(known, used(known.condition, clock.now()))
     return {
       name,
       secret: secret.reveal(),
       report(verdict: Verdict) {
         if (known.secret !== secret || mayBeTheQuestion(known, call, verdict)) return
-        become(known, judge(current(known), verdict, isTrial, clock.now(), keyRest))
+        const isLast = isNoneOpen(known)
+        const judging = { isTrial, isLast, rest: keyRest, now: clock.now(), chance: random.next }
+        change(known, judged(current(known), verdict, judging))
       },
     }
   }
@@ -174,82 +182,115 @@ function poolOf(surroundings: Surroundings, policy: KeysPolicy, before: readonly
     const known = named(name)
     if (!known || known.secret.reveal() === secret.reveal()) return false
     known.secret = secret
-    become(known, renew(current(known)))
+    known.blockedQuestion = null
+    change(known, ready)
+    memory.note(name, secret, ready)
     return true
   }
 
-  function heedOther(name: string, because: FailureClass, untilAt: number): void {
+  function heed(name: string, reason: FailureClass, untilAt: number): void {
     const known = named(name)
-    if (known) become(known, heed(current(known), untilAt, because))
+    if (known) change(known, told(current(known), { reason, untilAt }, clock.now()))
+  }
+
+  function tryNow(name: string): KeyStatus | null {
+    const known = named(name)
+    if (!known) return null
+    change(known, restEnded(current(known), clock.now()))
+    return statusOf(known)
   }
 
   function named(name: string): Known | undefined {
     return keys.find(({ known }) => known.name === name)?.known
   }
 
-  /** How long to wait for a key that comes back by itself and soon; null = do not. */
+  /** How long to wait for a key that is being tried, or that comes back by itself and soon; null = do not. */
   function worthwhileWait(turn: Turn): number | null {
     const next = firstToReturn(turn.spentKeys)
-    const until = next && untilOf(next.condition)
-    if (!next || !until || becauseOf(next.condition) !== 'rateLimited') return null
-    const restMs = until - clock.now()
-    const waitMs = restMs * (1 + spread * random.next())
-    return restMs <= worthWaitingMs && waitMs < turn.startableMs() ? waitMs : null
+    if (next?.condition.kind !== 'resting') return null
+    const { trialAt, reason, untilAt } = next.condition
+    const now = clock.now()
+    const isWorthIt = trialAt !== null || (reason === 'rateLimited' && untilAt - now <= worthWaitingMs)
+    const waitMs = ((nextUse(next) ?? now) - now) * (1 + spread * random.next())
+    return isWorthIt && waitMs < turn.startableMs() ? Math.max(1, waitMs) : null
   }
 
   function noneAvailable(spent: ReadonlySet<string>): ProxyError {
     const next = firstToReturn(spent)
-    // A trial under way may end at any moment.
-    const isTried = keys.some(({ known }) => !spent.has(known.name) && current(known).kind === 'trial')
-    const leftMs = next && !isTried ? (untilOf(next.condition) ?? 0) - clock.now() : 0
-    return new ProxyError('NO_KEY_AVAILABLE', 'Every upstream key rests.', {
-      retryAfterMs: Math.max(shortestRetryAfterMs, leftMs),
+    const leftMs = next ? (nextUse(next) ?? 0) - clock.now() : 0
+    return new ProxyError('NO_KEY_AVAILABLE', noKeyText(statuses(), clock.now(), clock.wall()), {
+      retryAfterMs: Math.max(shortestRetryAfterMs, leftMs) * (1 + spread * random.next()),
     })
   }
 
   function firstToReturn(spent: ReadonlySet<string>): Known | null {
     const unspent = keys.map(({ known }) => known).filter(({ name }) => !spent.has(name))
-    const resting = unspent.filter((known) => untilOf(current(known)) !== null)
-    return resting.toSorted((a, b) => (untilOf(a.condition) ?? 0) - (untilOf(b.condition) ?? 0))[0] ?? null
+    const resting = unspent.filter((known) => nextUse(known) !== null)
+    return resting.toSorted((a, b) => (nextUse(a) ?? 0) - (nextUse(b) ?? 0))[0] ?? null
   }
 
-  function lendable(spent: ReadonlySet<string>): Key[] {
-    return keys.filter(({ known }) => !spent.has(known.name) && isLendable(current(known), clock.now()))
+  function nextUse(known: Known): number | null {
+    return nextUseAt(current(known), isNoneOpen(known), clock.now())
+  }
+
+  function usable(spent: ReadonlySet<string>): Key[] {
+    const now = clock.now()
+    return keys.filter(({ known }) => {
+      const condition = current(known)
+      return !spent.has(known.name) && (isOpen(condition, now) || isTriable(condition, isNoneOpen(known), now))
+    })
+  }
+
+  /** No key but this one can be used without a trial. */
+  function isNoneOpen(but: Known): boolean {
+    return !keys.some(({ known }) => known !== but && isOpen(current(known), clock.now()))
   }
 
   function current(known: Known): KeyCondition {
-    become(known, awaken(known.condition, clock.now()))
+    become(known, refreshed(known.condition, clock.now()))
     return known.condition
+  }
+
+  /** By a verdict, an operator or another replica: a request that waits for a key looks again. */
+  function change(known: Known, next: KeyCondition): void {
+    if (next === known.condition) return
+    become(known, next)
+    for (const wake of surroundings.waiting) wake()
   }
 
   function become(known: Known, next: KeyCondition): void {
     const { name, secret, condition: before } = known
+    if (next === before) return
     known.condition = next
-    if (!surroundings.told.has(known)) return
+    if (!surroundings.reported.has(known)) return
     memory.note(name, secret, next)
-    const isBackFromTrial = before.kind === 'trial' && next.kind !== 'trial'
-    if (labelOf(before) === labelOf(next) && !isBackFromTrial) return
-    emit({
-      kind: 'key-changed',
-      key: name,
-      to: labelOf(next),
-      because: becauseOf(next),
-      untilAt: untilOf(next),
-    })
+    if (!isNews(before, next, clock.now())) return
+    const [reason, untilAt] = next.kind === 'resting' ? [next.reason, next.untilAt] : [null, null]
+    emit({ kind: 'key-changed', key: name, to: stateOf(next), because: reason, untilAt })
+  }
+
+  function statusOf(known: Known): KeyStatus {
+    const { name } = known
+    const condition = current(known)
+    const state = stateOf(condition)
+    if (condition.kind === 'ready') return { name, state, problem: null, untilAt: null, tryAt: null }
+    const untilAt = condition.untilAt > clock.now() ? condition.untilAt : null
+    return { name, state, problem: problemOf(name, condition.reason), untilAt, tryAt: nextUse(known) }
+  }
+
+  function statuses(): KeyStatus[] {
+    return keys.map(({ known }) => statusOf(known))
   }
 
   return {
     lease,
     hasOther,
     replace,
-    heed: heedOther,
+    heed,
+    tryNow,
     under: (next) => poolOf(surroundings, next, keys),
     inForce,
-    states: () =>
-      keys.map(({ known }) => {
-        const condition = current(known)
-        return { name: known.name, state: labelOf(condition), untilAt: untilOf(condition) }
-      }),
+    states: statuses,
   }
 }
 

@@ -8,7 +8,7 @@ import { createHmac, timingSafeEqual } from 'node:crypto'
 import { type FailureClass, keyFailures } from '../failures.ts'
 import type { Clock } from '../ports.ts'
 import type { KeyMemory } from './key-memory.ts'
-import { becauseOf, ready, untilOf } from './key-state.ts'
+import { ready } from './key-state.ts'
 import type { Secret } from './secret.ts'
 
 export interface SharedRests extends KeyMemory {
@@ -51,9 +51,9 @@ export function createSharedRests({ clock, openHints }: RestsPorts): SharedRests
   function note(name: string, secret: Secret, condition: Parameters<KeyMemory['note']>[2]): void {
     if (secrets.get(name) !== secret) known.delete(name)
     secrets.set(name, secret)
-    const untilAt = untilOf(condition)
-    const because = becauseOf(condition)
-    if (untilAt === null || because === null || !keyFailures.has(because)) return
+    if (condition.kind === 'ready') return
+    const { untilAt, reason: because } = condition
+    if (!keyFailures.has(because)) return
     const leftMs = Math.floor(untilAt - clock.now())
     if (leftMs < toleranceMs || untilAt - (known.get(name) ?? 0) < toleranceMs) return
     known.set(name, untilAt)

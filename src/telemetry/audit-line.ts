@@ -6,7 +6,7 @@
  * | field | of | meaning |
  * |---|---|---|
  * | `v` | all | 1 |
- * | `kind` | all | `request`: one caller was answered, or has left. `flight`: upstream was asked for nobody who waits (a refresh, or what an earlier process began) |
+ * | `kind` | all | `request`: one caller was answered, or has left. `flight`: upstream was asked for nobody who waits (a refresh, or what an earlier process began). `operator`: somebody acted on the admin port; such a line has only `at`, `action` (`key-try`), `key` (its name) and `from` (an address) |
  * | `at`, `duration_ms` | all | when it arrived, and how long it took |
  * | `id`, `trace_id` | all | the `X-Request-Id`, and the trace of its `traceparent` |
  * | `client`, `scraper`, `endpoint` | all | who, what; `endpoint` is `answer`, `submit` or `status` (of a job) |
@@ -78,6 +78,15 @@ export function requestLine(trail: Trail, flight: RecordedFlight | null, facts: 
 
 export function flightLine(trail: Trail, flight: RecordedFlight): string {
   return line('flight', trail, flight, { call: flight.call, patienceMs: null, stored: null, ageMs: null })
+}
+
+/** What somebody did on the admin port. */
+export function operatorLine(
+  at: number,
+  action: string,
+  about: { readonly key: string; readonly from: string },
+): string {
+  return `${JSON.stringify({ v: VERSION, kind: 'operator', at, action, key: about.key, from: about.from })}\n`
 }
 
 function line(kind: string, trail: Trail, flight: RecordedFlight | null, facts: LineFacts): string {

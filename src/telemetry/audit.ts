@@ -11,7 +11,7 @@ import type { Call, Client, Exchange, Outcome, ProxyRequest } from '../model.ts'
 import type { RequestIdentity } from '../parts.ts'
 import type { Clock } from '../ports.ts'
 import type { Access } from './access-log.ts'
-import { flightLine, hitLine, requestLine, type LineFacts } from './audit-line.ts'
+import { flightLine, hitLine, operatorLine, requestLine, type LineFacts } from './audit-line.ts'
 import { createCircumstances } from './circumstances.ts'
 import type { TelemetryEvent } from './events.ts'
 import { createFlightRecorder, type FlightRecorder } from './flight-recorder.ts'
@@ -88,7 +88,7 @@ export function createAudit(
     begin: open.add,
     ended,
     refused,
-    note: (event) => circumstances.note(event, flights.aloft),
+    note,
     keepPrompts: (wanted) => void (prompts = wanted),
     openPrompts,
     retry: flights.retry,
@@ -116,6 +116,11 @@ export function createAudit(
     ring.push(trail)
     write(trail, flight, factsOf(exchange, outcome, trail.at))
     if (flight?.owner === request && flight.landedAt !== null) flight.owner = null
+  }
+
+  function note(event: TelemetryEvent): void {
+    circumstances.note(event, flights.aloft)
+    if (event.kind === 'key-tried' && append && !isClosed) append(operatorLine(clock.wall(), 'key-try', event))
   }
 
   /** A refusal so early that there was no exchange. */

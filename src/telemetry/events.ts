@@ -74,6 +74,8 @@ export type TelemetryEvent =
       readonly because: FailureClass | null
       readonly untilAt: number | null
     }
+  /** An operator has ended the rest of a key; `from` is the address that asked for it. */
+  | { readonly kind: 'key-tried'; readonly key: string; readonly from: string }
   | { readonly kind: 'cache-looked-up'; readonly tier: Tier; readonly result: 'hit' | 'stale' | 'miss' }
   | { readonly kind: 'cache-evicted'; readonly tier: Tier }
   /** The store on the disk was lost or is back; `because` is why it was lost. */

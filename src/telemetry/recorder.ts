@@ -173,6 +173,8 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
         return logBreaker(event)
       case 'key-changed':
         return logKey(event)
+      case 'key-tried':
+        return log.info('upstream key is tried with the next request', { key_name: event.key, from: event.from })
       case 'cache-looked-up':
         return metrics.cacheLookups.add(1, event.tier, event.result)
       case 'cache-evicted':

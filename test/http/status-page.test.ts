@@ -88,7 +88,10 @@ void t.test('everything that /status says is on the page', async (t) => {
   for (let n = 0; n < 14; n += 1) void ask({ id: `way-${n}`, prompt: `${n}`, client: 'rich' }).outcome
   await clock.advance(500)
   const text = textOf(run(page).body)
-  t.match(text, /spent 12:1\d:\d\d , in 15 min/)
+  t.match(
+    text,
+    /main spent is out of credits\. Add credits, then run POST \/keys\/main\/try \. 12:1\d:\d\d , in 15 min/,
+  )
   t.match(text, /poor 3 of 10 .*3 of 1,000/)
   t.match(text, /rich 0 no limit/)
   t.match(text, /3 spent, 3 saved|3 spent , 3 saved/)

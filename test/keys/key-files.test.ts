@@ -69,33 +69,31 @@ void t.test('What is said of the old secret is said of nobody', async (t) => {
   t.strictSame(events, [])
 })
 
-void t.test('A key that rests without credits, or refused, is tried once with the new secret at once', async (t) => {
-  for (const [failure, state] of [
-    ['creditsExhausted', 'spent'],
-    ['unauthorized', 'resting'],
-  ] as const) {
-    const { leaseMain, write, keys, clock } = stage()
-    const before = await leaseMain()
-    before.report(failed(failure))
-    t.match(keys.states()[0], { state })
-    await t.rejects(leaseMain(), { code: 'NO_KEY_AVAILABLE' })
+void t.test(
+  'Another secret is another key: the rest of the old one ends, and nothing is said of it any more',
+  async (t) => {
+    for (const [failure, state] of [
+      ['creditsExhausted', 'spent'],
+      ['unauthorized', 'resting'],
+      ['rateLimited', 'resting'],
+    ] as const) {
+      const { leaseMain, write, keys } = stage()
+      const before = await leaseMain()
+      before.report(failed(failure, { retryAfterMs: minute }))
+      t.match(keys.states()[0], { state })
+      await t.rejects(leaseMain(), { code: 'NO_KEY_AVAILABLE' })
 
-    write('new-secret')
-    const trial = await leaseMain()
-    t.equal(trial.secret, 'new-secret')
-    t.match(keys.states()[0], { state, untilAt: null }, 'not trusted yet')
-    await t.rejects(leaseMain(), { code: 'NO_KEY_AVAILABLE' }, 'one request only')
-    before.report(answered())
-    t.match(keys.states()[0], { state }, 'the old secret proves nothing')
-
-    trial.report(failed('unauthorized'))
-    t.match(keys.states()[0], { state: 'resting', untilAt: epoch + 5 * minute }, 'no better: it rests again')
-    await clock.advance(5 * minute)
-    const second = await leaseMain()
-    second.report(answered())
-    t.match(keys.states()[0], { state: 'ready' })
-  }
-})
+      write('new-secret')
+      t.match(keys.states()[0], { state: 'ready' })
+      const [first, second] = [await leaseMain(), await leaseMain()]
+      t.equal(second.secret, 'new-secret', 'without a trial')
+      before.report(failed(failure, { retryAfterMs: minute }))
+      t.match(keys.states()[0], { state: 'ready' }, 'what comes late of the old secret is dropped')
+      first.report(failed('unauthorized'))
+      t.match(keys.states()[0], { state: 'resting', untilAt: epoch + 5 * minute })
+    }
+  },
+)
 
 void t.test('A trial under way with the old secret does not stand in the way of the new one', async (t) => {
   const { leaseMain, write, keys, clock } = stage()
@@ -104,19 +102,11 @@ void t.test('A trial under way with the old secret does not stand in the way of 
   await clock.advance(5 * minute)
   const oldTrial = await leaseMain()
   write('new-secret')
-  const newTrial = await leaseMain()
-  t.equal(newTrial.secret, 'new-secret')
+  const first = await leaseMain()
+  t.equal(first.secret, 'new-secret')
   oldTrial.report(failed('unauthorized'))
-  newTrial.report(answered())
+  first.report(answered())
   t.match(keys.states()[0], { state: 'ready', untilAt: null })
-})
-
-void t.test('A rate limit may be of the account: that rest goes on', async (t) => {
-  const { leaseMain, write, keys } = stage()
-  const before = await leaseMain()
-  before.report(failed('rateLimited', { retryAfterMs: minute }))
-  write('new-secret')
-  t.match(keys.states()[0], { state: 'resting', untilAt: epoch + minute })
 })
 
 void t.test('A file that is no good changes nothing and is told once, until it is good again', async (t) => {

@@ -1,6 +1,7 @@
 /** What replicas tell each other through a real Redis: circuits that are open, and keys that rest. */
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
+import type { FailureClass } from '../../src/failures.ts'
 import type { KeyCondition } from '../../src/keys/key-state.ts'
 import { Secret } from '../../src/keys/secret.ts'
 import { createSharedRests, type HeardRest, type SharedRests } from '../../src/keys/shared-rests.ts'
@@ -169,7 +170,13 @@ void t.test('A hint that was kept holds no longer than it is kept, and only unde
 // Keys
 
 const secret = new Secret('vendor-key-that-nobody-may-see')
-const resting = (untilAt: number): KeyCondition => ({ kind: 'resting', untilAt, because: 'rateLimited' })
+const resting = (untilAt: number, reason: FailureClass = 'rateLimited'): KeyCondition => ({
+  kind: 'resting',
+  reason,
+  untilAt,
+  tryAt: 0,
+  trialAt: null,
+})
 
 function rests({ store, clock }: Opened): { readonly rests: SharedRests; readonly heard: HeardRest[] } {
   const heard: HeardRest[] = []
@@ -203,16 +210,16 @@ void t.test('A key that rests on one replica rests on the others, for the same r
   const [first, second] = [rests(one), rests(two)]
   await listening(redis, 't:hints:key', 2)
 
-  first.rests.note('main', secret, { kind: 'spent', untilAt: epoch + 15 * minute })
+  first.rests.note('main', secret, resting(epoch + 15 * minute, 'creditsExhausted'))
   await until(() => second.heard.length === 1)
   t.strictSame(second.heard, [{ name: 'main', because: 'creditsExhausted', untilAt: epoch + 15 * minute }])
   t.strictSame(first.heard, [], 'and nothing echoes')
 
-  first.rests.note('main', secret, { kind: 'spent', untilAt: epoch + 15 * minute + 500 })
+  first.rests.note('main', secret, resting(epoch + 15 * minute + 500, 'creditsExhausted'))
   first.rests.note('main', secret, { kind: 'ready' })
-  first.rests.note('main', secret, { kind: 'trial', because: 'creditsExhausted', lentUntil: null })
-  first.rests.note('spare', secret, { kind: 'resting', untilAt: epoch + minute, because: 'emptyResult' })
-  first.rests.note('main', secret, { kind: 'resting', untilAt: epoch + 40 * minute, because: 'unauthorized' })
+  first.rests.note('main', secret, resting(epoch - 1, 'creditsExhausted'))
+  first.rests.note('spare', secret, resting(epoch + minute, 'emptyResult'))
+  first.rests.note('main', secret, resting(epoch + 40 * minute, 'unauthorized'))
   await until(() => second.heard.length === 2)
   t.match(
     second.heard[1],

@@ -113,8 +113,8 @@ export const bugs: readonly Bug[] = [
   {
     name: 'the next attempt uses the key that was refused',
     file: 'keys/key-state.ts',
-    find: 'if (restMs > 0) return layDown(condition, now + restMs, verdict.class)',
-    replace: 'if (restMs < 0) return layDown(condition, now + restMs, verdict.class)',
+    find: 'if (restMs > 0) return rested(condition,',
+    replace: 'if (restMs < 0) return rested(condition,',
     invariants: ['R3', 'R7', 'liveness'],
     needs: ({ keys, faults }) => keys.length > 1 && faults.revokedKeys,
   },
@@ -378,8 +378,8 @@ export const bugs: readonly Bug[] = [
   {
     name: 'a resting key is never tried again',
     file: 'keys/key-state.ts',
-    find: 'if (!isResting(condition) || now < condition.untilAt) return condition',
-    replace: 'if (!isResting(condition) || now > 0) return condition',
+    find: "if (condition.kind === 'ready' || condition.trialAt !== null) return false",
+    replace: "if (condition.kind === 'ready' || now > 0) return false",
     invariants: ['liveness'],
     needs: ({ faults }) => faults.revokedKeys || faults.spentKeys,
   },

@@ -19,7 +19,7 @@ function createScene(
   const lines: string[] = []
   const live = {
     breakers: [] as BreakerStatus[],
-    keys: [{ name: 'main', state: 'ready', untilAt: null }] as KeyStatus[],
+    keys: [{ name: 'main', state: 'ready', problem: null, untilAt: null, tryAt: null }] as KeyStatus[],
     generation: 1,
   }
   const clock = { now: () => now, wall: () => now, after: () => ({ cancel() {} }) }
@@ -532,8 +532,8 @@ void t.test('events beside the outcomes are counted, and those an operator must 
   scene.emit({ kind: 'broke', where: 'flights', error: new TypeError('x of undefined') })
   scene.live.breakers = [{ scraper: 'gemini', state: 'half-open', openUntil: null }]
   scene.live.keys = [
-    { name: 'main', state: 'spent', untilAt: null },
-    { name: 'spare', state: 'resting', untilAt: null },
+    { name: 'main', state: 'spent', problem: null, untilAt: null, tryAt: null },
+    { name: 'spare', state: 'resting', problem: null, untilAt: null, tryAt: null },
   ]
   scene.live.generation = 2
 

@@ -1,0 +1,27 @@
+/** `POST /keys/{name}/try` of the admin port: the rest of this upstream key is over, and the next request tries it. */
+import { ProxyError } from '../errors.ts'
+import type { KeyStatus } from '../parts.ts'
+import { type AdminRoute, json } from './admin.ts'
+
+interface KeysParts {
+  /** Null = there is no such key. */
+  readonly tryNow: (name: string, from: string) => KeyStatus | null
+}
+
+export function createKeyRoute({ tryNow }: KeysParts): AdminRoute {
+  return {
+    method: 'POST',
+    path: '/keys/{name}/try',
+    run({ segment, from = 'unknown' }) {
+      const key = tryNow(segment, from)
+      if (!key) throw new ProxyError('ENDPOINT_UNKNOWN', 'No upstream key of the settings in force has this name.')
+      const { name, state, problem } = key
+      return json({
+        name,
+        state,
+        reason: problem?.reason ?? null,
+        next: problem ? 'the next request tries it' : 'it is ready',
+      })
+    },
+  }
+}
