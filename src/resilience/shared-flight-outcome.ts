@@ -12,7 +12,7 @@ import { createNotifier, type Notifier } from './shared-flight-notifier.ts'
 export interface Outcomes {
   /** `lease` null = the call was made without one; `landing` null = another replica may make it. */
   tell(flight: Told, lease: OpenLease | null, landing: Landing | null): void
-  /** What is given back without waiting for anything. */
+  /** The call goes on without this process. A lease whose outcome is being told is left alone: its answer may be on the way to the store. */
   giveBack(lease: OpenLease): void
   releaseLater(claimant: Claimant): void
   /** Once more for those that could not be released. */
@@ -51,6 +51,8 @@ export function createOutcomes(ports: OutcomePorts): Outcomes {
   const { store, clock, emit, keep, pollMs, lateMs, forget } = ports
   const notifiers = new Set<Notifier>()
   const telling = new Set<Promise<void>>()
+  /** Their flights are over, and the store does not know yet. */
+  const ended = new Set<OpenLease>()
   const unreleased = new Set<Claimant>()
   const stopListening = store.onState(wake)
   let isClosed = false
@@ -58,6 +60,7 @@ export function createOutcomes(ports: OutcomePorts): Outcomes {
   return { tell, giveBack, releaseLater, releaseAll, idle, close }
 
   function tell(flight: Told, lease: OpenLease | null, landing: Landing | null): void {
+    if (lease) ended.add(lease)
     const told = pass(flight, lease, landing)
       .then((isTold) => {
         if (!isTold || flight.isUnsure || lease?.isUnsure) releaseLater(flight)
@@ -67,7 +70,10 @@ export function createOutcomes(ports: OutcomePorts): Outcomes {
         emit({ kind: 'broke', where: 'shared flight', error })
       })
       .finally(() => {
-        if (lease) forget(lease)
+        if (lease) {
+          ended.delete(lease)
+          forget(lease)
+        }
         telling.delete(told)
       })
     telling.add(told)
@@ -108,6 +114,7 @@ export function createOutcomes(ports: OutcomePorts): Outcomes {
   }
 
   function giveBack(lease: OpenLease): void {
+    if (ended.has(lease)) return
     lease.end()
     const told = lease.land(null).then(() => void telling.delete(told))
     telling.add(told)

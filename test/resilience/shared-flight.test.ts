@@ -1061,6 +1061,36 @@ void t.test('A bug in the tier is for the log, and for nobody else', async (t) =
   t.equal(one.world.clock.timers, 0)
 })
 
+void t.test('An answer that is on its way to the store when its replica ends is not paid for again', async (t) => {
+  const written = Promise.withResolvers<void>()
+  const { replicas, asked, upstream, redis } = await aCluster(t, 2, (name) => {
+    if (name !== 'r1') return {}
+    return {
+      async keep(key: string, entry: Entry) {
+        await written.promise
+        await redis.ask('HSET', `t:kept:${key}`, 'body', entry.body.toString())
+        return true
+      },
+    }
+  })
+  const [one, two] = replicas as [Replica, Replica]
+  const first = one.ask('q')
+  const leader = await asked(1)
+  const other = two.ask('q')
+  await follows(two)
+  leader.answer('one')
+  t.equal(bodyOf(await first.landing), 'one')
+  one.flights.close()
+  await looksAgain(two)
+  await looksAgain(two)
+  t.equal(upstream.length, 1, 'the lease is held until the answer is there')
+  written.resolve()
+  await one.flights.idle()
+  await two.world.clock.advance(2_000)
+  t.equal(bodyOf(await other.landing), 'one')
+  t.equal(upstream.length, 1)
+})
+
 void t.test('Closed, it waits for nothing any more', async (t) => {
   const { replicas, asked, redis } = await aCluster(t, 2)
   const [one, two] = replicas as [Replica, Replica]
