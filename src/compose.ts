@@ -49,7 +49,7 @@ import { createOverload } from './resilience/overload.ts'
 import { createRetryBudget } from './resilience/retry-budget.ts'
 import { createSeal } from './resilience/shared-flight-marks.ts'
 import { createSharedFlights, loneFlights } from './resilience/shared-flight.ts'
-import { createCircuitHints, createSharedHints } from './resilience/shared-hints.ts'
+import { createSharedHints } from './resilience/shared-hints.ts'
 import { priceOf } from './scrapellm/credits.ts'
 import { scrapers } from './scrapellm/endpoints.ts'
 import { promptHash } from './scrapellm/params.ts'
@@ -203,24 +203,14 @@ export function compose(
   const budget: Budget = together?.budget ?? ownBudget
   const sharedFlights = together?.flights ?? loneFlights
   const flights = createFlights({ clock, emit, random })
-  const retryBudget = createRetryBudget({ ...firstConfig.retry.budget, clock })
-  const hints = store
-    ? createCircuitHints({
-        store,
-        clock,
-        random,
-        scrapers: profile.scrapers,
-        openForMaxMs: () => inForce().breaker.openForMax,
-      })
-    : null
   const breakers = createBreakers({
     policy: firstConfig.breaker,
     scrapers: profile.scrapers,
     clock,
     random,
     emit,
-    ...(hints ? { hints } : {}),
   })
+  const retryBudget = createRetryBudget({ ...firstConfig.retry.budget, clock, isWell: breakers.isWell })
   const bulkhead = createBulkhead(placesOf(firstConfig), { clock, random, emit })
   const gauge = world.gaugePressure()
   const overload = createOverload(firstConfig.overload, { clock, random, emit, gauge })
@@ -560,7 +550,6 @@ export function compose(
       await shared?.settled()
       await together?.close()
       rests?.close()
-      hints?.close()
       shared?.close()
       await session.close()
       store?.close()

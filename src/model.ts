@@ -241,7 +241,16 @@ export type Verdict =
     }
 
 /** Why a failed attempt was the last one. */
-export type Refused = 'attempts' | 'budget' | 'deadline' | 'breaker' | 'key' | 'shutdown' | 'final' | 'abandoned'
+export type Refused =
+  | 'attempts'
+  | 'budget'
+  | 'deadline'
+  | 'breaker'
+  | 'places'
+  | 'key'
+  | 'shutdown'
+  | 'final'
+  | 'abandoned'
 
 export interface Attempt {
   readonly number: number

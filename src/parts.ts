@@ -12,7 +12,6 @@ import type {
   Client,
   Entry,
   Exchange,
-  Health,
   Landing,
   LimitState,
   Lookup,
@@ -257,6 +256,8 @@ export interface Asker {
   readonly askedAt: number
   /** Of its client: how far the flight may go while this asker waits. */
   readonly policy: RetryPolicy
+  /** An expired answer may be given instead: it does not wait while a circuit is open. */
+  readonly hasFallback: boolean
   readonly onGone: ProxyRequest['onGone']
 }
 
@@ -276,6 +277,8 @@ export interface Flight {
   report(progress: Landing): void
   /** Kept up to date by the code that makes the attempts. */
   readonly made: Made
+  /** It waits for an open circuit: those who have a fallback leave, with what is known or CIRCUIT_OPEN. */
+  held(): void
 }
 
 export interface Joined {
@@ -358,6 +361,10 @@ export interface Turn {
   leftMs(): number
   /** For how much longer an attempt may be started: somebody waits, and the flight's deadline leaves time for it. Negative = no more. */
   startableMs(): number
+  /** A repetition after which there is no other: it is not made while the circuit may open. */
+  readonly isLast: boolean
+  /** The retry budget forbids it, unless the circuit was open, or might have opened, and lets it in. */
+  readonly isOverBudget: boolean
   /** Names of keys that this flight must not use again. */
   readonly spentKeys: ReadonlySet<string>
   trail?: TrailMark
@@ -370,17 +377,55 @@ export interface Attempted {
   readonly otherKeyReady: boolean
 }
 
+/** Whose repetitions these are: a question, and a client among several, take a part of the retry budget at most. */
+export interface Spender {
+  /** By name. */
+  readonly client: string
+  /** Equal = the same question. */
+  readonly question: string
+}
+
 export interface Retry {
   /**
-   * Repeats `attempt` while the policies of those who wait, deadline and retry budget allow. The last real answer of upstream takes
-   * precedence over the reason for stopping: a refusal is thrown only when no attempt was answered.
+   * Repeats `attempt` while the policies of those who wait, deadline and retry budget allow; null from `attempt` = the budget
+   * forbids it. The last real answer of upstream takes precedence over the reason for stopping: a refusal is thrown only when no
+   * attempt was answered.
    */
-  run(call: Call, flight: Flight, attempt: (turn: Turn) => Promise<Attempted>): Promise<Landing>
+  run(
+    call: Call,
+    spender: Spender,
+    flight: Flight,
+    attempt: (turn: Turn) => Promise<Attempted | null>,
+  ): Promise<Landing>
+}
+
+/** An attempt that wants to pass a circuit. */
+export interface BreakerEntry {
+  readonly scraper: string
+  /** Failures of one question alone never open a circuit. */
+  readonly question: string
+  readonly flight: Pick<Flight, 'patienceUntil' | 'onAbandoned' | 'held'>
+  readonly isLast: boolean
+  readonly isOverBudget: boolean
+}
+
+export interface Pass {
+  /** How long it was held. */
+  readonly heldMs: number
+  /** The circuit has opened since: upstream must not be asked. */
+  isVoid(): boolean
+  /** Upstream is asked from now on. */
+  start(): void
 }
 
 export interface Breakers {
-  /** Throws CIRCUIT_OPEN with the time left. What `work` returns is counted when it is known; what it throws is not. */
-  run<T>(scraper: string, work: () => Promise<T>, health: (result: T) => Health): Promise<T>
+  /**
+   * Lets an attempt pass, or holds it for a while where the circuit is open. Rejects with CIRCUIT_OPEN and the time until the next
+   * trial. Null = the retry budget forbids it and the circuit stays closed. `work` gives null when its pass is void, and is then
+   * called again; what it throws is not counted.
+   */
+  run(entry: BreakerEntry, work: (pass: Pass) => Promise<Attempted | null>): Promise<Attempted | null>
+  /** Not closed. */
   isOpen(scraper: string): boolean
   states(): readonly BreakerStatus[]
 }
@@ -388,8 +433,10 @@ export interface Breakers {
 export interface BreakerStatus {
   readonly scraper: string
   readonly state: BreakerState
-  /** Null while closed. */
+  /** When the next trial is due; null unless it is open. */
   readonly openUntil: number | null
+  /** Attempts that wait for it to close. */
+  readonly held: number
 }
 
 export interface KeyLease {

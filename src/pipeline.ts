@@ -46,6 +46,7 @@ import type {
   Joined,
   Keys,
   Overload,
+  Pass,
   Profile,
   Recorder,
   Retry,
@@ -84,6 +85,8 @@ export interface Errand {
   readonly call: Call
   readonly key: string | null
   readonly askedAt: number
+  /** Equal = the same question, for whoever must not let one question count as many. */
+  readonly question: string
   /** A caller waits; or an answer grows old while it is used; or an earlier process left it unfinished. */
   readonly on: 'request' | 'refresh' | 'resume'
   /** What its flight must go through before anybody gets the landing. */
@@ -92,10 +95,13 @@ export interface Errand {
   readonly joinKey: string | null
 }
 
+/** What an earlier process has left of an errand. */
+export type Begun = Omit<Errand, 'on' | 'through' | 'joinKey' | 'question'>
+
 export interface Pipeline {
   readonly handle: Handle
   /** Flies an errand that an earlier process has begun and paid for. Null = it came to nothing. Never rejects. */
-  resume(errand: Omit<Errand, 'on' | 'through' | 'joinKey'>, hold: Hold): Promise<Landing | null>
+  resume(errand: Begun, hold: Hold): Promise<Landing | null>
 }
 
 export function createPipeline(parts: Parts): Pipeline {
@@ -153,7 +159,9 @@ export function createPipeline(parts: Parts): Pipeline {
 
   function errandOf(request: ProxyRequest, client: Client, call: Call, key: string | null): Errand {
     const joinKey = mayJoin(call, request) ? key : null
-    return { request, client, call, key, askedAt: request.arrivedAt, on: 'request', through: straight, joinKey }
+    const question = questionOf(call, request.id)
+    const askedAt = request.arrivedAt
+    return { request, client, call, key, question, askedAt, on: 'request', through: straight, joinKey }
   }
 
   function follow(errand: Errand, request: ProxyRequest): Promise<Outcome> {
@@ -179,7 +187,7 @@ export function createPipeline(parts: Parts): Pipeline {
     overload.mayAsk()
     const place = await admission.enter(client)
     try {
-      const joined = await board(errand, askerOf(request, client, call))
+      const joined = await board(errand, askerOf(request, client, call, known.kind === 'stale'))
       const landing = await orLater(joined.landing, promiseAt(request, call)).catch((error: unknown) =>
         refused(error, madeBy(joined)),
       )
@@ -238,11 +246,11 @@ export function createPipeline(parts: Parts): Pipeline {
     const attempts: Attempt[] = []
     let landing: Landing
     try {
-      landing = await retry.run(call, flight, (turn) =>
-        breakers.run(
-          call.scraper,
-          () => attempt(errand, hold, flight, turn, lease, attempts),
-          (tried) => tried.verdict.health,
+      const { scraper } = call
+      const { question } = errand
+      landing = await retry.run(call, { client: client.name, question }, flight, (turn) =>
+        breakers.run({ scraper, question, flight, isLast: turn.isLast, isOverBudget: turn.isOverBudget }, (pass) =>
+          attempt(errand, hold, flight, turn, pass, lease, attempts),
         ),
       )
     } catch (error) {
@@ -267,15 +275,18 @@ export function createPipeline(parts: Parts): Pipeline {
     hold: Hold,
     flight: Flight,
     turn: Turn,
+    pass: Pass,
     lease: FlightLease,
     attempts: Attempt[],
-  ): Promise<Attempted> {
+  ): Promise<Attempted | null> {
     const { request, client, call, key } = errand
     const place = await bulkhead.enter(call.scraper, flight)
     try {
+      if (pass.isVoid()) return null
       await hold.secure(call.priceCredits)
       const takeover = await lease.begin()
       const keyLease = await keys.lease(call, turn)
+      pass.start()
       const startedAt = clock.now()
       const tally = (
         status: number | null,
@@ -285,12 +296,11 @@ export function createPipeline(parts: Parts): Pipeline {
         anomalies: Attempt['anomalies'] = [],
       ): Attempt => {
         const durationMs = clock.now() - startedAt
-        const { number, waitedMs } = turn
         const tried: Attempt = {
-          number,
+          number: turn.number,
           startedAt,
           durationMs,
-          waitedMs,
+          waitedMs: turn.waitedMs + pass.heldMs,
           keyName: keyLease.name,
           status,
           class: ended,
@@ -353,14 +363,15 @@ export function createPipeline(parts: Parts): Pipeline {
     const { client, call, key } = errand
     if (flights.has(key) || breakers.isOpen(call.scraper) || !budget.hasRoom(client)) return
     if (overload.state !== 'calm') return
-    void unattended(board({ ...errand, on: 'refresh', askedAt: clock.now() }, patient(call, client.retry)))
+    void unattended(board({ ...errand, on: 'refresh', askedAt: clock.now() }, patient(call, client.retry, true)))
   }
 
-  function resume(begun: Omit<Errand, 'on' | 'through' | 'joinKey'>, hold: Hold): Promise<Landing | null> {
+  function resume(begun: Begun, hold: Hold): Promise<Landing | null> {
     const joinKey = begun.call.bypass ? null : begun.key
-    const errand: Errand = { ...begun, on: 'resume', through: straight, joinKey }
+    const question = questionOf(begun.call, begun.request.id)
+    const errand: Errand = { ...begun, question, on: 'resume', through: straight, joinKey }
     // Nobody waits for it, so what was begun is finished, and not begun anew.
-    const asker = patient(errand.call, { ...errand.client.retry, attempts: 1 })
+    const asker = patient(errand.call, { ...errand.client.retry, attempts: 1 }, false)
     const joined = flights.join(joinKey, asker, (flight) => fly(errand, hold, flight))
     if (joined.role === 'joined') hold.settle()
     return unattended(Promise.resolve(joined))
@@ -379,17 +390,17 @@ export function createPipeline(parts: Parts): Pipeline {
   }
 
   /** Waits as long as the flight may take. */
-  function patient(call: Call, policy: RetryPolicy): Asker {
+  function patient({ scraper }: Call, policy: RetryPolicy, hasFallback: boolean): Asker {
     const askedAt = clock.now()
-    return { scraper: call.scraper, deadlineAt: askedAt + policy.deadline, askedAt, policy, onGone: () => () => {} }
+    return { scraper, deadlineAt: askedAt + policy.deadline, askedAt, policy, hasFallback, onGone: () => () => {} }
   }
 
-  function askerOf(request: ProxyRequest, { retry: policy }: Client, call: Call): Asker {
+  function askerOf(request: ProxyRequest, { retry: policy }: Client, call: Call, hasFallback: boolean): Asker {
     // Its caller takes a job id in place of the answer, and may hang up with it.
-    if (promiseAt(request, call) !== null) return patient(call, policy)
+    if (promiseAt(request, call) !== null) return patient(call, policy, hasFallback)
     const { arrivedAt: askedAt, onGone } = request
     const deadlineAt = askedAt + Math.min(policy.deadline, request.patienceMs ?? Number.POSITIVE_INFINITY)
-    return { scraper: call.scraper, deadlineAt, askedAt, policy, onGone }
+    return { scraper: call.scraper, deadlineAt, askedAt, policy, hasFallback, onGone }
   }
 
   /** The landing, or `later` when it has not come by then. */
@@ -430,6 +441,10 @@ function mayForward(request: ProxyRequest): void {
 function promiseAt({ arrivedAt, respondAsyncAfterMs, patienceMs }: ProxyRequest, call: Call): number | null {
   if (respondAsyncAfterMs === null || call.endpoint !== 'answer') return null
   return arrivedAt + Math.min(respondAsyncAfterMs, patienceMs ?? Number.POSITIVE_INFINITY)
+}
+
+function questionOf({ key, promptHash }: Call, requestId: string): string {
+  return key ?? promptHash ?? requestId
 }
 
 function mayJoin(call: Call, request: ProxyRequest): boolean {

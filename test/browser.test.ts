@@ -32,7 +32,7 @@ async function aScene(t: Test, adminToken?: string) {
     ],
     keys: ['main', 'spare'],
     scrapers: ['alpha', 'a_scraper_with_a_long_name'],
-    breaker: { consecutive: 3 },
+    breaker: { consecutive: 3, questions: 1, openFor: 20_000, hold: 0 },
     says: (_n, { call, key }) => {
       if (call.scraper !== 'alpha') return failed('serverError')
       return call.params[0]?.[1] === 'spends' && key.name === 'main' ? failed('creditsExhausted') : answered()

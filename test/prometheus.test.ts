@@ -27,7 +27,7 @@ const settings = [
   'retry.classes.rateLimited.keyRest=0s',
   'retry.budget.capacity=1000',
   // Only the circuit of the scraper that always fails opens.
-  'breaker={ consecutive: 5, failureRate: 1, window: 1000, minimum: 1000 }',
+  'breaker={ consecutive: 5, failureRate: 1, window: 1000, minimum: 1000, openFor: 20s, hold: 0s }',
   'cache.disk=false',
   'upstream.perScraper={ copilot: 1 }',
 ]

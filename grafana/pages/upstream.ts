@@ -245,6 +245,20 @@ export const upstream: Page = {
           },
           {
             kind: 'stack',
+            title: 'Held by an open circuit',
+            shows:
+              'Attempts that wait for an open circuit now, by scraper; and per hour how such waits ended: passed, refused (CIRCUIT_OPEN), or left by all callers.',
+            red: 'refused: the outage lasted longer than `breaker.hold`. See "Failures by class" for what upstream answers.',
+            unit: 'short',
+            queries: [
+              [`sum by (scraper) (${metric('breaker_held')})`, 'held {{scraper}}'],
+              [`3600 * sum by (hold) (${rate('breaker_holds_total')})`, '{{hold}} per hour'],
+            ],
+          },
+        ],
+        [
+          {
+            kind: 'stack',
             title: 'Jobs by outcome',
             shows: 'Job calls per second: submitted, polled, or why not.',
             red: 'rejected: callers send nonsense. failed: upstream; see "Failures by class". refused: by the proxy. gone: callers hang up.',

@@ -463,20 +463,32 @@ const client = map({
   ),
 })
 
+function share(what: string) {
+  const error = `expected ${what}, a number above 0, up to 1, found {found}`
+  return z.number({ error }).gt(0, { error }).max(1, { error })
+}
+
 const breaker = map({
-  consecutive: live(count(1, 10_000).prefault(5), 'Failures in a row that open the circuit of a scraper.'),
   failureRate: live(
-    z
-      .number({ error: 'expected a number above 0, up to 1, found {found}' })
-      .gt(0, { error: 'expected a number above 0, up to 1, found {found}' })
-      .max(1, { error: 'expected a number above 0, up to 1, found {found}' })
-      .prefault(0.5),
-    'Share of failures in the window that opens it.',
+    share('a share of failures').prefault(0.9),
+    'The circuit of a scraper opens when at least this share of its calls fails; calls under way count as not failed once failures would have shown.',
   ),
-  window: live(count(1, 10_000).prefault(20), 'How many of the last outcomes the share is taken of.'),
-  minimum: live(count(1, 10_000).prefault(10), 'Outcomes needed before the share counts; at most `window`.'),
-  openFor: live(duration(1, day).prefault('30s'), 'How long the circuit stays open before one probe is let through.'),
-  openForMax: live(duration(1, day).prefault('5m'), 'The open time doubles with each failed probe, up to this.'),
+  window: live(count(1, 10_000).prefault(50), 'How many of the latest questions the share is taken of.'),
+  minimum: live(count(1, 10_000).prefault(30), 'Outcomes needed before the share counts; at most `window`.'),
+  consecutive: live(count(1, 10_000).prefault(20), 'So many failures since the last answer open it as well.'),
+  questions: live(
+    count(1, 10_000).prefault(3),
+    'Failures of at least so many different questions are needed to open it; no more than `consecutive`.',
+  ),
+  openFor: live(
+    duration(1, day).prefault('1s'),
+    'Time from the opening to the first trial: one call that is let through.',
+  ),
+  openForMax: live(duration(1, day).prefault('20s'), 'Each failed trial doubles the time to the next one, up to this.'),
+  hold: live(
+    duration(0, day).prefault('30s'),
+    'For so long after the opening, questions wait for it to close instead of failing with 503 CIRCUIT_OPEN; never beyond their own deadline. 0s = they fail at once.',
+  ),
 })
 
 const jobs = map({
@@ -493,11 +505,6 @@ const audit = map({
     'When it is full, it is set aside as `.1`, in place of the one before.',
   ),
 })
-
-function share(what: string) {
-  const error = `expected ${what}, a number above 0, up to 1, found {found}`
-  return z.number({ error }).gt(0, { error }).max(1, { error })
-}
 
 const overload = map({
   eventLoopDelay: live(

@@ -113,17 +113,18 @@ const breakerKinds = { closed: 'good', 'half-open': 'warn', open: 'bad' } as con
 
 function circuitsOf({ breakers, time }: StatusReport): Markup {
   const rows = breakers
-    .filter(({ state }) => state !== 'closed')
+    .filter(({ state, held }) => state !== 'closed' || held > 0)
     .map(
-      ({ scraper, state, open_until: until }) =>
+      ({ scraper, state, open_until: until, held }) =>
         html`<tr>
           <th scope="row">${scraper}</th>
           <td>${tag(breakerKinds[state], state)}</td>
-          <td>${until === null ? '' : `for ${leftOf(until, time)} more`}</td>
+          <td>${until === null ? '' : `in ${leftOf(until, time)}`}</td>
+          <td class="number">${held}</td>
         </tr>`,
     )
   const closed = breakers.length - rows.length
-  return html`${rows.length > 0 ? table(['Scraper', 'Circuit', 'Open'], rows, '') : nothing}
+  return html`${rows.length > 0 ? table(['Scraper', 'Circuit', 'Next trial', 'Requests held'], rows, '') : nothing}
   ${foldOf(closed, 'circuit', 'closed')}`
 }
 

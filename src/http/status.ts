@@ -67,6 +67,8 @@ export interface StatusReport {
     readonly scraper: string
     readonly state: BreakerState
     readonly open_until: string | null
+    /** Attempts that wait for it to close. */
+    readonly held: number
   }[]
   readonly keys: readonly {
     readonly name: string
@@ -173,7 +175,7 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
       draining: gauges.draining(),
       open_requests: gauges.openRequests(),
       overload: parts.overload.state,
-      breakers: parts.breakers.map(({ scraper, state, openUntil }) => ({ scraper, state, open_until: iso(openUntil) })),
+      breakers: parts.breakers.map(({ openUntil, ...circuit }) => ({ ...circuit, open_until: iso(openUntil) })),
       keys: parts.keys.map(keyOf),
       flights: gauges.flights().map(({ scraper, askers, startedAt: at }) => ({ scraper, askers, started_at: iso(at) })),
       cache: gauges.cache(),

@@ -48,7 +48,7 @@ const endpoints = ['answer', 'submit', 'status'] as const
 const caches = ['hit', 'stale', 'miss', 'joined', 'bypass', 'none'] as const
 const roles = ['leader', 'joined', 'unattended'] as const
 const charges = ['charged', 'free', 'unknown'] as const
-const stops = ['attempts', 'budget', 'deadline', 'breaker', 'key', 'shutdown', 'final', 'abandoned'] as const
+const stops = ['attempts', 'budget', 'deadline', 'breaker', 'places', 'key', 'shutdown', 'final', 'abandoned'] as const
 const classes: readonly Attempt['class'][] = ['ok', ...verdictClasses]
 
 type Fields = Readonly<Record<string, unknown>>

@@ -5,6 +5,7 @@
 import type { Luck } from './chance.ts'
 import { readLine, type RecordedAttempt, type RecordedLine } from './audit-line.ts'
 import { createTally, type Tally } from './figures.ts'
+import type { AttemptMade } from './openings.ts'
 import { createPool } from './pool.ts'
 import { FREE, type Kept, type Play, type Question, type Traffic } from './traffic.ts'
 
@@ -23,7 +24,7 @@ export interface Recording {
   /** All but how often circuits opened, which is in no line. */
   readonly tally: Tally
   /** By their start. */
-  readonly attempts: readonly (RecordedAttempt & { readonly scraper: string })[]
+  readonly attempts: readonly AttemptMade[]
   readonly clients: readonly string[]
   /** Where broken lines are, as `file:line`. */
   readonly broken: readonly string[]
@@ -53,7 +54,9 @@ export function readRecording(sources: readonly AuditSource[], luck: Luck): Reco
   const strays = giveToTheirRequests(flights, drafts, requests)
   const pool = createPool()
   const attempts = lines
-    .flatMap(({ scraper, attempts }) => attempts.map((attempt) => ({ ...attempt, scraper })))
+    .flatMap(({ scraper, question, id, attempts }) =>
+      attempts.map((attempt) => ({ ...attempt, scraper, question: question ?? id })),
+    )
     .toSorted((a, b) => a.at - b.at)
   for (const { scraper, attempts } of lines)
     for (const [index, attempt] of attempts.entries()) pool.add(scraper, failureOf(attempts[index - 1]), attempt)

@@ -93,7 +93,8 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
     emit,
   )
   const { maxConcurrent, perScraper = null, queue } = config.upstream
-  const budget = createRetryBudget({ ...config.retry.budget, clock })
+  const breakers = createBreakers({ policy: config.breaker, scrapers, clock, random, emit })
+  const budget = createRetryBudget({ ...config.retry.budget, clock, isWell: breakers.isWell })
 
   const { handle } = createPipeline({
     clock,
@@ -105,7 +106,7 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
     budget: createBudget({ clock, emit, random, store: null, clients: () => everybody }),
     flights: createFlights({ clock, emit, random }),
     retry: createRetry({ clock, random, emit, budget }),
-    breakers: createBreakers({ policy: config.breaker, scrapers, clock, random, emit }),
+    breakers,
     bulkhead: createBulkhead({ maxConcurrent, perScraper, queue }, { clock, random, emit }),
     overload: neverOverloaded,
     keys: createKeys({ clock, random, emit, keys: config.upstream.keys, keyRest: restsIn(resolveRetry(config.retry)) }),
@@ -216,7 +217,7 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
     else if (kind === 'retried') tally.retried(1)
     else if (kind === 'retry-refused') tally.stopped(event.reason)
     else if (kind === 'broke') bug = event.error
-    else if (kind === 'breaker-changed' && event.to === 'open') tally.opened()
+    else if (kind === 'breaker-changed' && event.to === 'open' && !event.isStillOpen) tally.opened()
     else if (kind === 'attempt-ended') {
       tally.attempted(event.attempt.charge)
       ledger.ended(event.payer, event.scraper, event.attempt)

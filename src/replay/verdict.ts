@@ -1,6 +1,6 @@
 /** What an attempt means that was played: the same verdict as when upstream itself had said it. Bodies are all the same. */
 import { traitsOf } from '../failures.ts'
-import type { Health, Reply, Verdict } from '../model.ts'
+import type { Reply, Verdict } from '../model.ts'
 import type { Play } from './traffic.ts'
 
 /** Not out of Node's shared pool, so that all kept answers are this one buffer; its length is what each is taken to have. */
@@ -8,10 +8,6 @@ const body = Buffer.allocUnsafeSlow(4_096).fill(0x20)
 
 export function replyOf(status: number): Reply {
   return { status, contentType: 'application/json', retryAfter: null, location: null, body }
-}
-
-export function healthOf(ended: Play['class']): Health {
-  return ended === 'ok' ? 'up' : traitsOf(ended).health
 }
 
 export function verdictOf(play: Play, isAnswer: boolean): Verdict {

@@ -30,6 +30,7 @@ interface Waiting {
   /** When the flight must have ended, as far as this asker's client decides. */
   readonly endsAt: number
   readonly policy: RetryPolicy
+  readonly hasFallback: boolean
   readonly land: (landing: Landing) => void
   readonly fail: (error: unknown) => void
 }
@@ -46,6 +47,8 @@ interface Airborne {
   readonly waiting: Set<Waiting>
   readonly listeners: Set<() => void>
   progress: Landing | null
+  /** It waits for an open circuit. */
+  isHeld: boolean
 }
 
 export function createFlights({ clock, emit, random, maxAskers = 10_000 }: FlightsPorts): Flights {
@@ -70,6 +73,7 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
       waiting: new Set(),
       listeners: new Set(),
       progress: null,
+      isHeld: false,
     }
     const place = aloft.add(airborne)
     if (key !== null) joinable.set(key, place)
@@ -88,6 +92,7 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
         deadlineAt: asker.deadlineAt,
         endsAt: asker.askedAt + asker.policy.deadline,
         policy: asker.policy,
+        hasFallback: asker.hasFallback,
         land: (landing) => leave(() => resolve(landing)),
         fail: (error) => leave(() => reject(error)),
       }
@@ -99,6 +104,7 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
       stopListening = asker.onGone(() => leave(() => resolve(null)))
       // Gone already, and the listener was called before it could be taken off.
       if (!airborne.waiting.has(waiting)) stopListening()
+      else if (airborne.isHeld && asker.hasFallback) fallBack(airborne, waiting)
 
       function timeIsUp(): void {
         if (airborne.progress) return resolve(airborne.progress)
@@ -130,7 +136,14 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
         airborne.listeners.add(listener)
         return () => void airborne.listeners.delete(listener)
       },
-      report: (progress) => void (airborne.progress = progress),
+      report(progress) {
+        airborne.progress = progress
+        airborne.isHeld = false
+      },
+      held() {
+        airborne.isHeld = true
+        for (const waiting of airborne.waiting) if (waiting.hasFallback) fallBack(airborne, waiting)
+      },
     }
     try {
       const landing = await fly(flight)
@@ -140,6 +153,11 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
       if (airborne.waiting.size === 0 && !(error instanceof ProxyError)) emit({ kind: 'broke', where: 'flight', error })
       end(key, place, airborne, ({ fail }) => fail(error))
     }
+  }
+
+  function fallBack({ progress }: Airborne, { land, fail }: Waiting): void {
+    if (progress) land(progress)
+    else fail(new ProxyError('CIRCUIT_OPEN', 'Upstream has been failing for this scraper, so it is not asked now.'))
   }
 
   /** 0 when nobody waits. */

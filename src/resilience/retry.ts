@@ -9,7 +9,7 @@
 import { ProxyError, type Code } from '../errors.ts'
 import { type FailureClass, failureClasses, failures, isKeyRefused } from '../failures.ts'
 import type { Attempt, Call, ClassPolicy, Landing, Refused, RetryPolicy, Verdict } from '../model.ts'
-import type { Attempted, Flight, Retry, Turn } from '../parts.ts'
+import type { Attempted, Flight, Retry, Spender, Turn } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
 import { backoffMs } from './backoff.ts'
 import type { Allowance, RetryBudget } from './retry-budget.ts'
@@ -33,6 +33,8 @@ interface Repeat {
   readonly class: FailureClass
   readonly waitMs: number
   readonly bypassCache: boolean
+  readonly isLast: boolean
+  readonly isOverBudget: boolean
 }
 
 /** What one flight has been through. */
@@ -60,11 +62,16 @@ const FIRST_ATTEMPT_SHARE = 0.9
 export function createRetry({ clock, random, emit, budget, isDraining = () => false }: RetryPorts): Retry {
   return { run }
 
-  async function run(call: Call, flight: Flight, attempt: (turn: Turn) => Promise<Attempted>): Promise<Landing> {
+  async function run(
+    call: Call,
+    spender: Spender,
+    flight: Flight,
+    attempt: (turn: Turn) => Promise<Attempted | null>,
+  ): Promise<Landing> {
     let wasAbandoned = false
     const stopListening = flight.onAbandoned(() => void (wasAbandoned = true))
     try {
-      return await fly(call, flight, async (turn) => {
+      return await fly(call, spender, flight, async (turn) => {
         wasAbandoned = false
         const tried = await attempt(turn)
         // Told only now: an attempt that was refused, or waited for its place in vain, has asked nothing.
@@ -76,14 +83,19 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
     }
   }
 
-  async function fly(call: Call, flight: Flight, attempt: (turn: Turn) => Promise<Attempted>): Promise<Landing> {
+  async function fly(
+    call: Call,
+    spender: Spender,
+    flight: Flight,
+    attempt: (turn: Turn) => Promise<Attempted | null>,
+  ): Promise<Landing> {
     const policy = mostGenerous(flight.policies())
     if (policy === null || flight.patienceUntil() <= clock.now()) throw tooLate()
     const course: Course = {
       call,
       policy,
       flight,
-      allowance: budget.open(call.scraper),
+      allowance: budget.open(call.scraper, spender),
       attempts: [],
       failures: new Map(),
       spentKeys: new Map(),
@@ -94,13 +106,17 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
     let repeat: Repeat | null = null
     let last: Failed | null = null
     for (;;) {
-      let tried: Attempted
+      let tried: Attempted | null
       try {
-        tried = await attempt(turnOf(course, waitedMs, repeat?.bypassCache ?? false))
+        tried = await attempt(turnOf(course, waitedMs, repeat))
       } catch (error) {
         if (!last || !(error instanceof ProxyError)) throw error
         course.allowance.unused()
-        return stop(course, last, reasonOf(error.code))
+        return stop(course, last, flight.patienceUntil() === 0 ? 'abandoned' : reasonOf(error.code))
+      }
+      if (!tried) {
+        if (!last) throw new TypeError('The first attempt needs no budget')
+        return stop(course, last, 'budget')
       }
       const { verdict } = tried
       course.attempts.push(tried.attempt)
@@ -147,7 +163,8 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
     const reason = hindrance(course, 0)
     if (reason) return { kind: 'stop', reason }
     course.spentKeys.set(keyName, failure)
-    return { kind: 'repeat', class: failure, waitMs: 0, bypassCache: before?.bypassCache ?? false }
+    const bypassCache = before?.bypassCache ?? false
+    return { kind: 'repeat', class: failure, waitMs: 0, bypassCache, isLast: false, isOverBudget: false }
   }
 
   function sameKeyAgain(
@@ -163,9 +180,13 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
     const reason = hindrance(course, waitMs)
     if (reason) return { kind: 'stop', reason }
     // Asked last: what is refused for another reason costs nothing.
-    if (!course.allowance.pay(failures[failure].isSlow)) return { kind: 'stop', reason: 'budget' }
+    const isPaid = course.allowance.pay(failures[failure].isSlow)
+    // Only what the circuit counts can open it.
+    if (!isPaid && verdict.health === 'neutral') return { kind: 'stop', reason: 'budget' }
     for (const [key, because] of course.spentKeys) if (!isKeyRefused(because)) course.spentKeys.delete(key)
-    return { kind: 'repeat', class: failure, waitMs, bypassCache: policy.bypassCache }
+    const isLast = sameClass + 1 >= policy.attempts || counted(course) + 1 >= course.policy.attempts
+    const { bypassCache } = policy
+    return { kind: 'repeat', class: failure, waitMs, bypassCache, isLast, isOverBudget: !isPaid }
   }
 
   /** Why no attempt may start in so many milliseconds; null = one may. */
@@ -201,12 +222,14 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
     })
   }
 
-  function turnOf(course: Course, waitedMs: number, bypassCache: boolean): Turn {
+  function turnOf(course: Course, waitedMs: number, repeat: Repeat | null): Turn {
     const { attempts, spentKeys, flight } = course
     return {
       number: attempts.length + 1,
       waitedMs,
-      bypassCache,
+      bypassCache: repeat?.bypassCache ?? false,
+      isLast: repeat?.isLast ?? false,
+      isOverBudget: repeat?.isOverBudget ?? false,
       spentKeys: new Set(spentKeys.keys()),
       leftMs: () => Math.max(SHORTEST_ATTEMPT_MS, flight.endsAt() - clock.now()),
       startableMs: () => startableMs(course),
@@ -267,6 +290,5 @@ function reasonOf(code: Code): Refused {
   if (code === 'NO_KEY_AVAILABLE') return 'key'
   if (code === 'DEADLINE_EXCEEDED') return 'deadline'
   if (code === 'SHUTTING_DOWN') return 'shutdown'
-  // CIRCUIT_OPEN, and OVERLOADED: both protect upstream and us from more load.
-  return 'breaker'
+  return code === 'OVERLOADED' ? 'places' : 'breaker'
 }

@@ -26,20 +26,6 @@ export interface HintsPorts {
   readonly heard: (name: string, note: string, leftMs: number) => void
 }
 
-/** What one replica did not know of another's breaker. */
-export interface CircuitHints {
-  /** The breaker of this replica has opened. */
-  opened(scraper: string, openForMs: number): void
-  /** When a breaker that is open until then may be tried: later, while another replica gives this scraper a rest. */
-  triedAt(scraper: string, openUntil: number): number
-  close(): void
-}
-
-interface CircuitPorts extends Pick<HintsPorts, 'store' | 'clock' | 'random'> {
-  readonly scrapers: readonly string[]
-  readonly openForMaxMs: () => number
-}
-
 /** KEYS: the hint that lasts longest. ARGV: channel, message, ttl. */
 const tellScript: SharedScript = {
   numberOfKeys: 1,
@@ -125,29 +111,6 @@ export function createSharedHints(ports: HintsPorts): SharedHints {
       stopListening()
       subscription.close()
     },
-  }
-}
-
-/** One scraper is only tried by the replica that waits longest: the others, whose breakers are open as well, follow it. */
-export function createCircuitHints({ store, clock, random, scrapers, openForMaxMs }: CircuitPorts): CircuitHints {
-  const restingUntil = new Map<string, number>()
-  const hints = createSharedHints({
-    store,
-    clock,
-    random,
-    topic: 'circuit',
-    names: () => scrapers,
-    maxLeftMs: openForMaxMs,
-    heard(scraper, _note, leftMs) {
-      restingUntil.set(scraper, Math.max(restingUntil.get(scraper) ?? 0, clock.now() + leftMs))
-    },
-  })
-  return {
-    opened: (scraper, openForMs) => hints.tell(scraper, 'open', openForMs),
-    // However often it is told to, a breaker waits once as long as it could have been open by itself, and no longer.
-    triedAt: (scraper, openUntil) =>
-      Math.min(Math.max(openUntil, restingUntil.get(scraper) ?? 0), openUntil + openForMaxMs()),
-    close: hints.close,
   }
 }
 

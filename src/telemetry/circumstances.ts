@@ -45,10 +45,11 @@ export function createCircumstances(clock: Clock): Circumstances {
 
 function textOf(event: Extract<TelemetryEvent, { kind: 'breaker-changed' | 'key-changed' }>): string {
   if (event.kind === 'breaker-changed') {
-    const { scraper, to, openForMs } = event
+    const { scraper, to, openForMs, isStillOpen } = event
+    const trial = openForMs === null ? '' : `; next trial in ${msText(openForMs)}`
     if (to === 'half-open') return `the circuit of ${scraper} let one call through to try`
     if (to === 'closed') return `the circuit of ${scraper} closed`
-    return `the circuit of ${scraper} opened${openForMs === null ? '' : ` for ${msText(openForMs)}`}`
+    return `the circuit of ${scraper} ${isStillOpen ? 'stayed open' : 'opened'}${trial}`
   }
   const { key, to, because, untilAt } = event
   if (to === 'ready') return `key ${key} was ready again`

@@ -3,6 +3,7 @@ import type { FailureClass, VerdictClass } from '../failures.ts'
 import type { Attempt, Landing, ProxyRequest, Refused, Tier, WireTrouble } from '../model.ts'
 
 export type BreakerState = 'closed' | 'half-open' | 'open'
+export type HeldEnd = 'passed' | 'refused' | 'left'
 export type KeyState = 'ready' | 'resting' | 'spent'
 
 export type DiskTrouble = 'corrupt' | 'locked' | 'read-only' | 'full' | 'io' | 'format'
@@ -65,8 +66,13 @@ export type TelemetryEvent =
       readonly kind: 'breaker-changed'
       readonly scraper: string
       readonly to: BreakerState
+      /** Until the next trial, when it is open. */
       readonly openForMs: number | null
+      /** Open because a trial has failed: it was not closed before. */
+      readonly isStillOpen: boolean
     }
+  /** An attempt waited for an open circuit: `passed` = it was let in, `refused` = for too long, `left` = nobody waited any more. */
+  | { readonly kind: 'hold-ended'; readonly scraper: string; readonly end: HeldEnd; readonly heldMs: number }
   | {
       readonly kind: 'key-changed'
       readonly key: string

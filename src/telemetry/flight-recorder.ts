@@ -36,17 +36,19 @@ export function createFlightRecorder({ clock, tookOff, landed }: FlightRecorderP
 
   function retry(inner: Retry): Retry {
     return {
-      async run(call, flight, attempt) {
+      async run(call, spender, flight, attempt) {
         const recorded = new RecordedFlight(call, clock.wall())
         const place = aloft.add(recorded)
         tookOff(recorded)
         try {
-          const landing = await inner.run(call, flight, async (turn) => {
+          const landing = await inner.run(call, spender, flight, async (turn) => {
             turn.trail = recorded
             try {
               const tried = await attempt(turn)
-              const { verdict } = tried
-              note(recorded, tried.attempt, verdict.kind === 'failed' ? verdict.retryAfterMs : null)
+              if (tried) {
+                const { verdict } = tried
+                note(recorded, tried.attempt, verdict.kind === 'failed' ? verdict.retryAfterMs : null)
+              }
               return tried
             } finally {
               recorded.underWay = null

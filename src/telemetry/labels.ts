@@ -5,7 +5,7 @@
 import { codes, type Code } from '../errors.ts'
 import { type VerdictClass, verdictClasses } from '../failures.ts'
 import type { Anomaly, CacheLabel, Refused, Tier, WireReason } from '../model.ts'
-import type { BreakerState, CacheFlaw, RedisOperation, ReloadResult } from './events.ts'
+import type { BreakerState, CacheFlaw, HeldEnd, RedisOperation, ReloadResult } from './events.ts'
 import type { ClosedList, LabelValue } from './series.ts'
 
 /** `gone`: the caller hung up. `none`: no complete answer came over the wire. */
@@ -33,6 +33,7 @@ export interface LabelTypes {
   sample: SampleGroup
   reason: Exclude<Refused, 'final'>
   to: BreakerState
+  hold: HeldEnd
   tier: Tier
   result: 'hit' | 'stale' | 'miss'
   code: Code
@@ -77,11 +78,13 @@ export const labelLists = {
     budget: 0,
     deadline: 0,
     breaker: 0,
+    places: 0,
     shutdown: 0,
     key: 0,
     abandoned: 0,
   }),
   to: listOf<BreakerState>({ closed: 0, 'half-open': 0, open: 0 }),
+  hold: listOf<HeldEnd>({ passed: 0, refused: 0, left: 0 }),
   tier: listOf<Tier>({ memory: 0, disk: 0, redis: 0 }),
   result: listOf<LabelTypes['result']>({ hit: 0, stale: 0, miss: 0 }),
   code: codes,
@@ -148,6 +151,7 @@ export function closedLists({ clients, scrapers, keys, tiers, version }: ListOpt
     sample: list(labelLists.sample, '1'),
     reason: list(labelLists.reason, 'attempts'),
     to: list(labelLists.to, 'closed'),
+    hold: list(labelLists.hold, 'passed'),
     tier: list(tiers, 'none'),
     result: list(labelLists.result, 'miss'),
     code: list(codes, 'INTERNAL'),

@@ -73,6 +73,11 @@ const counterRows = {
     'breaker_transitions_total',
     'Changes of a circuit breaker, by new state.',
   ),
+  breakerHolds: row(
+    ['hold'],
+    'breaker_holds_total',
+    'Attempts that waited for an open circuit: let in (passed), given CIRCUIT_OPEN in the end (refused), or nobody waited any more (left).',
+  ),
   cacheLookups: row(['tier', 'result'], 'cache_lookups_total', 'Cache look-ups, by tier and result.'),
   cacheEvictions: row(['tier'], 'cache_evictions_total', 'Answers thrown out of a full cache before their time.'),
   cacheRejections: row(
@@ -246,6 +251,13 @@ const readingRows: readonly Reading[] = [
     read: ({ scrapers, gauges }) => {
       const states = new Map(gauges.breakers().map(({ scraper, state }) => [scraper, state]))
       return scrapers.map((scraper) => [breakerLevels[states.get(scraper) ?? 'closed'], scraper])
+    },
+  },
+  {
+    ...row(['scraper'], 'breaker_held', 'Attempts that wait for an open circuit, or for one that may open, now.'),
+    read: ({ scrapers, gauges }) => {
+      const held = new Map(gauges.breakers().map(({ scraper, held }) => [scraper, held]))
+      return scrapers.map((scraper) => [held.get(scraper) ?? 0, scraper])
     },
   },
   {

@@ -171,6 +171,8 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
       case 'breaker-changed':
         metrics.breakerTransitions.add(1, event.scraper, event.to)
         return logBreaker(event)
+      case 'hold-ended':
+        return metrics.breakerHolds.add(1, event.end)
       case 'key-changed':
         return logKey(event)
       case 'key-tried':
@@ -229,8 +231,10 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
     log.warn('unexpected upstream answer', { scraper, anomaly, status, id })
   }
 
-  function logBreaker({ scraper, to, openForMs }: Extract<TelemetryEvent, { kind: 'breaker-changed' }>): void {
-    if (to === 'open') return log.warn('circuit opened', { scraper, open_for_ms: openForMs })
+  function logBreaker(event: Extract<TelemetryEvent, { kind: 'breaker-changed' }>): void {
+    const { scraper, to, openForMs, isStillOpen } = event
+    if (isStillOpen) return log.info('circuit stays open: a trial failed', { scraper, next_trial_ms: openForMs })
+    if (to === 'open') return log.warn('circuit opened', { scraper, next_trial_ms: openForMs })
     log.info(to === 'closed' ? 'circuit closed' : 'circuit half-open', { scraper })
   }
 

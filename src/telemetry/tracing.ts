@@ -109,14 +109,14 @@ function createSpans(tracer: Tracer, clock: Clock): Tracing {
 
   function retry(inner: Retry): Retry {
     return {
-      async run(call, flight, attempt) {
+      async run(call, spender, flight, attempt) {
         const traced: TracedFlight = { startedAt: clock.wall(), span: null }
         let landing: Landing | null = null
         try {
-          landing = await inner.run(call, flight, async (turn) => {
+          landing = await inner.run(call, spender, flight, async (turn) => {
             flights.set(turn, traced)
             const tried = await attempt(turn)
-            if (traced.span) landed.set(tried.attempt, traced.span)
+            if (tried && traced.span) landed.set(tried.attempt, traced.span)
             return tried
           })
           return landing

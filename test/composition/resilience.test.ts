@@ -52,7 +52,6 @@ function setUp(setting: Setting) {
   const { seed = 1, keys: names = ['main'], client = aClient(), takesMs = 1_000, says } = setting
   const world = fakeWorld(seed)
   const { clock, random, emit } = world
-  const budget = createRetryBudget({ ...budgetDefaults, clock })
   const flights = createFlights({ clock, emit, random })
   const { maxConcurrent = 200, queue = { size: 0, maxWait: 0 } } = setting
   const bulkhead = createBulkhead({ maxConcurrent, perScraper: null, queue }, world)
@@ -64,6 +63,7 @@ function setUp(setting: Setting) {
     random,
     emit,
   })
+  const budget = createRetryBudget({ ...budgetDefaults, clock, isWell: breakers.isWell })
   const keys = createKeys({
     clock,
     random,
@@ -280,7 +280,7 @@ void t.test('A joiner with more time is not cut off by the deadline of the leade
 
 void t.test('The circuit opens between two attempts: the last real answer is given, not ours', async (t) => {
   const { ask, clock, upstream, breakers, told } = setUp({
-    breaker: { consecutive: 2 },
+    breaker: { consecutive: 2, questions: 1, hold: 0 },
     says: () => failed('serverError'),
   })
   t.match(await clock.finish(ask().outcome), {
@@ -293,6 +293,27 @@ void t.test('The circuit opens between two attempts: the last real answer is giv
 
   t.match(await clock.finish(ask().outcome), { kind: 'refused', error: { code: 'CIRCUIT_OPEN' } })
   t.equal(upstream.calls.length, 2, 'and while it is open nobody is asked')
+})
+
+void t.test('An open circuit holds questions, and those who have an expired answer do not wait', async (t) => {
+  const outage = { isOver: false }
+  const { ask, clock, upstream, breakers, left } = setUp({
+    says: () => (outage.isOver ? answered() : failed('serverError')),
+  })
+  const early = Array.from({ length: 10 }, (_, n) => ask({ question: `/early/${n}` }))
+  await clock.advance(8_000)
+  t.match(breakers.states(), [{ state: 'open' }])
+  const held = ask({ question: '/held' })
+  await clock.advance(100)
+  const calls = upstream.calls.length
+  t.match(breakers.states(), [{ held: Number }])
+  outage.isOver = true
+  const outcome = await clock.finish(held.outcome)
+  t.match(outcome, { kind: 'fetched', landing: { verdict: { kind: 'answered' }, attempts: [{ class: 'ok' }] } })
+  t.ok(outcome.kind === 'fetched' && (outcome.landing.attempts[0]?.waitedMs ?? 0) > 0, 'the wait is in the trail')
+  t.ok(upstream.calls.length > calls)
+  await clock.finish(Promise.all(early.map(({ outcome }) => outcome)))
+  t.strictSame(left(), nothingLeft)
 })
 
 void t.test('A key runs dry; you do not notice, and neither does the breaker', async (t) => {
@@ -400,7 +421,11 @@ void t.test('R1: in a total outage the breaker and the budget together keep upst
     void ask({ question: `/${i}` })
     await clock.advance(1_000)
   }
-  t.ok(upstream.calls.length < 60, `${upstream.calls.length} calls for 600 questions in ten minutes`)
+  // Some before it opens, and a trial or two every 20 s.
+  t.ok(
+    upstream.calls.length < 20 + 2 * (600 / 16) + 20,
+    `${upstream.calls.length} calls for 600 questions in ten minutes`,
+  )
 })
 
 void t.test('R13: after an outage the service is back within the open time and the ramp, for good', async (t) => {

@@ -94,12 +94,14 @@ void t.test('with nothing but the upstream key, everything has its default', asy
   t.strictSame(config.cache.disk, { path: 'data/cache.db', maxSize: 2 * 1024 ** 3 }, 'paid answers survive a restart')
   t.strictSame(config.jobs, { execution: 'sync' })
   t.strictSame(config.breaker, {
-    consecutive: 5,
-    failureRate: 0.5,
-    window: 20,
-    minimum: 10,
-    openFor: 30_000,
-    openForMax: 300_000,
+    failureRate: 0.9,
+    window: 50,
+    minimum: 30,
+    consecutive: 20,
+    questions: 3,
+    openFor: 1_000,
+    openForMax: 20_000,
+    hold: 30_000,
   })
   t.strictSame(config.shutdown, { readinessDelay: 0, grace: 660_000 })
   t.strictSame(warnings, [])

@@ -35,7 +35,10 @@ function textOf(page: string): string {
 }
 
 void t.test('the page says in one line how things are, and why', async (t) => {
-  const { page, status, finish } = setUp({ breaker: { consecutive: 2 }, says: () => failed('serverError') })
+  const { page, status, finish } = setUp({
+    breaker: { consecutive: 2, questions: 1, hold: 0 },
+    says: () => failed('serverError'),
+  })
   t.match(textOf(run(page).body), /✓ OK – answered · .* 0 open requests · up 0 ms/)
   t.match(run(page).body, '<title>ok: scrapellm-proxy</title>')
   await finish()
@@ -43,7 +46,7 @@ void t.test('the page says in one line how things are, and why', async (t) => {
     textOf(run(page).body),
     /✕ Degraded since 12:00:0\d \(\d s\): upstream fails for alpha \(circuit not closed\)/,
   )
-  t.match(textOf(run(page).body), /alpha open for \d+ s more/)
+  t.match(textOf(run(page).body), /alpha open in \d+ s 0/)
   t.match(status().health, { state: 'degraded', because: [/alpha/] })
 })
 
@@ -212,7 +215,7 @@ void t.test('the fragment is what changes, and no more', async (t) => {
 
 void t.test('pictures have a name, a table behind them, and marks for what changed', async (t) => {
   const { page, finish } = setUp({
-    breaker: { consecutive: 2 },
+    breaker: { consecutive: 2, questions: 1, hold: 0 },
     says: (n) => (n === 1 ? answered() : failed('serverError')),
   })
   await finish({ prompt: 'one' })

@@ -48,6 +48,7 @@ export function aCaller(clock: Clock, changes: Partial<ProxyRequest> = {}): Call
     arrivedAt: clock.now(),
     patienceMs: null,
     idempotencyKey: null,
+    hasFallback: false,
     onGone: (listener: () => void) => {
       listeners.add(listener)
       return () => void listeners.delete(listener)
@@ -75,6 +76,8 @@ export function aQuestion(call: Call, changes: Partial<Question> = {}): Question
       number: 1,
       waitedMs: 0,
       bypassCache: false,
+      isLast: false,
+      isOverBudget: false,
       leftMs: () => 600_000,
       startableMs: () => 590_000,
       spentKeys: new Set(),
@@ -104,7 +107,9 @@ export function createForwarder(clock: Clock, upstream: Upstream) {
   return (request: ProxyRequest, call: Call, client: Client) =>
     async (joinKey: string | null, through: Through): Promise<Outcome> => {
       const { arrivedAt: askedAt, onGone } = request
-      const asker = { scraper: call.scraper, deadlineAt: askedAt + 600_000, askedAt, policy: retryDefaults, onGone }
+      const { scraper } = call
+      const deadlineAt = askedAt + 600_000
+      const asker = { scraper, deadlineAt, askedAt, policy: retryDefaults, hasFallback: false, onGone }
       const { role, landing } = flights.join(joinKey, asker, () => through(fly(call, client)))
       const landed = await landing
       return landed ? { kind: 'fetched', landing: landed, role, forwardedBecause: 'method' } : { kind: 'gone' }

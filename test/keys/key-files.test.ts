@@ -14,6 +14,8 @@ function turn(spentKeys: readonly string[] = []): Turn {
     number: 1,
     waitedMs: 0,
     bypassCache: false,
+    isLast: false,
+    isOverBudget: false,
     leftMs: () => 600_000,
     startableMs: () => 590_000,
     spentKeys: new Set(spentKeys),

@@ -13,6 +13,8 @@ const turn: Turn = {
   number: 1,
   waitedMs: 0,
   bypassCache: false,
+  isLast: false,
+  isOverBudget: false,
   leftMs: () => 600_000,
   startableMs: () => 590_000,
   spentKeys: new Set(),

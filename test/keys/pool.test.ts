@@ -17,6 +17,8 @@ function turn(spentKeys: readonly string[] = [], startableMs = 600_000): Turn {
     number: 1,
     waitedMs: 0,
     bypassCache: false,
+    isLast: false,
+    isOverBudget: false,
     leftMs: () => 600_000,
     startableMs: () => startableMs,
     spentKeys: new Set(spentKeys),

@@ -243,7 +243,8 @@ void t.test('attempts and openFor of a candidate change what they should', async
   const outage = ['--requests', '4000', '--rate', '2', '--outage', '20m']
   const half = await figures('candidate', ...outage, ...breaker('openFor=30s', 'openForMax=30s'))
   const whole = await figures('candidate', ...outage, ...breaker('openFor=60s', 'openForMax=60s'))
-  t.ok(whole.breakerOpenings < half.breakerOpenings && whole.breakerOpenings > 10)
+  t.ok(whole.attempts < half.attempts, 'fewer trials')
+  t.strictSame([whole.breakerOpenings, half.breakerOpenings], [1, 1], 'a trial that fails is not another opening')
 })
 
 void t.test('R1, P12: a total outage of a thousand requests costs at most a tenth more attempts', async (t) => {
@@ -330,7 +331,7 @@ retry refused: attempts         1          1
 credits spent                   3          6
 credits uncertain               0          0
 credits saved                   6          6
-breaker openings                0          1
+breaker openings                0          0
 refused: RATE_LIMITED           1          0
 
 recorded: sums over the audit lines; breaker openings: their attempts, led past the breaker of the packaged settings.
@@ -367,8 +368,8 @@ void t.test('JSON says the same', async (t) => {
 })
 
 void t.test('circuits that opened in the recording are counted by its attempts', async (t) => {
-  const lines = Array.from({ length: 8 }, (_, i) =>
-    led(epoch + 1_500 * i, [crash], { status: 500, stopped_by: 'breaker' }),
+  const lines = Array.from({ length: 24 }, (_, i) =>
+    led(epoch + 100 * i, [crash], { status: 500, stopped_by: 'breaker', question: `q${i}` }),
   )
   const { figures } = desk(t, { 'audit.ndjson': lines.join('') })
   t.equal((await figures('recorded', '--audit', 'audit.ndjson')).breakerOpenings, 1)
@@ -492,10 +493,10 @@ void t.test('weather is laid over what was recorded', async (t) => {
   const lines = Array.from({ length: 300 }, (_, i) => led(epoch + 1_000 * i, [attempt({ duration_ms: 2_000 })]))
   const { json, figures } = desk(t, { 'audit.ndjson': lines.join('') })
   const audit = ['--audit', 'audit.ndjson']
-  const outage = await json(...audit, '--outage', '30s', '--set', 'breaker.openFor=5s')
+  const outage = await json(...audit, '--outage', '1m', '--set', 'breaker.openFor=5s')
   t.strictSame(
     [outage.weather, outage.columns.map(({ name, kind }) => `${kind} ${name}`)],
-    ['an outage of 30s after a third', ['simulated current policy', 'simulated candidate']],
+    ['an outage of 1m after a third', ['simulated current policy', 'simulated candidate']],
   )
   t.ok(outage.notes.includes('All columns are simulated; the current policy is the packaged settings.'))
   for (const { figures } of outage.columns) t.ok(figures.breakerOpenings > 0 && (figures.successRate ?? 1) < 1)

@@ -37,6 +37,7 @@ function anAsker(
     deadlineAt,
     askedAt,
     policy,
+    hasFallback: false,
     onGone(listener) {
       listeners.add(listener)
       return () => void listeners.delete(listener)
@@ -231,6 +232,7 @@ void t.test('Who is gone before they board gets nothing and holds nothing', asyn
     deadlineAt: clock.now() + hour,
     askedAt: clock.now(),
     policy: retryDefaults,
+    hasFallback: false,
     onGone(listener) {
       listener()
       return () => void (stopped += 1)

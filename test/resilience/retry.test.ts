@@ -25,10 +25,14 @@ function isAttempted(said: Verdict | Attempted): said is Attempted {
   return 'verdict' in said
 }
 
+/** Another question each time. */
+let questions = 0
+const someone = () => ({ client: 'tests', question: `question ${(questions += 1)}` })
+
 function setUp(seed = 1) {
   const world = fakeWorld(seed)
   const { clock } = world
-  const budget = createRetryBudget({ ...budgetDefaults, clock })
+  const budget = createRetryBudget({ ...budgetDefaults, clock, isWell: () => false })
 
   function fly({ says, lasts = 0, call = aCall(), policy = retryDefaults, patienceMs = 600_000, ...rest }: Weather) {
     const retry = createRetry({ ...world, budget, ...rest })
@@ -51,8 +55,11 @@ function setUp(seed = 1) {
         return () => void listeners.delete(listener)
       },
       report: (progress) => void state.reports.push(progress),
+      held() {},
     }
-    async function attempt(turn: Turn): Promise<Attempted> {
+    async function attempt(turn: Turn): Promise<Attempted | null> {
+      // As a closed circuit does it.
+      if (turn.isOverBudget) return null
       // What is left of the time now: it is asked anew each time.
       turns.push({ ...turn, leftMs: turn.leftMs(), startableMs: turn.startableMs(), at: clock.now() })
       const said = says[Math.min(turns.length, says.length) - 1]
@@ -61,7 +68,7 @@ function setUp(seed = 1) {
       if (lasts > 0) await new Promise<void>((resolve) => clock.after(lasts, resolve))
       return isAttempted(said) ? said : attempted(said, { number: turn.number, waitedMs: turn.waitedMs })
     }
-    const landing = retry.run(call, flight, attempt)
+    const landing = retry.run(call, someone(), flight, attempt)
     landing.catch(() => {})
     function abandon(): void {
       state.patienceUntil = 0
@@ -384,7 +391,7 @@ void t.test('R7: Retry-After is waited for, with a little spread; beyond the dea
 void t.test('What upstream said beats why we stopped asking', async (t) => {
   const reasons: Partial<Record<Code, string>> = {
     CIRCUIT_OPEN: 'breaker',
-    OVERLOADED: 'breaker',
+    OVERLOADED: 'places',
     NO_KEY_AVAILABLE: 'key',
     DEADLINE_EXCEEDED: 'deadline',
     SHUTTING_DOWN: 'shutdown',
@@ -549,8 +556,12 @@ void t.test('R8: the budget is never negative, never above capacity, and refunds
   const property = fc.property(steps, (steps) => {
     let now = epoch
     let tokens = 100
-    const budget = createRetryBudget({ ...budgetDefaults, clock: { ...fakeClock(), now: () => now } })
-    const fresh = () => ({ allowance: budget.open('alpha'), lastCost: 0, isSettled: false })
+    const budget = createRetryBudget({
+      ...budgetDefaults,
+      clock: { ...fakeClock(), now: () => now },
+      isWell: () => false,
+    })
+    const fresh = () => ({ allowance: budget.open('alpha', someone()), lastCost: 0, isSettled: false })
     const requests = Array.from({ length: 6 }, fresh)
     return steps.every(({ request, does }) => {
       const one = (requests[request] ??= fresh())
@@ -580,8 +591,8 @@ void t.test('R8: the budget is never negative, never above capacity, and refunds
 
 void t.test('R8: what each event does to the bucket', async (t) => {
   const clock = fakeClock()
-  const budget = createRetryBudget({ ...budgetDefaults, clock })
-  const drain = budget.open('alpha')
+  const budget = createRetryBudget({ ...budgetDefaults, clock, isWell: () => false })
+  const drain = budget.open('alpha', someone())
   for (let i = 0; i < 10; i += 1) t.equal(drain.pay(true), true)
   t.equal(drain.pay(false), false)
   t.equal(budget.tokens('alpha'), 0)
@@ -589,19 +600,52 @@ void t.test('R8: what each event does to the bucket', async (t) => {
 
   await clock.advance(12_000)
   t.equal(budget.tokens('alpha'), 1, 'a quiet route may repeat again, later')
-  budget.open('alpha').succeeded()
+  budget.open('alpha', someone()).succeeded()
   t.equal(budget.tokens('alpha'), 2, 'one token per answer at the first try')
   drain.succeeded()
   drain.succeeded()
   t.equal(budget.tokens('alpha'), 12, 'the last cost comes back, once')
   t.equal(drain.pay(false), false, 'a settled request repeats nothing')
 
-  const spared = budget.open('alpha')
+  const spared = budget.open('alpha', someone())
   spared.pay(false)
   t.equal(budget.tokens('alpha'), 7)
   spared.unused()
   spared.unused()
   t.equal(budget.tokens('alpha'), 12)
+})
+
+void t.test('A question that always fails takes a part of the bucket at most, in all its flights', async (t) => {
+  const clock = fakeClock()
+  const budget = createRetryBudget({ ...budgetDefaults, clock, isWell: () => false })
+  const bad = { client: 'flood', question: 'bad' }
+  let paid = 0
+  for (let flight = 0; flight < 100; flight += 1) {
+    const allowance = budget.open('alpha', bad)
+    for (let retry = 0; retry < 3; retry += 1) paid += allowance.pay(false) ? 1 : 0
+  }
+  t.ok(paid >= 5 && paid <= 9, `${paid} of 300 were paid for`)
+  t.ok(budget.tokens('alpha') >= 50)
+  t.equal(budget.open('alpha', someone()).pay(true), true)
+  await clock.advance(10 * 60_000)
+  t.equal(budget.open('alpha', bad).pay(false), true, 'in time it may again')
+})
+
+void t.test('One client among several leaves half of the bucket to the others; a single one does not', async (t) => {
+  const drained = (others: boolean): number => {
+    const budget = createRetryBudget({ ...budgetDefaults, clock: fakeClock(), isWell: () => false })
+    if (others) budget.open('alpha', { client: 'other', question: 'x' })
+    for (let n = 0; n < 100; n += 1) budget.open('alpha', { client: 'flood', question: `bad ${n}` }).pay(false)
+    return budget.tokens('alpha')
+  }
+  t.equal(drained(true), 50)
+  t.equal(drained(false), 0)
+})
+
+void t.test('While most calls are well the budget forbids nothing, and takes nothing', async (t) => {
+  const budget = createRetryBudget({ ...budgetDefaults, clock: fakeClock(), isWell: () => true })
+  for (let n = 0; n < 100; n += 1) t.equal(budget.open('alpha', someone()).pay(true), true)
+  t.equal(budget.tokens('alpha'), 100)
 })
 
 void t.test('Slow failures and those that may have been charged cost more to repeat', async (t) => {
@@ -653,15 +697,15 @@ void t.test(
   'Under another policy the buckets are the same: what is missing is missing, and what is full is full',
   async (t) => {
     const { clock } = fakeWorld()
-    const small = createRetryBudget({ capacity: 10, cost: 5, costSlow: 5, refill: 1_000, clock })
+    const small = createRetryBudget({ capacity: 10, cost: 5, costSlow: 5, refill: 1_000, clock, isWell: () => false })
     const large = small.under({ capacity: 100, cost: 20, costSlow: 20, refill: 1_000 })
     t.equal(large.tokens('alpha'), 100)
-    const old = small.open('alpha')
+    const old = small.open('alpha', someone())
     t.ok(old.pay(false))
     t.equal(large.tokens('alpha'), 95)
-    t.ok(large.open('alpha').pay(false))
+    t.ok(large.open('alpha', someone()).pay(false))
     t.equal(large.tokens('alpha'), 75)
-    t.notOk(small.open('alpha').pay(false), 'more is missing than fits in')
+    t.notOk(small.open('alpha', someone()).pay(false), 'more is missing than fits in')
     t.equal(small.tokens('alpha'), 0)
     await clock.advance(5_000)
     t.equal(small.tokens('alpha'), 5, 'it fills up from there')

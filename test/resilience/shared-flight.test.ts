@@ -334,7 +334,14 @@ void t.test('S1, S7: a thousand ask eight replicas the same at once, upstream is
     const local = createFlights({ clock, emit, random })
     return Array.from({ length: 125 }, () => {
       const askedAt = clock.now()
-      const asker = { scraper: 'alpha', deadlineAt: askedAt + hour, askedAt, policy: retryDefaults, onGone: nobody }
+      const asker = {
+        scraper: 'alpha',
+        deadlineAt: askedAt + hour,
+        askedAt,
+        policy: retryDefaults,
+        hasFallback: false,
+        onGone: nobody,
+      }
       const question = { key: 'q', scraper: 'alpha', askedAt: clock.now() }
       return local.join('q', asker, (flight) => flights.fly(question, flight, lead))
     })

@@ -1,4 +1,4 @@
-/** What replicas tell each other through a real Redis: circuits that are open, and keys that rest. */
+/** What replicas tell each other through a real Redis: keys that rest. */
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import type { FailureClass } from '../../src/failures.ts'
@@ -6,7 +6,7 @@ import type { KeyCondition } from '../../src/keys/key-state.ts'
 import { Secret } from '../../src/keys/secret.ts'
 import { createSharedRests, type HeardRest, type SharedRests } from '../../src/keys/shared-rests.ts'
 import type { SharedListener, SharedStore } from '../../src/ports.ts'
-import { createCircuitHints, createSharedHints } from '../../src/resilience/shared-hints.ts'
+import { createSharedHints } from '../../src/resilience/shared-hints.ts'
 import { createClock } from '../../src/world/clock.ts'
 import { createRandom } from '../../src/world/random.ts'
 import { createRedis } from '../../src/world/redis.ts'
@@ -64,53 +64,47 @@ function deaf(): { readonly store: SharedStore; readonly heard: () => SharedList
   }
 }
 
-// Circuits
+type Told = readonly [name: string, note: string, leftMs: number]
 
-function circuits({ store, clock }: Opened) {
-  return createCircuitHints({ store, clock, random, scrapers: ['alpha', 'beta'], openForMaxMs: () => 5 * minute })
+function hintsOver({ store, clock }: Opened) {
+  const told: Told[] = []
+  const names = (): string[] => ['alpha', 'beta']
+  const heard = (...all: Told): void => void told.push(all)
+  const hints = createSharedHints({
+    store,
+    clock,
+    random,
+    topic: 'rest',
+    names,
+    maxLeftMs: () => 5 * minute,
+    heard,
+  })
+  return { hints, told }
 }
-
-void t.test('A circuit that is open elsewhere is tried later, and no other one', async (t) => {
-  const redis = await startRedis(t)
-  const one = await open(t, redis)
-  const two = await open(t, redis)
-  const [first, second] = [circuits(one), circuits(two)]
-  await listening(redis, 't:hints:circuit', 2)
-
-  first.opened('alpha', minute)
-  await until(() => second.triedAt('alpha', epoch + 1_000) === epoch + minute)
-  t.equal(second.triedAt('alpha', epoch + 2 * minute), epoch + 2 * minute, 'never sooner than by itself')
-  t.equal(second.triedAt('beta', epoch + 1_000), epoch + 1_000)
-  t.equal(first.triedAt('alpha', epoch + 1_000), epoch + 1_000, 'what it said itself is no news')
-
-  const three = await open(t, redis)
-  const third = circuits(three)
-  await until(() => third.triedAt('alpha', epoch) > epoch)
-  t.ok(third.triedAt('alpha', epoch) <= epoch + minute, 'who comes later reads it')
-  for (const each of [first, second, third]) each.close()
-})
 
 void t.test('What is told while Redis is away is told when it is back', async (t) => {
   const redis = await startRedis(t)
   const one = await open(t, redis)
   const two = await open(t, redis)
-  const [first, second] = [circuits(one), circuits(two)]
-  await listening(redis, 't:hints:circuit', 2)
-  first.opened('beta', 1_000)
+  const [first, second] = [hintsOver(one), hintsOver(two)]
+  await listening(redis, 't:hints:rest', 2)
+  first.hints.tell('beta', 'open', 1_000)
+  await until(() => second.told.length === 1)
   await redis.kill()
   await until(() => one.store.state === 'down')
-  first.opened('alpha', minute)
+  first.hints.tell('alpha', 'open', minute)
   await one.clock.advance(2_000)
   await redis.restart()
-  await until(() => second.triedAt('alpha', epoch) > epoch)
-  t.ok(second.triedAt('alpha', epoch) <= epoch + minute - 2_000)
-  t.ok(second.triedAt('beta', epoch) <= epoch + 1_000, 'what is over is not told again')
+  await until(() => second.told.some(([name]) => name === 'alpha'))
+  const [, , leftMs] = second.told.find(([name]) => name === 'alpha') ?? ['', '', 0]
+  t.ok(leftMs > 0 && leftMs <= minute - 2_000)
+  t.equal(second.told.filter(([name]) => name === 'beta').length, 1, 'what is over is not told again')
+  t.strictSame(first.told, [], 'what it said itself is no news')
 })
 
-void t.test('A forged hint makes a breaker wait once as long as it might by itself, whatever it says', async (t) => {
-  const clock = fakeClock()
+void t.test('A forged hint is nothing, or is bounded', async (t) => {
   const { store, heard } = deaf()
-  const hints = circuits({ store, clock })
+  const { told } = hintsOver({ store, clock: fakeClock() })
   for (const text of [
     '',
     'x'.repeat(100_000),
@@ -125,16 +119,10 @@ void t.test('A forged hint makes a breaker wait once as long as it might by itse
     '{"name":"alpha"}',
   ]) {
     heard().onMessage(text)
-    t.equal(hints.triedAt('alpha', epoch), epoch, `is nothing: ${text.slice(0, 30)}`)
+    t.strictSame(told, [], `is nothing: ${text.slice(0, 30)}`)
   }
   heard().onMessage('1 me 999999999999 alpha open')
-  t.equal(hints.triedAt('alpha', epoch), epoch + 5 * minute)
-  heard().onMessage('1 me 1000 alpha open')
-  t.equal(hints.triedAt('alpha', epoch), epoch + 5 * minute, 'a shorter one takes nothing back')
-  await clock.advance(4 * minute)
-  heard().onMessage('1 me 999999999999 alpha open')
-  t.equal(hints.triedAt('alpha', epoch), epoch + 5 * minute, 'nor does it wait for ever')
-
+  t.strictSame(told, [['alpha', 'open', 5 * minute]])
   t.doesNotThrow(() =>
     fc.assert(fc.property(fc.string({ unit: 'binary', maxLength: 600 }), (text) => heard().onMessage(text))),
   )

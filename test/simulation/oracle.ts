@@ -7,6 +7,7 @@ import { codes } from '../../src/errors.ts'
 import type { Response } from '../../src/http/respond.ts'
 import type { StatusReport } from '../../src/http/status.ts'
 import type { Ask } from './ask.ts'
+import { createCircuitOracle } from './circuits.ts'
 import type { ClientPlan, Plan } from './plan.ts'
 import type { RedisServer } from './redis-server.ts'
 import { type CallClass, type Charge, questionOf, type UpstreamCall } from './vendor.ts'
@@ -23,6 +24,8 @@ export interface Oracle {
   charged(charge: Charge): void
   /** Whatever a replica, or Redis, has been told to write. */
   wrote(text: string, where: string): void
+  /** A line of the log of a process. */
+  logged(process: string, line: string): void
   redisWrote(key: string, before: string | null, after: string | null): void
   /** A replica is gone, or has begun anew. */
   died(replica: number, life: number): void
@@ -39,44 +42,13 @@ export interface Oracle {
 /** All attempts of one flight: they carry the id of the request that began it. */
 interface Course {
   readonly calls: UpstreamCall[]
-  lastCost: number
-}
-
-/** The circuit of one scraper on one replica, as the rules say it. */
-interface Circuit {
-  state: 'closed' | 'open' | 'trial'
-  since: number
-  /** The earliest end of the open time. */
-  until: number
-  hasTripped: boolean
-  probe: UpstreamCall | null
-  completions: { readonly at: number; readonly weight: number }[]
-}
-
-interface Bucket {
-  tokens: number
-  at: number
 }
 
 const ATTEMPTS = 4
-const CONSECUTIVE = 5
-const [WINDOW, MINIMUM, RATE] = [20, 10, 0.5]
-const MEMORY_MS = 600_000
-const SURVIVAL_MS = 15_000
 const classAttempts: Partial<Record<CallClass, number>> = { timeout: 2, emptyResult: 2, ambiguous: 2 }
 const keyIsDone: ReadonlySet<CallClass> = new Set(['unauthorized', 'creditsExhausted', 'blocked'])
 const keyIsAtFault: ReadonlySet<CallClass> = new Set([...keyIsDone, 'rateLimited'])
-const isSlow: ReadonlySet<CallClass> = new Set(['timeout', 'gatewayTimeout', 'ambiguous'])
 const longBase: ReadonlySet<CallClass> = new Set(['rateLimited', 'queueFull', 'warmingUp'])
-const weights: Partial<Record<CallClass, number>> = {
-  ok: 0,
-  timeout: 0.5,
-  serverError: 1,
-  warmingUp: 1,
-  gatewayTimeout: 1,
-  unreachable: 1,
-  ambiguous: 1,
-}
 const PRICE = 3
 /** The smallest `timeout` that upstream takes, and how much longer its answer is waited for. */
 const SHORTEST_LIMIT_MS = 25_000
@@ -90,8 +62,6 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
   const open = new Map<string, Set<Ask>>()
   const patientUntil = new Map<string, number>()
   const running = new Set<UpstreamCall>()
-  const circuits = new Map<string, Circuit>()
-  const buckets = new Map<string, Bucket>()
   const freshUntil = new Map<string, number>()
   const newestGiven = new Map<string, number>()
   const bills: Charge[] = []
@@ -122,7 +92,7 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     !faults.pauses &&
     !hasRateLimits &&
     (plan.queue === 0 || (plan.maxConcurrent === 200 && plan.perScraper === null))
-  const circuitIsExact = isPrompt && isPlainSync
+  const circuits = createCircuitOracle(plan, now, fail, isPrompt && isPlainSync)
 
   return {
     asked,
@@ -131,6 +101,7 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     callEnded,
     charged,
     wrote,
+    logged: circuits.logged,
     redisWrote,
     died,
     stepped: () => freshUntil.clear(),
@@ -170,10 +141,7 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     if (code !== null && (status === 429 || status === 503) && header('Retry-After') === null)
       fail('answer', `${code} without Retry-After`)
     admitted(ask, code)
-    if (code === 'CIRCUIT_OPEN' && circuitIsExact && ask.kind !== 'poll') {
-      const circuit = circuits.get(`${nameOf(ask)}/${ask.scraper}`)
-      if (!circuit?.hasTripped) fail('C5', `the circuit of ${ask.scraper} is open and nothing has tripped it`)
-    }
+    if (code === 'CIRCUIT_OPEN' && ask.kind !== 'poll') circuits.refused(nameOf(ask), ask.scraper)
     const text = response.body?.toString() ?? ''
     wrote(`${headers.join('\n')}\n${text}`, 'an answer')
     if (status === 200 && ask.kind !== 'submit') delivered(ask, text, header('Cache-Status') ?? '')
@@ -238,20 +206,19 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
   // The vendor
 
   function callStarted(call: UpstreamCall): void {
-    const process = nameOf(call)
     running.add(call)
     if (call.endpoint === 'status') return
     if (call.endpoint === 'answer' && call.limitMs < SHORTEST_LIMIT_MS)
       fail('R3', `${call.requestId} is asked with ${call.limitMs} ms for an answer`)
     const id = `${call.requestId}/${call.endpoint}`
-    const course = courses.get(id) ?? { calls: [], lastCost: 0 }
+    const course = courses.get(id) ?? { calls: [] }
     courses.set(id, course)
     const before = course.calls.at(-1)
     if (before) repeated(course, before, call)
     course.calls.push(call)
     waitedFor(call)
     crowded(call)
-    if (circuitIsExact) tried(call, process)
+    circuits.started(call)
     if (call.endpoint === 'answer') alone(call)
   }
 
@@ -289,7 +256,6 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     } else if (isPrompt && isPlainSync) {
       spread(course, call, ended.class, same, waitedMs, ended.at)
     }
-    paid(course, call, ended.class)
   }
 
   /** R6: pauses are uniform from 0 to the longest. */
@@ -301,33 +267,22 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     waitedMs: number,
     since: number,
   ): void {
+    // An open circuit, or one that may open, makes a repetition wait longer.
+    if (!circuits.isCalm(call, since)) return
     const longest = Math.min(30_000, (longBase.has(failure) ? 1_000 : 500) * 2 ** (repeat - 1))
     if (waitedMs > longest + 1)
       fail('R6', `${call.requestId} is asked again after ${waitedMs} ms, longer than ${longest} ms`)
     const deadlineAt = asks.get(call.requestId)?.deadlineAt ?? 0
     // Where long pauses are not taken, or not seen, those that are would be no fair sample.
-    if (plan.aborts === 0 && !faults.outages && deadlineAt > since + 2 * longest && course.calls.length === 1)
+    const isLast = classAttempts[failure] === 2
+    if (
+      plan.aborts === 0 &&
+      !faults.outages &&
+      !isLast &&
+      deadlineAt > since + 2 * longest &&
+      course.calls.length === 1
+    )
       waits.push(waitedMs / longest)
-  }
-
-  /** R1, R8: what is repeated is paid for, by answers and by time. */
-  function paid(course: Course, call: UpstreamCall, failure: CallClass): void {
-    if (!isPlainSync) return
-    const bucket = bucketOf(call)
-    const cost = isSlow.has(failure) ? 10 : 5
-    course.lastCost = cost
-    bucket.tokens -= cost
-    // It was paid when the pause began, and what came meanwhile may have run over.
-    if (bucket.tokens < -15) fail('R1', `${call.scraper} is asked again with ${bucket.tokens} tokens left`)
-  }
-
-  function bucketOf(call: UpstreamCall): Bucket {
-    const name = `${nameOf(call)}/${call.scraper}`
-    const bucket = buckets.get(name) ?? { tokens: 100, at: now() }
-    buckets.set(name, bucket)
-    bucket.tokens = Math.min(100, bucket.tokens + (now() - bucket.at) / 12_000)
-    bucket.at = now()
-    return bucket
   }
 
   /** R3, R11: no attempt starts when nobody waits for it any more. */
@@ -409,84 +364,13 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     if (!ended) return
     if (call.endpoint !== 'status' || isPlainSync) count(attemptsBy, nameOf(call))
     if (call.endpoint === 'status') return
-    if (circuitIsExact) learnt(call, ended.class)
-    if (ended.class !== 'ok') return
-    const course = courses.get(`${call.requestId}/${call.endpoint}`)
-    if (isPlainSync && course) {
-      const bucket = bucketOf(call)
-      bucket.tokens = Math.min(100, bucket.tokens + (course.lastCost === 0 ? 1 : course.lastCost))
-    }
+    circuits.ended(call)
+    if (ended.class !== 'ok' || call.isOdd) return
     const ask = asks.get(call.requestId)
     if (call.endpoint !== 'answer' || !ask?.isShared || faults.wallSteps || faults.diskTrouble) return
     const isGlobal = plan.redis && !redisIsSick && !restarts && !faults.pauses
     // To tell the others takes a moment.
     freshUntil.set(`${isGlobal ? '' : nameOf(call)}/${scopeOf(ask)}`, now() + plan.ttlMs - 1)
-  }
-
-  // Circuits
-
-  function circuitOf(call: UpstreamCall): Circuit {
-    const name = `${nameOf(call)}/${call.scraper}`
-    const circuit = circuits.get(name) ?? {
-      state: 'closed',
-      since: 0,
-      until: 0,
-      hasTripped: false,
-      probe: null,
-      completions: [],
-    }
-    circuits.set(name, circuit)
-    return circuit
-  }
-
-  function tried(call: UpstreamCall, process: string): void {
-    const circuit = circuitOf(call)
-    if (circuit.state === 'open') {
-      if (now() < circuit.until)
-        fail('C9', `${process} asks ${call.scraper}, whose circuit is open for ${circuit.until - now()} ms`)
-      circuit.state = 'trial'
-      circuit.since = now()
-      circuit.probe = null
-    }
-    if (circuit.state !== 'trial') return
-    const { probe } = circuit
-    if (!probe) circuit.probe = call
-    else if (now() - probe.startedAt < SURVIVAL_MS)
-      fail('C3', `${process} asks ${call.scraper} while a probe is under way`)
-  }
-
-  function learnt(call: UpstreamCall, as: CallClass): void {
-    const circuit = circuitOf(call)
-    if (call.startedAt < circuit.since || (call.startedAt === circuit.since && circuit.state === 'open')) return
-    const weight = weights[as]
-    if (circuit.state === 'trial') {
-      if (weight === undefined) {
-        if (circuit.probe === call) circuit.probe = null
-      } else if (weight > 0) trip(circuit)
-      else if (circuit.probe === call || circuit.probe === null)
-        Object.assign(circuit, { state: 'closed', since: now(), probe: null, completions: [] })
-      return
-    }
-    if (circuit.state === 'open' || weight === undefined) return
-    circuit.completions = [
-      ...circuit.completions.filter(({ at }) => now() - at < MEMORY_MS),
-      { at: now(), weight },
-    ].slice(-WINDOW)
-    const row = circuit.completions.slice(circuit.completions.findLastIndex((one) => one.weight === 0) + 1)
-    const sum = (list: typeof row): number => list.reduce((all, one) => all + one.weight, 0)
-    const isRate =
-      circuit.completions.length >= MINIMUM && sum(circuit.completions) / circuit.completions.length >= RATE
-    if (sum(row) >= CONSECUTIVE || isRate) trip(circuit)
-  }
-
-  function trip(circuit: Circuit): void {
-    Object.assign(circuit, {
-      state: 'open',
-      since: now(),
-      until: now() + 0.8 * plan.openForMs - 1,
-      hasTripped: true,
-      probe: null,
-    })
   }
 
   // Money
@@ -566,7 +450,7 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
       if (!plan.redis && held !== 0) fail('S7', `${where}: ${held} credits of ${client} are held`)
     }
     const value = metricReader(metrics)
-    for (const name of ['in_flight_requests', 'upstream_in_flight']) {
+    for (const name of ['in_flight_requests', 'upstream_in_flight', 'breaker_held']) {
       if (value(name) !== 0) fail('S7', `${where}: ${name} is ${value(name)}`)
     }
     const told = answeredBy.get(`${replica}.${life}`) ?? 0

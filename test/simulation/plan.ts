@@ -24,6 +24,10 @@ export interface Faults {
   readonly outages: boolean
   readonly revokedKeys: boolean
   readonly spentKeys: boolean
+  /** One question always fails, and is asked most often. */
+  readonly badQuestion: boolean
+  /** The vendor works on so many questions at a time; null = on any number. */
+  readonly capacity: number | null
   readonly retryAfter: 'none' | 'seconds' | 'date' | 'garbage'
   readonly crashes: boolean
   readonly pauses: boolean
@@ -57,6 +61,7 @@ export interface Plan {
   readonly perSecond: number
   readonly prompts: number
   readonly latency: readonly [leastMs: number, mostMs: number]
+  readonly failureMs: readonly [leastMs: number, mostMs: number]
   readonly ttlMs: number
   readonly revalidateMs: number
   readonly deadlineMs: number
@@ -65,6 +70,8 @@ export interface Plan {
   /** So many may wait for a place. */
   readonly queue: number
   readonly openForMs: number
+  readonly holdMs: number
+  readonly consecutive: number
   readonly impatience: number
   readonly aborts: number
   readonly bypasses: number
@@ -80,7 +87,7 @@ type Bare = Omit<Plan, 'loaded' | 'otherSettings'>
 
 export const secretOf = (key: string): string => `CANARY-upstream-${key}`
 export const PROBE = 'probe'
-const LOSSES = ['reset-before', 'reset-after', 'truncated', 'hang', 'not-json', 'failed-200'] as const
+const LOSSES = ['reset-before', 'reset-after', 'truncated', 'hang', 'not-json', 'failed-200', 'odd-200'] as const
 const PLAIN = [
   '400',
   '404',
@@ -123,13 +130,20 @@ export function planOf(seed: number, most: number): Plan {
       [500, 20_000],
       [2_000, 90_000],
     ]),
+    failureMs: chance.pick<readonly [number, number]>([
+      [5, 300],
+      [500, 500],
+      [2_000, 20_000],
+    ]),
     ttlMs: chance.pick([20_000, 120_000, 3_600_000]),
     revalidateMs: chance.happens(0.2) ? 60_000 : 0,
     deadlineMs: chance.pick([30_000, 90_000, 300_000, 600_000]),
     maxConcurrent: chance.pick([3, 20, 200, 200]),
     queue: chance.pick([0, 2, 100]),
     perScraper: chance.happens(0.3) ? chance.pick([2, 10]) : null,
-    openForMs: chance.pick([2_000, 10_000, 30_000]),
+    openForMs: chance.pick([1_000, 2_000, 10_000]),
+    holdMs: chance.pick([0, 10_000, 30_000, 30_000]),
+    consecutive: chance.pick([5, 20]),
     impatience: chance.happens(0.5) ? 0.3 : 0,
     aborts: chance.happens(0.5) ? 0.2 : 0,
     bypasses: chance.happens(0.4) ? 0.1 : 0,
@@ -195,6 +209,8 @@ function faultsOf(chance: Chance, { replicas, redis, disk }: Pick<Plan, 'replica
     outages: has(0.4),
     revokedKeys: has(0.15),
     spentKeys: has(0.2),
+    badQuestion: has(0.2),
+    capacity: has(0.2) ? chance.pick([2, 10, 40]) : null,
     retryAfter: chance.pick(['none', 'none', 'seconds', 'date', 'garbage']),
     crashes: has(),
     pauses: has(0.25),
@@ -250,7 +266,12 @@ function settingsOf(plan: Bare, chance: Chance) {
       deadline: `${plan.deadlineMs}ms`,
       classes: { creditsExhausted: { keyRest: '60s' }, unauthorized: { keyRest: '45s' }, blocked: { keyRest: '20s' } },
     },
-    breaker: { openFor: `${plan.openForMs}ms`, openForMax: `${2 * plan.openForMs}ms` },
+    breaker: {
+      consecutive: plan.consecutive,
+      openFor: `${plan.openForMs}ms`,
+      openForMax: `${2 * plan.openForMs}ms`,
+      hold: `${plan.holdMs}ms`,
+    },
     jobs: { execution: plan.execution },
     audit: { path: 'simulated.ndjson' },
     log: { level: 'info' },

@@ -58,6 +58,8 @@ const SETTLE_MS = 5 * 60_000
 const PROBE_EVERY_MS = 5_000
 /** Whatever is left after all deadlines: leases, delayed writes, polls. */
 const QUIET_MS = 80_000
+/** Asked most often of all. */
+const BAD_PROMPT = 'question 0'
 /** Of `Prefer: wait`. */
 const LONGEST_WAIT_MS = 5_000
 /** Events of one moment. */
@@ -208,6 +210,7 @@ export async function simulate(
       wrote(text, where) {
         trace.note(withoutRealTime(text))
         oracle.wrote(text, where)
+        if (where === 'log') oracle.logged(`${index}.${life}`, text)
       },
     })
     slot.replica = replica
@@ -436,6 +439,9 @@ export async function simulate(
   function begin(): void {
     const { weather } = vendor
     ;[weather.leastMs, weather.mostMs] = plan.latency
+    weather.failureMs = plan.failureMs
+    weather.capacity = faults.capacity
+    weather.badPrompt = faults.badQuestion ? BAD_PROMPT : null
     weather.fates = faults.fates
     weather.retryAfter = faults.retryAfter
     if (faults.spentKeys) for (const key of plan.keys) weather.credits.set(secretOf(key), chance.whole(5, 100) * 3)
@@ -564,7 +570,7 @@ export async function simulate(
     note('calm')
     isCalm = true
     const { weather } = vendor
-    Object.assign(weather, { fates: {}, leastMs: 200, mostMs: 3_000 })
+    Object.assign(weather, { fates: {}, leastMs: 200, mostMs: 3_000, capacity: null, badPrompt: null })
     weather.outages.clear()
     weather.revoked.clear()
     weather.credits.clear()

@@ -26,6 +26,8 @@ export const fates = {
   '502-html': 'gatewayTimeout',
   'not-json': 'ambiguous',
   'failed-200': 'ambiguous',
+  /** Complete, charged, and of a shape that nobody knows. */
+  'odd-200': 'ok',
   truncated: 'ambiguous',
   'reset-before': 'ambiguous',
   'reset-after': 'ambiguous',
@@ -54,6 +56,8 @@ export interface UpstreamCall {
   toldAt: number
   /** It said what it cost. */
   isBilled: boolean
+  /** Answered in a shape that nobody knows, which is not kept. */
+  isOdd: boolean
   /** Null = under way, or the process has died. */
   ended: {
     readonly at: number
@@ -83,6 +87,12 @@ export interface VendorWeather {
   readonly credits: Map<string, number>
   leastMs: number
   mostMs: number
+  /** What fails without thinking takes so long, whatever answers take. */
+  failureMs: readonly [leastMs: number, mostMs: number]
+  /** Questions that are worked on at a time; beyond, 429. */
+  capacity: number | null
+  /** The question that always fails. */
+  badPrompt: string | null
   /** The form of Retry-After with limits. */
   retryAfter: 'none' | 'seconds' | 'date' | 'garbage'
 }
@@ -103,6 +113,16 @@ export interface VendorHooks {
 
 const PRICE = 3
 const NOT_SENT: ReadonlySet<Fate> = new Set(['refused', 'connect-timeout'])
+/** Ends after as long as an answer takes. */
+const THOUGHT: ReadonlySet<Fate> = new Set([
+  '408',
+  '500-empty',
+  'truncated',
+  'failed-200',
+  'not-json',
+  'hang',
+  'reset-after',
+])
 const details: Partial<Record<Fate, readonly [status: number, detail: string]>> = {
   '400': [400, 'The request failed validation.'],
   '404': [404, 'Not found.'],
@@ -140,11 +160,16 @@ export function createVendor(
     credits: new Map(),
     leastMs: 500,
     mostMs: 20_000,
+    failureMs: [5, 300],
+    capacity: null,
+    badPrompt: null,
     retryAfter: 'none',
   }
   const ledger: Charge[] = []
   const jobs = new Map<string, Job>()
   let calls = 0
+  /** Questions that it works on. */
+  let working = 0
 
   return {
     weather,
@@ -187,11 +212,14 @@ export function createVendor(
 
         const plannedMs = weather.leastMs + chance.next() ** 3 * (weather.mostMs - weather.leastMs)
         const isLate = call.endpoint === 'answer' && plannedMs > timeoutMs
-        const fate = isLate ? '408' : fateOf(call)
+        const fate = isLate ? '408' : fateOf(call, prompt)
         const quickMs = chance.between(5, 300)
-        const isQuick = call.endpoint !== 'answer' || fate.startsWith('4') || NOT_SENT.has(fate)
-        const ms = isLate ? timeoutMs : isQuick && fate !== '408' ? quickMs : plannedMs
+        const failureMs = chance.between(...weather.failureMs)
+        const ms = isLate ? timeoutMs : durationOf(call, fate, { plannedMs, quickMs, failureMs })
+        const isWorking = call.endpoint === 'answer' && (fate === 'ok' || fate === 'odd-200')
+        if (isWorking) working += 1
         time.after(ms, () => {
+          if (isWorking) working -= 1
           call.toldAt = time.now()
           const { result, retryAfterMs, serial } = perform(call, fate, prompt, country, ms)
           if (result) process.deliver(0, () => settle(result, classOf(call, fate), retryAfterMs, serial))
@@ -223,11 +251,12 @@ export function createVendor(
       limitMs,
       toldAt: 0,
       isBilled: false,
+      isOdd: false,
       ended: null,
     }
   }
 
-  function fateOf({ endpoint, scraper, key }: UpstreamCall): Fate {
+  function fateOf({ endpoint, scraper, key }: UpstreamCall, prompt: string): Fate {
     const outage = weather.outages.get(scraper)
     if (outage !== undefined && NOT_SENT.has(outage)) return outage
     if (endpoint !== 'status') {
@@ -235,6 +264,8 @@ export function createVendor(
       if ((weather.credits.get(key) ?? PRICE) < PRICE) return '429-credits'
     }
     if (outage !== undefined && endpoint !== 'status') return outage
+    if (endpoint === 'answer' && weather.capacity !== null && working >= weather.capacity) return '429-queue'
+    if (endpoint === 'answer' && prompt === weather.badPrompt) return '500'
     let luck = chance.next() * 1000
     for (const [fate, share] of Object.entries(weather.fates)) {
       luck -= share
@@ -375,6 +406,21 @@ export function createVendor(
         return weather.retryAfter satisfies never
     }
   }
+}
+
+/** Answers, and what an AI says after thinking, take their time; everything else fails in a time of its own. */
+function durationOf(
+  { endpoint }: UpstreamCall,
+  fate: Fate,
+  {
+    plannedMs,
+    quickMs,
+    failureMs,
+  }: { readonly plannedMs: number; readonly quickMs: number; readonly failureMs: number },
+): number {
+  if (endpoint !== 'answer' || NOT_SENT.has(fate)) return quickMs
+  if (fates[fate] === 'ok' || THOUGHT.has(fate)) return plannedMs
+  return fate.startsWith('4') ? quickMs : failureMs
 }
 
 export function questionOf(scraper: string, prompt: string, country: string): string {

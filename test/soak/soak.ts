@@ -43,7 +43,7 @@ clients:
 cache: { ttl: 2m, staleIfError: 1m, memory: { maxSize: 2MiB }, disk: { path: "${join(folder, 'cache.db')}", maxSize: 8MiB } }
 overload: { eventLoopDelay: 60s }
 retry: { backoff: { base: 50ms, max: 200ms } }
-breaker: { consecutive: 10000, failureRate: 1, window: 10000, minimum: 10000 }
+breaker: { consecutive: 10000, failureRate: 1, window: 10000, minimum: 10000, hold: 0s }
 audit: { path: "${join(folder, 'audit.ndjson')}", maxSize: 1MiB }
 `
 }

@@ -15,7 +15,7 @@ function team(credits: string): string {
 clients:
   anonymous: {}
   team: { token: team-token-0123456789, credits: ${credits} }
-breaker: { consecutive: 10000, failureRate: 1, window: 10000, minimum: 10000 }
+breaker: { consecutive: 10000, failureRate: 1, window: 10000, minimum: 10000, hold: 0s }
 `
 }
 

@@ -159,7 +159,7 @@ void t.test('a question under way repeats with the key and at the place it began
 
 void t.test('circuits, resting keys, used limits and budgets outlive a reload', async (t) => {
   const base = `
-breaker: { consecutive: 2, openFor: 1m, openForMax: 1m }
+breaker: { consecutive: 2, openFor: 1m, openForMax: 1m, hold: 0s }
 retry: { attempts: 1 }
 upstream: { keys: [{ name: main, secret: ${UPSTREAM_KEY} }, { name: dry, secret: dry-secret }] }
 `

@@ -8,7 +8,7 @@ import { startCluster, startRedis, startSentinels, until } from '../support/redi
 
 const TEAM = { 'x-api-key': 'team-token-0123456789' }
 const CLIENTS = ['clients.anonymous={}', 'clients.team.token=team-token-0123456789']
-const PATIENT_BREAKER = 'breaker={ consecutive: 10000, failureRate: 1, window: 10000, minimum: 10000 }'
+const PATIENT_BREAKER = 'breaker={ consecutive: 10000, failureRate: 1, window: 10000, minimum: 10000, hold: 0s }'
 
 interface Fleet {
   readonly sim: Simulator

@@ -146,7 +146,6 @@ export function observed(observation: Observation = {}) {
   )
   const budget = createBudget({ clock, emit, random, store: createMemoryStore(clock), clients: () => clients })
   const flights = createFlights({ clock, emit, random })
-  const retryBudget = createRetryBudget({ ...budgetDefaults, clock })
   const admission = createAdmission({ clock })
   const breakers = createBreakers({
     policy: { ...breakerDefaults, ...observation.breaker },
@@ -155,6 +154,7 @@ export function observed(observation: Observation = {}) {
     random,
     emit,
   })
+  const retryBudget = createRetryBudget({ ...budgetDefaults, clock, isWell: breakers.isWell })
   const keys = createKeys({
     clock,
     random,

@@ -100,12 +100,14 @@ export const budgetDefaults = { capacity: 100, cost: 5, costSlow: 10, refill: 12
 export const keyRestDefaults = { creditsExhausted: 15 * 60_000, unauthorized: 5 * 60_000, blocked: 60_000 }
 
 export const breakerDefaults = {
-  consecutive: 5,
-  failureRate: 0.5,
-  window: 20,
-  minimum: 10,
-  openFor: 30_000,
-  openForMax: 300_000,
+  failureRate: 0.9,
+  window: 50,
+  minimum: 30,
+  consecutive: 20,
+  questions: 3,
+  openFor: 1_000,
+  openForMax: 20_000,
+  hold: 30_000,
 }
 
 export function aCall(changes: Partial<Call> = {}): Call {

@@ -206,15 +206,21 @@ void t.test('a refresh that nobody waits for has a line and a trail of its own',
 })
 
 void t.test('what stood in the way is told: an open circuit, keys that rest', async (t) => {
-  const { finish, tell, clock, audit } = setUp({ breaker: { consecutive: 2 }, says: () => failed('serverError') })
+  const { finish, tell, clock, audit } = setUp({
+    breaker: { consecutive: 2, questions: 1, hold: 0 },
+    says: () => failed('serverError'),
+  })
   await finish({ id: 'breaks' })
-  t.match(tell('breaks'), { stopped_by: 'breaker', events: [{ text: /^the circuit of alpha opened for [\d.]+ s$/ }] })
+  t.match(tell('breaks'), {
+    stopped_by: 'breaker',
+    events: [{ text: /^the circuit of alpha opened; next trial in \d+ ms$/ }],
+  })
   await finish({ id: 'refused' })
   t.match(tell('refused'), { code: 'CIRCUIT_OPEN', attempts: [], events: [{ text: /circuit of alpha opened/ }] })
   await clock.advance(30_000)
   await finish({ id: 'probe' })
   t.match(JSON.stringify(tell('probe')['events']), /let one call through to try/)
-  audit.note({ kind: 'breaker-changed', scraper: 'alpha', to: 'closed', openForMs: null })
+  audit.note({ kind: 'breaker-changed', scraper: 'alpha', to: 'closed', openForMs: null, isStillOpen: false })
   audit.note({ kind: 'key-changed', key: 'main', to: 'resting', because: null, untilAt: Infinity })
   await finish({ id: 'after' })
   t.same(

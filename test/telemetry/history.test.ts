@@ -44,12 +44,12 @@ void t.test('what is wrong is remembered with its beginning, until it is over', 
   const { clock } = fakeWorld()
   const history = createHistory({ clock, credits: () => ({ spent: 0, saved: 0 }) })
   const began = clock.wall()
-  history.note({ kind: 'breaker-changed', scraper: 'grok', to: 'open', openForMs: 1_000 })
+  history.note({ kind: 'breaker-changed', scraper: 'grok', to: 'open', openForMs: 1_000, isStillOpen: false })
   await clock.advance(1_000)
-  history.note({ kind: 'breaker-changed', scraper: 'grok', to: 'half-open', openForMs: null })
-  history.note({ kind: 'breaker-changed', scraper: 'grok', to: 'open', openForMs: 2_000 })
+  history.note({ kind: 'breaker-changed', scraper: 'grok', to: 'half-open', openForMs: null, isStillOpen: false })
+  history.note({ kind: 'breaker-changed', scraper: 'grok', to: 'open', openForMs: 2_000, isStillOpen: true })
   t.strictSame(history.troubles(), [{ at: began, text: 'circuit of grok' }])
-  history.note({ kind: 'breaker-changed', scraper: 'grok', to: 'closed', openForMs: null })
+  history.note({ kind: 'breaker-changed', scraper: 'grok', to: 'closed', openForMs: null, isStillOpen: false })
   t.strictSame(history.troubles(), [])
   t.strictSame(
     history.marks('hour').map(({ text }) => text),

@@ -517,9 +517,9 @@ void t.test('events beside the outcomes are counted, and those an operator must 
   scene.emit({ kind: 'cache-looked-up', tier: 'memory', result: 'miss' })
   scene.emit({ kind: 'cache-evicted', tier: 'memory' })
   scene.emit({ kind: 'flight-orphaned', scraper: 'gemini' })
-  scene.emit({ kind: 'breaker-changed', scraper: 'gemini', to: 'open', openForMs: 30_000 })
-  scene.emit({ kind: 'breaker-changed', scraper: 'gemini', to: 'half-open', openForMs: null })
-  scene.emit({ kind: 'breaker-changed', scraper: 'gemini', to: 'closed', openForMs: null })
+  scene.emit({ kind: 'breaker-changed', scraper: 'gemini', to: 'open', openForMs: 30_000, isStillOpen: false })
+  scene.emit({ kind: 'breaker-changed', scraper: 'gemini', to: 'half-open', openForMs: null, isStillOpen: false })
+  scene.emit({ kind: 'breaker-changed', scraper: 'gemini', to: 'closed', openForMs: null, isStillOpen: false })
   const key = { kind: 'key-changed', key: 'main' } as const
   scene.emit({ ...key, to: 'resting', because: 'unauthorized', untilAt: start + 60_000 })
   scene.emit({ ...key, to: 'spent', because: 'creditsExhausted', untilAt: Number.POSITIVE_INFINITY })
@@ -530,7 +530,7 @@ void t.test('events beside the outcomes are counted, and those an operator must 
   scene.emit({ kind: 'budget-near', client, period, spentCredits, limitCredits })
   scene.emit({ kind: 'holds-swept', holds: 2, credits: 6 })
   scene.emit({ kind: 'broke', where: 'flights', error: new TypeError('x of undefined') })
-  scene.live.breakers = [{ scraper: 'gemini', state: 'half-open', openUntil: null }]
+  scene.live.breakers = [{ scraper: 'gemini', state: 'half-open', openUntil: null, held: 0 }]
   scene.live.keys = [
     { name: 'main', state: 'spent', problem: null, untilAt: null, tryAt: null },
     { name: 'spare', state: 'resting', problem: null, untilAt: null, tryAt: null },
@@ -577,7 +577,7 @@ void t.test('events beside the outcomes are counted, and those an operator must 
   for (const [series, count] of Object.entries(expected)) t.equal(value(series), count, series)
 
   t.match(scene.lines(), [
-    { level: 'warn', msg: 'circuit opened', scraper: 'gemini', open_for_ms: 30_000 },
+    { level: 'warn', msg: 'circuit opened', scraper: 'gemini', next_trial_ms: 30_000 },
     { level: 'info', msg: 'circuit half-open' },
     { level: 'info', msg: 'circuit closed' },
     { level: 'warn', msg: 'upstream key rests', key_name: 'main', until: '2026-01-02T03:05:05.067Z' },

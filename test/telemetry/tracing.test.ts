@@ -180,7 +180,10 @@ void t.test('with one', async (t) => {
   })
 
   await t.test('what fails is an error; what is refused before upstream is asked has no flight', async (t) => {
-    const { finish, ask, clock } = observed({ breaker: { consecutive: 2 }, says: () => failed('unreachable') })
+    const { finish, ask, clock } = observed({
+      breaker: { consecutive: 2, questions: 1, hold: 0 },
+      says: () => failed('unreachable'),
+    })
     await finish({ id: 'breaks' })
     t.match(spansOf('flight'), [{ status: ERROR, ends: 1, attributes: { 'proxy.stopped_by': 'breaker' } }])
     t.match(spansOf('request'), [{ status: ERROR, attributes: { 'proxy.code': 'UPSTREAM_UNREACHABLE' } }])

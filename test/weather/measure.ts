@@ -34,8 +34,10 @@ export async function measure(
     bare.answered += answered
   }
   const asked = runs.flatMap(({ asked }) => asked.filter(about))
-  const prompts = new Set(asked.map(({ prompt }) => prompt))
-  const calls = runs.flatMap(({ calls }) => calls.filter(({ prompt }) => prompts.has(prompt)))
+  const calls = runs.flatMap(({ asked, calls }) => {
+    const prompts = new Set(asked.filter(about).map(({ prompt }) => prompt))
+    return calls.filter(({ prompt }) => prompts.has(prompt))
+  })
   const measured: Measured = {
     figures: figuresOf(asked, calls),
     possible: share(bare.answered, bare.asked),
