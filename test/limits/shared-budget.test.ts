@@ -264,7 +264,16 @@ void t.test('L3: what a dead replica held is spent where it was marked, else giv
     return (await inRedis(redis, t)).held === 0
   })
   t.match(await inRedis(redis, t), { held: 0, spent: 6 })
-  t.match(living.world.told('holds-swept'), [{ holds: 2, credits: 6 }])
+  // In one sweep, or one by one where a busy machine lets one of them expire earlier.
+  const swept = living.world.told('holds-swept')
+  t.equal(
+    swept.reduce((sum, { holds }) => sum + holds, 0),
+    2,
+  )
+  t.equal(
+    swept.reduce((sum, { credits }) => sum + credits, 0),
+    6,
+  )
   await until(async () => {
     await living.budget.flush()
     return (await inRedis(redis, t)).spent === 8
