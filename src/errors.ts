@@ -166,6 +166,18 @@ export function overloaded(detail: string, chance: number, options: { readonly c
   return new ProxyError('OVERLOADED', detail, { ...options, retryAfterMs: 1_000 + Math.floor(chance * 5) * 1_000 })
 }
 
+/** All attempts failed, and none of them brought an answer that could be handed on. */
+export function unanswered(code: Unanswered): ProxyError {
+  return new ProxyError(code, unansweredBecause[code])
+}
+
+export type Unanswered = keyof typeof unansweredBecause
+
+const unansweredBecause = {
+  UPSTREAM_UNREACHABLE: 'No answer of upstream arrived.',
+  UPSTREAM_INVALID: 'What upstream answered was cut off, not JSON, or too big.',
+}
+
 /** The settings are wrong. Every mistake at once; `main` prints them and exits with 78 (EX_CONFIG of sysexits.h). */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError'

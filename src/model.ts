@@ -363,7 +363,13 @@ export type Outcome =
     }
   | { readonly kind: 'refused'; readonly error: ProxyError; readonly made?: Readonly<Made> | undefined }
   /** Answered from what is known about jobs: a replayed submission, a remembered state, or the promise of an answer (202). */
-  | { readonly kind: 'job'; readonly reply: Reply; readonly idempotentReplay: boolean }
+  | {
+      readonly kind: 'job'
+      readonly reply: Reply
+      readonly idempotentReplay: boolean
+      /** For a promise: what its answer is expected to take, or has taken already. Absent = nothing was asked for it. */
+      readonly promised?: { readonly made: Readonly<Made>; readonly role: 'leader' | 'joined' } | undefined
+    }
   /** The caller hung up; nobody is there to be answered. */
   | { readonly kind: 'gone' }
 

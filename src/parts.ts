@@ -68,6 +68,8 @@ export interface JobDialect {
   toPoll(id: string, question: Call): Call
   /** How the question would have been answered at once, now that its job has ended: 200 or an error. Null = it has not. */
   toAnswer(question: Call, document: Reply): Reply | null
+  /** What upstream says of a failure, in its words; null = nothing that can be read. */
+  errorOf(reply: Reply): string | null
   write(job: OwnJob): Reply
   /** What whoever must not know of a job gets: just what upstream says of an id it does not know. */
   readonly unknown: Reply
@@ -211,12 +213,14 @@ export interface Jobs {
     forward: (joinKey: string | null, through: Through) => Promise<Outcome>,
   ): Promise<Outcome>
   /** Answers a question later: 202 with the id of a job, under which `landing` can be polled. */
-  promise(client: Client, call: Call, landing: Promise<Landing | null>): Outcome | Promise<Outcome>
+  promise(client: Client, call: Call, landing: Promise<Landing | null>): JobReply | Promise<JobReply>
   /** What a dead process promised and did not keep; it fails unless it is resumed. */
   interrupted(): readonly PromisedAnswer[] | Promise<readonly PromisedAnswer[]>
   /** From when it resolves on, the promise is this process's. */
   resume(id: string, landing: Promise<Landing | null>): void | Promise<void>
 }
+
+export type JobReply = Extract<Outcome, { kind: 'job' }>
 
 export type Through = (flight: Promise<Landing>) => Promise<Landing>
 
@@ -453,6 +457,8 @@ export interface Keys {
    */
   lease(call: Call, turn: Turn): Promise<KeyLease>
   hasOther(spent: ReadonlySet<string>): boolean
+  /** What to tell a client when upstream has refused the last key: its 401 is the operator's to mend, and reads like a wrong client token. */
+  refusal(): ProxyError
   states(): readonly KeyStatus[]
 }
 

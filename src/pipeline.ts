@@ -188,10 +188,12 @@ export function createPipeline(parts: Parts): Pipeline {
     const place = await admission.enter(client)
     try {
       const joined = await board(errand, askerOf(request, client, call, known.kind === 'stale'))
-      const landing = await orLater(joined.landing, promiseAt(request, call)).catch((error: unknown) =>
+      const answered = joined.landing.then(keyRefused)
+      const landing = await orLater(answered, promiseAt(request, call)).catch((error: unknown) =>
         refused(error, madeBy(joined)),
       )
-      if (landing === 'later') return await jobs.promise(client, call, joined.landing)
+      if (landing === 'later')
+        return { ...(await jobs.promise(client, call, answered)), promised: promisedBy(joined, call) }
       if (!landing) return { kind: 'gone' }
       if ('kind' in landing) return landing
       // Another replica asked and paid: its answer was joined, whoever began to wait for it here.
@@ -202,6 +204,11 @@ export function createPipeline(parts: Parts): Pipeline {
     } finally {
       place.leave()
     }
+  }
+
+  function keyRefused(landing: Landing | null): Landing | null {
+    if (landing?.verdict.kind === 'failed' && landing.verdict.class === 'unauthorized') throw keys.refusal()
+    return landing
   }
 
   /** Who finds a flight under way rides along for nothing; who starts one has credits set aside first. */
@@ -465,6 +472,13 @@ function refused(error: unknown, made?: Made): Extract<Outcome, { kind: 'refused
 /** Who joined pays for nothing. */
 function madeBy({ role, made: { attempts, credits } }: Joined): Made {
   return { attempts, credits: role === 'leader' ? credits : 0 }
+}
+
+/** A promise says its price, also when no attempt has begun yet. */
+function promisedBy(joined: Joined, { priceCredits }: Call): Extract<Outcome, { kind: 'job' }>['promised'] {
+  const { role } = joined
+  const { attempts, credits } = madeBy(joined)
+  return { role, made: { attempts, credits: role === 'leader' ? Math.max(credits, priceCredits) : 0 } }
 }
 
 /** An expired answer beats an error, unless the error is the caller's own. */

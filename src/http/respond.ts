@@ -3,7 +3,7 @@
  * `RateLimit` headers and problem documents. Bodies are handed on as they are, never copied. Knows no socket.
  */
 import { ageSeconds, lifetimeMs } from '../cache/entry.ts'
-import { ProxyError } from '../errors.ts'
+import { ProxyError, type Unanswered, unanswered } from '../errors.ts'
 import type { Client, Entry, Exchange, Landing, LimitState, Made, Outcome, Reply, StaleUse } from '../model.ts'
 
 export interface Response {
@@ -56,7 +56,7 @@ export function createResponder({ markReplays, replay }: ResponderOptions): Resp
     const { verdict, entry } = landing
     const { attempts, credits } = madeOf(outcome)
     if (verdict.kind === 'failed' && verdict.reply === null)
-      return unanswered(exchange, outcome, verdict.refusal ?? 'UPSTREAM_UNREACHABLE')
+      return withoutAnswer(exchange, outcome, verdict.refusal ?? 'UPSTREAM_UNREACHABLE')
 
     const reply = verdict.reply as Reply
     const cacheStatus =
@@ -140,8 +140,10 @@ function lifetimeOf({ client }: Exchange, entry: Entry): number {
 }
 
 /** What is known about a job; only our own `Location` goes out, and only with a promise. */
-function job(exchange: Exchange, { reply, idempotentReplay }: Kind<'job'>): Response {
-  const headers = start(exchange, `${cacheName}; hit; detail=jobs`, 0, 0)
+function job(exchange: Exchange, { reply, idempotentReplay, promised }: Kind<'job'>): Response {
+  const { made = { attempts: 0, credits: 0 } } = promised ?? {}
+  const way = promised ? `fwd=${forwardedBecause(exchange)}${promised.role === 'joined' ? '; collapsed' : ''}` : 'hit'
+  const headers = start(exchange, `${cacheName}; ${way}; detail=jobs`, made.attempts, made.credits)
   if (idempotentReplay) headers.push('Idempotent-Replayed', 'true')
   if (reply.location !== null) headers.push('Location', reply.location)
   headers.push('Cache-Control', 'no-store')
@@ -183,18 +185,13 @@ function refused(exchange: Exchange, error: ProxyError, made: Kind<'refused'>['m
   return problem(exchange.request.id, error, start({ ...exchange, limits }, cacheStatus, attempts, made?.credits ?? 0))
 }
 
-const unansweredBecause = {
-  UPSTREAM_UNREACHABLE: 'No answer of upstream arrived.',
-  UPSTREAM_INVALID: 'What upstream answered was cut off, not JSON, or too big.',
-}
-
 /** A flight that brought home no answer at all. */
-function unanswered(exchange: Exchange, outcome: Kind<'fetched'>, code: keyof typeof unansweredBecause): Response {
+function withoutAnswer(exchange: Exchange, outcome: Kind<'fetched'>, code: Unanswered): Response {
   const collapsed = outcome.role === 'joined' ? '; collapsed' : ''
   const cacheStatus = `${cacheName}; fwd=${outcome.forwardedBecause}${collapsed}; detail=${code}`
   const { attempts, credits } = madeOf(outcome)
   const headers = start(exchange, cacheStatus, attempts, credits)
-  return problem(exchange.request.id, new ProxyError(code, unansweredBecause[code]), headers)
+  return problem(exchange.request.id, unanswered(code), headers)
 }
 
 function problem(id: string, error: ProxyError, headers: string[]): Response {

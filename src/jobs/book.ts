@@ -6,10 +6,11 @@
  * are secrets: none is told to telemetry.
  */
 import type { Call, Client, Landing, Outcome, ProxyRequest, Reply, Verdict } from '../model.ts'
-import type { JobState, Jobs, KeyLease, OwnJob, Profile, PromisedAnswer, Through } from '../parts.ts'
+import type { JobReply, JobState, Jobs, KeyLease, OwnJob, Profile, PromisedAnswer, Through } from '../parts.ts'
 import type { Clock, DiskRecord, Emit, Random } from '../ports.ts'
 import { type Archive, createArchive, type Found, type Job } from './archive.ts'
 import { createIdempotency } from './idempotency.ts'
+import { type PromiseEnd, promiseEnd } from './promise-end.ts'
 import type { Session } from '../session.ts'
 import { type JobStore, KEPT_MS } from './store.ts'
 
@@ -188,9 +189,9 @@ export function createJobs(ports: JobPorts): JobBook {
 
   // Promises
 
-  async function promise(client: Client, call: Call, landing: Promise<Landing | null>): Promise<Outcome> {
+  async function promise(client: Client, call: Call, landing: Promise<Landing | null>): Promise<JobReply> {
     // It may come to nothing before the promise is written down.
-    const landed = landing.catch(() => null)
+    const ended = promiseEnd(landing, dialect)
     const id = random.id()
     const createdAt = clock.wall()
     const job = {
@@ -203,7 +204,7 @@ export function createJobs(ports: JobPorts): JobBook {
       promisedBy: session.id,
     }
     await store.put(archive.opening(dialect.canonicalId(id), job))
-    void keep(id, landed)
+    void keep(id, ended)
     return told(dialect.write({ id, question: call, createdAt, state: { kind: 'accepted' } }))
   }
 
@@ -217,20 +218,20 @@ export function createJobs(ports: JobPorts): JobBook {
   }
 
   async function resume(id: string, landing: Promise<Landing | null>): Promise<void> {
-    const landed = landing.catch(() => null)
+    const ended = promiseEnd(landing, dialect)
     const canonical = dialect.canonicalId(id)
     const found = await archive.get(canonical)
     if (found?.job.status !== 'pending' || !(await archive.promiseInstead(canonical, found))) return
-    void keep(id, landed)
+    void keep(id, ended)
   }
 
-  async function keep(id: string, landing: Promise<Landing | null>): Promise<void> {
-    const verdict = (await landing)?.verdict
-    if (isClosed && verdict?.kind !== 'answered') return
-    await end(id, verdict?.kind === 'answered' ? verdict.reply.body : null, null)
+  async function keep(id: string, landing: Promise<PromiseEnd>): Promise<void> {
+    const ended = await landing
+    if (isClosed && ended.answer === null) return
+    await end(id, ended)
   }
 
-  async function end(id: string, answer: Buffer | null, error: string | null): Promise<void> {
+  async function end(id: string, { answer, error }: PromiseEnd): Promise<void> {
     const canonical = dialect.canonicalId(id)
     const found = await archive.get(canonical)
     // What has ended stays ended, and has no question any more.
@@ -251,7 +252,7 @@ export function createJobs(ports: JobPorts): JobBook {
     // Others may be about to take up what a dead process has left behind.
     const isLost = promisedBy !== null && (await session.isGone(promisedBy))
     if (!isLost) return dialect.write({ id, question, createdAt, state: { kind: 'pending' } })
-    await end(id, null, INTERRUPTED)
+    await end(id, { answer: null, error: INTERRUPTED })
     const document = (await archive.get(dialect.canonicalId(id)))?.document ?? null
     return document === null ? dialect.unknown : documentReply(document)
   }
@@ -270,7 +271,7 @@ function noting(note: (landing: Landing) => Promise<void>): Through {
   }
 }
 
-function told(reply: Reply): Outcome {
+function told(reply: Reply): JobReply {
   return { kind: 'job', reply, idempotentReplay: false }
 }
 

@@ -285,6 +285,7 @@ function poolOf(surroundings: Surroundings, policy: KeysPolicy, before: readonly
   return {
     lease,
     hasOther,
+    refusal: () => noneAvailable(new Set()),
     replace,
     heed,
     tryNow,

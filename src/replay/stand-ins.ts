@@ -22,6 +22,7 @@ export const noVendor: Pick<Profile, 'vendor' | 'sign' | 'classify' | 'replay' |
     toPoll: unwired,
     toAnswer: unwired,
     write: unwired,
+    errorOf: unwired,
     unknown: replyOf(404),
   },
 }

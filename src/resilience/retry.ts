@@ -281,7 +281,7 @@ function landing({ attempts }: Course, verdict: Verdict, stoppedBy: Refused | nu
     verdict,
     attempts: [...attempts],
     stoppedBy,
-    chargedCredits: attempts.reduce((sum, { charge }) => sum + (charge.state === 'charged' ? charge.credits : 0), 0),
+    chargedCredits: attempts.reduce((sum, { charge }) => sum + charge.credits, 0),
     entry: null,
   }
 }

@@ -52,6 +52,7 @@ export const jobs: JobDialect = {
     country: null,
   }),
   toAnswer,
+  errorOf,
   write: (job) => json(job.state.kind === 'accepted' ? 202 : 200, documentOf(job), locationOf(job)),
   unknown: json(404, Buffer.from(JSON.stringify({ detail: NOT_FOUND })), null),
 }
@@ -67,6 +68,15 @@ function read(reply: Reply): JobState | null {
   const state = document?.['status']
   if (!isJobStatus(state)) return null
   return { status: state, createdAt: timeOf(document?.['created_at']), completedAt: timeOf(document?.['completed_at']) }
+}
+
+/** Upstream's texts are short; whatever else is there is not a text for people. */
+const LONGEST_ERROR = 2_000
+
+function errorOf({ body }: Reply): string | null {
+  const said = parseObject(body)?.['detail']
+  if (said === undefined || said === null || said === '') return null
+  return (typeof said === 'string' ? said : JSON.stringify(said)).slice(0, LONGEST_ERROR)
 }
 
 function documentIn({ status, body }: Reply): JsonObject | null {

@@ -4,7 +4,7 @@
  * What became of credits is the ledger's to say. Longer than other files: each event is one row of a table.
  */
 import { refusals, type Code, type ProxyError } from '../errors.ts'
-import type { Anomaly, Attempt, CacheLabel, Call, Entry, Exchange, Landing, Outcome, Tier } from '../model.ts'
+import type { Anomaly, Attempt, CacheLabel, Call, Entry, Exchange, Landing, Made, Outcome, Tier } from '../model.ts'
 import type { Recorder } from '../parts.ts'
 import type { Clock, Emit } from '../ports.ts'
 import type { Access, AccessLog } from './access-log.ts'
@@ -72,7 +72,7 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
     const client = exchange.client?.name ?? 'unknown'
     const scraper = call?.scraper ?? 'none'
     const landing = landingOf(outcome)
-    const made = 'made' in outcome ? outcome.made : undefined
+    const made = madeFor(outcome)
     const cache = cacheLabelOf(outcome, call)
     const code = codeOf(outcome)
     const status = isNotModified(exchange, outcome) ? 304 : statusOf(outcome, code)
@@ -283,6 +283,12 @@ const nowhere = { path: '', params: [], token: null }
 
 function isoTime(at: number | null): string | null {
   return at !== null && Number.isFinite(at) ? new Date(at).toISOString() : null
+}
+
+/** What had been tried for a request that stopped waiting before its flight ended, or took a promise. */
+function madeFor(outcome: Outcome): Readonly<Made> | undefined {
+  if (outcome.kind === 'job') return outcome.promised?.made
+  return 'made' in outcome ? outcome.made : undefined
 }
 
 function landingOf(outcome: Outcome): Landing | null {

@@ -120,7 +120,7 @@ function setUp(setting: Setting) {
     },
     jobs: {
       follow: () => Promise.reject(new Error('no jobs here')),
-      promise: () => ({ kind: 'gone' }),
+      promise: () => Promise.reject(new Error('no jobs here')),
       interrupted: () => [],
       resume: () => {},
     },

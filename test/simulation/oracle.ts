@@ -184,10 +184,11 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     readonly serial: number
   }
 
-  /** What an answer says that it cost is what was charged for it. */
+  /** What an answer says that it cost is what was charged for it, or may have been. */
   function priced(ask: Ask, header: (name: string) => string | null): void {
     const own = courses.get(`${ask.request.id}/answer`)?.calls ?? []
-    const billed = own.filter(({ isBilled, ended }) => isBilled && ended).length * PRICE
+    const billed =
+      own.filter(({ isBilled, ended }) => ended && (isBilled || ended.class === 'ambiguous')).length * PRICE
     const said = Number(header('X-Proxy-Credits'))
     const isOwn = !(header('Cache-Status') ?? '').includes('hit')
     if (isOwn && said !== billed)

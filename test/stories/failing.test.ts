@@ -36,8 +36,18 @@ for (const [name, steps, expected, asked] of [
   ['429 "rate limit" is repeated', ['429-rate', '429-rate', '200'], { status: 200, attempts: '3', credits: '3' }, 3],
   ['429 with a full queue is repeated', ['429-queue', '200'], { status: 200, attempts: '2', credits: '3' }, 2],
   ['429 "credit limit" goes up once', ['429-credits', '200'], { status: 429, attempts: '1', credits: '0' }, 1],
-  ['401 goes up once', ['401', '200'], { status: 401, attempts: '1', credits: '0' }, 1],
-  ['401 for want of credits goes up once', ['401-no-credits', '200'], { status: 401, attempts: '1', credits: '0' }, 1],
+  [
+    '401 of the last key is ours to tell',
+    ['401', '200'],
+    { status: 503, attempts: '1', credits: '0', code: 'NO_KEY_AVAILABLE' },
+    1,
+  ],
+  [
+    '401 for want of credits is ours to tell',
+    ['401-no-credits', '200'],
+    { status: 503, attempts: '1', credits: '0', code: 'NO_KEY_AVAILABLE' },
+    1,
+  ],
   [
     '"empty result" is repeated once',
     ['500-empty', '500-empty', '200'],
@@ -62,22 +72,22 @@ for (const [name, steps, expected, asked] of [
   [
     'a reset is repeated once: it may have been charged',
     ['reset-before-charge', '200'],
-    { status: 200, attempts: '2', credits: '3' },
+    { status: 200, attempts: '2', credits: '6' },
     2,
   ],
   [
     'two resets are enough',
     ['reset-after-charge', 'reset-before-charge', '200'],
-    { status: 504, attempts: '2', credits: '0', code: 'UPSTREAM_UNREACHABLE' },
+    { status: 504, attempts: '2', credits: '6', code: 'UPSTREAM_UNREACHABLE' },
     2,
   ],
   [
     'a cut-off answer is not an answer',
     ['truncated', 'truncated-chunked', '200'],
-    { status: 502, attempts: '2', credits: '0', code: 'UPSTREAM_INVALID' },
+    { status: 502, attempts: '2', credits: '6', code: 'UPSTREAM_INVALID' },
     2,
   ],
-  ['a 200 that is not JSON is not an answer', ['not-json', '200'], { status: 200, attempts: '2', credits: '3' }, 2],
+  ['a 200 that is not JSON is not an answer', ['not-json', '200'], { status: 200, attempts: '2', credits: '6' }, 2],
   [
     'a redirect is not followed',
     ['redirect', 'redirect', '200'],

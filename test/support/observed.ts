@@ -213,7 +213,7 @@ export function observed(observation: Observation = {}) {
     sharedFlights: loneFlights,
     jobs: {
       follow: () => Promise.reject(new Error('no jobs here')),
-      promise: () => ({ kind: 'gone' }),
+      promise: () => Promise.reject(new Error('no jobs here')),
       interrupted: () => [],
       resume: () => {},
     },
