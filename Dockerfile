@@ -40,6 +40,6 @@ EXPOSE 8080 9464
 # admin port: --env ADMIN_PORT=N.
 HEALTHCHECK --interval=15s --timeout=3s --start-period=20s --retries=3 \
   CMD ["node", "-e", "const ask = (scheme) => new Promise((ok, failed) => require(`node:${scheme}`).get({ host: '127.0.0.1', port: process.env.ADMIN_PORT ?? 9464, path: '/healthz', rejectUnauthorized: false }, (answer) => (answer.statusCode === 200 ? ok() : failed())).on('error', failed)); ask('http').catch(() => ask('https')).then(() => process.exit(0), () => process.exit(1))"]
-# Node itself, not npm: npm would pass a signal on twice and cut the drain short.
-ENTRYPOINT ["node", "dist/main.js"]
+# Node itself, not npm: npm would pass a signal on twice and cut the drain short. SIGUSR1 must not open the inspector.
+ENTRYPOINT ["node", "--disable-sigusr1", "dist/main.js"]
 CMD ["--config", "deploy/container.yaml"]

@@ -3,6 +3,7 @@
  * memory fills as fast as questions are asked. On SIGUSR2 it collects its garbage, for memory to be measured.
  */
 import { readFileSync } from 'node:fs'
+import { createHost } from '../../src/cli/host.ts'
 import { serve } from '../../src/cli/serve.ts'
 import { settingsSource } from '../../src/cli/settings.ts'
 import type { Disk } from '../../src/ports.ts'
@@ -37,5 +38,5 @@ const played: Disk = {
 }
 
 process.on('SIGUSR2', () => globalThis.gc?.())
-const { ended } = await serve(settingsSource(wanted, io), { ...world, openDisk: () => played }, 'bench', process)
+const { ended } = await serve(settingsSource(wanted, io), { ...world, openDisk: () => played }, 'bench', createHost())
 process.exit(await ended)

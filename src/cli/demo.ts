@@ -8,7 +8,8 @@ import type { SettingsSource } from '../config/reload.ts'
 import type { World } from '../ports.ts'
 import { createSimulator, type Simulator } from '../simulator/simulator.ts'
 import type { Io } from './io.ts'
-import { serve, type Signals } from './serve.ts'
+import type { Host } from './host.ts'
+import { serve } from './serve.ts'
 import { settingsSource, type Wanted } from './settings.ts'
 
 export interface DemoOptions extends Wanted {
@@ -28,7 +29,7 @@ export async function runDemo(
   io: Io,
   world: World,
   version: string,
-  signals: Signals,
+  host: Host,
 ): Promise<number> {
   const simulator = createSimulator({ latency: LATENCY })
   const { url: upstream } = await simulator.start()
@@ -45,7 +46,7 @@ export async function runDemo(
     settings({ ...options, sets }, { ...io, environment }),
     world,
     version,
-    signals,
+    host,
   )
   const url = `http://127.0.0.1:${port}`
   simulator.script({ prompt: FLAKY_PROMPT }, ['503', '500', '200'])

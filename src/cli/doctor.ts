@@ -15,7 +15,6 @@ import { readSettings, type Wanted } from './settings.ts'
 
 export interface DoctorWanted extends Wanted {
   readonly json: boolean
-  readonly neededNode: string
 }
 
 /** Colours where the output is a terminal that wants them. */
@@ -37,7 +36,6 @@ async function examine(wanted: DoctorWanted, io: DoctorIo): Promise<{ findings: 
     const { config, warnings } = readSettings(wanted, io)
     const machine = {
       node: process.versions.node,
-      neededNode: wanted.neededNode,
       memoryBytes: memoryLimit(),
       openFiles: openFiles(),
     }

@@ -1,19 +1,14 @@
 /** Runs the proxy until it is told to stop: listens, reloads on SIGHUP, drains on the first signal to stop, ends the drain on the second. */
 import { compose, type App } from '../compose.ts'
-import type { SettingsSource } from '../config/reload.ts'
+import type { Reloaded, SettingsSource } from '../config/reload.ts'
 import { routeText, routeTo } from '../config/route.ts'
 import type { Config } from '../config/schema.ts'
 import type { World } from '../ports.ts'
+import type { Host } from './host.ts'
 
 const EXIT_FAILURE = 1
 /** What is written at the end takes moments; a store that hangs must not keep us. */
 const LONGEST_CLOSE_MS = 10_000
-
-/** `process`, as far as this needs it. */
-export interface Signals {
-  on(signal: 'SIGTERM' | 'SIGINT' | 'SIGHUP', listener: () => void): unknown
-  on(event: 'uncaughtException', listener: (error: unknown) => void): unknown
-}
 
 export interface Served {
   readonly app: App
@@ -24,15 +19,15 @@ export interface Served {
 }
 
 /** Throws a ConfigError when the settings are wrong at the start. */
-export async function serve(source: SettingsSource, world: World, version: string, signals: Signals): Promise<Served> {
+export async function serve(source: SettingsSource, world: World, version: string, host: Host): Promise<Served> {
   const loaded = source.read()
   const { config, warnings } = loaded
   const app = compose(loaded, world, version, undefined, source)
-  signals.on('SIGHUP', () => void app.reload('SIGHUP'))
   for (const warning of warnings) app.log.warn('settings', { warning })
   const { port, adminPort } = await app.listen()
   const url = urlOf(config.listen, port)
   const adminUrl = urlOf(config.admin, adminPort)
+  let told = Promise.resolve()
   const ended = new Promise<number>((resolve) => {
     let code: number | null = null
     const stop = (reason: string, exitCode: number): void => {
@@ -40,6 +35,7 @@ export async function serve(source: SettingsSource, world: World, version: strin
       code = Math.max(code ?? 0, exitCode)
       if (isFirst) {
         app.log.info('draining', { reason })
+        notify(['STOPPING=1', 'STATUS=Draining: open requests are finished.'])
         void end()
       } else {
         app.log.warn('ending the drain', { reason })
@@ -54,6 +50,7 @@ export async function serve(source: SettingsSource, world: World, version: strin
       try {
         const how = await app.drain()
         app.log.info('stopped', { how })
+        await told
         await close(app, world)
       } catch (error) {
         app.uncaught(error)
@@ -61,10 +58,8 @@ export async function serve(source: SettingsSource, world: World, version: strin
       }
       resolve(code ?? EXIT_FAILURE)
     }
-    signals.on('SIGTERM', () => stop('SIGTERM', 0))
-    signals.on('SIGINT', () => stop('SIGINT', 0))
-    // Promises that nobody has caught come here, too.
-    signals.on('uncaughtException', fail)
+    host.onStop((reason) => stop(reason, 0))
+    host.onFault(fail)
   })
   // Last: whoever waits for this line may send a signal the moment it is there.
   app.log.info('listening', {
@@ -77,7 +72,19 @@ export async function serve(source: SettingsSource, world: World, version: strin
     upstream: routeText(routeTo(config.upstream, world.environment)),
     version,
   })
+  notify(['READY=1', `STATUS=Listening on ${url}.`])
+  host.onReload(() => notify(['READY=1', `STATUS=${statusAfter(app.reload('SIGHUP'))}`]))
   return { app, port, adminPort, ended }
+
+  function notify(assignments: readonly string[]): void {
+    told = host.notify(assignments).catch((error: unknown) => app.log.warn('systemd could not be notified', { error }))
+  }
+}
+
+/** One line for `systemctl status`. */
+function statusAfter(reloaded: Reloaded): string {
+  if (reloaded.result === 'applied') return `Settings reloaded (generation ${reloaded.generation}).`
+  return `Settings not reloaded, generation ${reloaded.generation} stays in force: ${reloaded.mistakes.join(' ')}`
 }
 
 /** Whatever fails or hangs now, the process ends. */

@@ -1,7 +1,7 @@
 /** `simulator`: only the simulated upstream, until it is told to stop. */
 import { createSimulator } from '../simulator/simulator.ts'
 import type { Io } from './io.ts'
-import type { Signals } from './serve.ts'
+import type { Host } from './host.ts'
 
 const DEFAULT_PORT = 8081
 
@@ -9,7 +9,7 @@ const DEFAULT_PORT = 8081
 export async function runSimulator(
   { port }: { readonly port: number | null },
   io: Pick<Io, 'stdout'>,
-  signals: Signals,
+  host: Host,
 ): Promise<number> {
   const simulator = createSimulator({ port: port ?? DEFAULT_PORT, speedUp: 20 })
   const { url } = await simulator.start()
@@ -24,10 +24,7 @@ export async function runSimulator(
       '',
     ].join('\n'),
   )
-  await new Promise<void>((resolve) => {
-    signals.on('SIGTERM', resolve)
-    signals.on('SIGINT', resolve)
-  })
+  await new Promise<void>((resolve) => host.onStop(() => resolve()))
   await simulator.close()
   return 0
 }

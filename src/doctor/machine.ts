@@ -4,9 +4,8 @@ import { formatSize } from '../config/units.ts'
 import { fine, finding, type Finding } from './finding.ts'
 
 export interface Machine {
+  /** Its version; an older one than is needed is refused before anything else. */
   readonly node: string
-  /** As in `engines` of package.json: `>=22.19`. */
-  readonly neededNode: string
   readonly memoryBytes: number
   /** Null = it cannot be seen here. */
   readonly openFiles: number | null
@@ -19,23 +18,7 @@ const BASE_BYTES = 256 * MIB
 const OTHER_FILES = 200
 
 export function examineMachine(machine: Machine, config: Config): Finding[] {
-  return [aboutNode(machine), aboutMemory(machine, config), aboutFiles(machine, config)]
-}
-
-function aboutNode({ node, neededNode }: Machine): Finding {
-  const [major = 0, minor = 0] = numbersIn(node)
-  const [wantedMajor = 0, wantedMinor = 0] = numbersIn(neededNode)
-  if (major > wantedMajor || (major === wantedMajor && minor >= wantedMinor)) return fine('node', `Node ${node}`)
-  return finding(
-    'fail',
-    'node',
-    `Node ${node} is too old`,
-    `install ${wantedMajor}.${wantedMinor} or newer, best a version with long-term support`,
-  )
-}
-
-function numbersIn(version: string): number[] {
-  return (version.match(/\d+/g) ?? []).map(Number)
+  return [fine('node', `Node ${machine.node}`), aboutMemory(machine, config), aboutFiles(machine, config)]
 }
 
 function aboutMemory({ memoryBytes }: Machine, { cache, overload }: Config): Finding {
