@@ -59,7 +59,7 @@ retry:
   classes: { rateLimited: { backoff: { base: 1ms } }, warmingUp: { backoff: { base: 1ms } }, queueFull: { backoff: { base: 1ms } } }
 audit: { path: ${join(folder, 'audit.ndjson')} }
 log: { level: debug }
-breaker: { consecutive: 10000, minimum: 1000, window: 1000, failureRate: 1 }
+breaker: { hold: 0s, consecutive: 10000, minimum: 1000, window: 1000, failureRate: 1 }
 ${settings}
 `,
   )

@@ -152,7 +152,7 @@ void t.test('A34: limits are the token’s, whatever address is claimed', async 
 void t.test('A37: errors are never kept, and the next clean request is none the wiser', async (t) => {
   const { send, upstream, spent } = await siege(
     t,
-    'retry: { attempts: 1 }\nbreaker: { consecutive: 1000, minimum: 1000, window: 1000 }',
+    'retry: { attempts: 1 }\nbreaker: { hold: 0s, consecutive: 1000, minimum: 1000, window: 1000 }',
   )
   const clean = getOnce(`${TARGET}?prompt=poisoned`)
   const poisons: readonly (readonly [id: string, bytes: string])[] = [

@@ -44,7 +44,7 @@ void t.test('A63: long runs of one character are read in one go', async (t) => {
 void t.test('A64: JSON that is deep, wide, or made to collide', async (t) => {
   const { proxy, upstream } = await siege(
     t,
-    'retry: { attempts: 1 }\nbreaker: { consecutive: 10000, window: 1000, minimum: 1000, failureRate: 1 }',
+    'retry: { attempts: 1 }\nbreaker: { hold: 0s, consecutive: 10000, window: 1000, minimum: 1000, failureRate: 1 }',
   )
   const integers = Array.from({ length: 100_000 }, (_, at) => `"${at * 65_536}":0`).join(',')
   const rows: readonly (readonly [id: string, body: string, status: number])[] = [

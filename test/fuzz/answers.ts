@@ -150,7 +150,7 @@ async function play({ proxy, upstream, send }: Siege, chance: Chance, number: nu
 
 export const fuzzAnswers: Fuzzer = async (stage, round) => {
   const settings =
-    'log: { level: error }\ncache: { memory: { maxSize: 4MiB } }\nretry: { attempts: 1, classes: { creditsExhausted: { keyRest: 1ms }, unauthorized: { keyRest: 1ms } } }\nbreaker: { consecutive: 10000, window: 1000, minimum: 1000, failureRate: 1 }'
+    'log: { level: error }\ncache: { memory: { maxSize: 4MiB } }\nretry: { attempts: 1, classes: { creditsExhausted: { keyRest: 1ms }, unauthorized: { keyRest: 1ms } } }\nbreaker: { hold: 0s, consecutive: 10000, window: 1000, minimum: 1000, failureRate: 1 }'
   const sieges = await Promise.all(Array.from({ length: LANES }, () => siege(stage, settings)))
   const findings = await playCases(round, LANES, async (chance, number, lane) => {
     const one = sieges[lane]
