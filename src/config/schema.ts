@@ -234,7 +234,10 @@ const upstream = map({
     list(key).prefault(defaultKeys),
     'Upstream keys, one or more; a spent or limited key rests, the others carry on.',
   ),
-  maxConcurrent: live(count(1, 100_000).prefault(200), 'Upstream calls under way at the same time, over all scrapers.'),
+  maxConcurrent: live(
+    count(1, 100_000).prefault(1_000),
+    'Upstream calls under way at the same time, over all scrapers.',
+  ),
   perScraper: live(
     z
       .union([count(1, 100_000), z.record(name("a scraper's name"), count(1, 100_000))], {

@@ -5,7 +5,8 @@ import { request, UPSTREAM_KEY } from '../support/proxy.ts'
 import { answerOf, deviations, getOnce, httpOf, siege, type Siege, TARGET } from '../support/siege.ts'
 
 /** One attempt, and a circuit that does not open: each row stands for itself. */
-const single = 'retry: { attempts: 1 }\nbreaker: { hold: 0s, consecutive: 10000, minimum: 1000, window: 1000, failureRate: 1 }\n'
+const single =
+  'retry: { attempts: 1 }\nbreaker: { hold: 0s, consecutive: 10000, minimum: 1000, window: 1000, failureRate: 1 }\n'
 const JSON_TYPE = 'Content-Type: application/json\r\n'
 /** Without an echo, so that it may answer any question. */
 const answer = (more: Readonly<Record<string, unknown>> = {}): string => answerOf('x', { prompt: undefined, ...more })
