@@ -1,8 +1,9 @@
 /** A case of the weather table, run with some seeds and judged. */
 import type { Loaded } from '../../src/config/load.ts'
-import { runBare } from './bare-client.ts'
+import { type PeerBreaker, runBare } from './bare-client.ts'
 import type { Case, Measured } from './cases.ts'
 import { figuresOf, firstSuccess, type Figures, share } from './figures.ts'
+import { peers } from './peers.ts'
 import { run } from './run.ts'
 
 export interface Row {
@@ -10,6 +11,8 @@ export interface Row {
   readonly weather: string
   readonly figures: Figures
   readonly possible: number
+  /** Success with the breakers of others, by name. */
+  readonly peers: Readonly<Record<string, number>>
   /** The longest time from the recovery to the end of the first call that was answered; null = the row has no outage. */
   readonly firstSuccessMs: number | null
   readonly broken: readonly string[]
@@ -25,14 +28,7 @@ export async function measure(
 ): Promise<Row> {
   const loaded = load(sets)
   const runs = []
-  const bare = { asked: 0, answered: 0 }
-  for (let seed = 1; seed <= seeds; seed += 1) {
-    runs.push(await run({ loaded, seed, ...plan(seed) }))
-    const planned = plan(seed)
-    const { asked, answered } = await runBare({ ...planned, seed, about })
-    bare.asked += asked
-    bare.answered += answered
-  }
+  for (let seed = 1; seed <= seeds; seed += 1) runs.push(await run({ loaded, seed, ...plan(seed) }))
   const asked = runs.flatMap(({ asked }) => asked.filter(about))
   const calls = runs.flatMap(({ asked, calls }) => {
     const prompts = new Set(asked.filter(about).map(({ prompt }) => prompt))
@@ -40,7 +36,7 @@ export async function measure(
   })
   const measured: Measured = {
     figures: figuresOf(asked, calls),
-    possible: share(bare.answered, bare.asked),
+    possible: await bareSuccess(),
     runs,
     asked,
     calls,
@@ -49,13 +45,26 @@ export async function measure(
     const first = recoveredMs === undefined ? null : firstSuccess(run, recoveredMs)
     return first ? first.endedAt - run.startsAt - (recoveredMs ?? 0) : Number.POSITIVE_INFINITY
   })
+  const others = Object.entries(peers).map(async ([name, create]) => [name, await bareSuccess(create)] as const)
   return {
     row,
     weather,
     figures: measured.figures,
     possible: measured.possible,
+    peers: Object.fromEntries(await Promise.all(others)),
     firstSuccessMs: recoveredMs === undefined ? null : Math.max(...recoveries),
     broken: [...new Set(judge(measured))],
     requests: runs.reduce((sum, { asked }) => sum + asked.length, 0),
+  }
+
+  async function bareSuccess(createBreaker?: () => PeerBreaker): Promise<number> {
+    const bare = { asked: 0, answered: 0 }
+    for (let seed = 1; seed <= seeds; seed += 1) {
+      const breaker = createBreaker ? { breaker: createBreaker() } : {}
+      const { asked, answered } = await runBare({ ...plan(seed), seed, about, ...breaker })
+      bare.asked += asked
+      bare.answered += answered
+    }
+    return share(bare.answered, bare.asked)
   }
 }

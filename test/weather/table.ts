@@ -1,5 +1,6 @@
 /** The weather table as text: Markdown that also reads well on a terminal. */
 import type { Row } from './measure.ts'
+import { peers } from './peers.ts'
 
 const NONE = '–'
 
@@ -9,6 +10,7 @@ export function toTable(rows: readonly Row[]): string {
     'weather',
     'success',
     'possible',
+    ...Object.keys(peers),
     'refused by circuit',
     'attempts/request',
     'credits/answer',
@@ -28,13 +30,14 @@ export function toTable(rows: readonly Row[]): string {
   return [line(heads), rule, ...table.slice(1).map(line), '', ...complaints].join('\n')
 }
 
-function cellsOf({ row, weather, figures, possible, firstSuccessMs, broken }: Row): string[] {
+function cellsOf({ row, weather, figures, possible, peers: others, firstSuccessMs, broken }: Row): string[] {
   const { success, refusedByCircuit, attemptsPerRequest, creditsPerAnswer, p50Ms, p95Ms } = figures
   return [
     row,
     weather,
     percent(success),
     percent(possible),
+    ...Object.keys(peers).map((name) => percent(others[name] ?? 0)),
     percent(refusedByCircuit),
     attemptsPerRequest.toFixed(2),
     creditsPerAnswer === null ? NONE : creditsPerAnswer.toFixed(2),
