@@ -315,6 +315,7 @@ export function compose(
     clock,
     configGeneration: () => served.number,
     generationsInUse: () => 1 + served.old,
+    unapplied: () => reloader.unapplied,
     ready: isReady,
     draining: () => server.draining,
     openRequests: () => server.openRequests,
@@ -434,10 +435,10 @@ export function compose(
   }
 
   function tell(reloaded: Reloaded, because: string): void {
-    const told = { changed: [], mistakes: [], ...reloaded }
-    const { result, generation, changed, mistakes } = told
-    emit({ kind: 'reloaded', result, because, generation, changed, mistakes, keys: keyNamesOf(inForce()) })
-    if (reloaded.result === 'applied') for (const warning of reloaded.warnings) log.warn('settings', { warning })
+    const told = { changed: [], waiting: [], mistakes: [], warnings: [], ...reloaded }
+    const { result, generation, changed, waiting, mistakes, warnings } = told
+    emit({ kind: 'reloaded', result, because, generation, changed, waiting, mistakes, keys: keyNamesOf(inForce()) })
+    for (const warning of warnings) log.warn('settings', { warning })
   }
 
   function followUpstreamAuthority({ upstream: { ca } }: Config): { close(): void } | null {

@@ -83,8 +83,11 @@ export async function serve(source: SettingsSource, world: World, version: strin
 
 /** One line for `systemctl status`. */
 function statusAfter(reloaded: Reloaded): string {
-  if (reloaded.result === 'applied') return `Settings reloaded (generation ${reloaded.generation}).`
-  return `Settings not reloaded, generation ${reloaded.generation} stays in force: ${reloaded.mistakes.join(' ')}`
+  const { generation } = reloaded
+  if (reloaded.result === 'invalid')
+    return `Settings not reloaded, generation ${generation} stays in force: ${reloaded.mistakes.join(' ')}`
+  const waiting = reloaded.waiting.length === 0 ? '' : `; these wait for a restart: ${reloaded.waiting.join(', ')}`
+  return `Settings reloaded (generation ${generation})${waiting}.`
 }
 
 /** Whatever fails or hangs now, the process ends. */

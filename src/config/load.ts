@@ -28,6 +28,8 @@ export interface Loaded {
   readonly keyFiles: readonly KeyFile[]
   /** Files that hold any other secret. */
   readonly secretFiles: readonly string[]
+  /** What would be wrong with these settings where some differ from those that were read; every single one is right. */
+  readonly flawsOf: (config: Config) => readonly string[]
 }
 
 export interface KeyFile {
@@ -51,6 +53,7 @@ export function loadConfig(
   readFile: Surroundings['readFile'],
   known: Known | null = null,
 ): Loaded {
+  const dangersOf = (config: Config): Danger[] => dangers(config, { environment, readFile })
   const mistakes: Mistake[] = []
   const written = combine(sources, sets, mistakes)
   // A file that cannot be read makes every other complaint doubtful.
@@ -65,9 +68,7 @@ export function loadConfig(
   mistakes.push(...explain(issues, tree).filter((one) => !unresolved.includes(one.path.join('.'))))
   const wrong = mistakes.map((one) => one.path.join('.'))
   const found = (
-    config === null
-      ? []
-      : [...dangers(config, { environment, readFile }), ...(known ? unknownScrapers(config, known.scrapers) : [])]
+    config === null ? [] : [...dangersOf(config), ...(known ? unknownScrapers(config, known.scrapers) : [])]
   ).filter((one) => !isDoubtful(one, wrong))
   mistakes.push(...found.map((one) => about(one.path, one.text, tree)))
   if (mistakes.length > 0 || config === null) throw new ConfigError(render(mistakes))
@@ -76,6 +77,7 @@ export function loadConfig(
     warnings: warnings(config, known?.priceCredits ?? null),
     keyFiles: keyFilesOf(config, tree),
     secretFiles: secretFilesOf(tree),
+    flawsOf: (other) => render(dangersOf(other).map((one) => about(one.path, one.text, tree))),
   }
 }
 

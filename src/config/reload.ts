@@ -1,17 +1,19 @@
 /**
  * Puts changed settings in force while the proxy runs: on request, and when a file they come from changes. They are read,
- * checked and built aside, and swapped whole; any mistake, and any change that needs a restart, leaves everything as it was.
- * Without a pause from reading to swapping, so that two reloads never meet. Knows nothing of what is built.
+ * checked and built aside, and swapped at once; any mistake leaves everything as it was. A setting that needs a restart keeps its
+ * value, and all others change. Without a pause from reading to swapping, so that two reloads never meet. Knows nothing of what
+ * is built.
  *
- * A changed file is read a moment later, when whoever writes it has probably finished; what is still half written then is a
- * mistake, and read again with its next change. Of what was told already nothing is told again.
+ * A changed file is read a moment later, when its writer has probably finished; what is still half written then is a mistake, and
+ * read again with its next change.
  */
 import { ConfigError } from '../errors.ts'
 import type { Clock, Timer, World } from '../ports.ts'
 import { needsRestart } from './describe.ts'
-import { differences } from './difference.ts'
+import { differences, withOld } from './difference.ts'
 import type { Loaded } from './load.ts'
 import type { Config } from './schema.ts'
+import type { Path } from './tree.ts'
 
 /** Where settings come from. */
 export interface SettingsSource {
@@ -21,16 +23,27 @@ export interface SettingsSource {
   readonly files: readonly string[]
 }
 
+/** Settings are given by their names: values may be secret. */
 export type Reloaded =
   | {
-      readonly result: 'applied'
+      /** `restart` = all but those that wait for a restart. */
+      readonly result: 'applied' | 'restart'
       readonly generation: number
-      /** Names of settings; the values are nobody's business. */
       readonly changed: readonly string[]
+      /** Changed in the files, in force after a restart. */
+      readonly waiting: readonly string[]
       readonly warnings: readonly string[]
     }
   /** Nothing has changed. */
-  | { readonly result: 'invalid' | 'restart'; readonly generation: number; readonly mistakes: readonly string[] }
+  | { readonly result: 'invalid'; readonly generation: number; readonly mistakes: readonly string[] }
+
+/** How the files differ from what is in force, as of the last look; empty = they do not. */
+export interface Unapplied {
+  /** Why the settings in the files were refused. */
+  readonly mistakes: readonly string[]
+  /** Names of settings. */
+  readonly waiting: readonly string[]
+}
 
 export interface ReloadPorts {
   readonly source: SettingsSource
@@ -49,6 +62,7 @@ export interface Reloader {
   reload(because: string): Reloaded
   /** Watches the files from now on; `secretFiles` are those of the settings in force. */
   watch(secretFiles: readonly string[]): void
+  readonly unapplied: Unapplied
   close(): void
 }
 
@@ -57,16 +71,18 @@ const quietMs = 1_000
 export function createReloader({ source, clock, watchFile, inForce, swap, tell, broke }: ReloadPorts): Reloader {
   const watches = new Map<string, { close(): void }>()
   let waiting: Timer | null = null
-  /** The mistakes told last; null = none since the last success. */
-  let told: string | null = null
+  let unapplied: Unapplied = { mistakes: [], waiting: [] }
 
   return {
     reload(because) {
-      const reloaded = attempt(true)
+      const reloaded = attempt()
       note(reloaded, because)
       return reloaded
     },
     watch,
+    get unapplied() {
+      return unapplied
+    },
     close() {
       waiting?.cancel()
       for (const one of watches.values()) one.close()
@@ -74,22 +90,27 @@ export function createReloader({ source, clock, watchFile, inForce, swap, tell, 
     },
   }
 
-  /** Null = the settings are those in force, and nobody has asked. */
-  function attempt<Wanted extends boolean>(isWanted: Wanted): Reloaded | (Wanted extends true ? never : null)
-  function attempt(isWanted: boolean): Reloaded | null {
+  function attempt(): Reloaded {
     const { config, generation } = inForce()
     try {
       const loaded = source.read()
-      const changed = differences(config, loaded.config).map((path) => ({ path, name: path.join('.') }))
-      const names = changed.map(({ name }) => name)
-      const fixed = changed.filter(({ path }) => needsRestart(path)).map(({ name }) => name)
-      if (fixed.length > 0) {
-        return { result: 'restart', generation, mistakes: fixed.map((name) => `${name}: changes only with a restart`) }
+      const changed = differences(config, loaded.config)
+      const fixed = changed.filter(needsRestart)
+      const waiting = fixed.map(nameOf)
+      const next = fixed.length > 0 ? withOld(config, loaded.config, fixed) : loaded.config
+      // Old and new settings may be wrong only together.
+      const flaws = fixed.length > 0 ? loaded.flawsOf(next) : []
+      if (flaws.length > 0) {
+        const mistakes = [...flaws, ...waiting.map((name) => `${name}: changes only with a restart`)]
+        return { result: 'invalid', generation, mistakes }
       }
-      if (names.length === 0 && !isWanted) return null
-      const next = swap(loaded)
-      if (watches.size > 0) watch(loaded.secretFiles)
-      return { result: 'applied', generation: next, changed: names, warnings: loaded.warnings }
+      return {
+        result: fixed.length > 0 ? 'restart' : 'applied',
+        generation: swapTo({ ...loaded, config: next }),
+        changed: changed.filter((path) => !needsRestart(path)).map(nameOf),
+        waiting,
+        warnings: loaded.warnings,
+      }
     } catch (error) {
       if (error instanceof ConfigError) return { result: 'invalid', generation, mistakes: error.mistakes }
       broke(error)
@@ -97,8 +118,15 @@ export function createReloader({ source, clock, watchFile, inForce, swap, tell, 
     }
   }
 
+  function swapTo(loaded: Loaded): number {
+    const generation = swap(loaded)
+    if (watches.size > 0) watch(loaded.secretFiles)
+    return generation
+  }
+
   function note(reloaded: Reloaded, because: string): void {
-    told = mistakesOf(reloaded)
+    const { mistakes, waiting } = { mistakes: [], waiting: [], ...reloaded }
+    unapplied = { mistakes, waiting }
     tell(reloaded, because)
   }
 
@@ -116,11 +144,24 @@ export function createReloader({ source, clock, watchFile, inForce, swap, tell, 
     waiting?.cancel()
     waiting = clock.after(quietMs, () => {
       waiting = null
-      const reloaded = attempt(false)
-      if (reloaded === null) told = null
-      else if (reloaded.result === 'applied' || mistakesOf(reloaded) !== told) note(reloaded, 'file')
+      if (isNews()) note(attempt(), 'file')
     })
   }
+
+  /** A comment is no change, but for the end of a mistake. */
+  function isNews(): boolean {
+    if (unapplied.mistakes.length > 0) return true
+    try {
+      const names = differences(inForce().config, source.read().config).map(nameOf)
+      return names.join() !== unapplied.waiting.join()
+    } catch {
+      return true
+    }
+  }
+}
+
+function nameOf(path: Path): string {
+  return path.join('.')
 }
 
 /** The first look tells what is known. */
@@ -130,8 +171,4 @@ function afterFirst(changed: () => void): () => void {
     if (!isFirst) changed()
     isFirst = false
   }
-}
-
-function mistakesOf(reloaded: Reloaded): string | null {
-  return reloaded.result === 'applied' ? null : reloaded.mistakes.join('\n')
 }

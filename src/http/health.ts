@@ -27,6 +27,8 @@ const overloadWords = {
 const overloadCauses = { 'event-loop': 'the event loop is late', memory: 'memory is nearly full' }
 
 export interface Vital {
+  /** Those in the files have a mistake. */
+  readonly areSettingsRefused: boolean
   readonly overload: OverloadStatus
   readonly breakers: readonly BreakerStatus[]
   readonly keys: readonly KeyStatus[]
@@ -46,6 +48,7 @@ export function healthOf(isReady: boolean, isDraining: boolean, vital: Vital, be
 }
 
 function troublesOf({
+  areSettingsRefused,
   overload: { state, because },
   breakers,
   keys,
@@ -59,6 +62,7 @@ function troublesOf({
   const resting = keys.filter(({ state }) => state !== 'ready').map(({ name }) => name)
   const empty = budgets.filter(({ leftCredits }) => leftCredits <= 0)
   return [
+    ...(areSettingsRefused ? ['the settings in the files were refused: a restart would fail'] : []),
     ...(state === 'calm' || because === null ? [] : [`${overloadWords[state]}: ${overloadCauses[because]}`]),
     ...(circuits.length > 0 ? [`upstream fails for ${circuits.join(', ')} (circuit not closed)`] : []),
     ...(resting.length > 0

@@ -3,6 +3,7 @@
  * needs; its policy lets in our own style and script, by their hashes, and nothing else: no origin, no inline handler.
  */
 import { hash } from 'node:crypto'
+import { msText } from '../telemetry/trail.ts'
 import type { AdminAnswer } from './admin.ts'
 import { liveScript, style } from './page-assets.ts'
 
@@ -152,4 +153,10 @@ export function table(headings: readonly string[], rows: readonly Markup[], inst
       ${rows}
     </tbody>
   </table>`
+}
+
+/** From one point in time to a later one. */
+export function leftOf(later: string, earlier: string): string {
+  const seconds = Math.max(0, Math.round((Date.parse(later) - Date.parse(earlier)) / 1000))
+  return seconds < 100 ? `${seconds} s` : msText(seconds * 1000)
 }

@@ -1,6 +1,6 @@
 /**
- * `POST /reload` of the admin port: 200 with the new generation, or what is wrong with the settings, while the old ones stay in
- * force: 422 for mistakes, 409 for a change that needs a restart.
+ * `POST /reload` of the admin port: 200 with the new generation and the settings that wait for a restart, or 422 with what is wrong
+ * with the settings, while the old ones stay in force.
  */
 import type { Random } from '../ports.ts'
 import { type AdminRoute, json } from './admin.ts'
@@ -9,13 +9,9 @@ interface ReloadParts {
   readonly random: Random
   readonly reload: () =>
     | { readonly result: 'applied'; readonly generation: number }
-    | { readonly result: 'invalid' | 'restart'; readonly mistakes: readonly string[] }
+    | { readonly result: 'restart'; readonly generation: number; readonly waiting: readonly string[] }
+    | { readonly result: 'invalid'; readonly mistakes: readonly string[] }
 }
-
-const refusals = {
-  invalid: { status: 422, title: 'Invalid settings' },
-  restart: { status: 409, title: 'Restart needed' },
-} as const
 
 export function createReloadRoute({ random, reload }: ReloadParts): AdminRoute {
   return {
@@ -24,18 +20,19 @@ export function createReloadRoute({ random, reload }: ReloadParts): AdminRoute {
     run() {
       const reloaded = reload()
       if (reloaded.result === 'applied') return json({ generation: reloaded.generation })
-      const { status, title } = refusals[reloaded.result]
+      if (reloaded.result === 'restart')
+        return json({ generation: reloaded.generation, waiting_for_restart: reloaded.waiting })
       const { mistakes } = reloaded
       const problem = {
         type: 'urn:scrapellm-proxy:error:CONFIG_INVALID',
-        title,
-        status,
+        title: 'Invalid settings',
+        status: 422,
         detail: `The settings in force stay as they are. ${mistakes.join(' ')}`,
         code: 'CONFIG_INVALID',
         request_id: random.id(),
         mistakes,
       }
-      return { ...json(problem, status), contentType: 'application/problem+json' }
+      return { ...json(problem, 422), contentType: 'application/problem+json' }
     },
   }
 }

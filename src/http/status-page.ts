@@ -7,6 +7,7 @@ import {
   countOf,
   fragmentAnswer,
   html,
+  leftOf,
   type Markup,
   nothing,
   pageAnswer,
@@ -16,7 +17,8 @@ import {
   timeOf,
   trailHref,
 } from './html.ts'
-import { hourText, picturesOf } from './pictures.ts'
+import { healthSection } from './health-section.ts'
+import { picturesOf } from './pictures.ts'
 import type { BudgetReport, StatusReport } from './status.ts'
 
 export function createStatusPage(status: () => StatusReport, history: Pick<History, 'steps' | 'marks'>): AdminRoute {
@@ -58,7 +60,7 @@ export function trailForm(): Markup {
 
 function mainOf(report: StatusReport, pictures: Markup): Markup {
   return html`
-    ${healthOf(report)}
+    ${healthSection(report)}
     <div class="grid">
       ${part('pictures', 'Over time', pictures, 'all')} ${part('circuits', 'Circuits', circuitsOf(report))}
       <div class="stack">
@@ -76,37 +78,6 @@ function part(id: string, title: string, content: Markup, kind = ''): Markup {
     <h2 id="${id}-title">${title}</h2>
     ${content}
   </section>`
-}
-
-const healthWords = { ok: 'OK', degraded: 'Degraded', starting: 'Starting', draining: 'Draining' } as const
-const healthKinds = { ok: 'good', degraded: 'bad', starting: 'warn', draining: 'warn' } as const
-const healthMarks = { ok: '✓', degraded: '✕', starting: '…', draining: '…' } as const
-
-function healthOf({
-  health,
-  open_requests: open,
-  uptime_seconds: uptime,
-  config_generation: generation,
-  time,
-  last_hour: hour,
-  same_hour_yesterday: yesterday,
-}: StatusReport) {
-  const { state, because, since } = health
-  const reasons = because.length === 0 ? '' : `: ${because.join('; ')}`
-  const began = since === null ? nothing : html` since ${timeOf(since)} (${leftOf(time, since)})`
-  return html`<div id="health" data-live class="health ${healthKinds[state]}" role="status" aria-live="polite">
-      <p>
-        <span aria-hidden="true">${healthMarks[state]}</span> <strong>${healthWords[state]}</strong>${began}${reasons}
-      </p>
-    </div>
-    <p id="hour" data-live>${hourText(hour)}</p>
-    <p id="yesterday" data-live class="soft">
-      ${yesterday === null ? '' : `Same hour yesterday: ${hourText(yesterday)}`}
-    </p>
-    <p id="vitals" data-live class="soft">
-      ${open} open ${open === 1 ? 'request' : 'requests'} · up ${msText(uptime * 1000)} · settings no. ${generation} ·
-      all times UTC
-    </p>`
 }
 
 const breakerKinds = { closed: 'good', 'half-open': 'warn', open: 'bad' } as const
@@ -292,9 +263,4 @@ export function statusTag(status: number | 'gone' | null, code: string | null): 
   if (status === 'gone') return tag('warn', 'hung up')
   const kind = status < 400 ? 'good' : status < 500 ? 'warn' : 'bad'
   return html`${tag(kind, String(status))}${code === null ? nothing : html` <span class="wide">${code}</span>`}`
-}
-
-function leftOf(later: string, earlier: string): string {
-  const seconds = Math.max(0, Math.round((Date.parse(later) - Date.parse(earlier)) / 1000))
-  return seconds < 100 ? `${seconds} s` : msText(seconds * 1000)
 }

@@ -20,6 +20,8 @@ export interface StatusGauges {
   readonly configGeneration: () => number
   /** Old ones included, whose questions are still open. */
   readonly generationsInUse?: () => number
+  /** How the settings in the files differ from those in force. */
+  readonly unapplied?: () => { readonly mistakes: readonly string[]; readonly waiting: readonly string[] }
   readonly ready: () => boolean
   readonly draining: () => boolean
   readonly openRequests: () => number
@@ -59,6 +61,8 @@ export interface StatusReport {
   readonly uptime_seconds: number
   readonly config_generation: number
   readonly generations_in_use: number
+  /** Of the settings in the files: why they were refused, and those that wait for a restart. */
+  readonly settings: { readonly mistakes: readonly string[]; readonly waiting_for_restart: readonly string[] }
   readonly health: Health
   readonly draining: boolean
   readonly open_requests: number
@@ -152,7 +156,9 @@ const recentCount = 25
 export function createStatus(gauges: StatusGauges): () => StatusReport {
   const { clock, startedAt, trails } = gauges
   return () => {
+    const { mistakes, waiting } = gauges.unapplied?.() ?? { mistakes: [], waiting: [] }
     const parts = {
+      areSettingsRefused: mistakes.length > 0,
       overload: gauges.overload?.() ?? noOverload,
       breakers: gauges.breakers(),
       keys: gauges.keys(),
@@ -171,6 +177,7 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
       uptime_seconds: Math.floor((now - startedAt) / 1000),
       config_generation: gauges.configGeneration(),
       generations_in_use: gauges.generationsInUse?.() ?? 1,
+      settings: { mistakes, waiting_for_restart: waiting },
       health: healthOf(gauges.ready(), gauges.draining(), parts, iso(since)),
       draining: gauges.draining(),
       open_requests: gauges.openRequests(),

@@ -158,7 +158,7 @@ export type TelemetryEvent =
   | { readonly kind: 'lease-lost'; readonly scraper: string }
   /** The last asker left; the call is finished and kept all the same. */
   | { readonly kind: 'flight-orphaned'; readonly scraper: string }
-  /** Other settings are in force, or not: then `mistakes` says why. None of it holds a secret. */
+  /** Other settings are in force, but for those that wait for a restart; or none are, and `mistakes` says why. None of it holds a secret. */
   | {
       readonly kind: 'reloaded'
       readonly result: ReloadResult
@@ -166,6 +166,7 @@ export type TelemetryEvent =
       /** In force now. */
       readonly generation: number
       readonly changed: readonly string[]
+      readonly waiting: readonly string[]
       readonly mistakes: readonly string[]
       /** Of the upstream keys in force. */
       readonly keys: readonly string[]

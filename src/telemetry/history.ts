@@ -144,7 +144,8 @@ export function createHistory({ clock, credits }: HistoryPorts): History {
 
   function note(event: TelemetryEvent): void {
     if (event.kind === 'reloaded') {
-      mark(event.result === 'applied' ? `settings no. ${event.generation}` : 'settings refused')
+      mark(event.result === 'invalid' ? 'settings refused' : `settings no. ${event.generation}`)
+      went('settings', event.result === 'invalid')
     } else if (event.kind === 'breaker-changed') {
       if (event.to !== 'half-open') mark(`circuit of ${event.scraper} ${event.to === 'open' ? 'opened' : 'closed'}`)
       went(`circuit of ${event.scraper}`, event.to !== 'closed')

@@ -160,7 +160,7 @@ const counterRows = {
   configReloads: row(
     ['reload'],
     'config_reloads_total',
-    'Attempts to put changed settings in force: applied, invalid (a mistake in them), or restart (a setting was changed that needs one).',
+    'Attempts to put changed settings in force: applied, invalid (a mistake in them: nothing changed), or restart (applied, but for settings that wait for a restart).',
   ),
   bugs: row([], 'bugs_total', 'Faults of the proxy itself: each one has a log line with its stack.'),
 } as const

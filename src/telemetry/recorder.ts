@@ -254,9 +254,10 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
   }
 
   function logReload(event: Extract<TelemetryEvent, { kind: 'reloaded' }>): void {
-    const { result, because, generation, changed, mistakes } = event
-    if (result === 'applied') return log.info('settings reloaded', { because, generation, changed })
-    log.error('settings not reloaded', { because, generation, mistakes })
+    const { result, because, generation, changed, waiting, mistakes } = event
+    if (result === 'invalid') return log.error('settings not reloaded', { because, generation, mistakes })
+    log.info('settings reloaded', { because, generation, changed })
+    if (waiting.length > 0) log.warn('settings wait for a restart', { because, generation, waiting })
   }
 
   function uncaught(error: unknown): void {

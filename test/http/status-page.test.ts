@@ -209,7 +209,9 @@ void t.test('the fragment is what changes, and no more', async (t) => {
   const ids = [...body.matchAll(/id="([\w-]+)" data-live/g)].map(([, id]) => id)
   t.same(
     new Set(ids),
-    new Set('health hour yesterday vitals pictures cache circuits credits errors flights keys recent'.split(' ')),
+    new Set(
+      'health settings hour yesterday vitals pictures cache circuits credits errors flights keys recent'.split(' '),
+    ),
   )
 })
 
@@ -242,7 +244,7 @@ void t.test('the page of a trail says what happened, attempt by attempt', async 
   t.equal(status, 200)
   const text = textOf(body)
   t.match(text, /Came 12:00:00 , took \d/)
-  t.match(text, /Asked by team For alpha, answer Answer 200 Cache miss Credits 3 Flight its own/)
+  t.match(text, /Asked by team For alpha, answer Answer 200 Cache miss Credits 6 Flight its own/)
   t.match(text, 'Trace 0af7651916cd43dd8448eb211c80319c')
   t.match(text, /rateLimited 429 main 0 repeated after 2.\d\d s; upstream asked for 2.00 s/)
   t.match(text, /ambiguous no complete answer main 3, perhaps repeated after/)

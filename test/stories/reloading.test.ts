@@ -103,17 +103,69 @@ void t.test('askers of the old and of the new settings share one flight, and the
   t.equal(sim.requests.length, 1)
 })
 
-void t.test('a setting that needs a restart is refused by its name, and all else with it', async (t) => {
-  const proxy = await aProxy(t, 'cache: { ttl: 1h }')
-  proxy.write('listen: { reusePort: true }\nredis: { url: "redis://127.0.0.1:1" }\ncache: { ttl: 2h }')
-  const refused = await reload(proxy)
-  t.match(refused, { status: 409 })
-  t.strictSame(refused.json['mistakes'], [
-    'listen.reusePort: changes only with a restart',
-    'redis: changes only with a restart',
+void t.test('a setting that needs a restart waits for it, and says so each time; all others change', async (t) => {
+  const proxy = await aProxy(t, `clients: { ${alice}, ${bob} }`)
+  const fixed = 'listen: { reusePort: true }\nredis: { url: "redis://127.0.0.1:1" }'
+  const waiting = ['listen.reusePort', 'redis']
+  proxy.write(`${fixed}\nclients: { ${alice} }`)
+  t.match(await reload(proxy), { status: 200, json: { generation: 2, waiting_for_restart: waiting } })
+  t.match(await proxy.ask('q', BOB), { status: 401 }, 'a revoked token is refused')
+  t.match(linesOf(proxy, 'settings reloaded'), [{ changed: ['clients.bob'] }])
+
+  proxy.write(`${fixed}\nclients: { ${alice} }\ncache: { ttl: 2h }`)
+  proxy.look()
+  proxy.clock.skip(1_000)
+  t.match(await proxy.ask('q', ALICE), { headers: { 'cache-control': 'private, max-age=7200' } })
+  const lines = linesOf(proxy, 'settings wait for a restart')
+  t.match(lines, [
+    { level: 'warn', because: 'POST /reload', generation: 2, waiting },
+    { level: 'warn', because: 'file', generation: 3, waiting },
   ])
-  t.match(await proxy.metric('config_reloads_total'), { 'result="restart"': 1 })
-  t.match(await proxy.ask('q'), { headers: { 'cache-control': 'private, max-age=3600' } })
+  t.match(await proxy.metric('config_reloads_total'), { 'result="restart"': 2 })
+  t.match((await proxy.admin('/status')).json, {
+    health: { state: 'ok' },
+    settings: { mistakes: [], waiting_for_restart: waiting },
+  })
+  t.match((await proxy.admin('/')).text, /only in force after a restart: listen\.reusePort, redis/)
+
+  proxy.write(`clients: { ${alice} }\ncache: { ttl: 2h }`)
+  proxy.look()
+  proxy.clock.skip(1_000)
+  t.match((await proxy.admin('/status')).json, { settings: { mistakes: [], waiting_for_restart: [] } })
+})
+
+void t.test(
+  'a setting that waits for a restart, and new ones that are wrong without it: nothing changes',
+  async (t) => {
+    const proxy = await aProxy(t, 'cache: { disk: false }')
+    proxy.write('cache: { disk: { path: cache.db } }\njobs: { execution: durable }')
+    const refused = await reload(proxy)
+    t.match(refused, { status: 422 })
+    t.match(refused.json['mistakes'], [
+      /^jobs\.execution: durable needs cache\.disk or redis/,
+      'cache.disk: changes only with a restart',
+    ])
+    t.match(await proxy.admin('/status'), { json: { config_generation: 1 } })
+  },
+)
+
+void t.test('refused settings are on the page and in /status until they are accepted', async (t) => {
+  const proxy = await aProxy(t, 'cache: { ttl: 1h }')
+  proxy.write('cache: { ttll: 1h }')
+  await reload(proxy)
+  t.match((await proxy.admin('/status')).json, {
+    health: {
+      state: 'degraded',
+      because: ['the settings in the files were refused: a restart would fail'],
+      since: String,
+    },
+    settings: { mistakes: [/^cache\.ttll: unknown key; did you mean "ttl"\?/] },
+  })
+  t.match((await proxy.admin('/')).text, /cache\.ttll: unknown key/)
+  proxy.write('cache: { ttl: 1h }')
+  proxy.look()
+  proxy.clock.skip(1_000)
+  t.match((await proxy.admin('/status')).json, { health: { state: 'ok', since: null }, settings: { mistakes: [] } })
 })
 
 void t.test('upstream changes live: the open question ends where it began, new ones go to the new place', async (t) => {
@@ -190,7 +242,7 @@ clients: { anonymous: {}, bob: { token: bob-token-0123456789, rate: { limit: 2, 
   t.match(await ask('/scrapers/grok?prompt=j', BOB), { headers: { 'x-proxy-code': /RATE_LIMITED|BUDGET_EXHAUSTED/ } })
 })
 
-void t.test('a file that changes is read a moment later; half of it is a mistake, and told once', async (t) => {
+void t.test('a file that changes is read a moment later; half of it is a mistake', async (t) => {
   const proxy = await aProxy(t, 'cache: { ttl: 1h }')
   const { clock, look, write } = proxy
   clock.skip(1_000)
@@ -201,9 +253,10 @@ void t.test('a file that changes is read a moment later; half of it is a mistake
   t.strictSame(linesOf(proxy, 'settings not reloaded'), [])
   clock.skip(1)
   t.match(linesOf(proxy, 'settings not reloaded'), [{ because: 'file' }])
+  write('cache: { ttl: 2h, staleI')
   look()
   clock.skip(1_000)
-  t.equal(linesOf(proxy, 'settings not reloaded').length, 1)
+  t.equal(linesOf(proxy, 'settings not reloaded').length, 2, 'each change is told about')
   t.match(await proxy.ask('one'), { headers: { 'cache-control': 'private, max-age=3600' } })
   write('cache: { ttl: 2h, staleIfError: 1h }')
   look()

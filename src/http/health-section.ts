@@ -1,0 +1,47 @@
+/** The top of the status page: how the proxy is and since when, what is wrong with its settings, and the last hour in figures. */
+import { msText } from '../telemetry/trail.ts'
+import { html, leftOf, type Markup, nothing, timeOf } from './html.ts'
+import { hourText } from './pictures.ts'
+import type { StatusReport } from './status.ts'
+
+const healthWords = { ok: 'OK', degraded: 'Degraded', starting: 'Starting', draining: 'Draining' } as const
+const healthKinds = { ok: 'good', degraded: 'bad', starting: 'warn', draining: 'warn' } as const
+const healthMarks = { ok: '✓', degraded: '✕', starting: '…', draining: '…' } as const
+
+export function healthSection({
+  health,
+  open_requests: open,
+  uptime_seconds: uptime,
+  config_generation: generation,
+  settings: { mistakes, waiting_for_restart: waiting },
+  time,
+  last_hour: hour,
+  same_hour_yesterday: yesterday,
+}: StatusReport): Markup {
+  const { state, because, since } = health
+  const reasons = because.length === 0 ? '' : `: ${because.join('; ')}`
+  const began = since === null ? nothing : html` since ${timeOf(since)} (${leftOf(time, since)})`
+  return html`<div id="health" data-live class="health ${healthKinds[state]}" role="status" aria-live="polite">
+      <p>
+        <span aria-hidden="true">${healthMarks[state]}</span> <strong>${healthWords[state]}</strong>${began}${reasons}
+      </p>
+      ${
+        mistakes.length === 0
+          ? nothing
+          : html`<ul>
+              ${mistakes.map((one) => html`<li>${one}</li>`)}
+            </ul>`
+      }
+    </div>
+    <p id="settings" data-live class="warn">
+      ${waiting.length === 0 ? '' : `Changed in the settings, but only in force after a restart: ${waiting.join(', ')}`}
+    </p>
+    <p id="hour" data-live>${hourText(hour)}</p>
+    <p id="yesterday" data-live class="soft">
+      ${yesterday === null ? '' : `Same hour yesterday: ${hourText(yesterday)}`}
+    </p>
+    <p id="vitals" data-live class="soft">
+      ${open} open ${open === 1 ? 'request' : 'requests'} · up ${msText(uptime * 1000)} · settings no. ${generation} ·
+      all times UTC
+    </p>`
+}
