@@ -201,13 +201,15 @@ void t.test('Why a promised answer did not come is in the document of its job', 
     [['not-json', 'not-json', 'not-json', 'not-json'], /^UPSTREAM_INVALID: .+/],
     [['401'], /^NO_KEY_AVAILABLE: .+/],
   ]
-  for (const [index, [steps, error]] of rows.entries()) {
+  for (const [index, [[first = '500', ...more], error]] of rows.entries()) {
     const prompt = `q${index}`
-    sim.script({ prompt }, steps)
+    sim.script({ prompt }, [{ kind: 'hold', next: first }, ...more])
     const { headers } = await ask(prompt, asTeam({ prefer: 'respond-async' }))
+    await sim.received(1, { prompt })
+    sim.release()
     let document: Answer
     do document = await ask(String(headers['location']), asTeam())
     while (document.json['status'] === 'pending')
-    t.match(document.json, { status: 'failed', error }, JSON.stringify(steps))
+    t.match(document.json, { status: 'failed', error }, JSON.stringify(first))
   }
 })
