@@ -40,6 +40,7 @@ import { createSharedConcurrencyLimits } from './limits/shared-concurrency.ts'
 import { createSharedRateLimits } from './limits/shared-rate.ts'
 import { createSuccession } from './succession.ts'
 import type { Client } from './model.ts'
+import { answerHeaders, openApi } from './scrapellm/openapi.ts'
 import type { Budget, KeyStatus } from './parts.ts'
 import type { SharedStore, World } from './ports.ts'
 import { createBreakers } from './resilience/breaker.ts'
@@ -84,6 +85,8 @@ export const known = { scrapers, priceCredits: Math.min(...scrapers.map(priceOf)
 
 /** How a key is tried without spending a credit. */
 export const upstreamKeys = keyCheck
+
+export { answerHeaders, openApi }
 
 export interface App {
   readonly log: Log
@@ -284,6 +287,7 @@ export function compose(
   }
   const server = doors.createServer(firstConfig.listen, {
     certificate: certificates.listen,
+    published: new Map([['/openapi.json', Buffer.from(JSON.stringify(openApi(version)))]]),
     clock,
     random,
     emit,

@@ -66,7 +66,7 @@ void t.test('the package', async (t) => {
     for (const path of ['dist/main.js', 'config/default.yaml', 'config/schema.json', 'README.md', 'CHANGELOG.md'])
       t.ok(paths.includes(path), path)
     const allowed =
-      /^(dist\/.*\.(?:js|lua)|(config|deploy|docs|grafana)\/.*|[A-Z]+\.md|package\.json|src\/simulator\/README\.md)$/
+      /^(dist\/.*\.(?:js|lua)|dist\/scrapellm\/client\.d\.ts|(config|deploy|docs|grafana)\/.*|[A-Z]+\.md|package\.json|src\/simulator\/README\.md)$/
     t.strictSame(
       paths.filter((path) => !allowed.test(path) || /test|secrets\//.test(path)),
       [],
@@ -125,6 +125,16 @@ void t.test('the package', async (t) => {
   if (process.platform === 'linux') t.strictSame(versions.toSorted(), ['v22', 'v24', 'v26'])
 })
 
+/** As somebody writes it who has installed the package. */
+const clientProgram = `
+import { createClient } from 'scrapellm-proxy/client'
+const client = createClient({ baseUrl: process.argv[2] })
+const answer = await client.ask('grok', { prompt: 'hello' })
+console.log(answer.kind, answer.credits, answer.body.scraper)
+const refusal = await client.ask('nobody', { prompt: 'hello' })
+console.log(refusal.kind, refusal.code)
+`
+
 async function runsUnder(t: Test, shelf: string): Promise<void> {
   const environment = {
     SCRAPELLM_API_KEY: KEY,
@@ -149,6 +159,16 @@ async function runsUnder(t: Test, shelf: string): Promise<void> {
     t.match(JSON.parse(asked.stdout), { scraper: 'chatgpt', credits_used: 3 })
     demo.signal('SIGTERM')
     t.match(await demo.ended, { code: 0, stderr: '' })
+  })
+
+  await t.test('its client asks, with the types that come with it', async (t) => {
+    const demo = begin('demo', '--quiet', '--port', '0', '--set', 'admin.port=0')
+    const [, url = ''] = await demo.saw(/proxy +(http:\S+)/)
+    writeFileSync(join(home, 'ask.mjs'), clientProgram)
+    const said = await startBare(t, ['node', join(home, 'ask.mjs'), url], { cwd: home, environment }).ended
+    t.strictSame(said, { code: 0, stdout: 'answer 3 grok\nrefusal ENDPOINT_UNKNOWN\n', stderr: '' })
+    demo.signal('SIGTERM')
+    await demo.ended
   })
 
   await t.test('doctor finds it fit, a paid answer survives a restart, and Node has nothing to say', async (t) => {

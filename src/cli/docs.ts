@@ -5,10 +5,11 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { known } from '../compose.ts'
+import { answerHeaders, known, openApi } from '../compose.ts'
 import { resolveRetry, schema } from '../config/schema.ts'
 import { settingsPage } from '../config/settings-page.ts'
 import { failureClasses, failures } from '../failures.ts'
+
 import { labelLists } from '../telemetry/labels.ts'
 import { metricCatalogue } from '../telemetry/metrics.ts'
 import { schemaText } from './schema.ts'
@@ -21,6 +22,7 @@ const blocks: Readonly<Record<string, () => string>> = {
   'settings-page': () => settingsPage(readFileSync(join(root, 'config/example.yaml'), 'utf8')),
   'metrics-page': metricsPage,
   'label-values': labelTable,
+  headers: headerTable,
 }
 
 export interface Projection {
@@ -32,10 +34,13 @@ export interface Projection {
 /** Every generated file. */
 export const projections: readonly Projection[] = [
   { path: 'config/schema.json', render: schemaText },
-  ...['docs/settings.md', 'docs/metrics.md', 'docs/retries-breakers-limits.md'].map((path) => ({
-    path,
-    render: (text: string | null) => (text === null ? null : fillBlocks(text)),
-  })),
+  { path: 'docs/openapi.json', render: () => openApiText() },
+  ...['docs/settings.md', 'docs/headers-and-clients.md', 'docs/metrics.md', 'docs/retries-breakers-limits.md'].map(
+    (path) => ({
+      path,
+      render: (text: string | null) => (text === null ? null : fillBlocks(text)),
+    }),
+  ),
 ]
 
 const block = /(<!-- generated:([\w-]+) -->\n)([\s\S]*?)(<!-- \/generated:\2 -->)/g
@@ -51,6 +56,16 @@ export function fillBlocks(text: string): string {
   const ended = text.match(block)?.length ?? 0
   if (begun !== ended) throw new Error('a generated block has no end, or a name that does not match its beginning')
   return filled
+}
+
+function headerTable(): string {
+  const rows = Object.entries(answerHeaders).map(([name, { says }]) => `| \`${name}\` | ${says} |`)
+  return ['| header | what it says |', '|---|---|', ...rows].join('\n')
+}
+
+function openApiText(): string {
+  const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string }
+  return `${JSON.stringify(openApi(version), null, 2)}\n`
 }
 
 const counted = { down: 'yes', slow: 'half', neutral: 'no' }

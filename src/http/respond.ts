@@ -83,6 +83,12 @@ export function createResponder({ markReplays, replay }: ResponderOptions): Resp
   }
 }
 
+/** A document of the proxy itself that anybody may read. It costs nothing, and counts against no limit. */
+export function published(id: string, body: Buffer): Response {
+  const headers = ['X-Request-Id', id, 'X-Content-Type-Options', 'nosniff', 'Cache-Control', 'max-age=300']
+  return content(200, headers, 'application/json', body)
+}
+
 /** A refusal before there was a request that could be called one. */
 export function refuse(id: string, error: ProxyError): Response {
   return problem(id, error, begin(id, `${cacheName}; detail=${error.code}`, 0, 0))
@@ -146,8 +152,14 @@ function job(exchange: Exchange, { reply, idempotentReplay, promised }: Kind<'jo
   const headers = start(exchange, `${cacheName}; ${way}; detail=jobs`, made.attempts, made.credits)
   if (idempotentReplay) headers.push('Idempotent-Replayed', 'true')
   if (reply.location !== null) headers.push('Location', reply.location)
+  if (promised) headers.push('Preference-Applied', preferenceOf(exchange))
   headers.push('Cache-Control', 'no-store')
   return content(reply.status, headers, reply.contentType, reply.body)
+}
+
+/** RFC 7240 section 3. */
+function preferenceOf({ request: { respondAsyncAfterMs } }: Exchange): string {
+  return respondAsyncAfterMs ? `respond-async, wait=${toSeconds(respondAsyncAfterMs)}` : 'respond-async'
 }
 
 /**
@@ -255,14 +267,17 @@ function begin(id: string, cacheStatus: string, attempts: number, credits: numbe
   ]
 }
 
-/** Who asked too often was refused before its limits were noted: nothing is left until it may ask again. */
+/**
+ * A client that asks too often is refused before its limits are noted: nothing is left. As in every other answer, `t` is the time until the
+ * bucket is full; the time until the next request is `Retry-After`.
+ */
 function spent(client: Client | null, error: ProxyError): LimitState | null {
   if (error.code !== 'RATE_LIMITED' || !client?.rate) return null
-  const { limit, per } = client.rate
+  const { limit, per, burst } = client.rate
   return {
     policy: `"requests";q=${limit};w=${Math.ceil(per / 1000)}`,
     remaining: 0,
-    resetMs: Math.max(1000, error.retryAfterMs ?? 0),
+    resetMs: (error.retryAfterMs ?? 0) + ((burst - 1) * per) / limit,
   }
 }
 

@@ -15,7 +15,7 @@ import { type Connection, newConnection, watch } from './connection.ts'
 import { createDrainer, type Drained, type DrainTimes } from './drain.ts'
 import { type CertificateSource, createNodeServer } from './node-server.ts'
 import { hasBody, losesBytes, readFields, readId, readRequest } from './request.ts'
-import { refuse, type Respond, type Response } from './respond.ts'
+import { published, refuse, type Respond, type Response } from './respond.ts'
 import { createTargets } from './target.ts'
 
 export interface ServerOptions {
@@ -55,6 +55,8 @@ export interface ServerParts {
   /** Null = without TLS. */
   readonly certificate?: CertificateSource | null
   readonly serving: () => Serving
+  /** By path, what anybody may read without a token. */
+  readonly published?: ReadonlyMap<string, Buffer>
   /** Every new request is refused. */
   readonly isCritical?: () => boolean
   /** Told of every refusal that no exchange exists for, and that therefore nobody records. */
@@ -94,7 +96,7 @@ const mostPipelined = 100
 
 export function createServer(options: ServerOptions, parts: ServerParts): Server {
   const { host, port, reusePort = false, maxConnections = 20_000, timeouts } = options
-  const { clock, random, emit, serving, isCritical = () => false, certificate = null } = parts
+  const { clock, random, emit, serving, isCritical = () => false, certificate = null, published: documents } = parts
   const { headersMs, requestMs, keepAliveMs, checkMs, slowReaderMs } = { ...defaults, ...timeouts }
   const target = createTargets()
   const connections = new Map<Socket, Connection>()
@@ -176,6 +178,9 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
         throw overloaded('This proxy is overloaded.', random.next(), { close: true })
       const onGone = watch(incoming.socket, connection, outgoing)
       const request = readRequest(incoming, fields, { id, arrivedAt: clock.now(), onGone, target })
+      const document =
+        request.method === 'GET' || request.method === 'HEAD' ? documents?.get(request.target.path) : null
+      if (document && !hasBody(fields)) return settle(incoming, outgoing, connection, published(id, document))
       // Nothing behind it may be executed: Node closes after such an answer, or what follows comes before the body has been judged.
       if (fields.expect !== null || hasBody(fields) || losesBytes(incoming, fields, newBytes))
         connection.closing = connection.broken = true

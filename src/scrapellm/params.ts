@@ -24,7 +24,7 @@ export interface Question {
   readonly unknownValue: boolean
 }
 
-interface Parameter {
+export interface Parameter {
   readonly name: string
   /** Null = every scraper has it; for the others it is an unknown parameter. */
   readonly only: string | null
@@ -33,18 +33,71 @@ interface Parameter {
   readonly absent: string | null
   /** The value as the key knows it; null = not a documented value, so no key. */
   readonly canonical: (value: string) => string | null
+  /** For the API description: JSON Schema of the value, and what it does. */
+  readonly schema: Readonly<Record<string, unknown>>
+  readonly says: string
 }
 
 const DEFAULT_COUNTRY = 'US'
 
+const flag = { type: 'boolean' }
+
 /** In the order of their names, which is that of the key. The facts are in docs/vendor-api.md, "Parameters". */
-const parameters: readonly Parameter[] = [
-  { name: 'bypass_cache', only: null, inKey: false, absent: 'false', canonical: boolean },
-  { name: 'country', only: null, inKey: true, absent: DEFAULT_COUNTRY, canonical: upperCase },
-  { name: 'markdown_json', only: 'chatgpt', inKey: true, absent: 'false', canonical: boolean },
-  { name: 'prompt', only: null, inKey: true, absent: null, canonical: exact },
-  { name: 'timeout', only: null, inKey: false, absent: '300', canonical: duration },
-  { name: 'web_search', only: 'perplexity', inKey: true, absent: 'true', canonical: boolean },
+export const parameters: readonly Parameter[] = [
+  {
+    name: 'bypass_cache',
+    only: null,
+    inKey: false,
+    absent: 'false',
+    canonical: boolean,
+    schema: { ...flag, default: false },
+    says: "A fresh answer: neither the proxy's cache nor ScrapeLLM's is read. It is kept for those who ask later.",
+  },
+  {
+    name: 'country',
+    only: null,
+    inKey: true,
+    absent: DEFAULT_COUNTRY,
+    canonical: upperCase,
+    schema: { type: 'string', default: DEFAULT_COUNTRY, examples: ['DE'] },
+    says: 'Where the question is asked from: ISO 3166-1 alpha-2.',
+  },
+  {
+    name: 'markdown_json',
+    only: 'chatgpt',
+    inKey: true,
+    absent: 'false',
+    canonical: boolean,
+    schema: { ...flag, default: false },
+    says: 'Adds the Markdown as a tree of tokens.',
+  },
+  {
+    name: 'prompt',
+    only: null,
+    inKey: true,
+    absent: null,
+    canonical: exact,
+    schema: { type: 'string', minLength: 1, maxLength: 4_000, examples: ['Which CRM suits a small team?'] },
+    says: 'The question.',
+  },
+  {
+    name: 'timeout',
+    only: null,
+    inKey: false,
+    absent: '300',
+    canonical: duration,
+    schema: { type: 'number', minimum: 10, maximum: 600, default: 300 },
+    says: 'Seconds that one attempt may take. How long the caller waits is `X-Request-Timeout`.',
+  },
+  {
+    name: 'web_search',
+    only: 'perplexity',
+    inKey: true,
+    absent: 'true',
+    canonical: boolean,
+    schema: { ...flag, default: true },
+    says: 'False = quicker, without live citations.',
+  },
 ]
 
 const parameterNames: ReadonlySet<string> = new Set(parameters.map((parameter) => parameter.name))
@@ -85,7 +138,7 @@ export function readParams(params: readonly Param[]): ReadonlyMap<string, string
 }
 
 const SAMPLE = 'sample'
-const MOST_SAMPLES = 100
+export const MOST_SAMPLES = 100
 
 /** A whole number from 1 to 100; null = it is none. */
 export function readSample(text: string): number | null {

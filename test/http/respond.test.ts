@@ -312,7 +312,7 @@ void t.test('RateLimit says where the client stands', async (t) => {
   const client = { rate: { limit: 60, per: 60_000, burst: 20 } } as Client
   t.has(headersOf(respond({ kind: 'refused', error }, exchange({}, { client }))), {
     'ratelimit-policy': '"requests";q=60;w=60',
-    ratelimit: '"requests";r=0;t=3',
+    ratelimit: '"requests";r=0;t=22',
     'retry-after': '3',
   })
   const unlimited = exchange({}, { client: { rate: null } as Client })
