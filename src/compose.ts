@@ -8,6 +8,7 @@ import { createSharedTier } from './cache/shared-tier.ts'
 import { createSigningKeys } from './cache/signing-keys.ts'
 import { followAuthority, followCertificate } from './config/certificate.ts'
 import type { Loaded } from './config/load.ts'
+import { cacheBytesOf } from './config/policy.ts'
 import { createReloader, type Reloaded, type SettingsSource } from './config/reload.ts'
 import type { Config } from './config/schema.ts'
 import { parseDuration } from './config/units.ts'
@@ -46,7 +47,7 @@ import type { SharedStore, World } from './ports.ts'
 import { createBreakers } from './resilience/breaker.ts'
 import { createBulkhead } from './resilience/bulkhead.ts'
 import { createFlights } from './resilience/coalesce.ts'
-import { createOverload } from './resilience/overload.ts'
+import { createOverload, type YieldingCache } from './resilience/overload.ts'
 import { createRetryBudget } from './resilience/retry-budget.ts'
 import { createSeal } from './resilience/shared-flight-marks.ts'
 import { createSharedFlights, loneFlights } from './resilience/shared-flight.ts'
@@ -185,8 +186,9 @@ export function compose(
   const jobStore = store ? createSharedJobStore(createSharedRecords(store, clock), clock) : null
   const jobRecords = jobStore ?? createLocalJobStore(disk ?? createMemoryStore(clock))
   const session = store ? createSession({ store, clock, id: random.id() }) : soloSession(random.id(), clock)
+  const gauge = world.gaugePressure()
   const local = createLocalTier({
-    maxBytes: firstConfig.cache.memory.maxSize,
+    maxBytes: cacheBytesOf(firstConfig, gauge.limitBytes),
     onEvicted: () => emit({ kind: 'cache-evicted', tier: 'memory' }),
   })
   const signingKeys = createSigningKeys(clock)
@@ -215,9 +217,7 @@ export function compose(
   })
   const retryBudget = createRetryBudget({ ...firstConfig.retry.budget, clock, isWell: breakers.isWell })
   const bulkhead = createBulkhead(placesOf(firstConfig), { clock, random, emit })
-  const gauge = world.gaugePressure()
-  const overload = createOverload(firstConfig.overload, { clock, random, emit, gauge })
-  warnOfMemory(firstConfig, gauge.limitBytes)
+  const overload = createOverload(firstConfig.overload, { clock, random, emit, gauge, cache: yieldingCache() })
   const rests = store ? restsOver(store) : null
   const memory = rests ?? (disk ? createKeyMemory(disk, clock) : noMemory)
   const firstKeys = createKeys({ clock, random, emit, memory, ...keysOf(firstConfig) })
@@ -292,7 +292,7 @@ export function compose(
     random,
     emit,
     serving: () => served.current,
-    isCritical: () => overload.state === 'critical',
+    refusesAll: () => (overload.state === 'critical' ? overload.because : null),
     refused: recorder.refused,
   })
   const reloader = createReloader({
@@ -362,13 +362,19 @@ export function compose(
     },
   )
 
-  /** A cache that fills the memory would be taken for an overload. */
-  function warnOfMemory({ cache, overload: { memory: most } }: Config, limitBytes: number): void {
-    if (cache.memory.maxSize + BESIDE_CACHE_BYTES <= most * limitBytes) return
-    const mebibytes = (bytes: number): string => `${Math.floor(bytes / 1_048_576)}MiB`
-    const [kept, limit] = [mebibytes(cache.memory.maxSize), mebibytes(limitBytes)]
-    const warning = `cache.memory.maxSize is ${kept}, but the process may take ${limit} in all; once the cache is full, misses are refused as overload: lower it, or give more memory`
-    log.warn('settings', { warning })
+  function yieldingCache(): YieldingCache {
+    return {
+      get bytes() {
+        return local.bytes
+      },
+      get maxBytes() {
+        return local.maxBytes
+      },
+      get fullBytes() {
+        return cacheBytesOf(inForce(), gauge.limitBytes)
+      },
+      resize: local.resize,
+    }
   }
 
   function certificateOf(name: 'listen' | 'admin', files: Config['listen']['tls']) {
@@ -419,7 +425,7 @@ export function compose(
     audit.keepPrompts(config.log.prompts)
     metrics.admit({ clients: Object.keys(config.clients), keys: keyNamesOf(config) })
     admin.setToken(adminTokenOf(config))
-    local.resize(config.cache.memory.maxSize)
+    local.resize(cacheBytesOf(config, gauge.limitBytes))
     bulkhead.adopt(placesOf(config))
     overload.adopt(config.overload)
     signingKeys.adopt(signingSecretsOf(config))
@@ -510,9 +516,11 @@ export function compose(
     return isListening && !server.draining
   }
 
-  function tiers(): readonly { readonly tier: 'memory' | 'disk'; readonly entries: number; readonly bytes: number }[] {
-    const memory = { tier: 'memory', entries: local.count, bytes: local.bytes } as const
-    return disk ? [memory, { tier: 'disk', entries: disk.entries, bytes: disk.bytes }] : [memory]
+  function tiers() {
+    const memory = { tier: 'memory', entries: local.count, bytes: local.bytes, maxBytes: local.maxBytes } as const
+    const { disk: onDisk } = firstConfig.cache
+    if (!disk || !onDisk) return [memory]
+    return [memory, { tier: 'disk', entries: disk.entries, bytes: disk.bytes, maxBytes: onDisk.maxSize } as const]
   }
 
   function clientNamed(name: string): Client | null {
@@ -565,9 +573,6 @@ export function compose(
     },
   }
 }
-
-/** What the process takes beside the answers in its memory, with some thousand open questions. */
-const BESIDE_CACHE_BYTES = 160 * 1_048_576
 
 /** A longer answer is kept by each replica for itself. */
 const MAX_SHARED_BYTES = 4 * 1_048_576

@@ -114,10 +114,16 @@ export const refusals = {
 
 export type Code = keyof typeof refusals
 
+/** Why a request was refused, where one code has several causes. The contract's closed list: a metric label. */
+export const reasons = ['event-loop', 'memory', 'places', 'queue', 'connections'] as const
+
+export type Reason = (typeof reasons)[number]
+
 export const codes = Object.keys(refusals) as readonly Code[]
 
 interface ProxyErrorOptions {
   readonly status?: number
+  readonly reason?: Reason
   readonly retryAfterMs?: number
   readonly allow?: string
   /** The connection cannot be trusted after this request (framing, over-long): it is closed after the answer. */
@@ -131,6 +137,8 @@ export class ProxyError extends Error {
   readonly code: Code
   readonly status: number
   readonly fault: Fault
+  /** Null where the code has one cause. */
+  readonly reason: Reason | null
   readonly retryAfterMs: number | null
   readonly allow: string | null
   readonly close: boolean
@@ -140,6 +148,7 @@ export class ProxyError extends Error {
     this.code = code
     this.status = options.status ?? refusals[code].statuses[0]
     this.fault = refusals[code].fault
+    this.reason = options.reason ?? null
     this.retryAfterMs = options.retryAfterMs ?? null
     this.allow = options.allow ?? null
     this.close = options.close ?? false
@@ -159,11 +168,17 @@ export class ProxyError extends Error {
 }
 
 /**
- * OVERLOADED, to be tried again after 1 to 5 seconds: those who are sent away together must not come back together.
+ * OVERLOADED, to be tried again after 1 to 5 seconds: requests that are refused together must not come back together.
  * `chance` is in [0, 1).
  */
-export function overloaded(detail: string, chance: number, options: { readonly close?: boolean } = {}): ProxyError {
-  return new ProxyError('OVERLOADED', detail, { ...options, retryAfterMs: 1_000 + Math.floor(chance * 5) * 1_000 })
+export function overloaded(
+  reason: Reason,
+  detail: string,
+  chance: number,
+  options: { readonly close?: boolean } = {},
+): ProxyError {
+  const retryAfterMs = 1_000 + Math.floor(chance * 5) * 1_000
+  return new ProxyError('OVERLOADED', detail, { ...options, reason, retryAfterMs })
 }
 
 /** All attempts failed, and none of them brought an answer that could be handed on. */

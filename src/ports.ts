@@ -74,7 +74,7 @@ export interface Pressure {
   readonly eventLoopDelayMs: number
   /** The share of the time in which it had something to do, 0 to 1. */
   readonly eventLoopBusy: number
-  /** The share in use of all memory that the process may take, or of its heap, whichever is fuller. */
+  /** The share in use of all memory that the process may take, or of its heap, whichever is fuller. Without what is kept unused for later. */
   readonly memory: number
 }
 
@@ -82,6 +82,8 @@ export interface PressureGauge {
   /** What the process may take, by its container or its machine. */
   readonly limitBytes: number
   read(): Pressure
+  /** Collects garbage now. Takes some ten milliseconds. */
+  reclaim(): void
   close(): void
 }
 

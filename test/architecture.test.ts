@@ -115,6 +115,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   'doctor/': [
     'addresses.ts',
     'config/route.ts',
+    'config/policy.ts',
     'config/units.ts',
     'ports.ts',
     'world/authority.ts',

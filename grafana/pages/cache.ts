@@ -105,6 +105,15 @@ export const cache: Page = {
           },
           {
             kind: 'graph',
+            title: 'Room in use',
+            shows: 'Bytes of answers out of those that may be kept, by tier, in the instance that is fullest.',
+            red: 'full, which is normal where "Evictions" is low. In memory the limit shrinks while memory is short (Runtime dashboard).',
+            unit: 'percentunit',
+            queries: [[`max by (tier) (${metric('cache_bytes')} / ${metric('cache_max_bytes')})`, '{{tier}}']],
+            max: 1,
+          },
+          {
+            kind: 'graph',
             title: 'Answers kept',
             shows: 'How many answers are kept, by tier.',
             red: null,

@@ -18,6 +18,7 @@ export interface LocalTier {
   resize(maxBytes: number): void
   readonly count: number
   readonly bytes: number
+  readonly maxBytes: number
 }
 
 /**
@@ -27,21 +28,28 @@ export interface LocalTier {
 const OVERHEAD_BYTES = 960
 
 export function createLocalTier(options: { readonly maxBytes: number; readonly onEvicted: () => void }): LocalTier {
-  let cache = sized(options.maxBytes)
+  let { maxBytes } = options
+  // Its own limit cannot be changed, so it has none.
+  const cache = new LRUCache<string, Entry>({
+    maxSize: Number.MAX_SAFE_INTEGER,
+    sizeCalculation: (entry, key) => sizeOf(key, entry),
+    dispose: (_entry, _key, reason) => {
+      if (reason === 'evict') options.onEvicted()
+    },
+  })
 
-  function sized(maxBytes: number): LRUCache<string, Entry> {
-    return new LRUCache<string, Entry>({
-      maxSize: Math.max(1, maxBytes),
-      sizeCalculation: (entry, key) => entry.body.length + key.length + OVERHEAD_BYTES,
-      dispose: (_entry, _key, reason) => {
-        if (reason === 'evict') options.onEvicted()
-      },
-    })
+  function evict(): void {
+    while (cache.calculatedSize > maxBytes) cache.pop()
   }
 
   return {
     get: (key) => cache.get(key),
-    set: (key, entry) => void cache.set(key, entry),
+    set(key, entry) {
+      // An answer for which there is no room must not push out all others.
+      if (sizeOf(key, entry) > maxBytes) cache.delete(key)
+      else cache.set(key, entry)
+      evict()
+    },
     delete: (key) => void cache.delete(key),
     outdated(key, storedAt) {
       const entry = cache.peek(key)
@@ -52,14 +60,9 @@ export function createLocalTier(options: { readonly maxBytes: number; readonly o
       for (const [key] of doomed) cache.delete(key)
       return doomed.length
     },
-    resize(maxBytes) {
-      if (cache.maxSize === Math.max(1, maxBytes)) return
-      const before = cache
-      cache = sized(maxBytes)
-      for (const key of before.rkeys()) {
-        const entry = before.peek(key)
-        if (entry) cache.set(key, entry)
-      }
+    resize(bytes) {
+      maxBytes = bytes
+      evict()
     },
     get count() {
       return cache.size
@@ -67,5 +70,12 @@ export function createLocalTier(options: { readonly maxBytes: number; readonly o
     get bytes() {
       return cache.calculatedSize
     },
+    get maxBytes() {
+      return maxBytes
+    },
   }
+}
+
+function sizeOf(key: string, { body }: Entry): number {
+  return body.length + key.length + OVERHEAD_BYTES
 }

@@ -1,5 +1,4 @@
 /** `doctor`: looks at the world that the settings speak of, and says what to do; one line for each thing, or JSON. */
-import { readFileSync } from 'node:fs'
 import { upstreamKeys } from '../compose.ts'
 import { sharedOptions } from '../slices.ts'
 import { finding, fine, type Finding, type Status } from '../doctor/finding.ts'
@@ -9,7 +8,7 @@ import { examineRedis } from '../doctor/redis.ts'
 import { examineSurroundings } from '../doctor/surroundings.ts'
 import { examineUpstream } from '../doctor/upstream.ts'
 import { ConfigError } from '../errors.ts'
-import { memoryLimit } from '../world/pressure.ts'
+import { limitsHere } from './limits.ts'
 import type { Io } from './io.ts'
 import { readSettings, type Wanted } from './settings.ts'
 
@@ -36,8 +35,7 @@ async function examine(wanted: DoctorWanted, io: DoctorIo): Promise<{ findings: 
     const { config, warnings } = readSettings(wanted, io)
     const machine = {
       node: process.versions.node,
-      memoryBytes: memoryLimit(),
-      openFiles: openFiles(),
+      ...limitsHere(),
     }
     const looks = await Promise.all([
       examineUpstream(config.upstream, upstreamKeys, io.environment),
@@ -72,14 +70,4 @@ function told(findings: readonly Finding[], paint: DoctorIo['paint']): string {
     `${count('fail')} to be repaired, ${count('warn')} to be improved, ${count('note')} to be known.`,
     '',
   ].join('\n')
-}
-
-/** Node has raised it to what it may be; null = not on this system. */
-function openFiles(): number | null {
-  try {
-    const [, limit = ''] = /^Max open files +(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8')) ?? []
-    return limit === '' ? null : Number(limit)
-  } catch {
-    return null
-  }
 }

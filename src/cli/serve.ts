@@ -3,8 +3,10 @@ import { compose, type App } from '../compose.ts'
 import type { Reloaded, SettingsSource } from '../config/reload.ts'
 import { routeText, routeTo } from '../config/route.ts'
 import type { Config } from '../config/schema.ts'
+import { examineLimits } from '../doctor/machine.ts'
 import type { World } from '../ports.ts'
 import type { Host } from './host.ts'
+import { limitsHere } from './limits.ts'
 
 const EXIT_FAILURE = 1
 /** What is written at the end takes moments; a store that hangs must not keep us. */
@@ -24,6 +26,8 @@ export async function serve(source: SettingsSource, world: World, version: strin
   const { config, warnings } = loaded
   const app = compose(loaded, world, version, undefined, source)
   for (const warning of warnings) app.log.warn('settings', { warning })
+  for (const { name, status, text, advice } of examineLimits(limitsHere(), config))
+    if (status === 'warn' || status === 'fail') app.log.warn(name, { warning: text, advice })
   const { port, adminPort } = await app.listen()
   const url = urlOf(config.listen, port)
   const adminUrl = urlOf(config.admin, adminPort)

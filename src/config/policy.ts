@@ -4,6 +4,14 @@
  */
 import { resolveRetry, type Config } from './schema.ts'
 
+const MOST_CACHE_BYTES = 256 * 1_048_576
+const CACHE_SHARE = 0.25
+
+/** What the memory cache may take, in bytes. `limitBytes` = what the process may take. */
+export function cacheBytesOf({ cache }: Config, limitBytes: number): number {
+  return cache.memory.maxSize ?? Math.min(MOST_CACHE_BYTES, Math.floor(CACHE_SHARE * limitBytes))
+}
+
 /** Throws for a name that is not in the settings. */
 export function resolveClient(config: Config, name: string) {
   const given = config.clients[name]

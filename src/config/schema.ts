@@ -312,8 +312,8 @@ const cache = map({
   memory: live(
     map({
       maxSize: live(
-        size(1024 ** 2, 1024 ** 4).prefault('256MiB'),
-        'Memory for kept answers; the least recently used go first.',
+        size(1024 ** 2, 1024 ** 4).optional(),
+        'Memory for kept answers; the least recently used go first. Left out: 256MiB, or a quarter of what the process may take, whichever is less. While memory is short it is less (`overload.memory`).',
       ),
     }).prefault({}),
     'Answers kept in memory.',
@@ -516,7 +516,7 @@ const overload = map({
   ),
   memory: live(
     share('a share of memory').prefault(0.85),
-    'From this share of the memory that the process may take (container, machine or heap) on, only known answers are given.',
+    'From this share of the memory that the process may take (container, machine or heap) on, the memory cache gives way, and if that is not enough, only known answers are given.',
   ),
   memoryCritical: live(
     share('a share of memory').prefault(0.95),

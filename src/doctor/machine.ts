@@ -1,6 +1,6 @@
 /** Looks at what the machine or container gives: Node, memory, open files. Pure: the figures are handed in. */
+import { cacheBytesOf } from '../config/policy.ts'
 import type { Config } from '../config/schema.ts'
-import { formatSize } from '../config/units.ts'
 import { fine, finding, type Finding } from './finding.ts'
 
 export interface Machine {
@@ -18,22 +18,36 @@ const BASE_BYTES = 256 * MIB
 const OTHER_FILES = 200
 
 export function examineMachine(machine: Machine, config: Config): Finding[] {
-  return [fine('node', `Node ${machine.node}`), aboutMemory(machine, config), aboutFiles(machine, config)]
+  return [fine('node', `Node ${machine.node}`), ...examineLimits(machine, config)]
 }
 
-function aboutMemory({ memoryBytes }: Machine, { cache, overload }: Config): Finding {
-  const needed = cache.memory.maxSize + BASE_BYTES
-  const text = `${inMiB(memoryBytes)}, of which kept answers may take ${formatSize(cache.memory.maxSize)}`
-  if (needed <= memoryBytes * overload.memory) return fine('memory', text)
-  const advice = `give it ${inMiB(needed / overload.memory)}, or lower cache.memory.maxSize: from ${overload.memory * 100} % on new questions are refused`
-  return finding(needed > memoryBytes ? 'fail' : 'warn', 'memory', `${text}: too much`, advice)
+/** What the proxy looks at when it starts, too. */
+export function examineLimits(limits: Pick<Machine, 'memoryBytes' | 'openFiles'>, config: Config): Finding[] {
+  return [aboutMemory(limits, config), aboutFiles(limits, config)]
+}
+
+function aboutMemory({ memoryBytes }: Pick<Machine, 'memoryBytes'>, config: Config): Finding {
+  const most = config.overload.memory
+  const forAnswers = cacheBytesOf(config, memoryBytes)
+  const text = `${inMiB(memoryBytes)}, of which kept answers may take ${inMiB(forAnswers)}`
+  if (BASE_BYTES + forAnswers <= memoryBytes * most) return fine('memory', text)
+  const enough = inMiB((BASE_BYTES + forAnswers) / most)
+  const from = `from ${most * 100} % on`
+  return BASE_BYTES > memoryBytes
+    ? finding('fail', 'memory', `${text}: too little`, `give it ${enough}: ${from} new questions are refused`)
+    : finding(
+        'warn',
+        'memory',
+        `${text}: too little under load`,
+        `give it ${enough}, or lower cache.memory.maxSize: ${from} kept answers give way, then new questions are refused`,
+      )
 }
 
 function inMiB(bytes: number): string {
   return `${Math.ceil(bytes / MIB)} MiB`
 }
 
-function aboutFiles({ openFiles }: Machine, { listen, upstream }: Config): Finding {
+function aboutFiles({ openFiles }: Pick<Machine, 'openFiles'>, { listen, upstream }: Config): Finding {
   const name = 'open files'
   const needed = listen.maxConnections + upstream.maxConcurrent + OTHER_FILES
   if (openFiles === null) return finding('note', name, 'the limit cannot be seen here', `let it have ${needed}`)

@@ -65,6 +65,7 @@ function reportOf(trail: Trail): object {
     ...(prompt !== null && { prompt }),
     status: trail.status,
     code: trail.code,
+    ...(trail.reason !== null && { reason: trail.reason }),
     detail: trail.detail,
     cache: trail.cache,
     tier: trail.tier,

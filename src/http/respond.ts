@@ -98,7 +98,8 @@ export function refuse(id: string, error: ProxyError): Response {
 export function problemOf(id: string, error: ProxyError): Buffer {
   const { code, title, status, message: detail } = error
   const type = `urn:scrapellm-proxy:error:${code}`
-  return Buffer.from(JSON.stringify({ type, title, status, detail, code, request_id: id }))
+  const reason = error.reason ?? undefined
+  return Buffer.from(JSON.stringify({ type, title, status, detail, code, reason, request_id: id }))
 }
 
 /** RFC 9110 section 13.1.2: `*` or a list, compared weakly. */

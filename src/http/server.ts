@@ -5,7 +5,7 @@
  */
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
-import { overloaded, ProxyError } from '../errors.ts'
+import { overloaded, ProxyError, type Reason } from '../errors.ts'
 import type { Exchange, Outcome } from '../model.ts'
 import type { Handle } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
@@ -57,8 +57,8 @@ export interface ServerParts {
   readonly serving: () => Serving
   /** By path, what anybody may read without a token. */
   readonly published?: ReadonlyMap<string, Buffer>
-  /** Every new request is refused. */
-  readonly isCritical?: () => boolean
+  /** Why every new request is refused; null = none is. */
+  readonly refusesAll?: () => Reason | null
   /** Told of every refusal that no exchange exists for, and that therefore nobody records. */
   readonly refused: (error: ProxyError, id?: string) => void
 }
@@ -94,9 +94,11 @@ const probePaces = 30
 /** Requests without an answer on one connection: nobody sends more ahead but to do harm. */
 const mostPipelined = 100
 
+const TOO_MANY_CONNECTIONS = 'Too many connections, or too many requests ahead on this one. Use fewer.'
+
 export function createServer(options: ServerOptions, parts: ServerParts): Server {
   const { host, port, reusePort = false, maxConnections = 20_000, timeouts } = options
-  const { clock, random, emit, serving, isCritical = () => false, certificate = null, published: documents } = parts
+  const { clock, random, emit, serving, refusesAll = () => null, certificate = null, published: documents } = parts
   const { headersMs, requestMs, keepAliveMs, checkMs, slowReaderMs } = { ...defaults, ...timeouts }
   const target = createTargets()
   const connections = new Map<Socket, Connection>()
@@ -174,8 +176,10 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
     try {
       if (refusal) throw refusal
       if (drainer.stopped) throw new ProxyError('SHUTTING_DOWN', 'This proxy is shutting down.', { close: true })
-      if (connection.isExcess || connection.open > mostPipelined || isCritical())
-        throw overloaded('This proxy is overloaded.', random.next(), { close: true })
+      if (connection.isExcess || connection.open > mostPipelined)
+        throw overloaded('connections', TOO_MANY_CONNECTIONS, random.next(), { close: true })
+      const reason = refusesAll()
+      if (reason) throw overloaded(reason, 'This proxy is overloaded.', random.next(), { close: true })
       const onGone = watch(incoming.socket, connection, outgoing)
       const request = readRequest(incoming, fields, { id, arrivedAt: clock.now(), onGone, target })
       const document =

@@ -192,11 +192,11 @@ function spentOf(spent: number, budget: BudgetReport | null): Markup {
 
 function cacheOf({ cache, disk, redis, audit_file: audit }: StatusReport): Markup {
   const rows = cache.map(
-    ({ tier, entries, bytes }) =>
+    ({ tier, entries, bytes, max_bytes: maxBytes }) =>
       html`<tr>
         <th scope="row">${tier}</th>
         <td class="number">${countOf(entries)}</td>
-        <td class="number">${sizeOf(bytes)}</td>
+        <td class="number">${sizeOf(bytes)} <span class="soft">of ${sizeOf(maxBytes)}</span></td>
       </tr>`,
   )
   const stores = [

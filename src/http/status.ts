@@ -45,6 +45,7 @@ export interface TierStatus {
   readonly tier: string
   readonly entries: number
   readonly bytes: number
+  readonly maxBytes: number
 }
 
 export interface ClientGauge {
@@ -86,7 +87,12 @@ export interface StatusReport {
     readonly next_try: string | null
   }[]
   readonly flights: readonly { readonly scraper: string; readonly askers: number; readonly started_at: string | null }[]
-  readonly cache: readonly TierStatus[]
+  readonly cache: readonly {
+    readonly tier: string
+    readonly entries: number
+    readonly bytes: number
+    readonly max_bytes: number
+  }[]
   readonly disk: Up | null
   readonly redis: SharedState | null
   readonly audit_file: Up | null
@@ -185,7 +191,7 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
       breakers: parts.breakers.map(({ openUntil, ...circuit }) => ({ ...circuit, open_until: iso(openUntil) })),
       keys: parts.keys.map(keyOf),
       flights: gauges.flights().map(({ scraper, askers, startedAt: at }) => ({ scraper, askers, started_at: iso(at) })),
-      cache: gauges.cache(),
+      cache: gauges.cache().map(({ maxBytes, ...rest }) => ({ ...rest, max_bytes: maxBytes })),
       disk: parts.disk,
       redis: parts.redis,
       audit_file: parts.auditFile,

@@ -59,12 +59,12 @@ function partOf(trail: Trail, index: number, now: number): Markup {
 }
 
 function factsOf(trail: Trail): Markup {
-  const { at, durationMs, client, scraper, endpoint, status, code, detail, cache, tier, credits } = trail
+  const { at, durationMs, client, scraper, endpoint, status, code, reason, detail, cache, tier, credits } = trail
   const took = durationMs === null ? 'under way' : `took ${msText(durationMs)}`
   return html`<dl>
     ${fact('Came', html`${momentOf(at)}, ${took}`)} ${fact('Asked by', text(client))}
     ${fact('For', text(endpoint === null ? scraper : `${scraper}, ${endpoint}`))}
-    ${fact('Answer', html`${statusTag(status, null)} ${code ?? ''}`)}
+    ${fact('Answer', html`${statusTag(status, null)} ${code ?? ''}${reason === null ? '' : `, ${reason}`}`)}
     ${detail === null ? nothing : fact('It was told', text(detail))}
     ${cache === null ? nothing : fact('Cache', text(tier === null ? cache : `${cache}, ${tier}`))}
     ${fact('Credits', text(String(credits)))} ${rideOf(trail)}

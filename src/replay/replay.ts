@@ -5,7 +5,7 @@
  */
 import { createLocalTier } from '../cache/local-tier.ts'
 import { createCache } from '../cache/tiered.ts'
-import { resolveClient } from '../config/policy.ts'
+import { cacheBytesOf, resolveClient } from '../config/policy.ts'
 import { resolveRetry, type Config } from '../config/schema.ts'
 import { ProxyError, refusals, type Code } from '../errors.ts'
 import { restsIn } from '../keys/key-state.ts'
@@ -243,7 +243,8 @@ function statusOf(outcome: Outcome, code: Code | null): number | 'gone' {
   return outcome.landing.verdict.reply?.status ?? refusals[code ?? 'INTERNAL'].statuses[0]
 }
 
-function cacheBytes({ cache, redis }: Config): number {
+function cacheBytes(config: Config): number {
+  const { cache, redis } = config
   const beside = redis ? SHARED_BYTES : cache.disk ? cache.disk.maxSize : 0
-  return cache.memory.maxSize + beside
+  return cacheBytesOf(config, Number.POSITIVE_INFINITY) + beside
 }

@@ -141,7 +141,7 @@ export function createBulkhead(first: BulkheadPolicy, ports: BulkheadPorts): Siz
   }
 
   function full(): ProxyError {
-    return overloaded('Too many upstream calls are under way.', random.next())
+    return overloaded('places', 'Too many upstream calls are under way.', random.next())
   }
 
   return { enter, inFlight, queued, adopt }

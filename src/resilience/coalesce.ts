@@ -85,7 +85,7 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
 
   function board(airborne: Airborne, asker: Asker): Promise<Landing | null> {
     if (airborne.waiting.size >= maxAskers)
-      throw overloaded('Too many requests wait for the same answer.', random.next())
+      throw overloaded('queue', 'Too many requests wait for the same answer.', random.next())
 
     const landing = new Promise<Landing | null>((resolve, reject) => {
       const waiting: Waiting = {

@@ -1,6 +1,7 @@
 /**
- * Notices when the process has more to do than it can, and sheds load before it falls: first what would ask upstream, while
- * known answers are still given, then every new request.
+ * Notices when the process has more to do than it can, and sheds load before it falls. Short of memory, kept answers give way first:
+ * they can be had again, and misses are refused only if that was not enough. Then known answers are still given, and only in the
+ * last stage every new request is refused.
  *
  * The signals are the event loop (late, and hardly ever idle: a machine busy with something else makes it late, too) and
  * memory. One bad moment is none: a pause for garbage, a start or a stopped process lasts for one look, an overload for
@@ -14,9 +15,19 @@ import type { OverloadCause, OverloadState } from '../telemetry/events.ts'
 export interface OverloadPolicy {
   /** 0 = the event loop is not looked at. */
   readonly eventLoopDelay: number
-  /** Shares of the limit, from which on misses, or all requests, are refused. */
+  /** Shares of the limit: from the first on the cache gives way, then misses are refused; from the second on all requests. */
   readonly memory: number
   readonly memoryCritical: number
+}
+
+/** Kept answers in memory, which give way. */
+export interface YieldingCache {
+  readonly bytes: number
+  /** What it may take now. */
+  readonly maxBytes: number
+  /** What it may take by the settings. */
+  readonly fullBytes: number
+  resize(maxBytes: number): void
 }
 
 interface OverloadPorts {
@@ -24,6 +35,7 @@ interface OverloadPorts {
   readonly random: Random
   readonly emit: Emit
   readonly gauge: PressureGauge
+  readonly cache: YieldingCache
 }
 
 export interface OverloadMonitor extends Overload {
@@ -40,23 +52,34 @@ export interface OverloadMonitor extends Overload {
 const lookEveryMs = 500
 const looksToRaise = 4
 const looksToEase = 10
+const looksToReclaim = 10
 /** What is better than so much of a limit is clearly better. */
 const clearly = 0.95
 const busy = 0.8
 const criticalDelays = 5
+/** A cache that has given way grows again below this share of `overload.memory`, by this share of its full size with each look. */
+const regrowBelow = 0.9
+const regrowBy = 0.01
+/** Less is not worth giving. */
+const leastCacheBytes = 1_048_576
 
 const states = ['calm', 'shedding', 'critical'] as const
+const details = {
+  'event-loop': 'This proxy has more to do than its CPU can: only known answers are given. Try again later.',
+  memory: 'This proxy is short of memory: only known answers are given. Try again later.',
+} as const satisfies Record<OverloadCause, string>
 
 export const neverOverloaded: Overload = { state: 'calm', mayAsk() {} }
 
 export function createOverload(first: OverloadPolicy, ports: OverloadPorts): OverloadMonitor {
   let policy = first
-  const { clock, random, emit, gauge } = ports
+  const { clock, random, emit, gauge, cache } = ports
   let level = 0
   let because: OverloadCause | null = null
   let worse = 0
   let better = 0
   let memory = 0
+  let sinceReclaim = looksToReclaim
   let timer: Timer = clock.after(lookEveryMs, look)
 
   return {
@@ -70,7 +93,7 @@ export function createOverload(first: OverloadPolicy, ports: OverloadPorts): Ove
       return memory
     },
     mayAsk() {
-      if (level > 0) throw overloaded('This proxy is overloaded: only known answers are given.', random.next())
+      if (because) throw overloaded(because, details[because], random.next())
     },
     adopt: (next) => void (policy = next),
     close() {
@@ -83,20 +106,58 @@ export function createOverload(first: OverloadPolicy, ports: OverloadPorts): Ove
     timer = clock.after(lookEveryMs, look)
     const pressure = gauge.read()
     memory = pressure.memory
+    relieve()
     worse = levelOf(pressure, 1) > level ? worse + 1 : 0
     better = levelOf(pressure, clearly) < level ? better + 1 : 0
     if (worse >= looksToRaise) move(level + 1, pressure)
     else if (better >= looksToEase) move(level - 1, pressure)
+    // The other cause may be what is left of an overload.
+    else if (level > 0) because = causeOf(pressure) ?? because
+  }
+
+  /** Takes from the cache what is missing, or gives some of it back. */
+  function relieve(): void {
+    sinceReclaim += 1
+    if (memory >= policy.memory) {
+      const isYielding = !hasGivenWay()
+      const missing = (memory - clearly * policy.memory) * gauge.limitBytes
+      if (isYielding) resizeCache(Math.max(leastCacheBytes, cache.bytes - missing))
+      // Garbage is no reason to refuse anything, and what the cache gave is garbage so far.
+      if (isYielding || sinceReclaim >= looksToReclaim) {
+        gauge.reclaim()
+        sinceReclaim = 0
+      }
+    } else if (memory < regrowBelow * policy.memory && cache.maxBytes < cache.fullBytes) {
+      resizeCache(Math.min(cache.fullBytes, cache.maxBytes + regrowBy * cache.fullBytes))
+    }
+  }
+
+  /** Tells the beginning and the end. */
+  function resizeCache(bytes: number): void {
+    const wasFull = cache.maxBytes >= cache.fullBytes
+    cache.resize(Math.floor(bytes))
+    const isFull = cache.maxBytes >= cache.fullBytes
+    if (isFull !== wasFull) emit({ kind: 'cache-gives-way', isOver: isFull, maxBytes: cache.maxBytes, memory })
+  }
+
+  function hasGivenWay(): boolean {
+    return cache.bytes <= leastCacheBytes
   }
 
   function move(to: number, pressure: Pressure): void {
-    if (to === 0) because = null
-    else if (to > level) because = memoryLevel(pressure, 1) > level ? 'memory' : 'event-loop'
+    because = to === 0 ? null : (causeOf(pressure) ?? because)
     level = to
     worse = 0
     better = 0
     const { eventLoopDelayMs } = pressure
     emit({ kind: 'overload-changed', to: states[to] ?? 'calm', because, eventLoopDelayMs, memory: pressure.memory })
+  }
+
+  /** The one that is worse; null = neither is bad now. */
+  function causeOf(pressure: Pressure): OverloadCause | null {
+    const [byMemory, byLoop] = [memoryLevel(pressure, clearly), loopLevel(pressure, clearly)]
+    if (byMemory === 0 && byLoop === 0) return null
+    return byMemory >= byLoop ? 'memory' : 'event-loop'
   }
 
   function levelOf(pressure: Pressure, factor: number): number {
@@ -111,6 +172,6 @@ export function createOverload(first: OverloadPolicy, ports: OverloadPorts): Ove
 
   function memoryLevel({ memory: share }: Pressure, factor: number): number {
     if (share >= policy.memoryCritical * factor) return 2
-    return share >= policy.memory * factor ? 1 : 0
+    return share >= policy.memory * factor && hasGivenWay() ? 1 : 0
   }
 }

@@ -2,7 +2,7 @@
  * The API as OpenAPI 3.1: everything that a client may send and get, from the tables of the code. Served as `/openapi.json` on the proxy
  * port and committed as docs/openapi.json.
  */
-import { codes, refusals } from '../errors.ts'
+import { codes, reasons, refusals } from '../errors.ts'
 import { scrapers } from './endpoints.ts'
 import { MOST_SAMPLES, parameters } from './params.ts'
 import { answerSchema, errorSchema, jobSchema, type Schema, type Scraper, submissionSchema } from './schemas.ts'
@@ -178,7 +178,7 @@ const refusalSchema: Schema = {
     detail: { type: 'string', description: 'What is wrong and what to do.' },
     code: { $ref: '#/components/schemas/Code' },
     request_id: text,
-    reason: { type: 'string', description: 'Which of several causes, where a code has them.' },
+    reason: { type: 'string', enum: reasons, description: 'Which of several causes, where a code has them.' },
   },
   required: ['type', 'title', 'status', 'detail', 'code', 'request_id'],
 }

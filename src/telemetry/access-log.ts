@@ -3,7 +3,7 @@
  * it is big enough, a tenth of a second after its first line, or when somebody flushes. A line never holds a prompt (but
  * for `prompts`, which the operator must ask for), a key, a token or the request target.
  */
-import type { Code } from '../errors.ts'
+import type { Code, Reason } from '../errors.ts'
 import type { CacheLabel, Call, Tier } from '../model.ts'
 import type { Clock } from '../ports.ts'
 import { writes, type LogLevel, type Sink } from './log.ts'
@@ -21,6 +21,8 @@ export interface Access {
   readonly cache: CacheLabel
   readonly tier: Tier | null
   readonly code: Code | null
+  /** Where the code has several causes. */
+  readonly reason?: Reason | null
   readonly attempts: number
   readonly credits: number
   readonly durationMs: number
@@ -98,11 +100,11 @@ function quoted(id: string | null): string {
   return id !== null && /^[\w.:/+-]*$/.test(id) ? `"${id}"` : JSON.stringify(id)
 }
 
-const memoryHit = endingOf(200, 'hit', 'memory', null, 0, 0)
+const memoryHit = endingOf(200, 'hit', 'memory', null, null, 0, 0)
 
-function endOf({ status, cache, tier, code, attempts, credits }: Access): string {
+function endOf({ status, cache, tier, code, reason = null, attempts, credits }: Access): string {
   if (cache === 'hit' && tier === 'memory' && status === 200) return memoryHit
-  return endingOf(status, cache, tier, code, attempts, credits)
+  return endingOf(status, cache, tier, code, reason, attempts, credits)
 }
 
 function endingOf(
@@ -110,12 +112,13 @@ function endingOf(
   cache: CacheLabel,
   tier: Tier | null,
   code: Code | null,
+  reason: Reason | null,
   attempts: number,
   credits: number,
 ): string {
   return (
     `,"status":${status === 'gone' ? '"gone"' : status},"cache":"${cache}","tier":${tier ? `"${tier}"` : 'null'}` +
-    `,"code":${code ? `"${code}"` : 'null'},"attempts":${attempts},"credits":${credits},"duration_ms":`
+    `,"code":${code ? `"${code}"` : 'null'}${reason ? `,"reason":"${reason}"` : ''},"attempts":${attempts},"credits":${credits},"duration_ms":`
   )
 }
 

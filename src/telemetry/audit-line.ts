@@ -17,7 +17,7 @@
  * | `patience_ms`, `timeout_ms` | not hits | how long the caller waited at most; its `timeout` parameter |
  * | `cache`, `tier` | requests | as in `Cache-Status`: `hit`, `stale`, `miss`, `joined`, `bypass`, `none` |
  * | `age_ms` | hits, stale | age of the answer that was given |
- * | `status`, `code` | all | of the answer; `"gone"` = the caller hung up first; the code of our own refusal |
+ * | `status`, `code`, `reason` | all | of the answer; `"gone"` = the caller hung up first; the code of our own refusal, and its reason where the code has several causes |
  * | `credits` | not hits | what it cost its client; for joined requests 0 |
  * | `stored` | leaders | the answer was kept |
  * | `role` | who rode on a flight | `leader` paid for it; `joined` shared it, its attempts are in the leader's line; `unattended` |
@@ -112,6 +112,7 @@ function line(kind: string, trail: Trail, flight: RecordedFlight | null, facts: 
     age_ms: given(facts.ageMs),
     status: given(trail.status),
     code: given(trail.code),
+    reason: given(trail.reason),
     credits: isHit ? undefined : trail.credits,
     stored: given(facts.stored),
     role: given(trail.role),

@@ -188,7 +188,7 @@ export function createAudit(
     flight: RecordedFlight | null,
     role: Role | null,
   ): Remembered {
-    const { call, code, durationMs } = access
+    const { call, code, reason = null, durationMs } = access
     const id = access.id ?? ''
     const prompt = prompts ? promptOf(call) : null
     const landing = outcome && 'landing' in outcome ? outcome.landing : null
@@ -209,6 +209,7 @@ export function createAudit(
       cache: access.cache,
       tier: access.tier,
       code,
+      reason,
       detail,
       credits: access.credits,
       role,
@@ -257,6 +258,7 @@ export function createAudit(
       cache: null,
       tier: null,
       code: null,
+      reason: null,
       detail: null,
       credits: 0,
       role: null,

@@ -58,6 +58,14 @@ export type TelemetryEvent =
       /** Share of the limit. */
       readonly memory: number
     }
+  /** Memory is short: kept answers in memory may take so many bytes now. `isOver` = as many as the settings say. */
+  | {
+      readonly kind: 'cache-gives-way'
+      readonly isOver: boolean
+      readonly maxBytes: number
+      /** Share of the limit. */
+      readonly memory: number
+    }
   /** An attempt waited so long for a place in the bulkhead, and got one or gave up. */
   | { readonly kind: 'queue-left'; readonly scraper: string; readonly waitedMs: number }
   | { readonly kind: 'retried'; readonly scraper: string; readonly class: VerdictClass; readonly waitMs: number }

@@ -2,7 +2,7 @@
  * Every label and the closed list of its values: nothing that a caller or upstream says becomes a label unless it is on a
  * list. A value that is not is counted under the list's stand-in.
  */
-import { codes, type Code } from '../errors.ts'
+import { codes, type Code, type Reason, reasons } from '../errors.ts'
 import { type VerdictClass, verdictClasses } from '../failures.ts'
 import type { Anomaly, CacheLabel, Refused, Tier, WireReason } from '../model.ts'
 import type { BreakerState, CacheFlaw, HeldEnd, RedisOperation, ReloadResult } from './events.ts'
@@ -37,6 +37,7 @@ export interface LabelTypes {
   tier: Tier
   result: 'hit' | 'stale' | 'miss'
   code: Code
+  cause: Reason
   how: SavedHow
   why: WastedWhy
   period: BudgetPeriod
@@ -54,7 +55,7 @@ export interface LabelTypes {
 export type LabelName = keyof LabelTypes
 
 /** Two labels of one name are told apart here. */
-const shownNames: Partial<Record<LabelName, string>> = { reload: 'result', wire: 'reason' }
+const shownNames: Partial<Record<LabelName, string>> = { reload: 'result', wire: 'reason', cause: 'reason' }
 
 export function shownName(label: LabelName): string {
   return shownNames[label] ?? label
@@ -88,6 +89,7 @@ export const labelLists = {
   tier: listOf<Tier>({ memory: 0, disk: 0, redis: 0 }),
   result: listOf<LabelTypes['result']>({ hit: 0, stale: 0, miss: 0 }),
   code: codes,
+  cause: reasons,
   how: listOf<SavedHow>({ hit: 0, joined: 0, stale: 0, rescued: 0 }),
   why: listOf<WastedWhy>({ invalid: 0, uncertain: 0 }),
   period: listOf<BudgetPeriod>({ day: 0, month: 0 }),
@@ -155,6 +157,7 @@ export function closedLists({ clients, scrapers, keys, tiers, version }: ListOpt
     tier: list(tiers, 'none'),
     result: list(labelLists.result, 'miss'),
     code: list(codes, 'INTERNAL'),
+    cause: list(reasons, 'places'),
     how: list(labelLists.how, 'hit'),
     why: list(labelLists.why, 'invalid'),
     period: list(labelLists.period, 'day'),

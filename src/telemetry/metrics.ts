@@ -101,6 +101,11 @@ const counterRows = {
     'refusals_total',
     'Answers that were refusals of the proxy itself, by X-Proxy-Code.',
   ),
+  overloaded: row(
+    ['cause'],
+    'overloaded_total',
+    'Refusals with the code OVERLOADED, by reason: the event loop is late, memory is short, no place among the upstream calls in time (places), the queue before them is full, or too many connections.',
+  ),
   creditsSpent: row(
     ['client', 'scraper', 'key'],
     'credits_spent_total',
@@ -182,7 +187,7 @@ const seconds = {
   request: [0.001, 0.005, 0.01, 0.05, 0.25, 1, 5, 15, 30, 60, 120, 300, 600],
   overhead: [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5],
   queue: [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5],
-  attempt: [0.5, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600],
+  attempt: [0.5, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 300, 600],
 }
 
 const histogramRows = {
@@ -290,6 +295,14 @@ const readingRows: readonly Reading[] = [
   },
   {
     ...row(
+      ['tier'],
+      'cache_max_bytes',
+      'Bytes of answers that the tier may keep now: the setting, or less in memory while memory is short.',
+    ),
+    read: ({ gauges }) => gauges.cache().map(({ tier, maxBytes }) => [maxBytes, tier]),
+  },
+  {
+    ...row(
       [],
       'redis_up',
       'Redis answers and takes writes: 1, or 0 while the proxy does without it. Absent where none is set.',
@@ -352,7 +365,12 @@ export interface Gauges {
   /** Epoch milliseconds; null = there is none. */
   readonly certificateUntil?: () => number | null
   readonly overload?: () => { readonly state: OverloadState; readonly memory: number }
-  readonly cache: () => readonly { readonly tier: Tier; readonly entries: number; readonly bytes: number }[]
+  readonly cache: () => readonly {
+    readonly tier: Tier
+    readonly entries: number
+    readonly bytes: number
+    readonly maxBytes: number
+  }[]
   readonly configGeneration: () => number
   /** Left out where there is no Redis. */
   readonly redis?: (() => SharedState) | undefined

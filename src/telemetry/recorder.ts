@@ -85,6 +85,8 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
     }
     if (call?.endpoint === 'answer') metrics.samples.add(1, scraper, sampleGroupOf(call.sample ?? 1))
     if (code) metrics.refusals.add(1, client, code)
+    const reason = outcome.kind === 'refused' ? outcome.error.reason : null
+    if (reason) metrics.overloaded.add(1, reason)
     if (cache === 'joined') metrics.joinedRequests.add(1, scraper)
     ledger.answered(client, scraper, outcome)
     if (call && call.endpoint !== 'answer') metrics.jobs.add(1, scraper, jobOutcomeOf(outcome, call))
@@ -98,6 +100,7 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
       cache,
       tier: tierOf(outcome),
       code,
+      reason,
       attempts: made?.attempts ?? landing?.attempts.length ?? 0,
       credits: made?.credits ?? (cache === 'joined' ? 0 : (landing?.chargedCredits ?? 0)),
       durationMs,
@@ -110,9 +113,10 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
   function refused(error: ProxyError, id: string | null = null): void {
     metrics.requests.add(1, 'unknown', 'none', error.status, 'none')
     metrics.refusals.add(1, 'unknown', error.code)
-    const { status, code } = error
+    const { status, code, reason } = error
+    if (reason) metrics.overloaded.add(1, reason)
     const nothing = { call: null, tier: null, attempts: 0, credits: 0, durationMs: 0 }
-    const line: Access = { ...nothing, id, client: 'unknown', status, cache: 'none', code }
+    const line: Access = { ...nothing, id, client: 'unknown', status, cache: 'none', code, reason }
     access.write(line)
     for (const watcher of watchers) watcher.refused?.(line, error)
     if (code === 'INTERNAL') logBug('http', error.cause, id === null ? null : { id, target: nowhere })
@@ -161,6 +165,8 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
         return log.warn('credits of an earlier run counted as spent', { holds: event.holds, credits: event.credits })
       case 'overload-changed':
         return logOverload(event)
+      case 'cache-gives-way':
+        return logCache(event)
       case 'queue-left':
         return metrics.queueWait.observe(event.waitedMs / 1000)
       case 'retried':
@@ -244,6 +250,12 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
     if (to === 'calm') return log.info('overload is over', fields)
     if (to === 'shedding') return log.warn('overload: misses are refused', fields)
     log.error('overload: all new requests are refused', fields)
+  }
+
+  function logCache({ isOver, maxBytes, memory }: Extract<TelemetryEvent, { kind: 'cache-gives-way' }>): void {
+    const fields = { max_bytes: maxBytes, memory: Number(memory.toFixed(2)) }
+    if (isOver) return log.info('memory is free again: the memory cache has its full size', fields)
+    log.warn('memory is short: the memory cache gives way', fields)
   }
 
   function logKey({ key, to, because, untilAt }: Extract<TelemetryEvent, { kind: 'key-changed' }>): void {

@@ -3,7 +3,7 @@
  * attempt was or was not repeated. Holds no key, no token, no target, and a prompt only where the operator asked for it.
  * Points in time are epoch milliseconds of the wall.
  */
-import type { Code } from '../errors.ts'
+import type { Code, Reason } from '../errors.ts'
 import type { VerdictClass } from '../failures.ts'
 import type { Anomaly, CacheLabel, Call, Charge, Param, Refused, Tier, WireReason, WireTrouble } from '../model.ts'
 
@@ -65,6 +65,8 @@ export interface Trail {
   readonly cache: CacheLabel | null
   readonly tier: Tier | null
   readonly code: Code | null
+  /** Where the code has several causes. */
+  readonly reason: Reason | null
   /** What the caller was told beside the code. */
   readonly detail: string | null
   readonly credits: number

@@ -269,4 +269,6 @@ void t.test('The memory can be made smaller and larger: the least recently used 
   t.equal(local.bytes, 2 * 1_961)
   for (const key of ['e', 'f', 'g', 'h', 'i']) local.set(key, entry)
   t.equal(local.count, 7)
+  local.set('a', { ...entry, body: Buffer.alloc(30_000) })
+  t.strictSame([local.count, local.get('a')], [6, undefined], "an answer without room takes nobody else's")
 })

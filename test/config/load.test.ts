@@ -4,6 +4,7 @@ import fc from 'fast-check'
 import { hostname, networkInterfaces } from 'node:os'
 import t from 'tap'
 import { loadConfig } from '../../src/config/load.ts'
+import { cacheBytesOf } from '../../src/config/policy.ts'
 import { resolveRetry } from '../../src/config/schema.ts'
 import { ConfigError } from '../../src/errors.ts'
 import type { RetryPolicy } from '../../src/model.ts'
@@ -89,7 +90,9 @@ void t.test('with nothing but the upstream key, everything has its default', asy
   t.equal(config.upstream.keys[0]?.secret.reveal(), 'upstream-key-of-the-tests')
   t.strictSame(Object.keys(config.clients), ['anonymous'], 'callers on loopback are let in')
   t.equal(config.cache.ttl, 12 * 3_600_000)
-  t.equal(config.cache.memory.maxSize, 256 * 1024 ** 2)
+  t.equal(cacheBytesOf(config, 16 * 1024 ** 3), 256 * 1024 ** 2)
+  t.equal(cacheBytesOf(config, 300 * 1024 ** 2), 75 * 1024 ** 2, 'a quarter of a small container')
+  t.equal(cacheBytesOf(load('cache: { memory: { maxSize: 1GiB } }').config, 1024 ** 3), 1024 ** 3)
   t.equal(config.cache.staleWhileRevalidate, 0)
   t.strictSame(config.cache.disk, { path: 'data/cache.db', maxSize: 2 * 1024 ** 3 }, 'paid answers survive a restart')
   t.strictSame(config.jobs, { execution: 'sync' })

@@ -15,7 +15,7 @@ import { examineSurroundings } from '../../src/doctor/surroundings.ts'
 import { createSimulator, instant, type SimulatorOptions } from '../../src/simulator/simulator.ts'
 import { anAuthority } from '../support/certificates.ts'
 import { startOutboundProxy } from '../support/outbound-proxy.ts'
-import { root } from '../support/process.ts'
+import { root, startProxy } from '../support/process.ts'
 import { aProxy } from '../support/proxy.ts'
 import { startCluster, startRedis, startSentinels } from '../support/redis.ts'
 
@@ -360,9 +360,12 @@ void t.test('what the machine gives is enough, or not', async (t) => {
   const rows = [
     [{}, '', ['ok', 'ok', 'ok']],
     [{}, 'cache: { memory: { maxSize: 700MiB } }', ['ok', 'warn', 'ok']],
-    [{}, 'cache: { memory: { maxSize: 1GiB } }', ['ok', 'fail', 'ok']],
+    [{}, 'cache: { memory: { maxSize: 1GiB } }', ['ok', 'warn', 'ok']],
+    [{ memoryBytes: gib / 2 }, '', ['ok', 'ok', 'ok']],
+    [{ memoryBytes: 300 * 1024 ** 2 }, '', ['ok', 'warn', 'ok']],
+    [{ memoryBytes: 200 * 1024 ** 2 }, '', ['ok', 'fail', 'ok']],
     [{ openFiles: 1024 }, '', ['ok', 'ok', 'warn']],
-    [{ openFiles: 1024 }, 'listen: { maxConnections: 500 }', ['ok', 'ok', 'ok']],
+    [{ openFiles: 1024 }, 'listen: { maxConnections: 500 }\nupstream: { maxConcurrent: 200 }', ['ok', 'ok', 'ok']],
     [{}, 'upstream: { maxConcurrent: 100000 }', ['ok', 'ok', 'warn']],
     [{ openFiles: null }, '', ['ok', 'ok', 'note']],
   ] as const
@@ -374,6 +377,18 @@ void t.test('what the machine gives is enough, or not', async (t) => {
       `${JSON.stringify(differs)} ${text}`,
     )
   }
+})
+
+void t.test('the proxy says at its start what the doctor says about memory and open files', async (t) => {
+  const { set } = await upstreamWith(t)
+  const sets = ['cache.memory.maxSize=1024GiB', 'listen.maxConnections=1000000']
+  const { found } = await consult(t, [set, ...sets])
+  const proxy = await startProxy(t, set.replace('upstream.url=', ''), sets)
+  const said = proxy.lines().filter(({ advice }) => advice !== undefined)
+  t.match(said, [
+    { level: 'warn', msg: 'memory', warning: found('memory').text, advice: found('memory').advice },
+    { level: 'warn', msg: 'open files', warning: found('open files').text, advice: found('open files').advice },
+  ])
 })
 
 void t.test('those around it learn how long an answer and a stop may take', async (t) => {

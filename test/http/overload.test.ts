@@ -44,7 +44,8 @@ void t.test(
     t.match((await proxy.ask('known')).headers['cache-status'], /hit/)
     const refused = await proxy.ask('new')
     t.match(refused, { status: 503, headers: { 'x-proxy-code': 'OVERLOADED', 'retry-after': /^[1-5]$/ } })
-    t.match(refused.json, { code: 'OVERLOADED', detail: /known answers/ })
+    t.match(refused.json, { code: 'OVERLOADED', reason: 'memory', detail: /known answers/ })
+    t.equal((await proxy.metric('overloaded_total'))['reason="memory"'], 1)
     t.equal((await proxy.ask('/scrapers/chatgpt/jobs?prompt=new', { method: 'POST' })).status, 503)
     t.match(await states(), { metric: 1, status: 'shedding', health: 200, ready: 200 })
     t.match((await proxy.admin('/status')).json, {
@@ -84,16 +85,6 @@ void t.test('an expired answer that may be given instead of an error is given in
   for (let i = 0; i < 4; i += 1) proxy.clock.skip(500)
   t.match((await proxy.ask('known')).headers['cache-status'], /stale-if-error/)
   t.equal((await proxy.ask('new')).status, 503)
-})
-
-void t.test('a cache that does not fit into the memory is warned about at the start', async (t) => {
-  const warned = async (maxSize: string): Promise<number> => {
-    const proxy = await aProxy(t, `cache: { memory: { maxSize: ${maxSize} } }`)
-    return proxy.lines().filter(({ warning }) => /misses are refused as overload/.test(String(warning))).length
-  }
-  // Of the 1 GiB that a process has in these tests.
-  t.equal(await warned('256MiB'), 0)
-  t.equal(await warned('800MiB'), 1)
 })
 
 interface Peer {

@@ -98,7 +98,7 @@ void t.test('everything that /status says is on the page', async (t) => {
   t.match(text, /poor 3 of 10 .*3 of 1,000/)
   t.match(text, /rich 0 no limit/)
   t.match(text, /3 spent, 3 saved|3 spent , 3 saved/)
-  t.match(text, /memory 1 [\d.]+ KiB Disk: up/)
+  t.match(text, /memory 1 [\d.]+ KiB of 9.5 MiB Disk: up/)
   t.match(text, 'and 2 younger ones')
   t.match(text, /timeout upstream, last alpha 1 12:00/)
   t.match(text, /two poor · alpha poor alpha hit 200 0 0 0 ms/)
@@ -135,6 +135,7 @@ void t.test('budgets near their end, and tiers of every size', async (t) => {
     tier: `tier-${n}`,
     entries: n,
     bytes,
+    maxBytes: 2 * bytes,
   }))
   const { page, finish } = setUp({
     clients: [aClient({ credits: { perDay: 4, perMonth: 3 } })],

@@ -92,8 +92,9 @@ export function createReplica({
     }),
     openShared: (options, emit) => createRedis(options, clock, random, emit, link.connect),
     gaugePressure: () => ({
-      limitBytes: 1_000_000,
+      limitBytes: 1024 ** 3,
       read: () => ({ eventLoopDelayMs: 1, eventLoopBusy: 0.1, memory: memory() }),
+      reclaim() {},
       close() {},
     }),
     watchFile: () => ({ close() {} }),

@@ -97,7 +97,7 @@ export function observed(observation: Observation = {}) {
   const calls: Question[] = []
 
   const local = createLocalTier({ maxBytes: 10_000_000, onEvicted: () => undefined })
-  const tiers = () => [{ tier: 'memory' as const, entries: local.count, bytes: local.bytes }]
+  const tiers = () => [{ tier: 'memory' as const, entries: local.count, bytes: local.bytes, maxBytes: local.maxBytes }]
   const metrics = createMetrics({
     clients: clients.map(({ name }) => name),
     scrapers,

@@ -165,7 +165,12 @@ upstream: { url: "${upstream}", keys: [{ name: main, secret: ${UPSTREAM_KEY} }] 
     openDisk: (diskOptions, emit) => createDisk(diskOptions, clock, emit),
     openAuditFile: (auditOptions, emit) => createAuditFile(auditOptions, clock, emit),
     openShared: (sharedOptions, emit) => createRedis(sharedOptions, clock, seededRandom(13), emit),
-    gaugePressure: () => ({ limitBytes: 1024 ** 3, read: options.pressure ?? (() => calm), close: () => undefined }),
+    gaugePressure: () => ({
+      limitBytes: 1024 ** 3,
+      read: options.pressure ?? (() => calm),
+      reclaim: () => undefined,
+      close: () => undefined,
+    }),
     watchFile(path, onChange) {
       if (!options.files && path !== SETTINGS_FILE) return watchFile(path, clock, onChange)
       const watching = watched.get(path) ?? new Set()

@@ -36,7 +36,7 @@ function createScene(
       budgets: () => names.budgets ?? [budget],
       redis: () => 'up',
       retryTokens: (scraper) => (scraper === 'chatgpt' ? 95 : 100),
-      cache: () => [{ tier: 'memory', entries: 2, bytes: 8192 }],
+      cache: () => [{ tier: 'memory', entries: 2, bytes: 8192, maxBytes: 65_536 }],
       configGeneration: () => live.generation,
       certificateUntil: () => start + 86_400_000,
       overload: () => ({ state: 'shedding', memory: 0.9 }),
