@@ -198,6 +198,10 @@ const listen = map({
     count(1, 1_000_000).prefault(20_000),
     'Connections of clients at the same time; who comes beyond that is answered 503 OVERLOADED and disconnected.',
   ),
+  keepAlive: restart(
+    duration(1_000, 86_400_000).prefault('75s'),
+    'How long an idle connection of a caller is kept; longer than the balancer in front keeps its own (table in docs/several-replicas.md).',
+  ),
   tls: tls(),
 })
 

@@ -1,6 +1,7 @@
 /** What the settings ask of those around the proxy, which cannot be seen from here: who is in front of it, and who stops it. */
 import { isLoopback } from '../addresses.ts'
 import type { Config } from '../config/schema.ts'
+import { formatDuration } from '../config/units.ts'
 import { finding, type Finding } from './finding.ts'
 
 const MARGIN_S = 20
@@ -9,12 +10,12 @@ export function examineSurroundings(config: Config): Finding[] {
   return [aboutPatience(config), aboutStopping(config), ...aboutNetwork(config)]
 }
 
-function aboutPatience({ retry, clients }: Config): Finding {
+function aboutPatience({ retry, clients, listen }: Config): Finding {
   const deadlines = [retry.deadline, ...Object.values(clients).map((client) => client.retry?.deadline ?? 0)]
   const seconds = Math.ceil(Math.max(...deadlines) / 1000)
   const idle = seconds + MARGIN_S
   const text = `an answer may take ${seconds} s, in which nothing is sent`
-  const advice = `let whatever is in front of it wait ${idle} s (nginx: proxy_read_timeout, HAProxy: timeout server, AWS: idle timeout, Envoy: route timeout), and callers as long, or with X-Request-Timeout`
+  const advice = `let whatever is in front of it wait ${idle} s (nginx: proxy_read_timeout, HAProxy: timeout server, AWS: idle timeout, Envoy: route timeout), and callers as long, or with X-Request-Timeout; an idle connection is closed after ${formatDuration(listen.keepAlive)}: set listen.keepAlive longer than it keeps its own`
   return finding('note', 'load balancer', text, advice)
 }
 

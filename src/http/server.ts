@@ -26,6 +26,8 @@ export interface ServerOptions {
   readonly reusePort?: boolean
   /** The next one is answered 503 and closed. */
   readonly maxConnections?: number
+  /** An idle connection is closed after so many milliseconds. */
+  readonly keepAlive?: number
   readonly timeouts?: Partial<Timeouts>
 }
 
@@ -34,8 +36,6 @@ export interface Timeouts {
   readonly headersMs: number
   /** From the first byte of a request to its end. */
   readonly requestMs: number
-  /** Above what load balancers keep idle connections for. */
-  readonly keepAliveMs: number
   /** How often the two first ones are looked at. */
   readonly checkMs: number
   /** A reader that takes no byte of its answer for so long is cut. */
@@ -78,7 +78,6 @@ export interface Server {
 const defaults: Timeouts = {
   headersMs: 10_000,
   requestMs: 30_000,
-  keepAliveMs: 75_000,
   checkMs: 2_000,
   slowReaderMs: 60_000,
 }
@@ -97,9 +96,9 @@ const mostPipelined = 100
 const TOO_MANY_CONNECTIONS = 'Too many connections, or too many requests ahead on this one. Use fewer.'
 
 export function createServer(options: ServerOptions, parts: ServerParts): Server {
-  const { host, port, reusePort = false, maxConnections = 20_000, timeouts } = options
+  const { host, port, reusePort = false, maxConnections = 20_000, keepAlive = 75_000, timeouts } = options
   const { clock, random, emit, serving, refusesAll = () => null, certificate = null, published: documents } = parts
-  const { headersMs, requestMs, keepAliveMs, checkMs, slowReaderMs } = { ...defaults, ...timeouts }
+  const { headersMs, requestMs, checkMs, slowReaderMs } = { ...defaults, ...timeouts }
   const target = createTargets()
   const connections = new Map<Socket, Connection>()
   let openRequests = 0
@@ -110,7 +109,7 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
     maxHeaderSize,
     headersTimeout: headersMs,
     requestTimeout: requestMs,
-    keepAliveTimeout: keepAliveMs,
+    keepAliveTimeout: keepAlive,
     connectionsCheckingInterval: checkMs,
     noDelay: true,
     // Nobody reads a body here, so a request without one need not have a stream that ends.

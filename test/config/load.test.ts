@@ -85,6 +85,7 @@ void t.test('with nothing but the upstream key, everything has its default', asy
     reusePort: false,
     hosts: [],
     maxConnections: 20_000,
+    keepAlive: 75_000,
   })
   t.strictSame(config.admin, { host: '127.0.0.1', port: 9464 })
   t.equal(config.upstream.keys[0]?.secret.reveal(), 'upstream-key-of-the-tests')

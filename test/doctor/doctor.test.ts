@@ -392,9 +392,11 @@ void t.test('the proxy says at its start what the doctor says about memory and o
 })
 
 void t.test('those around it learn how long an answer and a stop may take', async (t) => {
-  const config = settings('retry: { deadline: 100s }\nshutdown: { readinessDelay: 10s, grace: 110s }')
+  const config = settings(
+    'listen: { keepAlive: 620s }\nretry: { deadline: 100s }\nshutdown: { readinessDelay: 10s, grace: 110s }',
+  )
   t.match(examineSurroundings(config), [
-    { name: 'load balancer', status: 'note', text: /100 s/, advice: /wait 120 s/ },
+    { name: 'load balancer', status: 'note', text: /100 s/, advice: /wait 120 s.* closed after 620s/ },
     { name: 'supervisor', status: 'note', text: /120 s/, advice: /wait 140 s/ },
   ])
   const patient = settings('clients: { a: { token: a-token-of-the-tests, retry: { deadline: 900s } } }')

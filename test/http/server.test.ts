@@ -1,10 +1,12 @@
 /** The proxy port over raw sockets: attacks A1–A43, callers who hang up, keep-alive, and the drain. */
+import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import { ProxyError } from '../../src/errors.ts'
 import { createResponder } from '../../src/http/respond.ts'
 import { createServer, type Server, type Timeouts } from '../../src/http/server.ts'
 import type { Entry, Exchange, Outcome, ProxyRequest } from '../../src/model.ts'
+import { aProxy } from '../support/proxy.ts'
 import { type FakeWorld, epoch, fakeWorld } from '../support/world.ts'
 
 const entry: Entry = {
@@ -477,6 +479,21 @@ void t.test('who got an answer has not hung up', async (t) => {
   })
   await send(get('/x', 'Connection: close\r\n'))
   t.equal(heard, 0)
+})
+
+void t.test('an idle connection is kept for as long as the settings say', async (t) => {
+  const kept = /\r\nKeep-Alive: timeout=(\d+)\r\n/i
+  for (const [settings, seconds] of [
+    ['', '75'],
+    ['listen: { keepAlive: 620s }', '620'],
+  ] as const) {
+    const { url } = await aProxy(t, settings)
+    const socket = connect(Number(new URL(url).port), '127.0.0.1')
+    t.teardown(() => socket.destroy())
+    socket.write('GET /scrapers/chatgpt?prompt=q HTTP/1.1\r\nHost: localhost\r\n\r\n')
+    const [answer] = (await once(socket, 'data')) as [Buffer]
+    t.equal(kept.exec(answer.toString())?.[1], seconds)
+  }
 })
 
 void t.test('A18: slow headers get 408, a slow reader is cut', async (t) => {
