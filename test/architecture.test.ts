@@ -181,7 +181,7 @@ const doors: Readonly<Record<string, readonly string[]>> = {
   'prom-client': ['telemetry/metrics.ts'],
   pino: ['telemetry/log.ts'],
   zod: ['config/schema.ts', 'config/describe.ts', 'config/settings-page.ts'],
-  yaml: ['config/load.ts'],
+  yaml: ['config/yaml.ts'],
   '@opentelemetry/api': ['telemetry/tracing.ts'],
 }
 

@@ -1,6 +1,6 @@
 /** `check`: every mistake in the settings, or "ok" and the settings in effect, with secrets masked. */
 import { effective } from '../config/describe.ts'
-import { toYaml } from '../config/load.ts'
+import { toYaml } from '../config/yaml.ts'
 import { ConfigError } from '../errors.ts'
 import type { Io } from './io.ts'
 import { readSettings, type Wanted } from './settings.ts'

@@ -101,7 +101,9 @@ export function jsonSchema(): Record<string, unknown> {
     io: 'input',
     override: ({ zodSchema, jsonSchema }) => allowReference(zodSchema, jsonSchema),
   })
-  return { ...described, title: 'Settings of scrapellm-proxy', $defs: { reference } }
+  // What is only there to be referred to.
+  const patternProperties = { '^x-': {} }
+  return { ...described, patternProperties, title: 'Settings of scrapellm-proxy', $defs: { reference } }
 }
 
 /** Where not any text will do, `${NAME}` is right all the same. */

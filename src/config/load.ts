@@ -3,7 +3,6 @@
  *
  *   YAML → merge (defaults, files left to right, `--set`) → references → schema → dangers → Config
  */
-import { isAlias, isMap, isScalar, isSeq, LineCounter, parseDocument, stringify, type Document } from 'yaml'
 import { ConfigError } from '../errors.ts'
 import { Secret } from '../keys/secret.ts'
 import { dangers, unknownScrapers, type Danger } from './danger.ts'
@@ -13,6 +12,7 @@ import { filePrefix, resolve, type Surroundings } from './reference.ts'
 import { defaultKeys, schema, type Config } from './schema.ts'
 import { assign, find, isEmpty, isOutside, merge, type Path, type Place, type Tree } from './tree.ts'
 import { warnings } from './warning.ts'
+import { type Locate, readText, toYaml } from './yaml.ts'
 
 export interface Source {
   /** As it is named in messages. */
@@ -98,11 +98,6 @@ function secretFilesOf(tree: Tree, path: Path = []): string[] {
   return tree.references.filter((one) => one.startsWith(filePrefix)).map((one) => one.slice(filePrefix.length))
 }
 
-/** As YAML, for people. */
-export function toYaml(value: unknown): string {
-  return stringify(value, { lineWidth: 0 })
-}
-
 /** Not worth saying while what it is about, or depends on, is wrong itself. */
 function isDoubtful({ path, because = [] }: Danger, wrong: readonly string[]): boolean {
   const name = path.join('.')
@@ -120,7 +115,7 @@ function isDoubtful({ path, because = [] }: Danger, wrong: readonly string[]): b
 function combine(sources: readonly Source[], sets: readonly string[], mistakes: Mistake[]): Tree {
   const nowhere: Place = { source: '', order: -1, line: null, column: null }
   let tree: Tree = { kind: 'map', entries: new Map(), place: nowhere }
-  const text = stringify({ upstream: { keys: defaultKeys } })
+  const text = toYaml({ upstream: { keys: defaultKeys } })
   tree = merge(tree, readText(text, () => nowhere, mistakes) ?? tree)
   for (const [order, { name, text }] of sources.entries()) {
     const read = readText(text, placeIn(name, order), mistakes)
@@ -156,91 +151,8 @@ function applySet(below: Tree, set: string, order: number, mistakes: Mistake[]):
   return value === null ? below : assign(below, path, value)
 }
 
-type Locate = (position: { line: number; col: number } | null) => Place
-
 function placeIn(source: string, order: number): Locate {
   return (position) => ({ source, order, line: position?.line ?? null, column: position?.col ?? null })
-}
-
-/** More values than ten thousand clients with all their limits have; fewer than an alias bomb makes. */
-const mostValues = 200_000
-
-/** Null when it is not YAML; the mistakes say why. */
-function readText(text: string, locate: Locate, mistakes: Mistake[]): Tree | null {
-  const counter = new LineCounter()
-  const at = (offset: number | undefined) => locate(offset === undefined ? null : counter.linePos(offset))
-  const complain = (text: string, offset?: number) => mistakes.push({ path: [], text, place: at(offset) })
-  const before = mistakes.length
-  try {
-    const document = parseDocument(text, {
-      lineCounter: counter,
-      prettyErrors: false,
-      schema: 'core',
-      logLevel: 'error',
-    })
-    for (const error of [...document.errors, ...document.warnings]) complain(inWords(error, text), error.pos[0])
-    let left = mostValues
-    const tree = toTree(document, document.contents, at, (text, offset) => {
-      if (text !== null) complain(text, offset)
-      else if (left-- === 0) throw new RangeError()
-    })
-    return mistakes.length > before ? null : tree
-  } catch (error) {
-    if (!(error instanceof RangeError)) throw error
-    complain(`holds more than ${mostValues} values, or lists and maps too deep, or aliases that contain themselves`)
-    return null
-  }
-}
-
-function inWords(
-  error: { readonly code: string; readonly message: string; readonly pos: readonly [number, number] },
-  text: string,
-): string {
-  if (error.code === 'DUPLICATE_KEY') {
-    const key = /^[\w-]*/.exec(text.slice(error.pos[0]))?.[0] ?? ''
-    return `the key "${key}" is written twice`
-  }
-  if (error.code === 'MULTIPLE_DOCS') return 'holds more than one YAML document; take out the lines "---"'
-  // What follows a colon quotes the file, perhaps a secret.
-  return `is not valid YAML: ${error.message.split(/: |\n/)[0] ?? ''}`
-}
-
-/** `visit` is told of each value (null), so that it can end a bomb, and of what cannot be taken. */
-type Visit = (complaint: string | null, offset?: number) => void
-
-function toTree(document: Document, node: unknown, at: (offset: number | undefined) => Place, visit: Visit): Tree {
-  visit(null)
-  if (isAlias(node)) {
-    const target = node.resolve(document)
-    if (target === undefined) visit(`nothing before it is marked &${node.source}`, node.range?.[0])
-    return toTree(document, target, at, visit)
-  }
-  if (isMap(node)) {
-    const entries = node.items.map(({ key, value }) => {
-      const offset = isScalar(key) ? key.range?.[0] : node.range?.[0]
-      const name = isScalar(key) ? String(key.value) : ''
-      if (name === '' || name === '__proto__') visit('this key cannot be a setting', offset)
-      return [name, { keyPlace: at(offset), tree: toTree(document, value, at, visit) }] as const
-    })
-    return { kind: 'map', entries: new Map(entries), place: at(node.range?.[0]) }
-  }
-  if (isSeq(node)) {
-    return {
-      kind: 'list',
-      items: node.items.map((item) => toTree(document, item, at, visit)),
-      place: at(node.range?.[0]),
-    }
-  }
-  const scalar = isScalar(node) ? node : null
-  const value = scalar?.value ?? null
-  const known = typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean' ? value : null
-  return {
-    kind: 'scalar',
-    value: known,
-    written: scalar?.source ?? String(known),
-    references: [],
-    place: at(scalar?.range?.[0]),
-  }
 }
 
 // Checking

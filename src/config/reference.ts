@@ -37,7 +37,11 @@ export function resolve(tree: Tree, surroundings: Surroundings, complain: Compla
     const field = fieldAt(path)
     if (typeof node.value !== 'string')
       return field?.takes === 'text' && node.value !== null ? { ...node, value: node.written } : node
+    if (bareReference.test(node.value))
+      complain(path, 'is "$" and a name, which is no reference; write ${NAME}, with braces')
     const { text, references } = substitute(node.value, surroundings.environment, (message) => complain(path, message))
+    if (field?.kind === 'secret' && references.length > 0 && isQuoted(text))
+      complain(path, `the value of ${references.join(' and ')} ${QUOTED}`)
     if (field?.kind === 'secret' && node.value.startsWith(filePrefix)) return mounted(node, path, text)
     if (references.length === 0) return { ...node, value: text }
     if (text === '') return { ...node, value: null, references }
@@ -48,6 +52,7 @@ export function resolve(tree: Tree, surroundings: Surroundings, complain: Compla
     const references = [text]
     try {
       const content = withoutLineEnd(surroundings.readFile(text.slice(filePrefix.length)))
+      if (isQuoted(content)) complain(path, `what ${text} holds ${QUOTED}`)
       return { ...node, value: content, references }
     } catch (error) {
       complain(path, `cannot read ${text} (${reason(error)})`)
@@ -60,6 +65,16 @@ export function resolve(tree: Tree, surroundings: Surroundings, complain: Compla
 export function reason(error: unknown): string {
   const code = error instanceof Error && 'code' in error ? String(error.code) : 'unreadable'
   return { ENOENT: 'no such file', EACCES: 'permission denied', EISDIR: 'is a directory' }[code] ?? code
+}
+
+/** As shells have it, and we do not. */
+const bareReference = /^\$[A-Z_][A-Z0-9_]*$/
+
+const QUOTED =
+  'is in quotes, which would be sent as part of it; take them out (only a shell takes them off, `docker --env-file` and mounted files do not)'
+
+function isQuoted(text: string): boolean {
+  return /^(["']).*\1$/s.test(text)
 }
 
 const reference = /\$\$\{|\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}|\$\{/g

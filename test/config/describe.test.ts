@@ -4,7 +4,8 @@ import { parse } from 'yaml'
 import t from 'tap'
 import { fillBlocks, projections } from '../../src/cli/docs.ts'
 import { effective, fieldAt, jsonSchema, settingsRows } from '../../src/config/describe.ts'
-import { loadConfig, toYaml } from '../../src/config/load.ts'
+import { loadConfig } from '../../src/config/load.ts'
+import { toYaml } from '../../src/config/yaml.ts'
 
 const root = new URL('../../', import.meta.url)
 

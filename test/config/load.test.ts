@@ -57,6 +57,28 @@ function mistakesOf(run: () => unknown): readonly string[] {
 /** After a change of wording: GOLDEN=write node test/config/load.test.ts, then read the difference. */
 const isWriting = process.env['GOLDEN'] === 'write'
 
+void t.test('maps are merged in with <<, and what begins with x- is only there to be referred to', async (t) => {
+  const text = `
+x-limits: &limits { rate: { limit: 5, per: 1m }, credits: { perDay: 100 } }
+x-more: &more { credits: { perDay: 7 }, concurrency: 2, scrapers: [chatgpt] }
+clients:
+  first: { <<: *limits, token: a-token-of-the-tests-1 }
+  second:
+    <<: [*limits, *more]
+    token: a-token-of-the-tests-2
+    concurrency: 5
+`
+  const { clients } = loadCase('merge', text).config
+  t.match(clients, {
+    first: { rate: { limit: 5 }, credits: { perDay: 100 } },
+    second: { rate: { limit: 5 }, credits: { perDay: 100 }, concurrency: 5, scrapers: ['chatgpt'] },
+  })
+  t.match(
+    mistakesOf(() => loadCase('quoted', 'clients: { one: { "<<": {}, token: a-token-of-the-tests } }')),
+    [/^clients\.one\.<<: unknown key/],
+  )
+})
+
 void t.test('each mistake is named with its path, its place and the remedy', async (t) => {
   for (const name of readdirSync(folder)) {
     const { text, expected } = readCase(name)
