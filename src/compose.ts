@@ -158,6 +158,7 @@ export function compose(
       budgets: () => budget.states(),
       cache: tiers,
       configGeneration: () => served.number,
+      disk: () => disk,
       redis: firstConfig.redis ? () => store?.state ?? 'down' : undefined,
     },
   })
@@ -204,7 +205,14 @@ export function compose(
       })
     : null
   const together = store ? share(store) : null
-  const ownBudget = createBudget({ clock, emit, random, store: disk, clients: people })
+  const ownBudget = createBudget({
+    clock,
+    emit,
+    random,
+    store: disk,
+    clients: people,
+    mustBeSafe: () => inForce().jobs.execution === 'durable',
+  })
   const budget: Budget = together?.budget ?? ownBudget
   const sharedFlights = together?.flights ?? loneFlights
   const flights = createFlights({ clock, emit, random })
@@ -328,7 +336,7 @@ export function compose(
     keys: () => served.current.keys.states(),
     flights: flights.list,
     cache: tiers,
-    disk: () => disk?.state ?? null,
+    disk: () => disk,
     redis: () => store?.state ?? null,
     auditFile: () => auditFile?.state ?? null,
     credits: recorder.credits,
@@ -513,7 +521,7 @@ export function compose(
   }
 
   function isReady(): boolean {
-    return isListening && !server.draining
+    return isListening && !server.draining && disk?.records !== 'held'
   }
 
   function tiers() {
@@ -527,10 +535,19 @@ export function compose(
     return people().find((client) => client.name === name) ?? null
   }
 
-  async function listen(): Promise<Ports> {
-    await succession.takeUp()
-    // What nobody has adopted by now belonged to calls that were lost.
+  /** What the process before left behind: its jobs are followed up, and the rest of what it held was spent on calls that are lost. */
+  async function takeOver(): Promise<void> {
+    try {
+      await succession.takeUp()
+    } catch (error) {
+      emit({ kind: 'broke', where: 'takeover', error })
+    }
     ownBudget.sweep()
+  }
+
+  async function listen(): Promise<Ports> {
+    if (!disk || disk.isRead) await takeOver()
+    disk?.onRead(() => void takeOver())
     if (store) succession.keepTakingUp()
     await admin.listen()
     await server.listen()

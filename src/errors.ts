@@ -62,7 +62,13 @@ export const refusals = {
     statuses: [503],
     fault: 'proxy',
     title: 'Credit budget unavailable',
-    when: "the shared store that counts credits is away, and the client's allowance is used up; known answers still come",
+    when: "the store that counts credits (Redis, or the data folder) is away, and the client's allowance is used up; known answers still come",
+  },
+  STORE_UNAVAILABLE: {
+    statuses: [503],
+    fault: 'proxy',
+    title: 'Store unavailable',
+    when: 'what must survive a restart cannot be written down, and `jobs.execution: durable` depends on it',
   },
   CACHE_MISS: {
     statuses: [504],
@@ -102,11 +108,17 @@ export const refusals = {
     title: 'Idempotency conflict',
     when: 'the same `Idempotency-Key` is still being submitted (409) or came with other parameters (422)',
   },
+  IDEMPOTENCY_UNRESOLVED: {
+    statuses: [409],
+    fault: 'client',
+    title: 'Idempotency unresolved',
+    when: 'a crash cut the submission, and nothing will ever tell whether it arrived: use a new key',
+  },
   IDEMPOTENCY_UNAVAILABLE: {
     statuses: [503],
     fault: 'proxy',
     title: 'Idempotency keys unavailable',
-    when: 'an `Idempotency-Key` cannot be checked because the shared store is away; nothing was submitted',
+    when: 'an `Idempotency-Key` cannot be checked because the store is away; nothing was submitted',
   },
   SHUTTING_DOWN: { statuses: [503], fault: 'proxy', title: 'Shutting down', when: 'draining' },
   INTERNAL: { statuses: [500], fault: 'proxy', title: 'Internal error', when: 'a bug; nothing of it in the body' },

@@ -204,7 +204,7 @@ export interface Jobs {
   /**
    * The way of a submission or a poll: a known answer is given (`job`), else `forward` is asked. Polls of one job that come
    * together are one (`joinKey`). The flight goes `through` here before its askers get the landing, so that what it brings is
-   * remembered even when its caller has left. Throws IDEMPOTENCY_CONFLICT.
+   * remembered even when its caller has left. Throws IDEMPOTENCY_CONFLICT, IDEMPOTENCY_UNRESOLVED or IDEMPOTENCY_UNAVAILABLE.
    */
   follow(
     request: ProxyRequest,

@@ -111,7 +111,7 @@ export interface World {
   /** Variables that name an outbound proxy are looked for here. */
   readonly environment: Readonly<Record<string, string | undefined>>
   readonly connect: (options: UpstreamOptions) => Transport
-  readonly openDisk: (options: { readonly path: string; readonly maxBytes: number }, emit: Emit) => Disk
+  readonly openDisk: (options: DiskOptions, emit: Emit) => Disk
   readonly openAuditFile: (options: { readonly path: string; readonly maxBytes: number }, emit: Emit) => AuditFile
   readonly openShared: (options: SharedOptions, emit: Emit) => SharedStore
   readonly gaugePressure: () => PressureGauge
@@ -135,26 +135,48 @@ export interface DiskRecord {
   readonly space: string
   readonly key: string
   readonly value: unknown
+  /** By the wall; null = never. */
   readonly expiresAt: number | null
 }
 
-/** What survives a restart, for one process on one machine. Never throws for trouble with the file: then it is `down` and forgets at exit. */
+/** Numbers that are added to those under a name, whoever wrote them. A name is either a sum or a value. */
+export interface DiskSum {
+  readonly space: string
+  readonly key: string
+  readonly add: Readonly<Record<string, number>>
+  readonly expiresAt: number | null
+}
+
+export interface DiskOptions {
+  /** Of the answers. Money, jobs and key rests are in `records.db` in the same folder. */
+  readonly path: string
+  /** For the answers, with indexes, free room and the log beside the file. Below 1 MiB counts as 1 MiB. */
+  readonly maxBytes: number
+}
+
+/** What survives a restart, for one process on one machine. Never throws for trouble with the files. */
 export interface Disk {
-  /** Null when it is not kept, no good even instead of an error, damaged, or the disk is down. */
+  /** Null when it is not kept, expired even as a stale answer, or damaged, or when the file is away. */
   readEntry(key: string): Entry | null
-  /** Queued: readable at once, on the disk a moment later. One that is far too big is not kept. */
+  /** An entry that is too big for the file is not kept, nor is any while the file cannot be written to. */
   writeEntry(key: string, entry: Entry): void
-  deleteEntry(key: string): void
-  /** Returns how many; what cannot be reached now is purged when the disk returns. */
+  /** Returns how many; what cannot be reached now is purged when the file is back. */
   purge(filter: PurgeFilter): number
-  /** All or nothing. What is acknowledged while `up` survives a kill. */
-  put(records: readonly DiskRecord[]): void
+  /** All or nothing. Readable at once; in the file, and so safe from a kill, when it returns, if `records` is `up` then. */
+  put(records: readonly (DiskRecord | DiskSum)[]): void
+  /** True: all that was put until now survives a power cut, too. False: it cannot be written now. */
+  secure(): Promise<boolean>
   get(space: string, key: string): unknown
   list(space: string): Iterable<readonly [key: string, value: unknown]>
-  readonly state: 'up' | 'down'
+  /** Calls back each time that the records in the file have been read and may differ from what was known before. */
+  onRead(listener: () => void): void
+  /** False: what the file holds is not known; only what was put by this process is. */
+  readonly isRead: boolean
+  /** `held`: another process owns the folder. */
+  readonly records: 'up' | 'down' | 'held'
+  readonly answers: 'up' | 'down'
   readonly entries: number
   readonly bytes: number
-  flush(): void
   close(): void
 }
 

@@ -37,7 +37,7 @@ async function aScene(t: Test, adminToken?: string) {
       if (call.scraper !== 'alpha') return failed('serverError')
       return call.params[0]?.[1] === 'spends' && key.name === 'main' ? failed('creditsExhausted') : answered()
     },
-    gauges: { disk: () => 'up', auditFile: () => 'down' },
+    gauges: { disk: () => ({ answers: 'up', records: 'up' }), auditFile: () => 'down' },
     ...(adminToken === undefined ? {} : { adminToken }),
   })
   await scene.finish({ id: 'x'.repeat(128) })

@@ -25,15 +25,17 @@ const played: Disk = {
     return { status: 200, contentType: 'application/json', body, etag: `W/"${key.slice(0, 27)}"`, ...times, ...about }
   },
   writeEntry() {},
-  deleteEntry() {},
   purge: () => 0,
   put() {},
   get: () => undefined,
   list: () => [],
-  state: 'up',
+  secure: async () => true,
+  onRead() {},
+  isRead: true,
+  records: 'up',
+  answers: 'up',
   entries: 0,
   bytes: 0,
-  flush() {},
   close() {},
 }
 

@@ -29,8 +29,6 @@ for (let number = 0; number < entries; number += 1) {
     ...times,
     ...about,
   })
-  if (number % 2_000 === 0) disk.flush()
 }
-disk.flush()
 console.log(JSON.stringify({ entries: disk.entries, bytes: disk.bytes }))
 disk.close()

@@ -132,6 +132,26 @@ export const cache: Page = {
       ],
     },
     {
+      title: 'Disk',
+      lines: [
+        [
+          {
+            kind: 'timeline',
+            title: 'Files on the disk',
+            shows:
+              'When a file of `cache.disk` could not be written to. records: money, jobs, key rests; answers: the cache. Empty with Redis.',
+            red: 'records: clients with a budget are refused, and so are durable jobs: a full or read-only volume, or another process that holds the folder. The log lines `records file lost` and `disk cache lost` say why.',
+            unit: 'none',
+            queries: [[`min by (instance, file) (${metric('disk_up')})`, '{{instance}} {{file}}']],
+            states: [
+              ['down', 'red'],
+              ['up', 'green'],
+            ],
+          },
+        ],
+      ],
+    },
+    {
       title: 'Shared store',
       lines: [
         [

@@ -293,10 +293,15 @@ function scope() {
 }
 
 const disk = map({
-  path: restart(text('the path of a file').prefault('data/cache.db'), 'The file; its folder is made when missing.'),
+  path: restart(
+    text('the path of a file')
+      .regex(/^(?!(?:.*\/)?records\.db$)/, { error: 'expected another name: records.db is the file of money and jobs' })
+      .prefault('data/cache.db'),
+    'The file of the answers. Money, jobs and key rests are in `records.db` beside it. The folder is made when missing, and belongs to one process.',
+  ),
   maxSize: restart(
     size(1024 ** 2, 1024 ** 4).prefault('2GiB'),
-    'All that the file may take; the least valuable answers go first.',
+    'All that the answers may take on the disk; the least recently used go first. `records.db` is small, and not in it.',
   ),
 })
 

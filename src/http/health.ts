@@ -6,6 +6,12 @@ import type { LedgerStatus } from '../telemetry/ledger.ts'
 
 export type Up = 'up' | 'down'
 
+export interface DiskStatus {
+  readonly answers: Up
+  /** `held`: another process owns the data folder. */
+  readonly records: Up | 'held'
+}
+
 export interface OverloadStatus {
   readonly state: OverloadState
   /** Null while calm. */
@@ -32,7 +38,7 @@ export interface Vital {
   readonly overload: OverloadStatus
   readonly breakers: readonly BreakerStatus[]
   readonly keys: readonly KeyStatus[]
-  readonly disk: Up | null
+  readonly disk: DiskStatus | null
   readonly redis: SharedState | null
   readonly auditFile: Up | null
   readonly credits: LedgerStatus
@@ -70,7 +76,9 @@ function troublesOf({
       : []),
     ...(redis === 'down' ? ['Redis is away'] : []),
     ...(redis === 'refusing' ? ['Redis refuses writes (log line "redis refuses writes" says why)'] : []),
-    ...(disk === 'down' ? ['the disk cache is lost'] : []),
+    ...(disk?.answers === 'down' && disk.records !== 'held' ? ['the disk cache is lost'] : []),
+    ...(disk?.records === 'down' ? ['budgets and jobs cannot be saved: the records file is lost'] : []),
+    ...(disk?.records === 'held' ? ['waiting for the data folder: another process holds it'] : []),
     ...(auditFile === 'down' ? ['the audit file cannot be written'] : []),
     ...empty.map(({ client, period }) => `${client} has spent its credits of the ${period}`),
     ...(credits.imbalance === 0 ? [] : [`${credits.imbalance} credits are not accounted for: a bug`]),

@@ -190,7 +190,7 @@ function spentOf(spent: number, budget: BudgetReport | null): Markup {
     )}`
 }
 
-function cacheOf({ cache, disk, redis, audit_file: audit }: StatusReport): Markup {
+function cacheOf({ cache, disk, records, redis, audit_file: audit }: StatusReport): Markup {
   const rows = cache.map(
     ({ tier, entries, bytes, max_bytes: maxBytes }) =>
       html`<tr>
@@ -201,6 +201,7 @@ function cacheOf({ cache, disk, redis, audit_file: audit }: StatusReport): Marku
   )
   const stores = [
     ['Disk', disk],
+    ['Records', records],
     ['Redis', redis],
     ['Audit file', audit],
   ] as const

@@ -10,7 +10,7 @@ import type { History } from '../telemetry/history.ts'
 import type { Hour } from '../telemetry/history-step.ts'
 import type { LedgerStatus } from '../telemetry/ledger.ts'
 import type { Trail, Trails } from '../telemetry/trail.ts'
-import { type Health, healthOf, type OverloadStatus, type Up } from './health.ts'
+import { type DiskStatus, type Health, healthOf, type OverloadStatus, type Up } from './health.ts'
 
 export interface StatusGauges {
   readonly version: string
@@ -31,7 +31,7 @@ export interface StatusGauges {
   readonly flights: () => readonly FlightStatus[]
   readonly cache: () => readonly TierStatus[]
   /** Null = there is none, here and below. */
-  readonly disk: () => Up | null
+  readonly disk: () => DiskStatus | null
   readonly redis?: () => SharedState | null
   readonly auditFile?: () => Up | null
   readonly credits: () => LedgerStatus
@@ -94,6 +94,8 @@ export interface StatusReport {
     readonly max_bytes: number
   }[]
   readonly disk: Up | null
+  /** `held`: another process owns the data folder. */
+  readonly records: DiskStatus['records'] | null
   readonly redis: SharedState | null
   readonly audit_file: Up | null
   readonly credits: LedgerStatus
@@ -192,7 +194,8 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
       keys: parts.keys.map(keyOf),
       flights: gauges.flights().map(({ scraper, askers, startedAt: at }) => ({ scraper, askers, started_at: iso(at) })),
       cache: gauges.cache().map(({ maxBytes, ...rest }) => ({ ...rest, max_bytes: maxBytes })),
-      disk: parts.disk,
+      disk: parts.disk?.answers ?? null,
+      records: parts.disk?.records ?? null,
       redis: parts.redis,
       audit_file: parts.auditFile,
       credits: parts.credits,

@@ -86,7 +86,7 @@ export function createArchive(store: JobStore, clock: Clock, processId: string, 
     const ended = record(id, { ...job, question: null, status, document, until, endedBy: processId })
     const kept = job.promisedBy === null ? [] : [{ ...ended, space: PROMISES, value: null }]
     const swapped = await store.swap(ended, revision, kept)
-    if (swapped.kind === 'other') return false
+    if (swapped.kind !== 'written') return false
     count(id, document)
     await trim()
     return true

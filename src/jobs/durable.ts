@@ -145,8 +145,11 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
   }
 
   async function takeUp(plain: Upstream, id: string, record: DurableRecord, question: Question): Promise<Asked> {
-    if (record.holdId !== question.hold.id) adoptHold(record.holdId)?.settle()
-    const mine = { ...record, processId }
+    const left = record.holdId === question.hold.id ? question.hold : adoptHold(record.holdId)
+    if (left !== question.hold) left?.settle()
+    // A hold that is still there has not been settled, whatever was written down just before a crash: its charge is counted now.
+    const isSettled = record.isSettled && (store.isShared || left === null)
+    const mine = { ...record, processId, isSettled }
     await announce(id, mine, question)
     return follow(plain, id, mine, question, FIRST_POLL_MS * random.next())
   }
@@ -273,7 +276,7 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
     const isUseless = isLost || (record.isSettled && record.call.bypass)
     const mine = { ...record, processId }
     const swapped = await store.swap(isUseless ? gone(id) : recorded(id, mine), there.revision)
-    if (swapped.kind === 'other') return
+    if (swapped.kind !== 'written') return
     if (isLost) untold.lost.push(record)
     if (isUseless) return
     orphans.set(id, mine)

@@ -1,10 +1,11 @@
 /**
- * One submission per `Idempotency-Key` and client: who comes again gets the first reply, who comes meanwhile waits for it.
+ * One submission per `Idempotency-Key` and client: a repetition gets the first reply, and waits for it while it is on its way.
  *
  * The key is taken, in the store, before anything is sent, and free again when nothing can have been submitted. Where it may have
  * been, by a call that was cut off or a process that died, no repetition is safe: the key stays taken and every repetition is
- * refused, until its caller decides for a new key and a possible second charge. Kept for 24 h. Of all processes that share the store one gets
- * a key; while that store is away no new key is accepted, because nobody can know whether it was used before.
+ * refused as IDEMPOTENCY_UNRESOLVED, until its caller decides for a new key and a possible second charge. Kept for 24 h. Of all
+ * processes that share the store one gets a key; while the store is away, no key is accepted, because nobody can know whether it
+ * was used before.
  */
 import { hash } from 'node:crypto'
 import { ProxyError } from '../errors.ts'
@@ -15,7 +16,7 @@ import type { Session } from '../session.ts'
 import { type JobStore, KEPT_MS } from './store.ts'
 
 export interface Idempotency {
-  /** `accepted` gives what must be written down together with the reply. Throws IDEMPOTENCY_CONFLICT and IDEMPOTENCY_UNAVAILABLE. */
+  /** `accepted` gives what must be written down together with the reply. Throws IDEMPOTENCY_CONFLICT, IDEMPOTENCY_UNRESOLVED and IDEMPOTENCY_UNAVAILABLE. */
   once(
     submission: Submission,
     submit: (through: Through) => Promise<Outcome>,
@@ -241,14 +242,14 @@ function stillSubmitting(): ProxyError {
 
 function unavailable(): ProxyError {
   const detail =
-    'Redis is unavailable, so the proxy cannot check whether this Idempotency-Key was used before. Nothing was submitted: ' +
+    'The store of used keys is away, so it cannot be checked whether this Idempotency-Key was used before. Nothing was submitted: ' +
     'send the same request again, with the same key.'
   return new ProxyError('IDEMPOTENCY_UNAVAILABLE', detail, { retryAfterMs: UNAVAILABLE_RETRY_MS })
 }
 
 function fateUnknown(): ProxyError {
   const detail =
-    'The fate of the first attempt with this Idempotency-Key is unknown: it may have been submitted and charged. ' +
-    'Use a new key to submit again.'
-  return new ProxyError('IDEMPOTENCY_CONFLICT', detail, { status: 409 })
+    'The submission with this Idempotency-Key was cut off, and nothing will ever tell whether it arrived: it may have been ' +
+    'submitted and charged. To submit again, possibly for a second charge, use a new key.'
+  return new ProxyError('IDEMPOTENCY_UNRESOLVED', detail)
 }

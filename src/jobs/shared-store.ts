@@ -22,7 +22,13 @@ const BATCH = 100
 export function createSharedJobStore(records: SharedRecords, clock: Clock, maxOwn = MAX_OWN): SharedJobStore {
   /** The newest of each record that this process has written, the oldest first. */
   const own = new Map<string, DiskRecord>()
-  const local = createLocalJobStore({ put: remember, get: ownValue, list: ownList })
+  const local = createLocalJobStore({
+    put: remember,
+    secure: async () => true,
+    get: ownValue,
+    list: ownList,
+    isRead: true,
+  })
   /**
    * Names of those that are not there yet. Null = whatever is there is older; else only what is one of these texts, because it was
    * written where nothing was known.
@@ -110,7 +116,7 @@ export function createSharedJobStore(records: SharedRecords, clock: Clock, maxOw
     const { space, key, value } = record
     const mine = await local.get(space, key)
     const swapped = await local.swap(record, revision === null ? null : (mine?.revision ?? null), others)
-    if (swapped.kind === 'other') return swapped
+    if (swapped.kind !== 'written') return swapped
     const name = nameOf(space, key)
     if (revision === null && !late.has(name)) late.set(name, [JSON.stringify(value)])
     await send([record, ...others].filter((one) => !givesWay(one)))

@@ -1,5 +1,5 @@
 /**
- * Where jobs are written down. For one process: on the disk, or in memory where there is none; then all of it is forgotten with
+ * Where jobs are written down. For one process: on the disk, or in memory where there is none, and then it is all forgotten with
  * the process. For several, see shared-store.ts. Nothing here rejects.
  */
 import type { Clock, Disk, DiskRecord } from '../ports.ts'
@@ -32,7 +32,7 @@ export interface Written {
 
 export type Swap = { readonly kind: 'written' } | { readonly kind: 'other'; readonly there: Written | null }
 
-export type Records = Pick<Disk, 'put' | 'get' | 'list'>
+export type Records = Pick<Disk, 'put' | 'secure' | 'get' | 'list' | 'isRead'>
 
 /** As long as jobs and their keys are kept: as long as upstream does. */
 export const KEPT_MS = 24 * 60 * 60 * 1_000
@@ -45,7 +45,7 @@ export function createLocalJobStore(records: Records): JobStore {
     get: async (space, key) => written(space, key),
     list: async (space) => [...records.list(space)],
     swap,
-    claim: (record, others) => swap(record, null, others),
+    claim,
   }
 
   async function swap(record: DiskRecord, revision: string | null, others: readonly DiskRecord[] = []): Promise<Swap> {
@@ -53,6 +53,15 @@ export function createLocalJobStore(records: Records): JobStore {
     if ((there?.revision ?? null) !== revision) return { kind: 'other', there }
     records.put([record, ...others])
     return { kind: 'written' }
+  }
+
+  /** The claim is what a crash must not forget: it is safe, or it is not made. */
+  async function claim(record: DiskRecord, others?: readonly DiskRecord[]): Promise<Swap | { readonly kind: 'away' }> {
+    if (!records.isRead) return { kind: 'away' }
+    const claimed = await swap(record, null, others)
+    if (claimed.kind === 'other' || (await records.secure())) return claimed
+    records.put([{ ...record, value: null }])
+    return { kind: 'away' }
   }
 
   function written(space: string, key: string): Written | null {
@@ -90,6 +99,8 @@ export function createMemoryStore(clock: Clock, maxRecords = MAX_RECORDS): Recor
 
   return {
     put,
+    secure: async () => true,
+    isRead: true,
     get(space, key) {
       const kept = records.get(`${space}/${key}`)
       return kept && isGood(kept) ? kept.value : null

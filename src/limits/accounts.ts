@@ -1,11 +1,11 @@
 /**
  * What clients have used of their periods: held for flights under way, and spent. Whether there is enough and that it is taken
- * are one synchronous step. Spent credits are in the store when their hold is settled, and read from it when a client is first
- * met in a period. Knows holds only by their sums.
+ * are one synchronous step. Spent credits are added to the store when their hold is settled, and read from it when a client first
+ * appears in a period, and whenever the store has been read again. Knows holds only by their sums.
  */
 import { ProxyError } from '../errors.ts'
 import type { Client } from '../model.ts'
-import type { Clock, Disk, DiskRecord, Emit } from '../ports.ts'
+import type { Clock, Disk, DiskRecord, DiskSum, Emit } from '../ports.ts'
 import type { Period } from './period.ts'
 
 const DAY_MS = 86_400_000
@@ -15,7 +15,7 @@ const FORGET_AFTER_MS = 32 * DAY_MS
 export type Limits = Client['credits']
 
 /** Durable records; null = what was spent is forgotten when the process ends. */
-export type BudgetStore = Pick<Disk, 'put' | 'get' | 'list'> | null
+export type BudgetStore = Pick<Disk, 'put' | 'secure' | 'get' | 'list' | 'onRead' | 'isRead'> | null
 
 /** What a client has used of a period. Changed by the functions of this file only. */
 export interface Account {
@@ -43,24 +43,40 @@ export interface Accounts {
   refund(own: readonly Account[], credits: number): void
   /** What is held for each client that has an account. */
   held(): ReadonlyMap<string, number>
+  /** The store has been read: others may have spent, too. */
+  reload(): void
 }
 
 export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Accounts {
   const accounts = new Map<string, Account>()
   let lookedAt = clock.now()
 
-  return { of, reserve, resume, release, spend, book, refund, held }
+  return { of, reserve, resume, release, spend, book, refund, held, reload }
 
   function of(client: string, period: Period): Account {
     const key = keyOf(client, period)
     const known = accounts.get(key)
     if (known) return known
     forgetOld()
-    const stored = store?.get('spent', key)
-    const spentCredits = isCredits(stored) ? stored : 0
+    const spentCredits = storedCredits(key)
     const made = { client, period, heldCredits: 0, spentCredits, settledCredits: spentCredits, touchedAt: clock.now() }
     accounts.set(key, made)
     return made
+  }
+
+  function storedCredits(key: string): number {
+    const { credits } = (store?.get('spent', key) ?? {}) as { readonly credits?: unknown }
+    return isCredits(credits) ? credits : 0
+  }
+
+  function reload(): void {
+    for (const [key, account] of accounts) {
+      const others = storedCredits(key) - account.settledCredits
+      // A store that has less than it was told has lost it.
+      if (others < 0) store?.put([spentSum(account, -others)])
+      account.settledCredits += Math.max(0, others)
+      account.spentCredits += Math.max(0, others)
+    }
   }
 
   /** Now and then: at the turn of a day each client gets new accounts, one after the other. */
@@ -117,8 +133,7 @@ export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Ac
 
   function book(own: readonly Account[], credits: number, others: readonly DiskRecord[]): void {
     for (const account of own) account.settledCredits += credits
-    const spent = own.map(({ client, period, settledCredits }) => spentRecord(client, period, settledCredits))
-    const records = credits > 0 ? [...spent, ...others] : others
+    const records = credits > 0 ? [...own.map((account) => spentSum(account, credits)), ...others] : others
     if (records.length > 0) store?.put(records)
   }
 
@@ -128,8 +143,7 @@ export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Ac
       account.spentCredits -= given
       account.settledCredits -= given
     }
-    const records = own.map(({ client, period, settledCredits }) => spentRecord(client, period, settledCredits))
-    if (given > 0) store?.put(records)
+    if (given > 0) store?.put(own.map((account) => spentSum(account, -given)))
   }
 
   /** Each hold is in the account of one day, today's or one before. */
@@ -142,8 +156,8 @@ export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Ac
   }
 }
 
-function spentRecord(client: string, period: Period, credits: number): DiskRecord {
-  return { space: 'spent', key: keyOf(client, period), value: credits, expiresAt: period.resetAt + DAY_MS }
+function spentSum({ client, period }: Account, credits: number): DiskSum {
+  return { space: 'spent', key: keyOf(client, period), add: { credits }, expiresAt: period.resetAt + DAY_MS }
 }
 
 export function limitOf(limits: Limits, period: Period): number | null {

@@ -3,8 +3,11 @@
  *
  * left + held + spent = limit, at every moment. Only `credits_used` above the price, or a limit lowered meanwhile, can push
  * what is left below 0, and it is shown so; nothing is granted then. A hold belongs to the periods it was made in. Before an
- * attempt the hold is in the store; what an earlier process left there counts as held until it is adopted or swept.
+ * attempt the hold is in the store, safe from a kill and a power cut; what an earlier process left there counts as held until it
+ * is adopted or swept. A client with a budget is granted nothing that cannot be written down, and nothing before it is known what
+ * has been spent.
  */
+import { ProxyError } from '../errors.ts'
 import type { Call, Charge, Client, LimitState } from '../model.ts'
 import type { Budget, BudgetStatus, Hold } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
@@ -19,6 +22,8 @@ export interface BudgetPorts {
   readonly store: BudgetStore
   /** Those of the settings in force. */
   readonly clients: () => readonly Client[]
+  /** Also what clients without a budget spend must be safe before it is sent: a job is known by it later. */
+  readonly mustBeSafe?: () => boolean
 }
 
 export interface Budgets extends Budget {
@@ -59,18 +64,28 @@ interface Limited {
 const noLimits: readonly LimitState[] = []
 const none: Hold = { id: 'none', secure: async () => {}, spend() {}, settle() {} }
 const unlimited: Limits = { perDay: null, perMonth: null }
+const RETRY_AFTER_MS = 5_000
 
-export function createBudget({ clock, emit, random, store, clients }: BudgetPorts): Budgets {
+export function createBudget({ clock, emit, random, store, clients, mustBeSafe = () => false }: BudgetPorts): Budgets {
   const accounts = createAccounts(clock, emit, store)
   const leftBehind = new Map<string, OpenHold>()
+  /** The holds that this process has in the store. */
+  const written = new Map<string, HoldRecord>()
   let today: Today | null = null
   const limitedBy = new WeakMap<Client, { readonly day: Today; readonly own: readonly Limited[] }>()
   findLeftBehind()
+  store?.onRead(() => {
+    accounts.reload()
+    // A store that was lost, and begun anew, does not have them.
+    store.put(Array.from(written, ([key, value]) => ({ space: 'hold', key, value, expiresAt: null })))
+    findLeftBehind()
+  })
 
   return { hold, none, adopt, refund, hasRoom, limits, states, sweep, spending }
 
   async function hold({ name, credits }: Client, { priceCredits }: Call): Promise<Hold> {
     if (priceCredits === 0) return none
+    if (isLimited(credits) && !isKnown()) throw unavailable()
     const own = periods().map((period) => accounts.of(name, period))
     accounts.reserve(own, credits, priceCredits)
     return openHold(random.id(), own, credits, priceCredits, null)
@@ -105,7 +120,7 @@ export function createBudget({ clock, emit, random, store, clients }: BudgetPort
   function findLeftBehind(): void {
     for (const [id, value] of store?.list('hold') ?? []) {
       const found = readHold(value)
-      if (!found) continue
+      if (!found || written.has(id) || leftBehind.has(id)) continue
       const { client, credits, spentCredits } = found.record
       const own = found.periods.map((period) => accounts.of(client, period))
       const limits = clients().find(({ name }) => name === client)?.credits ?? unlimited
@@ -116,7 +131,12 @@ export function createBudget({ clock, emit, random, store, clients }: BudgetPort
 
   // How things stand
 
+  function isKnown(): boolean {
+    return store === null || store.isRead
+  }
+
   function hasRoom(client: Client): boolean {
+    if (isLimited(client.credits) && !isKnown()) return false
     return statesOf(client).every(({ leftCredits, limitCredits }) => leftCredits * 5 >= limitCredits)
   }
 
@@ -149,6 +169,7 @@ export function createBudget({ clock, emit, random, store, clients }: BudgetPort
 
   /** Looked up once per client and day: every answer tells how its client stands. */
   function limited(client: Client, wallMs = clock.wall()): readonly Limited[] {
+    if (!isKnown()) return []
     const day = periods(wallMs)
     const known = limitedBy.get(client)
     if (known?.day === day) return known.own
@@ -188,7 +209,7 @@ export function createBudget({ clock, emit, random, store, clients }: BudgetPort
   ): OpenHold {
     let restCredits = heldCredits
     let spentCredits = record?.spentCredits ?? 0
-    let written = record
+    let known = record
     let isSettled = false
 
     return { id, secure, spend, settle, restCredits: () => restCredits }
@@ -201,13 +222,17 @@ export function createBudget({ clock, emit, random, store, clients }: BudgetPort
         restCredits = credits
       }
       writeDown()
+      const mustNotFail = isLimited(limits)
+      if (!store || !(mustNotFail || mustBeSafe()) || (await store.secure())) return
+      throw mustNotFail ? unavailable() : unsafe()
     }
 
     function writeDown(): void {
       const credits = spentCredits + restCredits
-      if (written?.credits === credits && written.spentCredits === spentCredits) return
-      written = { client: own[0]?.client ?? '', periods: own.map(({ period }) => period.id), credits, spentCredits }
-      store?.put([{ space: 'hold', key: id, value: written, expiresAt: null }])
+      if (known?.credits === credits && known.spentCredits === spentCredits) return
+      known = { client: own[0]?.client ?? '', periods: own.map(({ period }) => period.id), credits, spentCredits }
+      written.set(id, known)
+      store?.put([{ space: 'hold', key: id, value: known, expiresAt: null }])
     }
 
     function spend({ state, credits }: Charge): void {
@@ -219,7 +244,7 @@ export function createBudget({ clock, emit, random, store, clients }: BudgetPort
       accounts.spend(own, limits, credits)
       if (isSettled) return accounts.book(own, credits, [])
       // It cost more than was set aside for it: a crash must not forget that.
-      if (written && taken < credits) writeDown()
+      if (known && taken < credits) writeDown()
     }
 
     function settle(): void {
@@ -227,9 +252,25 @@ export function createBudget({ clock, emit, random, store, clients }: BudgetPort
       isSettled = true
       accounts.release(own, restCredits)
       restCredits = 0
-      accounts.book(own, spentCredits, written ? [{ space: 'hold', key: id, value: null, expiresAt: null }] : [])
+      accounts.book(own, spentCredits, known ? [{ space: 'hold', key: id, value: null, expiresAt: null }] : [])
+      written.delete(id)
     }
   }
+}
+
+function isLimited({ perDay, perMonth }: Limits): boolean {
+  return perDay !== null || perMonth !== null
+}
+
+function unavailable(): ProxyError {
+  const detail =
+    'The file with what has been spent cannot be used now, so credits cannot be granted. Known answers still come.'
+  return new ProxyError('BUDGET_UNAVAILABLE', detail, { retryAfterMs: RETRY_AFTER_MS })
+}
+
+function unsafe(): ProxyError {
+  const detail = 'The file with what must survive a restart cannot be written now, and this request depends on it.'
+  return new ProxyError('STORE_UNAVAILABLE', detail, { retryAfterMs: RETRY_AFTER_MS })
 }
 
 /** Null = not of this format. */

@@ -122,7 +122,7 @@ function readLines(sources: readonly AuditSource[]): { readonly lines: RecordedL
 function questionOf(line: RecordedLine, number: number): Draft {
   const { at, client, scraper, endpoint, question, priceCredits, timeoutMs, patienceMs, status, code, durationMs } =
     line
-  const isWrong = endpoint === null || code === 'IDEMPOTENCY_CONFLICT'
+  const isWrong = endpoint === null || code === 'IDEMPOTENCY_CONFLICT' || code === 'IDEMPOTENCY_UNRESOLVED'
   const isKnown = endpoint !== null && endpoint !== 'answer' && line.role !== 'leader' && code === null
   return {
     number,

@@ -6,6 +6,8 @@ export type BreakerState = 'closed' | 'half-open' | 'open'
 export type HeldEnd = 'passed' | 'refused' | 'left'
 export type KeyState = 'ready' | 'resting' | 'spent'
 
+export type DiskFile = 'answers' | 'records'
+/** `locked`: another process owns the folder. `format`: written by a newer version. */
 export type DiskTrouble = 'corrupt' | 'locked' | 'read-only' | 'full' | 'io' | 'format'
 
 /** `slow`: more comes than the disk takes. `path`: there is something in the way that is not a file. */
@@ -92,8 +94,13 @@ export type TelemetryEvent =
   | { readonly kind: 'key-tried'; readonly key: string; readonly from: string }
   | { readonly kind: 'cache-looked-up'; readonly tier: Tier; readonly result: 'hit' | 'stale' | 'miss' }
   | { readonly kind: 'cache-evicted'; readonly tier: Tier }
-  /** The store on the disk was lost or is back; `because` is why it was lost. */
-  | { readonly kind: 'disk-changed'; readonly to: 'up' | 'down'; readonly because: DiskTrouble }
+  /** A file on the disk cannot be used, or can again; `because` is why it could not. */
+  | {
+      readonly kind: 'disk-changed'
+      readonly file: DiskFile
+      readonly to: 'up' | 'down'
+      readonly because: DiskTrouble
+    }
   /** Lines cannot be written to the audit file, or can again; `lostLines` is how many were given up meanwhile. */
   | {
       readonly kind: 'audit-changed'

@@ -5,7 +5,7 @@
 import { codes, type Code, type Reason, reasons } from '../errors.ts'
 import { type VerdictClass, verdictClasses } from '../failures.ts'
 import type { Anomaly, CacheLabel, Refused, Tier, WireReason } from '../model.ts'
-import type { BreakerState, CacheFlaw, HeldEnd, RedisOperation, ReloadResult } from './events.ts'
+import type { BreakerState, CacheFlaw, DiskFile, HeldEnd, RedisOperation, ReloadResult } from './events.ts'
 import type { ClosedList, LabelValue } from './series.ts'
 
 /** `gone`: the caller hung up. `none`: no complete answer came over the wire. */
@@ -48,6 +48,7 @@ export interface LabelTypes {
   outcome: JobOutcome
   operation: RedisOperation
   flaw: CacheFlaw
+  file: DiskFile
   version: string
   node: string
 }
@@ -129,6 +130,7 @@ export const labelLists = {
     subscribe: 0,
   }),
   flaw: listOf<CacheFlaw>({ signature: 0, version: 0, damaged: 0, 'too-big': 0 }),
+  file: listOf<DiskFile>({ answers: 0, records: 0 }),
 } as const satisfies Partial<Record<LabelName, readonly LabelValue[]>>
 
 /** The lists that the settings and the profile give. */
@@ -168,6 +170,7 @@ export function closedLists({ clients, scrapers, keys, tiers, version }: ListOpt
     outcome: list(labelLists.outcome, 'failed'),
     operation: list(labelLists.operation, 'get'),
     flaw: list(labelLists.flaw, 'damaged'),
+    file: list(labelLists.file, 'records'),
     version: list([version], version),
     node: list([process.versions.node], process.versions.node),
   } satisfies Record<LabelName, ClosedList & { readonly values: readonly LabelValue[] }>

@@ -303,6 +303,22 @@ const readingRows: readonly Reading[] = [
   },
   {
     ...row(
+      ['file'],
+      'disk_up',
+      'A file of `cache.disk` can be written to: 1, or 0. records: money, jobs and key rests; answers: the cache. Absent where there is none.',
+    ),
+    read: ({ gauges }) => {
+      const disk = gauges.disk?.()
+      return disk
+        ? [
+            [disk.answers === 'up' ? 1 : 0, 'answers'],
+            [disk.records === 'up' ? 1 : 0, 'records'],
+          ]
+        : []
+    },
+  },
+  {
+    ...row(
       [],
       'redis_up',
       'Redis answers and takes writes: 1, or 0 while the proxy does without it. Absent where none is set.',
@@ -372,6 +388,8 @@ export interface Gauges {
     readonly maxBytes: number
   }[]
   readonly configGeneration: () => number
+  /** Null = there is none. */
+  readonly disk?: () => { readonly answers: 'up' | 'down'; readonly records: 'up' | 'down' | 'held' } | null
   /** Left out where there is no Redis. */
   readonly redis?: (() => SharedState) | undefined
 }

@@ -190,9 +190,7 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
       case 'job-refunded':
         return ledger.refunded(event.payer, event.scraper, event.key, event.credits)
       case 'disk-changed':
-        return event.to === 'up'
-          ? log.info('disk cache is back')
-          : log.warn('disk cache lost', { because: event.because })
+        return logDisk(event)
       case 'audit-changed':
         return event.to === 'up'
           ? log.info('audit file is back', { lost_lines: event.lostLines })
@@ -263,6 +261,16 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
     if (to === 'ready') return log.info('upstream key ready', fields)
     if (to === 'resting') return log.warn('upstream key rests', fields)
     log.error('upstream key spent', fields)
+  }
+
+  function logDisk({ file, to, because }: Extract<TelemetryEvent, { kind: 'disk-changed' }>): void {
+    if (file === 'answers') {
+      return to === 'up' ? log.info('disk cache is back') : log.warn('disk cache lost', { because })
+    }
+    if (to === 'up') return log.info('records file is back: budgets and jobs are saved again')
+    if (because === 'locked')
+      return log.warn('data folder is held by another process: waiting until it ends', { because })
+    log.error('records file lost: budgets and jobs cannot be saved', { because })
   }
 
   function logReload(event: Extract<TelemetryEvent, { kind: 'reloaded' }>): void {

@@ -1,233 +1,218 @@
 /**
- * The answers in the file: reading, writing, purging, and giving up the least valuable to stay within so many pages.
- * Knows nothing of queues, timers and outages: every function works on the open file and throws what the library throws.
- *
- * Pages set free are used again, so the file stops growing at its limit; it is only shrunk when that limit was lowered.
+ * The answers on the disk: a cache in a file of its own, in which the least recently used goes first. A file that is damaged or of
+ * another format is thrown away and begun anew; one that has no room is still read. Pages that become free are used again, so the
+ * file stops growing at its limit.
  */
-import type { DatabaseSync, SQLOutputValue } from 'node:sqlite'
+import { renameSync, rm, rmSync, statfsSync, statSync } from 'node:fs'
+import { dirname } from 'node:path'
+import type { DatabaseSync } from 'node:sqlite'
 import { crc32 } from 'node:zlib'
 import type { Entry, PurgeFilter } from '../model.ts'
-import { PAGE_BYTES } from './disk-file.ts'
-import { ROW_BYTES } from './disk-queue.ts'
+import type { Clock, Disk, DiskOptions, Emit } from '../ports.ts'
+import { createFile, PAGE_BYTES, pragma } from './disk-file.ts'
 
-/** `staleUseId` is the row when it has not been noted for long that it is used. `damaged`: there is one, but it is not what was written. */
-export type Found =
-  | { readonly kind: 'found'; readonly staleUseId: number | null; readonly entry: Entry }
-  | { readonly kind: 'damaged' }
-  | { readonly kind: 'missing' }
-
-export interface Answers {
-  read(key: string, wallMs: number): Found
-  /** Makes the room it needs first. Part of the caller's transaction, as all that follows. */
-  write(key: string, entry: Entry, wallMs: number): void
-  remove(key: string): void
-  markUsed(id: number, usedAt: number): void
-  /** The purged are misses at once; their room is taken back by `tidy`. */
-  purge(filter: PurgeFilter, wallMs: number): number
-  /** One small step towards the limit and away from what is gone; true when there is more to do. */
-  tidy(wallMs: number): boolean
-  saveCount(): void
-  readonly count: number
-  readonly usedPages: number
+export interface AnswerFile extends Pick<Disk, 'readEntry' | 'writeEntry' | 'purge' | 'entries' | 'bytes' | 'answers'> {
+  /** The folder is ours from now on. */
+  open(): void
+  close(): void
 }
 
-const DAY_MS = 86_400_000
-/** A use counts as this much later for each credit per KiB that asking again would cost … */
-const BONUS_MS = DAY_MS
-/** … up to this: even the dearest answer is given up when nobody asked for it for so long. */
-const MAX_BONUS_MS = 7 * DAY_MS
-/** As exact as the order of use has to be: noting one costs more than a read. */
+/** Noting a use costs more than a read: once in so long is exact enough. */
 const USE_NOTED_MS = 300_000
-const STEP_ENTRIES = 8
-const TIDY_STEPS = 8
+const MAX_USES = 1_000
+/** What one write does towards a limit that was lowered: more would hold up the event loop. */
+const ROWS_AT_ONCE = 32
 const VACUUM_PAGES = 256
+/**
+ * Bodies apart from the rest, so that noting a use does not rewrite a body. `kept_until` 0 is purged: a miss at once, whose room
+ * is taken back with the next writes.
+ */
+const layout = `
+  CREATE TABLE entries (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, kept_until INTEGER NOT NULL, used_at INTEGER NOT NULL,
+    stored_at INTEGER NOT NULL, scraper TEXT NOT NULL, prompt_hash TEXT, country TEXT
+  ) STRICT;
+  CREATE INDEX entries_kept ON entries (kept_until);
+  CREATE INDEX entries_used ON entries (used_at);
+  CREATE TABLE bodies (id INTEGER PRIMARY KEY, meta TEXT NOT NULL, checksum INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
+  CREATE TRIGGER entries_dropped AFTER DELETE ON entries BEGIN DELETE FROM bodies WHERE id = old.id; END;`
 
-export function createAnswers(db: DatabaseSync, limitPages: number, onEvicted: () => void): Answers {
+export function createAnswerFile({ path, maxBytes }: DiskOptions, clock: Clock, emit: Emit): AnswerFile {
+  const used = new Map<number, number>()
+  let bounds = boundsOf(maxBytes)
+  /** Something was purged while the file could not be told. */
+  let isOutdated = false
+  const file = createFile(
+    {
+      path,
+      name: 'answers',
+      applicationId: 0x5371446b,
+      format: 3,
+      layout,
+      retryMs: 30_000,
+      prepare,
+      onTry: () => (isOutdated ? beginAnew() : file.write(() => undefined)),
+      onTrouble: (because) => !['full', 'locked', 'read-only'].includes(because) && remove(),
+    },
+    clock,
+    emit,
+  )
+
+  return {
+    open: file.open,
+    readEntry,
+    writeEntry,
+    purge,
+    close: file.close,
+    get answers() {
+      return file.isOpen && file.trouble === null ? 'up' : 'down'
+    },
+    get entries() {
+      return file.read((table) => table.count(), 0)
+    },
+    get bytes() {
+      return file.read((table) => table.usedPages() * PAGE_BYTES, 0)
+    },
+  }
+
+  function readEntry(key: string): Entry | null {
+    const wallMs = clock.wall()
+    const found = file.read((table) => table.read(key, wallMs), null)
+    if (found && wallMs - found.usedAt >= USE_NOTED_MS && used.size < MAX_USES) used.set(found.id, wallMs)
+    return found?.entry ?? null
+  }
+
+  function writeEntry(key: string, entry: Entry): void {
+    if (file.trouble || entry.body.length > bounds.entryBytes) return
+    file.write((table) => {
+      for (const [id, usedAt] of used) table.use(id, usedAt)
+      table.write(key, entry, bounds.pages, clock.wall())
+    })
+    used.clear()
+  }
+
+  function purge(filter: PurgeFilter): number {
+    const isAll = Object.values(filter).every((value) => value === undefined)
+    const all = file.read((table) => table.count(), 0)
+    let purged = 0
+    isOutdated = isAll || !file.write((table) => void (purged = table.purge(filter, clock.wall())))
+    if (!isOutdated) return purged
+    if (file.isOpen) beginAnew()
+    return all
+  }
+
+  function beginAnew(): void {
+    file.close()
+    if (remove()) file.open()
+  }
+
+  /** Out of the way at once; the room of a large file is given back in the background, because that takes long. */
+  function remove(): boolean {
+    used.clear()
+    isOutdated = false
+    const found = statSync(path, { throwIfNoEntry: false })
+    if (found && !found.isFile()) return false
+    rmSync(`${path}-wal`, { force: true })
+    if (found) renameSync(path, `${path}.gone`)
+    rm(`${path}.gone`, { force: true }, () => undefined)
+    return true
+  }
+
+  function prepare(db: DatabaseSync) {
+    // A volume that is smaller than the limit would be full again and again.
+    const { bavail, bsize } = statfsSync(dirname(path))
+    bounds = boundsOf(Math.min(maxBytes, statSync(path).size + bavail * bsize))
+    const { walPages } = bounds
+    db.exec(`PRAGMA wal_autocheckpoint = ${walPages}; PRAGMA journal_size_limit = ${walPages * PAGE_BYTES}`)
+    db.exec('PRAGMA cache_size = -16384')
+    return createTable(db, () => emit({ kind: 'cache-evicted', tier: 'disk' }))
+  }
+}
+
+/** How the limit is shared out between the file and its log, which holds one transaction more than it is emptied at. */
+function boundsOf(wantedBytes: number) {
+  const limitBytes = Math.max(wantedBytes, 1_048_576)
+  const walPages = Math.min(1_000, Math.floor(limitBytes / 16 / PAGE_BYTES))
+  const entryBytes = Math.min(33_554_432, Math.floor(limitBytes / 16))
+  // Every page in the log has a header, and the pages above a changed one change as well.
+  const logBytes = 1.25 * (walPages * PAGE_BYTES + entryBytes)
+  return { pages: Math.floor((limitBytes - logBytes) / PAGE_BYTES), walPages, entryBytes }
+}
+
+function createTable(db: DatabaseSync, onEvicted: () => void) {
   const select = db.prepare(
-    `SELECT e.id, status, content_type, body, etag, stored_at, gone_at, scraper, prompt_hash, country,
-       price_credits, unclaimed, checksum, rank - bonus AS used_at
-     FROM entries e LEFT JOIN bodies b ON b.id = e.id WHERE key = ? AND gone_at > ?`,
+    'SELECT b.*, used_at FROM entries e LEFT JOIN bodies b ON b.id = e.id WHERE key = ? AND kept_until > ?',
   )
-  // A damaged number may be too big for a double, which would be an error and not a value that fails the checksum.
+  // A damaged number may be too big for a double, which would be an error instead of a failed checksum.
   select.setReadBigInts(true)
-  const insert = db.prepare(
-    `INSERT INTO entries (key, gone_at, rank, bonus, status, content_type, etag, stored_at, scraper, prompt_hash,
-       country, price_credits, unclaimed, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+  const insert = db.prepare('INSERT INTO entries VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)')
+  const insertBody = db.prepare('INSERT INTO bodies VALUES (?, ?, ?, ?)')
+  const drop = db.prepare('DELETE FROM entries WHERE key = ?')
+  const dropDead = db.prepare(
+    `DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE kept_until <= ? LIMIT ${ROWS_AT_ONCE})`,
   )
-  const insertBody = db.prepare('INSERT INTO bodies VALUES (?, ?)')
-  const find = db.prepare('SELECT id FROM entries WHERE key = ?')
-  const dropEntry = db.prepare('DELETE FROM entries WHERE id = ? RETURNING gone_at')
-  const dropBody = db.prepare('DELETE FROM bodies WHERE id = ?')
-  const use = db.prepare('UPDATE entries SET rank = ? + bonus WHERE id = ? AND rank < ? + bonus')
-  const goneFirst = db.prepare('SELECT id FROM entries WHERE gone_at <= ? ORDER BY gone_at LIMIT ?')
-  const cheapestFirst = db.prepare('SELECT id FROM entries ORDER BY rank LIMIT ?')
-  const setCount = db.prepare("UPDATE meta SET value = ? WHERE name = 'entries'")
-  const pageCount = db.prepare('PRAGMA page_count')
-  const freePages = db.prepare('PRAGMA freelist_count')
-  let count = Number(db.prepare("SELECT value FROM meta WHERE name = 'entries'").get()?.['value'])
-  let savedCount = count
+  const dropOldest = db.prepare('DELETE FROM entries WHERE id = (SELECT id FROM entries ORDER BY used_at LIMIT 1)')
+  const markUsed = db.prepare('UPDATE entries SET used_at = ? WHERE id = ?')
+  const markPurged = db.prepare(
+    `UPDATE entries SET kept_until = 0 WHERE +kept_until > ?1 AND (?2 IS NULL OR scraper = ?2)
+       AND (?3 IS NULL OR prompt_hash = ?3) AND (?4 IS NULL OR country = ?4) AND (?5 IS NULL OR stored_at < ?5)`,
+  )
+  const counted = db.prepare('SELECT count(*) AS n FROM entries WHERE kept_until > 0')
 
   return {
     read,
     write,
-    remove,
-    markUsed: (id, usedAt) => void use.run(usedAt, id, usedAt),
-    purge,
-    tidy,
-    saveCount,
-    get count() {
-      return count
-    },
-    get usedPages() {
-      return usedPages()
-    },
+    use: (id: number, usedAt: number) => void markUsed.run(usedAt, id),
+    purge: ({ scraper, promptHash, country, storedBefore }: PurgeFilter, wallMs: number): number =>
+      Number(
+        markPurged.run(wallMs, scraper ?? null, promptHash ?? null, country ?? null, storedBefore ?? null).changes,
+      ),
+    count: () => Number(counted.get()?.['n']),
+    usedPages,
   }
 
-  function read(key: string, wallMs: number): Found {
+  function read(key: string, wallMs: number) {
     const row = select.get(key, wallMs)
-    if (!row) return { kind: 'missing' }
-    const entry = entryOf(row)
-    if (!entry || checksumOf(key, entry) !== Number(row['checksum'])) return { kind: 'damaged' }
-    const isNoted = wallMs - Number(row['used_at']) < USE_NOTED_MS
-    return { kind: 'found', staleUseId: isNoted ? null : Number(row['id']), entry }
-  }
-
-  function write(key: string, entry: Entry, wallMs: number): void {
-    remove(key)
-    makeRoom(Math.ceil((entry.body.length + ROW_BYTES) / PAGE_BYTES) + 1, wallMs)
-    const bonus = bonusOf(entry)
-    const { lastInsertRowid } = insert.run(
-      key,
-      entry.keptUntil,
-      wallMs + bonus,
-      bonus,
-      entry.status,
-      entry.contentType,
-      entry.etag,
-      entry.storedAt,
-      entry.scraper,
-      entry.promptHash,
-      entry.country,
-      entry.priceCredits,
-      Number(entry.unclaimed),
-      checksumOf(key, entry),
-    )
-    insertBody.run(lastInsertRowid, entry.body)
-    count++
-  }
-
-  function remove(key: string): void {
-    const row = find.get(key)
-    if (row) drop(row['id'] ?? null)
-  }
-
-  function drop(id: SQLOutputValue): void {
-    const dropped = dropEntry.get(id)
-    dropBody.run(id)
-    if (dropped?.['gone_at'] !== 0) count--
-  }
-
-  function purge(filter: PurgeFilter, wallMs: number): number {
-    const wanted: [condition: string, value: string | number | undefined][] = [
-      ['scraper = ?', filter.scraper],
-      ['prompt_hash = ?', filter.promptHash],
-      ['country = ?', filter.country],
-      ['stored_at < ?', filter.storedBefore],
-    ]
-    const given = wanted.filter(([, value]) => value !== undefined)
-    // The plus keeps the planner off the index that this statement changes.
-    const where = ['+gone_at > ?', ...given.map(([condition]) => condition)].join(' AND ')
-    const values = given.map(([, value]) => value ?? null)
-    const { changes } = db.prepare(`UPDATE entries SET gone_at = 0 WHERE ${where}`).run(wallMs, ...values)
-    count -= Number(changes)
-    return Number(changes)
-  }
-
-  function saveCount(): void {
-    if (count !== savedCount) setCount.run(count)
-    savedCount = count
-  }
-
-  function makeRoom(pages: number, wallMs: number): void {
-    while (usedPages() + pages > limitPages) {
-      if (dropGone(wallMs) === 0 && dropCheapest() === 0) return
+    if (!row) return null
+    const [meta, body] = [String(row['meta']), row['body']]
+    if (body instanceof Uint8Array && checksumOf(key, meta, body) === Number(row['checksum'])) {
+      const bytes = Buffer.from(body.buffer, body.byteOffset, body.byteLength)
+      const entry = { ...(JSON.parse(meta) as Omit<Entry, 'body'>), body: bytes }
+      return { id: Number(row['id']), usedAt: Number(row['used_at']), entry }
     }
+    drop.run(key)
+    return null
   }
 
-  function tidy(wallMs: number): boolean {
-    let dropped = STEP_ENTRIES
-    for (let step = 0; step < TIDY_STEPS && dropped === STEP_ENTRIES; step++) dropped = dropGone(wallMs)
-    const crowded = usedPages() > limitPages && dropCheapest() > 0
-    const tooLong = filePages() > limitPages && usedPages() < filePages()
-    if (tooLong) db.exec(`PRAGMA incremental_vacuum(${VACUUM_PAGES})`)
-    return dropped === STEP_ENTRIES || crowded || tooLong
+  function write(key: string, { body, ...rest }: Entry, limitPages: number, wallMs: number): void {
+    drop.run(key)
+    dropDead.run(wallMs)
+    const meta = JSON.stringify(rest)
+    makeRoom(Math.ceil((body.length + meta.length + key.length) / PAGE_BYTES) + 1, limitPages)
+    const { storedAt, keptUntil, scraper, promptHash, country } = rest
+    const { lastInsertRowid } = insert.run(key, keptUntil, wallMs, storedAt, scraper, promptHash, country)
+    insertBody.run(lastInsertRowid, meta, checksumOf(key, meta, body), body)
   }
 
-  function dropGone(wallMs: number): number {
-    const rows = goneFirst.all(wallMs, STEP_ENTRIES)
-    for (const row of rows) drop(row['id'] ?? null)
-    return rows.length
-  }
-
-  function dropCheapest(): number {
-    const rows = cheapestFirst.all(STEP_ENTRIES)
-    for (const row of rows) {
-      drop(row['id'] ?? null)
+  /** Where the limit was lowered, the file shrinks by a step with each write; it never grows beyond it. */
+  function makeRoom(pages: number, limitPages: number): void {
+    const filePages = pragma(db, 'page_count')
+    for (
+      let rows = 0;
+      usedPages() + pages > (rows < ROWS_AT_ONCE ? limitPages : Math.max(limitPages, filePages));
+      rows += 1
+    ) {
+      if (dropOldest.run().changes === 0) return
       onEvicted()
     }
-    return rows.length
-  }
-
-  function filePages(): number {
-    return Number(pageCount.get()?.['page_count'])
+    if (filePages > limitPages) db.exec(`PRAGMA incremental_vacuum(${VACUUM_PAGES})`)
   }
 
   function usedPages(): number {
-    return filePages() - Number(freePages.get()?.['freelist_count'])
+    return pragma(db, 'page_count') - pragma(db, 'freelist_count')
   }
 }
 
-function bonusOf(entry: Entry): number {
-  const kib = (entry.body.length + ROW_BYTES) / 1024
-  return Math.round(Math.min(MAX_BONUS_MS, (BONUS_MS * entry.priceCredits) / kib))
-}
-
-function entryOf(row: Record<string, SQLOutputValue>): Entry | null {
-  const body = row['body']
-  if (!(body instanceof Uint8Array)) return null
-  return {
-    status: Number(row['status']),
-    contentType: String(row['content_type']),
-    body: Buffer.from(body.buffer, body.byteOffset, body.byteLength),
-    etag: String(row['etag']),
-    storedAt: Number(row['stored_at']),
-    keptUntil: Number(row['gone_at']),
-    scraper: String(row['scraper']),
-    promptHash: textOrNull(row['prompt_hash']),
-    country: textOrNull(row['country']),
-    priceCredits: Number(row['price_credits']),
-    unclaimed: Number(row['unclaimed']) === 1,
-  }
-}
-
-function textOrNull(value: SQLOutputValue | undefined): string | null {
-  return typeof value === 'string' ? value : null
-}
-
-function checksumOf(key: string, entry: Entry): number {
-  const { body, ...rest } = entry
-  const told = [
-    key,
-    rest.status,
-    rest.contentType,
-    rest.etag,
-    rest.storedAt,
-    rest.keptUntil,
-    rest.scraper,
-    rest.promptHash,
-    rest.country,
-    rest.priceCredits,
-    rest.unclaimed,
-  ]
-  return crc32(body, crc32(told.join('\n')))
+function checksumOf(key: string, meta: string, body: Uint8Array): number {
+  return crc32(body, crc32(`${key}\n${meta}`))
 }

@@ -1,110 +1,176 @@
 /**
- * The file under the disk store: opening it as its only owner, its layout and format version, putting a sick one aside,
- * and what an error of the library or the file system means. The one place that makes a connection.
+ * An SQLite file: opened as its only owner, lost when something is wrong with it, and tried again. The only file that opens a
+ * connection.
  *
- * The owner is found out by an exclusive lock that is held as long as the connection lives; nothing ever waits for it.
- * No other descriptor of the file may be opened and closed meanwhile: that would silently give the lock away.
+ * The owner holds an exclusive lock as long as the connection is open. POSIX drops all locks of a process on a file as soon as it
+ * closes any descriptor of it, so nothing else may open the main file of an open connection.
  */
-import {
-  chmodSync,
-  closeSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-  statfsSync,
-  statSync,
-} from 'node:fs'
-import { basename, dirname, join } from 'node:path'
+import { closeSync, existsSync, mkdirSync, openSync, statSync } from 'node:fs'
+import { dirname } from 'node:path'
 import type { DatabaseSync } from 'node:sqlite'
-import type { DiskTrouble } from '../telemetry/events.ts'
+import type { Clock, Emit, Timer } from '../ports.ts'
+import type { DiskFile, DiskTrouble } from '../telemetry/events.ts'
 
 export const PAGE_BYTES = 4096
 
-/** Marks a file as ours in its header ("SqDk"). */
-const APPLICATION_ID = 0x5371446b
-const FORMAT = 2
-const ASIDES_KEPT = 2
-
-/**
- * Bodies apart from the rest, so that noting a use does not rewrite a body. `gone_at` 0 is purged: a miss at once, its room taken
- * back in small steps. `meta` holds the running total, so that nothing is counted at start.
- */
-const LAYOUT = `
-  CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-  INSERT INTO meta VALUES ('entries', 0), ('opened', 0);
-  CREATE TABLE entries (
-    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, gone_at INTEGER NOT NULL, rank INTEGER NOT NULL,
-    bonus INTEGER NOT NULL, status INTEGER NOT NULL, content_type TEXT NOT NULL, etag TEXT NOT NULL,
-    stored_at INTEGER NOT NULL, scraper TEXT NOT NULL, prompt_hash TEXT, country TEXT, price_credits INTEGER NOT NULL,
-    unclaimed INTEGER NOT NULL, checksum INTEGER NOT NULL
-  ) STRICT;
-  CREATE INDEX entries_gone ON entries (gone_at);
-  CREATE INDEX entries_rank ON entries (rank);
-  CREATE INDEX entries_prompt ON entries (prompt_hash) WHERE prompt_hash IS NOT NULL;
-  CREATE TABLE bodies (id INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
-  CREATE TABLE records (
-    space TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, expires_at INTEGER, checksum INTEGER NOT NULL,
-    PRIMARY KEY (space, key)
-  ) STRICT, WITHOUT ROWID;
-`
-
-export interface OpenFile {
-  readonly db: DatabaseSync
-  /** Of an earlier format: only its records are of use. */
-  readonly outdated: boolean
-  /** Throws when the path no longer leads to this file, or to something else in it; the library itself may not notice for long. */
-  readonly check: () => void
+export interface FileOptions<T> {
+  readonly path: string
+  readonly name: DiskFile
+  /** Marks a file as ours in its header. */
+  readonly applicationId: number
+  readonly format: number
+  readonly layout: string
+  readonly retryMs: number
+  /** The statements of a connection that has just been opened. May throw. */
+  readonly prepare: (db: DatabaseSync) => T
+  /** After each opening, and when a full file is tried again: to be followed by a write. */
+  readonly onTry: () => void
+  /** It cannot be used; unless it is `full`, it is closed. True: it was put out of the way, and is begun anew at once. */
+  readonly onTrouble: (because: DiskTrouble) => boolean
 }
 
-/** Throws; `troubleOf` says what it means. */
-export function openFile(path: string, walPages: number): OpenFile {
-  create(path)
-  const { DatabaseSync } = sqlite()
-  const db = new DatabaseSync(path, { timeout: 0 })
-  try {
-    const outdated = prepare(db, walPages)
-    return { db, outdated, check: checkOf(path) }
-  } catch (error) {
-    db.close()
-    // A damaged header may claim a version that only later libraries write to.
-    throw isReadOnly(error) && mayWrite(path) ? new FileTrouble('corrupt') : error
+export interface OwnedFile<T> {
+  open(): void
+  /** Gives `otherwise` where the file cannot be read now. */
+  read<R>(job: (parts: T) => R, otherwise: R): R
+  /** In one transaction. False: nothing was written. */
+  write(job: (parts: T) => void): boolean
+  lost(error: unknown): void
+  close(): void
+  readonly isOpen: boolean
+  /** Null = it can be written to, as far as is known. */
+  readonly trouble: DiskTrouble | null
+}
+
+export function createFile<T>(options: FileOptions<T>, clock: Clock, emit: Emit): OwnedFile<T> {
+  const { path, name, format, retryMs, prepare, onTry, onTrouble } = options
+  let opened: { readonly db: DatabaseSync; readonly parts: T; readonly check: () => void } | null = null
+  let trouble: DiskTrouble | null = null
+  let isProven = false
+  let isBegunAnew = false
+  let retry: Timer | null = null
+
+  return {
+    open,
+    read,
+    write,
+    lost,
+    close,
+    get isOpen() {
+      return opened !== null
+    },
+    get trouble() {
+      return trouble
+    },
   }
-}
 
-function isReadOnly(error: unknown): boolean {
-  return error instanceof Error && 'errcode' in error && error.errcode === 8
-}
+  function open(): void {
+    if (opened) return
+    let db: DatabaseSync | null = null
+    try {
+      mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
+      if (!existsSync(path)) closeSync(openSync(path, 'wx', 0o600))
+      db = connect(path)
+      configure(db, options)
+      opened = { db, parts: prepare(db), check: checkOf(path) }
+    } catch (error) {
+      closeQuietly(db)
+      return lost(withoutDisguise(error, path))
+    }
+    isProven = false
+    onTry()
+  }
 
-function mayWrite(path: string): boolean {
-  try {
-    closeSync(openSync(path, 'r+'))
+  function read<R>(job: (parts: T) => R, otherwise: R): R {
+    if (!opened) return otherwise
+    try {
+      return job(opened.parts)
+    } catch (error) {
+      lost(error)
+      return otherwise
+    }
+  }
+
+  function write(job: (parts: T) => void): boolean {
+    if (!opened) return false
+    const { db, parts, check } = opened
+    try {
+      check()
+      db.exec('BEGIN IMMEDIATE')
+      // A file that cannot be written to shall show it now, even when there is nothing to write.
+      if (!isProven) db.exec(`PRAGMA user_version = ${format}`)
+      job(parts)
+      db.exec('COMMIT')
+    } catch (error) {
+      // The library may have rolled back by itself, as it does when the disk is full.
+      if (db.isTransaction) db.exec('ROLLBACK')
+      lost(error)
+      return false
+    }
+    isProven = true
+    if (trouble) emit({ kind: 'disk-changed', file: name, to: 'up', because: trouble })
+    trouble = null
     return true
-  } catch {
-    return false
+  }
+
+  function lost(error: unknown): void {
+    const because = troubleOf(error)
+    isProven = false
+    if (because !== 'full') shut()
+    if (trouble !== because) emit({ kind: 'disk-changed', file: name, to: 'down', because })
+    trouble = because
+    retry?.cancel()
+    retry = clock.after(retryMs, () => (opened ? onTry() : open()))
+    if (isBegunAnew) return
+    try {
+      isBegunAnew = onTrouble(because)
+      if (isBegunAnew) open()
+    } catch {
+      // It could not even be put out of the way: it is tried again like any other.
+    }
+    isBegunAnew = false
+  }
+
+  function close(): void {
+    retry?.cancel()
+    shut()
+  }
+
+  function shut(): void {
+    closeQuietly(opened?.db ?? null)
+    opened = null
   }
 }
 
-/** Node 22 says at the first use that it is experimental: news of Node, with nothing to do for whoever runs the proxy. */
-function sqlite(): typeof import('node:sqlite') {
+/** Without any preparation: for files of another format, and copies. */
+export function connect(path: string): DatabaseSync {
   const { emitWarning } = process
+  // Node 22 warns that the module is experimental, which is of no use to an operator.
   process.emitWarning = () => undefined
   try {
-    return process.getBuiltinModule('node:sqlite')
+    const { DatabaseSync: Connection } = process.getBuiltinModule('node:sqlite')
+    return new Connection(path, { timeout: 0 })
   } finally {
     process.emitWarning = emitWarning
   }
 }
 
-/** What the volume has for the file at most: what is free, and what the file has already. Makes the folder. */
-export function roomFor(path: string): number {
-  mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
-  const { bavail, bsize } = statfsSync(dirname(path))
-  const own = ['', '-wal'].map((tail) => statSync(path + tail, { throwIfNoEntry: false })?.size ?? 0)
-  return own.reduce((sum, size) => sum + size, bavail * bsize)
+function configure(db: DatabaseSync, { applicationId, format, layout }: FileOptions<unknown>): void {
+  db.exec('PRAGMA locking_mode = EXCLUSIVE')
+  const isNew = db.prepare('SELECT 1 FROM sqlite_schema').get() === undefined
+  if (!isNew && pragma(db, 'application_id') !== applicationId) throw new FileTrouble('corrupt')
+  if (!isNew && pragma(db, 'user_version') !== format) throw new FileTrouble('format')
+  // Has to come before anything is written, and is a write itself. Lets the file shrink in steps.
+  if (isNew) db.exec('PRAGMA auto_vacuum = INCREMENTAL')
+  // A commit is one append to the log. It survives a kill, because the kernel has it; `secure` of the records adds the sync that a
+  // power cut asks for. With NORMAL the library itself syncs before it moves the log into the file, so the file is never torn.
+  db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL')
+  if (!isNew) return
+  db.exec(`BEGIN; ${layout} PRAGMA application_id = ${applicationId}; PRAGMA user_version = ${format}; COMMIT`)
+  db.exec('PRAGMA wal_checkpoint(TRUNCATE)')
 }
 
+/** The path may lead to another file by now, or to none; the library itself would not notice for long. */
 function checkOf(path: string): () => void {
   const { ino, dev } = statSync(path)
   return () => {
@@ -114,130 +180,53 @@ function checkOf(path: string): () => void {
   }
 }
 
-/** Owner only. The log beside it gets the same mode from the library. */
-function create(path: string): void {
+/** A read-only volume does not even give a lock; a damaged header may claim a version that only later libraries can write. */
+function withoutDisguise(error: unknown, path: string): unknown {
+  const because = troubleOf(error)
+  if (because !== 'io' && because !== 'read-only') return error
   try {
-    closeSync(openSync(path, 'wx', 0o600))
-  } catch (error) {
-    if (codeOf(error) !== 'EEXIST') throw error
-    try {
-      chmodSync(path, 0o600)
-    } catch {
-      // Somebody else's file on a shared volume: still of use when we may write to it.
-    }
+    closeSync(openSync(path, 'r+'))
+    return because === 'read-only' ? new FileTrouble('corrupt') : error
+  } catch (cause) {
+    return because === 'io' ? cause : error
   }
-}
-
-function prepare(db: DatabaseSync, walPages: number): boolean {
-  db.exec('PRAGMA locking_mode = EXCLUSIVE')
-  const id = pragma(db, 'application_id')
-  const format = pragma(db, 'user_version')
-  const fresh = db.prepare('SELECT 1 FROM sqlite_schema').get() === undefined
-  if (!fresh && id !== APPLICATION_ID) throw new FileTrouble('corrupt')
-  if (format > FORMAT) throw new FileTrouble('format')
-  // Must come before anything is written. Lets the file shrink in steps when the limit has become smaller.
-  db.exec('PRAGMA auto_vacuum = INCREMENTAL')
-  // With the log a commit is one append; NORMAL leaves out its fsync. What was appended belongs to the kernel, so it survives a
-  // kill -9; a power cut may take the last commits, but never the file's consistency.
-  db.exec('PRAGMA journal_mode = WAL')
-  db.exec('PRAGMA synchronous = NORMAL')
-  db.exec(`PRAGMA wal_autocheckpoint = ${walPages}`)
-  db.exec(`PRAGMA journal_size_limit = ${walPages * PAGE_BYTES}`)
-  db.exec('PRAGMA cache_size = -16384')
-  transaction(db, () => {
-    if (fresh) db.exec(`${LAYOUT} PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${FORMAT}`)
-    // A disk that cannot be written to shall show it now, and not with the first paid answer.
-    else if (format === FORMAT) db.exec("UPDATE meta SET value = value + 1 WHERE name = 'opened'")
-  })
-  return !fresh && format < FORMAT
 }
 
 export function pragma(db: DatabaseSync, name: string): number {
   return Number(Object.values(db.prepare(`PRAGMA ${name}`).get() ?? {})[0])
 }
 
-export function transaction(db: DatabaseSync, job: () => void): void {
-  db.exec('BEGIN IMMEDIATE')
+export function closeQuietly(db: DatabaseSync | null): void {
   try {
-    job()
-    db.exec('COMMIT')
-  } catch (error) {
-    try {
-      db.exec('ROLLBACK')
-    } catch {
-      // The library has rolled back by itself, as it does when the disk is full.
-    }
-    throw error
-  }
-}
-
-/** Puts a sick file out of the way, for whoever wants to look at it; the oldest of those make room. */
-export function setAside(path: string, wallMs: number): void {
-  try {
-    for (const tail of ['-wal', '']) {
-      if (statSync(path + tail, { throwIfNoEntry: false })) renameSync(path + tail, `${path}.corrupt-${wallMs}${tail}`)
-    }
-    const prefix = `${basename(path)}.corrupt-`
-    const asides = readdirSync(dirname(path)).filter((name) => name.startsWith(prefix) && !name.endsWith('-wal'))
-    for (const name of asides.toSorted().slice(0, -ASIDES_KEPT)) {
-      for (const tail of ['-wal', '']) rmSync(join(dirname(path), name + tail), { force: true })
-    }
+    db?.close()
   } catch {
-    // Then opening it fails again, and that is what is told.
+    // Too damaged to be closed: the process does not use it any more.
   }
 }
 
-export function removeFile(path: string): void {
-  for (const tail of ['-wal', '']) rmSync(path + tail, { force: true })
-}
-
-export function closeQuietly(file: OpenFile | null): void {
-  try {
-    file?.db.close()
-  } catch {
-    // Closed already, or too sick to be: the process has no further use for it.
-  }
-}
-
-export class FileTrouble extends Error {
+class FileTrouble extends Error {
   readonly because: DiskTrouble
 
   constructor(because: DiskTrouble) {
-    super(`the disk store is not usable: ${because}`)
+    super(`the file is not usable: ${because}`)
     this.because = because
   }
 }
 
 /**
- * Result codes of the library, https://sqlite.org/rescode.html; 1 can only be a table that is missing or not ours, and 19 and 20 rows
- * that nobody wrote so.
+ * Result codes of the library, https://sqlite.org/rescode.html, and of the system. 1 can only be a table that is missing or not
+ * ours; 19 and 20 are rows that this program cannot have written.
  */
-const TROUBLE_OF_RESULT: Readonly<Record<number, DiskTrouble>> = {
-  1: 'corrupt',
-  3: 'read-only',
-  5: 'locked',
-  6: 'locked',
-  8: 'read-only',
-  11: 'corrupt',
-  13: 'full',
-  19: 'corrupt',
-  20: 'corrupt',
-  26: 'corrupt',
-}
-const TROUBLE_OF_CODE: Readonly<Record<string, DiskTrouble>> = {
-  EACCES: 'read-only',
-  EPERM: 'read-only',
-  EROFS: 'read-only',
-  ENOSPC: 'full',
-  EDQUOT: 'full',
-}
+const troubles: readonly (readonly [DiskTrouble, readonly unknown[]])[] = [
+  ['corrupt', [1, 11, 19, 20, 26]],
+  ['locked', [5, 6]],
+  ['read-only', [3, 8, 'EACCES', 'EPERM', 'EROFS']],
+  ['full', [13, 'ENOSPC', 'EDQUOT']],
+]
 
 export function troubleOf(error: unknown): DiskTrouble {
   if (error instanceof FileTrouble) return error.because
-  if (error instanceof Error && 'errcode' in error) return TROUBLE_OF_RESULT[Number(error.errcode) & 0xff] ?? 'io'
-  return TROUBLE_OF_CODE[codeOf(error)] ?? 'io'
-}
-
-function codeOf(error: unknown): string {
-  return error instanceof Error && 'code' in error ? String(error.code) : ''
+  const { errcode, code } = Object(error) as { readonly errcode?: number; readonly code?: string }
+  const wanted = errcode === undefined ? code : errcode & 0xff
+  return troubles.find(([, codes]) => codes.includes(wanted))?.[0] ?? 'io'
 }

@@ -1,152 +1,257 @@
 /**
- * The records: all of them in memory, the file is their durable copy. So they can be read while the disk is down, and
- * are written again, whole, when it is back or had to be started anew. Where both know a record, memory is right.
+ * The records on the disk: money, jobs and what else must survive a restart, written through. What cannot be written now waits in
+ * memory, is read from there, and is added to the file when it can be: a sum to the sum that is found, a value under its name.
  */
-import type { DatabaseSync, StatementSync } from 'node:sqlite'
-import { crc32 } from 'node:zlib'
-import type { DiskRecord } from '../ports.ts'
-import { transaction } from './disk-file.ts'
+import { copyFileSync, existsSync, mkdtempSync, renameSync, rmSync } from 'node:fs'
+import { open } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { DatabaseSync } from 'node:sqlite'
+import type { Clock, Disk, DiskRecord, Emit, Timer } from '../ports.ts'
+import type { DiskTrouble } from '../telemetry/events.ts'
+import { closeQuietly, connect, createFile, troubleOf } from './disk-file.ts'
+import {
+  createRecordTable,
+  nameOf,
+  type Pending,
+  recordLayout,
+  recordsIn,
+  type RecordTable,
+  together,
+  withPending,
+} from './disk-record-table.ts'
 
-export interface Records {
-  /** Adds what only the file knows; a damaged one is dropped from it. What was read before an error stays. */
-  load(db: DatabaseSync, wallMs: number): void
-  /** Writes to the loaded file what it lacks, and from now on what `save` is given. */
-  attach(db: DatabaseSync): void
-  detach(): void
-  /** Changes memory; `save` brings the same to the file. */
-  remember(records: readonly DiskRecord[]): void
-  /** In one transaction; nothing without a file. */
-  save(records: readonly Name[]): void
-  get(space: string, key: string, wallMs: number): unknown
-  list(space: string, wallMs: number): Iterable<readonly [string, unknown]>
-  /** Forgets some of what has expired. */
-  sweep(wallMs: number): void
+export interface RecordFile extends Pick<Disk, 'put' | 'secure' | 'get' | 'list' | 'onRead' | 'records' | 'isRead'> {
+  open(): void
+  close(): void
 }
 
-interface Name {
-  readonly space: string
-  readonly key: string
+export interface RecordOptions {
+  readonly path: string
+  /** A store of an earlier version, in which records and answers were one file. */
+  readonly importFrom: string
+  /** Resolves when all that was written to the file is safe from a power cut. */
+  readonly sync: (path: string) => Promise<void>
+  /** The folder is not another process's. */
+  readonly onOwned: () => void
 }
 
-interface Kept {
-  /** JSON, so that nobody can change it from outside; null = deleted, but perhaps still in the file. */
-  readonly text: string | null
-  readonly expiresAt: number | null
-  /** The file has this name, perhaps with something else under it. */
-  inFile: boolean
-  /** The file has just this under it. */
-  isSaved: boolean
-}
+const SWEEP_MS = 60_000
+/** More than the log ever needs: so much is taken in advance, so that money can be written on a volume that has become full. */
+const BALLAST_BYTES = 1_310_720
+const imported: DiskRecord = { space: 'file', key: 'imported', value: true, expiresAt: null }
 
-const SWEEP_RECORDS = 1_000
+export function createRecordFile(options: RecordOptions, clock: Clock, emit: Emit): RecordFile {
+  const { path, importFrom, sync, onOwned } = options
+  const unsaved = new Map<string, Pending>()
+  const listeners: (() => void)[] = []
+  const file = createFile(
+    {
+      path,
+      name: 'records',
+      applicationId: 0x53715263,
+      format: 1,
+      layout: recordLayout,
+      retryMs: 1_000,
+      prepare,
+      onTry,
+      onTrouble,
+    },
+    clock,
+    emit,
+  )
+  /** What a volume holds that cannot be written to. */
+  let copy: RecordTable | null = null
+  let isRead = false
+  let isImported = false
+  let isFresh = false
+  let isOwned = false
+  let syncing: Promise<boolean> = Promise.resolve(true)
+  let next: Promise<boolean> | null = null
+  let sweepTimer: Timer = clock.after(SWEEP_MS, sweep)
 
-export function createRecords(): Records {
-  const spaces = new Map<string, Map<string, Kept>>()
-  let file: { readonly db: DatabaseSync; readonly upsert: StatementSync; readonly remove: StatementSync } | null = null
-
-  return { load, attach, detach: () => void (file = null), remember, save, get, list, sweep }
-
-  function attach(db: DatabaseSync): void {
-    file = {
-      db,
-      upsert: db.prepare(
-        'INSERT OR REPLACE INTO records (space, key, value, expires_at, checksum) VALUES (?, ?, ?, ?, ?)',
-      ),
-      remove: db.prepare('DELETE FROM records WHERE space = ? AND key = ?'),
-    }
-    const unsaved = [...spaces].flatMap(([space, kept]) =>
-      [...kept].filter(([, { isSaved }]) => !isSaved).map(([key]) => ({ space, key })),
-    )
-    save(unsaved)
+  return {
+    open: file.open,
+    put,
+    secure,
+    get: (space, key) => withPending(stored(space, key), unsaved.get(nameOf({ space, key })), clock.wall()),
+    list,
+    close,
+    onRead: (listener) => void listeners.push(listener),
+    get records() {
+      if (file.isOpen && file.trouble === null) return 'up'
+      return file.trouble === 'locked' ? 'held' : 'down'
+    },
+    get isRead() {
+      return isRead
+    },
   }
 
-  function remember(records: readonly DiskRecord[]): void {
-    const texts = records.map(({ value }) => (value === null ? null : JSON.stringify(value)))
-    for (const [index, { space, key, expiresAt }] of records.entries()) {
-      const kept = spaceOf(space)
-      const inFile = kept.get(key)?.inFile ?? false
-      const text = texts[index] ?? null
-      if (text === null && !inFile) kept.delete(key)
-      else kept.set(key, { text, expiresAt, inFile, isSaved: false })
+  function list(space: string): Iterable<readonly [string, unknown]> {
+    const found = new Map(attempt((table) => table.list(space, clock.wall()), []))
+    for (const pending of unsaved.values()) {
+      if (pending.space === space) found.set(pending.key, withPending(found.get(pending.key), pending, clock.wall()))
+    }
+    return [...found].filter(([, value]) => value !== null)
+  }
+
+  function stored(space: string, key: string): unknown {
+    return attempt((table) => table.get(space, key, clock.wall()), null)
+  }
+
+  function attempt<R>(job: (table: RecordTable) => R, otherwise: R): R {
+    if (file.isOpen || !copy) return file.read(job, otherwise)
+    try {
+      return job(copy)
+    } catch {
+      return otherwise
     }
   }
 
-  function save(names: readonly Name[]): void {
-    if (!file) return
-    const { db, upsert, remove } = file
-    transaction(db, () => {
-      for (const { space, key } of names) {
-        const kept = spaceOf(space).get(key)
-        if (kept && kept.text !== null) {
-          upsert.run(space, key, kept.text, kept.expiresAt, checksumOf(space, key, kept.text, kept.expiresAt))
-          kept.inFile = true
-          kept.isSaved = true
-        } else remove.run(space, key)
-      }
+  function put(records: readonly Pending[]): void {
+    for (const record of records) {
+      const name = nameOf(record)
+      const before = unsaved.get(name)
+      // What was never in the file need not be deleted there.
+      if ('value' in record && record.value === null && before && stored(record.space, record.key) === null)
+        unsaved.delete(name)
+      else unsaved.set(name, together(record, before))
+    }
+    if (unsaved.size > 0) save()
+  }
+
+  /** All that waits. */
+  function save(): void {
+    const isSaved = file.write((table) => {
+      for (const record of unsaved.values()) table.put(record, clock.wall())
     })
-    for (const { space, key } of names) {
-      if (spaceOf(space).get(key)?.text === null) spaceOf(space).delete(key)
+    if (isSaved) unsaved.clear()
+  }
+
+  /**
+   * A commit is safe from a kill, but not from a power cut until the log is synced. That takes milliseconds on a good disk and
+   * seconds on a bad one, so it is not done on the event loop; all who ask while one sync runs share the next one.
+   */
+  function secure(): Promise<boolean> {
+    if (!file.isOpen || unsaved.size > 0) return Promise.resolve(false)
+    return (next ??= syncing.then(() => {
+      next = null
+      return (syncing = syncLog())
+    }))
+  }
+
+  async function syncLog(): Promise<boolean> {
+    try {
+      await sync(`${path}-wal`)
+    } catch (error) {
+      file.lost(error)
+    }
+    return file.isOpen && unsaved.size === 0
+  }
+
+  function sweep(): void {
+    file.write((table) => table.sweep(clock.wall()))
+    sweepTimer = clock.after(SWEEP_MS, sweep)
+  }
+
+  function close(): void {
+    sweepTimer.cancel()
+    file.close()
+    closeQuietly(copy?.db ?? null)
+  }
+
+  // Up and down
+
+  function prepare(db: DatabaseSync) {
+    const table = createRecordTable(db)
+    // Later the other file is the answers'.
+    if (!isOwned && table.get(imported.space, imported.key, 0) === null) isImported ||= takeIn(importFrom)
+    if (isImported) unsaved.set(nameOf(imported), imported)
+    takeRoom(db)
+    closeQuietly(copy?.db ?? null)
+    copy = null
+    isFresh = true
+    return table
+  }
+
+  function onTry(): void {
+    save()
+    if (isImported && unsaved.size === 0) for (const tail of ['-wal', '']) rmSync(importFrom + tail, { force: true })
+    isImported = false
+    if (isFresh) known()
+    isFresh = false
+  }
+
+  function known(): void {
+    if (!isOwned) onOwned()
+    isOwned = true
+    isRead = true
+    for (const listener of listeners) listener()
+  }
+
+  function onTrouble(because: DiskTrouble): boolean {
+    if (because === 'locked' || because === 'full') return false
+    if (because === 'corrupt') {
+      for (const tail of ['-wal', '']) if (existsSync(path + tail)) renameSync(path + tail, `${path}.corrupt${tail}`)
+      takeIn(`${path}.corrupt`)
+      return true
+    }
+    if (because === 'read-only' && !copy) openCopy()
+    if (!isOwned) onOwned()
+    isOwned = true
+    return false
+  }
+
+  /** A volume that cannot be written to is read in a copy: even reading takes a lock, and a lock is a write. */
+  function openCopy(): void {
+    const folder = mkdtempSync(join(tmpdir(), 'slp-records-'))
+    try {
+      const place = join(folder, 'records.db')
+      for (const tail of ['', '-wal']) if (existsSync(path + tail)) copyFileSync(path + tail, place + tail)
+      copy = createRecordTable(connect(place))
+      known()
+    } finally {
+      rmSync(folder, { recursive: true, force: true })
     }
   }
 
-  function get(space: string, key: string, wallMs: number): unknown {
-    const kept = spaces.get(space)?.get(key)
-    return kept && isGood(kept, wallMs) ? JSON.parse(kept.text) : null
-  }
-
-  function* list(space: string, wallMs: number): Iterable<readonly [string, unknown]> {
-    for (const [key, kept] of spaces.get(space) ?? []) {
-      if (isGood(kept, wallMs)) yield [key, JSON.parse(kept.text)]
-    }
-  }
-
-  function load(db: DatabaseSync, wallMs: number): void {
-    for (const kept of spaces.values()) for (const record of kept.values()) record.isSaved = false
-    const damaged: (readonly [string, string])[] = []
-    const rows = db.prepare('SELECT space, key, value, expires_at, checksum FROM records')
-    rows.setReadBigInts(true)
-    for (const row of rows.iterate()) {
-      const [space, key, text] = [String(row['space']), String(row['key']), String(row['value'])]
-      const expiresAt = row['expires_at'] === null ? null : Number(row['expires_at'])
-      if (checksumOf(space, key, text, expiresAt) !== Number(row['checksum'])) damaged.push([space, key])
-      else if (expiresAt === null || expiresAt > wallMs) adopt(space, key, text, expiresAt)
-    }
-    const remove = db.prepare('DELETE FROM records WHERE space = ? AND key = ?')
-    for (const [space, key] of damaged) remove.run(space, key)
-    db.prepare('DELETE FROM records WHERE expires_at <= ?').run(wallMs)
-  }
-
-  function adopt(space: string, key: string, text: string, expiresAt: number | null): void {
-    const known = spaceOf(space).get(key)
-    if (!known) return void spaceOf(space).set(key, { text, expiresAt, inFile: true, isSaved: true })
-    known.inFile = true
-    known.isSaved = known.text === text && known.expiresAt === expiresAt
-  }
-
-  function sweep(wallMs: number): void {
-    const expired: Name[] = []
-    for (const [space, kept] of spaces) {
-      for (const [key, { expiresAt }] of kept) {
-        if (expiresAt !== null && expiresAt <= wallMs && expired.length < SWEEP_RECORDS) expired.push({ space, key })
+  /** Adds what another file has and nobody has written meanwhile, as far as it can be read. False: it has no records. */
+  function takeIn(from: string): boolean {
+    if (!existsSync(from)) return false
+    const db = connect(from)
+    try {
+      // A process that still uses it holds a lock as long as it lives.
+      db.exec('PRAGMA locking_mode = EXCLUSIVE')
+      for (const record of recordsIn(db)) {
+        const newer = unsaved.get(nameOf(record))
+        if (!newer || 'add' in record) unsaved.set(nameOf(record), together(record, newer))
       }
+      return true
+    } catch (error) {
+      if (troubleOf(error) === 'locked') throw error
+      return false
+    } finally {
+      closeQuietly(db)
     }
-    for (const { space, key } of expired) spaces.get(space)?.delete(key)
-    save(expired)
-  }
-
-  function spaceOf(name: string): Map<string, Kept> {
-    const known = spaces.get(name)
-    if (known) return known
-    const made = new Map<string, Kept>()
-    spaces.set(name, made)
-    return made
   }
 }
 
-function isGood(kept: Kept, wallMs: number): kept is Kept & { readonly text: string } {
-  return kept.text !== null && (kept.expiresAt === null || kept.expiresAt > wallMs)
+/** Grows file and log by more than they need, so that money can still be written when the volume is full. */
+function takeRoom(db: DatabaseSync): void {
+  db.exec('PRAGMA wal_autocheckpoint = 256')
+  try {
+    db.exec(`INSERT INTO ballast VALUES (zeroblob(${BALLAST_BYTES}))`)
+    db.exec('DELETE FROM ballast; PRAGMA wal_checkpoint(RESTART)')
+  } catch (error) {
+    if (troubleOf(error) !== 'full') throw error
+  }
 }
 
-function checksumOf(space: string, key: string, text: string, expiresAt: number | null): number {
-  return crc32(`${space}\n${key}\n${expiresAt}\n${text}`)
+export async function syncFile(path: string): Promise<void> {
+  const handle = await open(path)
+  try {
+    await handle.datasync()
+  } finally {
+    await handle.close()
+  }
 }

@@ -1,6 +1,16 @@
-/** What befalls the file of a single replica: a kill in the middle of writing, no room, damage, a lock, a volume that cannot be written to. */
+/** What happens to the data folder of a single replica: a kill in the middle of writing, no room, damage, a lock, a volume that cannot be written to. */
 import { execFileSync } from 'node:child_process'
-import { chmodSync, closeSync, mkdtempSync, openSync, rmSync, statSync, writeFileSync, writeSync } from 'node:fs'
+import {
+  chmodSync,
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
@@ -11,13 +21,13 @@ import { isBroken } from './load.ts'
 import { dismiss } from './replica-faults.ts'
 import type { Fault, Stage } from './stage.ts'
 
-/** With a budget where nothing but kills happens: a file that is lost takes along what is known of money. */
+/** With a budget, unless files are damaged: that alone may forget what was spent. */
 export function owner(dice: Dice, scope: Scope): FleetOptions {
-  const isSound = dice.chance(0.5)
+  const isSound = dice.chance(0.7)
   const isDurable = dice.chance(0.5)
   const folder = mkdtempSync(join(tmpdir(), 'slp-disk-'))
   scope.teardown(() => rmSync(folder, { recursive: true, force: true }))
-  if (!isSound) mount(scope, folder)
+  mount(scope, folder)
   return {
     size: 1,
     store: { diskPath: join(folder, 'cache.db') },
@@ -44,7 +54,7 @@ function isVolume(folder: string): boolean {
 export const disk: Fault = async (stage) => {
   const { fleet, dice } = stage
   const isSound = fleet.options.teamCredits !== undefined
-  const trouble = isSound ? killed : dice.pick([killed, full, damaged, locked, unwritable])
+  const trouble = dice.pick(isSound ? [killed, killed, full, locked, unwritable] : [killed, damaged])
   const traffic = stage.load()
   await traffic.moves(dice.whole(20, 60))
   await dice.moment(100)
@@ -68,8 +78,12 @@ async function killed(stage: Stage, _path: string, life: Life): Promise<void> {
 
 async function full(stage: Stage, path: string, life: Life): Promise<void> {
   stage.apart()
+  mayRefuse(stage)
   const filler = join(dirname(path), 'filler')
-  const free = isVolume(dirname(path)) ? fill(filler) : limitFiles(life)
+  const hasVolume = isVolume(dirname(path))
+  // A limit of the process looks like a fault of the disk, for which the answers are thrown away.
+  if (!hasVolume) stage.forget()
+  const free = hasVolume ? fill(filler) : limitFiles(life)
   stage.count('no room on the disk')
   await life.program.saw(/"msg":"disk cache lost"/)
   await stage.dice.moment(500)
@@ -77,6 +91,15 @@ async function full(stage: Stage, path: string, life: Life): Promise<void> {
   if (stage.isShort) return restart(stage, life)
   await life.program.saw(/disk cache lost[^]*disk cache is back/)
   await restart(stage, life)
+}
+
+/** While nothing can be written down, nothing is spent that must not be forgotten. */
+function mayRefuse(stage: Stage): void {
+  stage.mayAnswer(
+    ({ headers }) =>
+      ['BUDGET_UNAVAILABLE', 'STORE_UNAVAILABLE'].includes(String(headers['x-proxy-code'])) &&
+      headers['retry-after'] !== undefined,
+  )
 }
 
 function fill(path: string): () => void {
@@ -112,12 +135,13 @@ async function damaged(stage: Stage, path: string, life: Life): Promise<void> {
 
 async function locked(stage: Stage, path: string, life: Life): Promise<void> {
   stage.apart()
+  mayRefuse(stage)
   await dismiss(stage, life)
-  const holder = new DatabaseSync(path)
+  const holder = new DatabaseSync(join(dirname(path), 'records.db'))
   holder.exec('BEGIN EXCLUSIVE')
   stage.count('a lock on the file')
   const meanwhile = await stage.fleet.begin()
-  await meanwhile.program.saw(/"msg":"disk cache lost"/)
+  await meanwhile.program.saw(/"msg":"data folder is held by another process/)
   await stage.dice.moment(500)
   holder.close()
   await restart(stage, meanwhile)
@@ -125,11 +149,12 @@ async function locked(stage: Stage, path: string, life: Life): Promise<void> {
 
 async function unwritable(stage: Stage, path: string, life: Life): Promise<void> {
   stage.apart()
+  mayRefuse(stage)
   await dismiss(stage, life)
   const restore = forbidWriting(path)
   stage.count('a file that cannot be written to')
   const meanwhile = await stage.fleet.begin()
-  await meanwhile.program.saw(/"msg":"disk cache lost"/)
+  await meanwhile.program.saw(/"msg":"records file lost/)
   await stage.dice.moment(500)
   await dismiss(stage, meanwhile)
   restore()
@@ -142,11 +167,11 @@ function forbidWriting(path: string): () => void {
     execFileSync('mount', ['-o', 'remount,ro', folder])
     return () => execFileSync('mount', ['-o', 'remount,rw', folder])
   }
-  chmodSync(path, 0o400)
+  for (const name of readdirSync(folder)) chmodSync(join(folder, name), 0o400)
   chmodSync(folder, 0o500)
   return () => {
     chmodSync(folder, 0o700)
-    chmodSync(path, 0o600)
+    for (const name of readdirSync(folder)) chmodSync(join(folder, name), 0o600)
   }
 }
 

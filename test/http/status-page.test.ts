@@ -56,17 +56,17 @@ void t.test('each way of being unwell has words', async (t) => {
     clients: [aClient({ credits: { perDay: 3, perMonth: null } })],
     says: (n) => (n === 1 ? answered() : failed('unauthorized')),
     gauges: {
-      disk: () => 'down',
+      disk: () => ({ answers: 'down', records: 'down' }),
       redis: () => 'down',
       auditFile: () => 'down',
       credits: () => imbalance,
     },
   })
-  t.equal(status().health.because.length, 4)
+  t.equal(status().health.because.length, 5)
   await finish({ prompt: 'one' })
   t.match(
     status().health.because.join('; '),
-    /Redis is away; .*disk cache is lost; .*audit file.*; team has spent .* day; 3 credits/,
+    /Redis is away; .*disk cache is lost; budgets and jobs cannot be saved.*; .*audit file.*; team has spent .* day; 3 credits/,
   )
   await clock.advance(1)
   const keyless = setUp({ keys: ['main', 'spare'], says: (n) => (n === 1 ? failed('unauthorized') : answered()) })
@@ -84,7 +84,7 @@ void t.test('everything that /status says is on the page', async (t) => {
     keys: ['main', 'spare'],
     clients: [aClient({ name: 'rich' }), aClient({ name: 'poor', credits: { perDay: 10, perMonth: 1_000 } })],
     says: (n) => (n === 2 ? failed('timeout') : n === 1 ? failed('creditsExhausted') : answered()),
-    gauges: { disk: () => 'up' },
+    gauges: { disk: () => ({ answers: 'up', records: 'up' }) },
   })
   await finish({ id: 'one', client: 'poor' })
   await finish({ id: 'two', client: 'poor' })
@@ -98,7 +98,7 @@ void t.test('everything that /status says is on the page', async (t) => {
   t.match(text, /poor 3 of 10 .*3 of 1,000/)
   t.match(text, /rich 0 no limit/)
   t.match(text, /3 spent, 3 saved|3 spent , 3 saved/)
-  t.match(text, /memory 1 [\d.]+ KiB of 9.5 MiB Disk: up/)
+  t.match(text, /memory 1 [\d.]+ KiB of 9.5 MiB Disk: up Records: up/)
   t.match(text, 'and 2 younger ones')
   t.match(text, /timeout upstream, last alpha 1 12:00/)
   t.match(text, /two poor · alpha poor alpha hit 200 0 0 0 ms/)

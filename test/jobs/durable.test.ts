@@ -12,7 +12,7 @@ import {
 import { createPlainUpstream } from '../../src/jobs/plain.ts'
 import { createLocalJobStore, createMemoryStore, type JobStore } from '../../src/jobs/store.ts'
 import type { Call, Reply } from '../../src/model.ts'
-import type { Upstream } from '../../src/parts.ts'
+import type { Hold, Upstream } from '../../src/parts.ts'
 import type { Clock } from '../../src/ports.ts'
 import { soloSession } from '../../src/session.ts'
 import { createSimulator, instant } from '../../src/simulator/simulator.ts'
@@ -381,18 +381,23 @@ void t.test('a submission that a crash cut off is known as lost, once, and never
 })
 
 void t.test('an answer that a crash took before it was safe comes again, and is paid once', async (t) => {
-  for (const [query, isComingAgain] of [
-    ['prompt=x', true],
-    ['prompt=x&bypass_cache=true', false],
+  for (const [query, isComingAgain, isHeld] of [
+    ['prompt=x', true, false],
+    // The crash came before the hold was settled, so nobody has counted the charge yet.
+    ['prompt=x', true, true],
+    ['prompt=x&bypass_cache=true', false, false],
   ] as const) {
     const { clock, plain, store, upstream, calls } = withPolls([done])
     const call = questionOf(query)
     await clock.finish(upstream.ask(aQuestion(call)))
-    const next = durable(clock, plain, store, 'second')
+    const left = aHold()
+    const adoptHold = (): Hold | null => (isHeld ? left : null)
+    const next = durable(clock, plain, store, 'second', { adoptHold })
     const { submitted } = await next.leftBehind()
     t.match(submitted, isComingAgain ? [{ isSettled: true }] : [], 'who wanted a fresh answer has got it')
-    const { verdict } = await clock.finish(next.ask(aQuestion(call)))
-    t.match(verdict, { kind: 'answered', charge: { state: isComingAgain ? 'free' : 'charged' } })
+    const { verdict } = await clock.finish(next.ask(aQuestion(call, { hold: aHold('another') })))
+    t.match(verdict, { kind: 'answered', charge: { state: isComingAgain && !isHeld ? 'free' : 'charged' } })
+    t.equal(left.settled(), isHeld)
     t.equal(calls('submit').length, isComingAgain ? 1 : 2)
   }
 })

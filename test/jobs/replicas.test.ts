@@ -230,7 +230,7 @@ void t.test('when nothing was submitted the key is free on all; when its replica
   await one.die()
   await t.rejects(two.submit('prompt=y', 'k', team, hasty), { status: 409, message: /still/ }, 'it may come back')
   two.clock.skip(60_000)
-  await t.rejects(two.submit('prompt=y', 'k'), { status: 409, message: /unknown/ })
+  await t.rejects(two.submit('prompt=y', 'k'), { code: 'IDEMPOTENCY_UNRESOLVED', retryAfterMs: null })
   t.equal(callsOf(sim, 'submit'), 2)
   sim.release()
   await cutOff

@@ -7,7 +7,7 @@ import { type Budgets, createBudget } from '../../src/limits/budget.ts'
 import { dayOf, monthOf, periodNamed } from '../../src/limits/period.ts'
 import type { Charge, Client } from '../../src/model.ts'
 import type { Hold } from '../../src/parts.ts'
-import type { Clock, DiskRecord } from '../../src/ports.ts'
+import type { Clock, DiskRecord, DiskSum } from '../../src/ports.ts'
 import { fakeClock, fakeWorld, seededRandom } from '../support/world.ts'
 import { aCall, aClient } from '../support/verdicts.ts'
 
@@ -21,16 +21,20 @@ function withCredits(perDay: number | null, perMonth: number | null = null, name
   return aClient({ name, credits: { perDay, perMonth } })
 }
 
-/** What survives a crash: records as JSON, with the puts that led to them. */
+/** What survives a crash: records as JSON, with the puts that led to them. `away`: it can be neither read nor written. */
 function createStore(clock: Clock) {
   const records = new Map<string, { readonly text: string; readonly expiresAt: number | null }>()
-  const puts: (readonly DiskRecord[])[] = []
+  const puts: (readonly (DiskRecord | DiskSum)[])[] = []
+  const state = { isRead: true, isSafe: true, readAgain: [] as (() => void)[] }
   const isGood = ({ expiresAt }: { readonly expiresAt: number | null }) =>
     expiresAt === null || expiresAt > clock.wall()
-  const store: BudgetStore = {
+  const store: NonNullable<BudgetStore> = {
     put(list) {
       puts.push(list)
-      for (const { space, key, value, expiresAt } of list) {
+      for (const record of list) {
+        const { space, key, expiresAt } = record
+        const value =
+          'add' in record ? { credits: creditsIn(`${space}:${key}`) + (record.add['credits'] ?? 0) } : record.value
         if (value === null) records.delete(`${space}:${key}`)
         else records.set(`${space}:${key}`, { text: JSON.stringify(value), expiresAt })
       }
@@ -43,9 +47,18 @@ function createStore(clock: Clock) {
       [...records]
         .filter(([name, record]) => name.startsWith(`${space}:`) && isGood(record))
         .map(([name, { text }]) => [name.slice(space.length + 1), JSON.parse(text)] as const),
+    secure: async () => state.isSafe,
+    onRead: (listener) => void state.readAgain.push(listener),
+    get isRead() {
+      return state.isRead
+    },
+  }
+  function creditsIn(name: string): number {
+    const { credits } = JSON.parse(records.get(name)?.text ?? '{"credits":0}') as { readonly credits: number }
+    return credits
   }
   const names = () => [...records.keys()].toSorted()
-  return { store, puts, names }
+  return { store, puts, names, state }
 }
 
 /** One process after another on one store; `crash` is the end of one and the start of the next. */
@@ -395,8 +408,8 @@ void t.test('A hold is in the store before the attempt, and leaves it together w
       },
     ],
     [
-      { space: 'spent', key: '2026-01-15/team', value: 3, expiresAt: resetAt.day + DAY_MS },
-      { space: 'spent', key: '2026-01/team', value: 3, expiresAt: resetAt.month + DAY_MS },
+      { space: 'spent', key: '2026-01-15/team', add: { credits: 3 }, expiresAt: resetAt.day + DAY_MS },
+      { space: 'spent', key: '2026-01/team', add: { credits: 3 }, expiresAt: resetAt.month + DAY_MS },
       { space: 'hold', key: hold.id, value: null, expiresAt: null },
     ],
   ])
@@ -419,7 +432,7 @@ void t.test('Records that are no such records are worth nothing, and a client th
   store?.put([
     ...bad.map((value, i) => ({ space: 'hold', key: `bad-${i}`, value, expiresAt: null })),
     { space: 'hold', key: 'good', value: good, expiresAt: null },
-    { space: 'spent', key: '2026-01-15/team', value: 'many', expiresAt: null },
+    { space: 'spent', key: '2026-01-15/team', value: { credits: 'many' }, expiresAt: null },
   ])
   const { emit, random } = fakeWorld()
   const budget = createBudget({ clock, emit, random, store, clients: () => [withCredits(10)] })
@@ -549,7 +562,7 @@ void t.test('No interleaving and no crash spends more than a limit, and every ho
       [],
     )
     const records = scene.puts.flat().filter(({ space }) => space === 'hold')
-    const removed = records.filter(({ value }) => value === null).map(({ key }) => key)
+    const removed = records.filter((record) => 'value' in record && record.value === null).map(({ key }) => key)
     assertEqual(removed.toSorted(), [...new Set(records.map(({ key }) => key))].toSorted())
 
     async function obey(command: Command): Promise<void> {

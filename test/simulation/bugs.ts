@@ -21,6 +21,7 @@ const fails = ({ faults }: Plan): boolean => Object.keys(faults.fates).length > 
 const loses = ({ faults }: Plan): boolean =>
   (faults.fates.truncated ?? 0) + (faults.fates['reset-after'] ?? 0) + (faults.fates.hang ?? 0) > 0
 const isLimited = ({ clients }: Plan): boolean => clients.some(({ perDay }) => perDay !== null)
+const keepsMoney = ({ disk, clients }: Plan): boolean => disk && clients.some(({ perDay }) => perDay !== null)
 const tellsToWait = ({ faults }: Plan): boolean => faults.retryAfter === 'seconds'
 const all =
   (...needs: readonly ((plan: Plan) => boolean)[]) =>
@@ -277,6 +278,31 @@ export const bugs: readonly Bug[] = [
     needs: all(withRedis, ({ faults, replicas }) => replicas > 1 && faults.redisMessages),
   },
   // Limits and money
+  {
+    name: 'a call is sent though what was set aside for it is not safe',
+    file: 'limits/budget.ts',
+    find: '(await store.secure())) return',
+    replace: '(await store.secure()) || limits) return',
+    invariants: ['L1', 'L2'],
+    needs: all(keepsMoney, ({ faults }) => faults.powerCuts),
+  },
+  {
+    name: 'what others have spent is not added when the records have been read',
+    file: 'limits/accounts.ts',
+    find: 'const others = storedCredits(key) - account.settledCredits',
+    replace: 'const others = 0 * storedCredits(key)',
+    invariants: ['L1', 'L2'],
+    needs: all(keepsMoney, ({ faults }) => faults.twoOwners && faults.diskTrouble),
+  },
+  {
+    name: 'an Idempotency-Key that a crash left unresolved is free again',
+    file: 'jobs/idempotency.ts',
+    find: "if (there.state !== 'submitting' || (await session.isGone(there.processId))) throw fateUnknown()",
+    replace:
+      "if (there.state !== 'submitting' || (await session.isGone(there.processId))) { await store.put([freed(name)]); continue }",
+    invariants: ['J1'],
+    needs: ({ disk, jobs, faults }) => disk && jobs > 0 && (faults.crashes || faults.powerCuts),
+  },
   {
     name: 'the budget is checked and not reserved',
     file: 'limits/accounts.ts',

@@ -71,6 +71,7 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
   const attemptsBy = new Map<string, number>()
   const waits: number[] = []
   const dead = new Set<string>()
+  const submitted = new Set<string>()
   let lives = plan.replicas
 
   const redisIsSick =
@@ -82,7 +83,8 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     faults.redisReplies ||
     faults.redisSlow ||
     faults.partitions
-  const restarts = faults.crashes || faults.drains
+  const restarts = faults.crashes || faults.drains || faults.powerCuts
+  const folders = plan.replicas - Number(faults.twoOwners)
   const forgets = faults.redisLoss || faults.redisEmpty
   const hasRateLimits = (faults.fates['429-rate'] ?? 0) > 0
   const isPlainSync = plan.execution === 'sync'
@@ -140,6 +142,8 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     if (code === 'INTERNAL') fail('answer', `request ${ask.request.id} met a bug`)
     if (code !== null && (status === 429 || status === 503) && header('Retry-After') === null)
       fail('answer', `${code} without Retry-After`)
+    if (status === 409 && (code === 'IDEMPOTENCY_CONFLICT') !== (header('Retry-After') !== null))
+      fail('answer', `${code} ${header('Retry-After') === null ? 'without' : 'with'} Retry-After`)
     admitted(ask, code)
     if (code === 'CIRCUIT_OPEN' && ask.kind !== 'poll') circuits.refused(nameOf(ask), ask.scraper)
     const text = response.body?.toString() ?? ''
@@ -379,7 +383,9 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
   /** L2: no client is ever charged for more than its budget. */
   function charged(bill: Charge): void {
     bills.push(bill)
-    const client = asks.get(bill.call.requestId)?.client
+    const ask = asks.get(bill.call.requestId)
+    const client = ask?.client
+    if (ask) once(ask)
     if (!client || client.perDay === null) return
     // Who takes up a job that another replica has submitted pays for it: then the vendor's bill is another client's.
     if (plan.redis && !isPlainSync) return
@@ -387,15 +393,22 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     // What a memory knew that is gone, and its last writes where nobody has noticed. Stops end before Redis grants again.
     if (plan.redis && forgets && (restarts || faults.partitions)) return
     if (plan.redis && faults.redisLoss && (faults.pauses || faults.redisHangs || faults.redisReplies)) return
-    // A disk that is out of order keeps nothing, and a kill takes along what the memory knew instead.
-    if (!plan.redis && faults.diskTrouble && restarts) return
-    const shares = plan.redis ? 1 : plan.disk ? plan.replicas : lives
+    const shares = plan.redis ? 1 : plan.disk ? folders : lives
     const refunded = bills.filter(
       ({ refundedAt, call }) => refundedAt !== null && asks.get(call.requestId)?.client === client,
     )
     const spent = (spentToday.get(client.name) ?? 0) - refunded.length * PRICE
     if (spent > client.perDay * shares)
       fail('L2', `${client.name} was charged ${spent}, and its budget is ${client.perDay} for each of ${shares}`)
+  }
+
+  /** One submission per client and `Idempotency-Key`, as far as it can be known which there were. */
+  function once({ client, replica, request: { idempotencyKey } }: Ask): void {
+    if (idempotencyKey === null || plan.redis || !plan.disk) return
+    const folder = faults.twoOwners ? Math.max(1, replica) : replica
+    const name = `${folder}/${client.name}/${idempotencyKey}`
+    if (submitted.has(name)) fail('J1', `${client.name} was charged twice for the Idempotency-Key ${idempotencyKey}`)
+    submitted.add(name)
   }
 
   // Outputs
@@ -434,7 +447,8 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     for (const { name, state } of report.keys)
       if (state !== 'ready' && !isMisled) fail('liveness', `replica ${replica}: key ${name} is ${state}`)
     if (plan.redis && report.redis !== 'up') fail('liveness', `replica ${replica}: Redis is ${report.redis}`)
-    if (plan.disk && report.disk !== 'up') fail('liveness', `replica ${replica}: the disk is ${report.disk}`)
+    if (plan.disk && report.disk !== 'up' && report.records !== 'held')
+      fail('liveness', `replica ${replica}: the disk is ${report.disk}`)
   }
 
   function quiet(report: StatusReport, metrics: string, replica: number, life: number): void {
@@ -553,14 +567,7 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
 
   /** L1: the proxy's books are the vendor's, but for what nobody can know. */
   function conserved(redis: RedisServer | null, reports: readonly StatusReport[]): void {
-    if (
-      !isPlainSync ||
-      plan.jobs > 0 ||
-      (restarts && !redis && !plan.disk) ||
-      (redis && forgets) ||
-      faults.diskTrouble ||
-      faults.wallSteps
-    )
+    if (!isPlainSync || plan.jobs > 0 || (restarts && !redis && !plan.disk) || (redis && forgets) || faults.wallSteps)
       return
     for (const { name, perDay } of plan.clients) {
       if (perDay === null) continue

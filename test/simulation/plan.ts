@@ -37,6 +37,10 @@ export interface Faults {
   readonly reloads: boolean
   readonly pressure: boolean
   readonly diskTrouble: boolean
+  /** Of a machine: its processes die, and what was written last may be gone. */
+  readonly powerCuts: boolean
+  /** The first two replicas have one data folder. */
+  readonly twoOwners: boolean
   readonly redisLoss: boolean
   readonly redisEmpty: boolean
   readonly redisSkew: boolean
@@ -228,6 +232,8 @@ function faultsOf(chance: Chance, { replicas, redis, disk }: Pick<Plan, 'replica
     redisReplies: redis && has(0.3),
     redisSlow: redis && has(0.2),
     redisMessages: redis && has(0.3),
+    powerCuts: disk && has(0.3),
+    twoOwners: disk && replicas > 1 && has(0.5),
   }
 }
 

@@ -124,6 +124,7 @@ export async function simulate(
     link: null,
     isDraining: false,
   }))
+  if (faults.twoOwners && slots[0] && slots[1]) Object.assign(slots[1], { machine: slots[0].machine })
   const openAsks = new Set<Ask>()
   const pressed = new Set<number>()
   let settingsNow = (): Loaded => plan.loaded
@@ -476,6 +477,14 @@ export async function simulate(
         else replica?.process.killAfter(luck.whole(0, 12))
       })
     }
+    if (faults.powerCuts) {
+      every(often, () => {
+        const machine = anyone()?.machine
+        note('the power of a machine is cut')
+        for (const slot of slots) if (slot.machine === machine) slot.replica?.process.kill()
+        machine?.cutPower(luck.next())
+      })
+    }
     if (faults.pauses) every(often, () => anyone()?.replica?.process.pause(luck.between(100, 60_000)))
     if (faults.drains) every(2 * often, () => void restart(luck.whole(0, slots.length - 1)).catch(unexpected))
     if (faults.wallSteps) every(often, () => stepWall(luck.between(-600_000, 600_000), luck.whole(0, slots.length - 1)))
@@ -516,7 +525,7 @@ export async function simulate(
     if (faults.diskTrouble) {
       every(often, () => {
         const machine = anyone()?.machine
-        machine?.setDisk('down')
+        machine?.setDisk(luck.pick(['full', 'away']))
         after(luck.between(1_000, 30_000), () => machine?.setDisk('up'))
       })
     }

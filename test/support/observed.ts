@@ -15,7 +15,6 @@ import { createKeys } from '../../src/keys/pool.ts'
 import { Secret } from '../../src/keys/secret.ts'
 import { createAdmission } from '../../src/limits/admission.ts'
 import { createBudget } from '../../src/limits/budget.ts'
-import { createMemoryStore } from '../../src/jobs/store.ts'
 import type { Client, Exchange, Outcome, ProxyRequest, Verdict, Wishes } from '../../src/model.ts'
 import type { Profile, Question } from '../../src/parts.ts'
 import { createPipeline, type Parts } from '../../src/pipeline.ts'
@@ -144,7 +143,7 @@ export function observed(observation: Observation = {}) {
     clock,
     emit,
   )
-  const budget = createBudget({ clock, emit, random, store: createMemoryStore(clock), clients: () => clients })
+  const budget = createBudget({ clock, emit, random, store: null, clients: () => clients })
   const flights = createFlights({ clock, emit, random })
   const admission = createAdmission({ clock })
   const breakers = createBreakers({

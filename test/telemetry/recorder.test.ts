@@ -34,6 +34,7 @@ function createScene(
       breakers: () => live.breakers,
       keys: () => live.keys,
       budgets: () => names.budgets ?? [budget],
+      disk: () => ({ answers: 'up', records: 'up' }),
       redis: () => 'up',
       retryTokens: (scraper) => (scraper === 'chatgpt' ? 95 : 100),
       cache: () => [{ tier: 'memory', entries: 2, bytes: 8192, maxBytes: 65_536 }],
@@ -524,8 +525,8 @@ void t.test('events beside the outcomes are counted, and those an operator must 
   scene.emit({ ...key, to: 'resting', because: 'unauthorized', untilAt: start + 60_000 })
   scene.emit({ ...key, to: 'spent', because: 'creditsExhausted', untilAt: Number.POSITIVE_INFINITY })
   scene.emit({ ...key, to: 'ready', because: null, untilAt: null })
-  scene.emit({ kind: 'disk-changed', to: 'down', because: 'full' })
-  scene.emit({ kind: 'disk-changed', to: 'up', because: 'full' })
+  scene.emit({ kind: 'disk-changed', file: 'answers', to: 'down', because: 'full' })
+  scene.emit({ kind: 'disk-changed', file: 'answers', to: 'up', because: 'full' })
   const { client, period, spentCredits, limitCredits } = budget
   scene.emit({ kind: 'budget-near', client, period, spentCredits, limitCredits })
   scene.emit({ kind: 'holds-swept', holds: 2, credits: 6 })
