@@ -1,5 +1,6 @@
 /** Every command and option, a row each: what the command line is read by, and what help, complaints and completion are made of. */
 import { parseDuration } from '../config/units.ts'
+import { failureNames } from '../replay/weather.ts'
 
 export interface CommandRow {
   readonly operand?: string
@@ -35,7 +36,7 @@ export const options = {
   recorded: { value: 'FILE', help: 'settings that were in force when it was recorded; several are merged' },
   outage: {
     value: '10m',
-    help: 'weather: upstream answers 503 for so long',
+    help: 'weather: every attempt fails for so long (503, or --failure-class)',
     needs: ['a duration such as 10m', isLong],
   },
   'outage-at': {
@@ -47,6 +48,21 @@ export const options = {
     value: '0.2',
     help: 'weather: so many of the attempts fail, instead of those recorded',
     needs: ['a number from 0 to 1', isShare],
+  },
+  'failure-class': {
+    value: 'serverError',
+    help: 'how the failures of --failure-rate and --outage end',
+    needs: [`a class of failure: ${failureNames.join(', ')}`, isFailureClass],
+  },
+  'failure-duration': {
+    value: '1s',
+    help: 'weather: failures take so long (default: as recorded; those of the weather 1s)',
+    needs: ['a duration such as 1s', isDuration],
+  },
+  latency: {
+    value: '5s-30s',
+    help: 'weather: nine of ten answers take so long (default: as recorded, or 5s-30s)',
+    needs: ['two durations, the shorter one first, such as 5s-30s', isRange],
   },
   'rate-limit': {
     value: 'N/1m',
@@ -84,7 +100,17 @@ export const commands = {
   replay: {
     options: [
       ...(['audit', 'config', 'candidate', 'set', 'recorded', 'outage', 'outage-at', 'failure-rate'] as const),
-      ...(['rate-limit', 'slow', 'requests', 'rate', 'seed', 'json'] as const),
+      ...([
+        'failure-class',
+        'failure-duration',
+        'latency',
+        'rate-limit',
+        'slow',
+        'requests',
+        'rate',
+        'seed',
+        'json',
+      ] as const),
     ],
     help: 'what other settings would have made of recorded requests (--audit), or of invented ones (--requests)',
   },
@@ -123,6 +149,15 @@ function isDuration(value: string): boolean {
 
 function isLong(value: string): boolean {
   return (parseDuration(value) ?? 0) > 0
+}
+
+function isFailureClass(value: string): boolean {
+  return failureNames.includes(value)
+}
+
+function isRange(value: string): boolean {
+  const [fast = '', slow = '', ...others] = value.split('-')
+  return isLong(fast) && isLong(slow) && others.length === 0 && (parseDuration(fast) ?? 0) < (parseDuration(slow) ?? 0)
 }
 
 function isShare(value: string): boolean {

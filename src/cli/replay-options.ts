@@ -1,6 +1,7 @@
 /** The options of `replay`, as the command line has them, in the units that it reckons in. Their form has been looked at already. */
 import { parseDuration } from '../config/units.ts'
 import type { Invocation } from './args.ts'
+import { failureNamed } from '../replay/weather.ts'
 import type { ReplayWanted } from './replay.ts'
 
 const PER_SECOND = 10
@@ -17,6 +18,7 @@ export function replayOptions({
   const number = (text: string | null): number | null => (text === null ? null : Number.parseFloat(text))
   const count = number(last('requests'))
   const [limit = null, per = null] = last('rate-limit')?.split('/') ?? []
+  const [fast = null, slow = null] = last('latency')?.split('-') ?? []
   const outageMs = ms(last('outage'))
   return {
     configs,
@@ -28,6 +30,9 @@ export function replayOptions({
     weather: {
       outage: outageMs === null ? null : { forMs: outageMs, afterMs: ms(last('outage-at')) },
       failureRate: number(last('failure-rate')),
+      failureClass: failureNamed(last('failure-class')),
+      failureMs: ms(last('failure-duration')),
+      latency: fast === null ? null : { fastMs: ms(fast) ?? 0, slowMs: ms(slow) ?? 0 },
       rateLimit: limit === null ? null : { limit: Number(limit), perMs: ms(per) ?? 0 },
       slow: number(last('slow')) ?? 1,
     },

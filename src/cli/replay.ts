@@ -12,7 +12,7 @@ import { formatDuration } from '../config/units.ts'
 import { ConfigError } from '../errors.ts'
 import { createLuck } from '../replay/chance.ts'
 import { countOpenings } from '../replay/openings.ts'
-import { type AuditSource, type Recording, readRecording, ReplayError } from '../replay/recording.ts'
+import { type AuditSource, KNOWN_WITHIN_MS, type Recording, readRecording, ReplayError } from '../replay/recording.ts'
 import { replay } from '../replay/replay.ts'
 import { type Column, type Report, toJson, toTable } from '../replay/report.ts'
 import { createSynthetic } from '../replay/synthetic.ts'
@@ -81,10 +81,11 @@ async function reportOf(wanted: ReplayWanted, io: ReplayIo): Promise<Report> {
 
   const isCalm = isFair(weather)
   const columns: Column[] = []
-  if (recording && isCalm) columns.push(await recordedColumn(recording, current))
-  const isCompared = !recording || !isCalm || wanted.recorded.length > 0
-  for (const policy of isCompared ? [current, ...candidates] : candidates)
-    columns.push(await simulatedColumn(policy, current, traffic, wanted, io))
+  const again = await simulatedColumn(current, current, traffic, wanted, io)
+  const recorded = recording && isCalm ? await recordedColumn(recording, current) : null
+  if (recorded) columns.push(recorded)
+  if (!recorded || wanted.recorded.length > 0) columns.push(again)
+  for (const policy of candidates) columns.push(await simulatedColumn(policy, current, traffic, wanted, io))
 
   const { count: requests, from, until } = traffic
   return {
@@ -92,6 +93,7 @@ async function reportOf(wanted: ReplayWanted, io: ReplayIo): Promise<Report> {
     weather: describe(weather) ?? (recording ? null : 'fair'),
     seed,
     columns,
+    warnings: [...doubtsOf(recorded, again, beforeOf(wanted)), ...columns.flatMap(guessesOf)],
     notes: notesOf(recording, [current, ...candidates], wanted),
   }
 }
@@ -101,6 +103,8 @@ function misfitOf({ audits, synthetic, weather, isOutageTimed, isRateGiven }: Re
   if (audits.length === 0 && !synthetic) return 'replay needs --audit FILE, or --requests N for invented requests'
   if (audits.length > 0 && synthetic) return '--requests invents requests, and --audit reads them: leave one out'
   if (isRateGiven && !synthetic) return '--rate is for invented requests: add --requests N'
+  if (weather.failureClass && !weather.outage && weather.failureRate === null)
+    return '--failure-class is for the failures of weather: add --failure-rate or --outage'
   if (isOutageTimed && !weather.outage) return '--outage-at says when: add --outage, which says how long'
   return null
 }
@@ -170,25 +174,50 @@ function isFair(weather: Weather): boolean {
   return describe(weather) === null
 }
 
-function describe({ outage, failureRate, rateLimit, slow }: Weather): string | null {
+function describe(weather: Weather): string | null {
+  const { outage, failureRate, failureClass, failureMs, latency, rateLimit, slow } = weather
   const parts = [
     outage &&
       `an outage of ${formatDuration(outage.forMs)} ${outage.afterMs === null ? 'after a third' : `after ${formatDuration(outage.afterMs)}`}`,
     failureRate !== null && `${Math.round(failureRate * 10_000) / 100} % of the attempts fail`,
+    failureClass && `failures are ${failureClass}`,
+    failureMs !== null && `failures take ${formatDuration(failureMs)}`,
+    latency && `answers take ${formatDuration(latency.fastMs)} to ${formatDuration(latency.slowMs)}`,
     rateLimit && `upstream takes ${rateLimit.limit} attempts per ${formatDuration(rateLimit.perMs)} and key`,
     slow !== 1 && `upstream takes ${slow} times as long`,
   ].filter((part) => typeof part === 'string')
   return parts.length > 0 ? parts.join('; ') : null
 }
 
-function notesOf(
-  recording: Recording | null,
-  policies: readonly Policy[],
-  { recorded, weather }: ReplayWanted,
-): string[] {
+/** Success in points of a hundred. */
+const PREDICTED_WITHIN = 2
+
+/** A replay that does not repeat what was recorded says little of other policies. */
+function doubtsOf(recorded: Column | null, again: Column, before: string): string[] {
+  const was = 100 * (recorded?.figures.successRate ?? 0)
+  const is = 100 * (again.figures.successRate ?? 0)
+  if (!recorded || Math.abs(was - is) <= PREDICTED_WITHIN) return []
+  return [
+    `The recorded success rate is ${was.toFixed(1)} %, and ${before}, replayed, have ${is.toFixed(1)} %: the replay does not repeat what happened, so do not trust the other columns. If other settings were in force, name them with --recorded.`,
+  ]
+}
+
+function guessesOf({ name, figures: { attempts, guessedAttempts } }: Column): string[] {
+  if (guessedAttempts === 0) return []
+  const share = ((100 * guessedAttempts) / attempts).toFixed(1)
+  return [
+    `${share} % of the attempts of ${name} (${guessedAttempts} of ${attempts}) are guesses: nothing was asked within ${KNOWN_WITHIN_MS / 1_000} s of them in the recording, as while a circuit was open. They end as the nearest in time did.`,
+  ]
+}
+
+function beforeOf({ recorded }: ReplayWanted): string {
+  return recorded.length > 0 ? recorded.join(' + ') : 'the packaged settings'
+}
+
+function notesOf(recording: Recording | null, policies: readonly Policy[], wanted: ReplayWanted): string[] {
   const notes: string[] = []
-  const before = recorded.length > 0 ? recorded.join(' + ') : 'the packaged settings'
-  if (recording && isFair(weather)) {
+  const before = beforeOf(wanted)
+  if (recording && isFair(wanted.weather)) {
     notes.push(
       `recorded: sums over the audit lines; breaker openings: their attempts, led past the breaker of ${before}.`,
     )

@@ -5,11 +5,7 @@
 import { codes, type Code } from '../errors.ts'
 import { verdictClasses } from '../failures.ts'
 import type { Attempt, Charge, Refused } from '../model.ts'
-import type { Play } from './traffic.ts'
-
-export interface RecordedAttempt extends Play {
-  readonly at: number
-}
+import type { RecordedAttempt } from './traffic.ts'
 
 export interface RecordedLine {
   readonly kind: 'request' | 'flight'

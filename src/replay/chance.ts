@@ -14,6 +14,19 @@ export function createLuck(seed: number): Luck {
     2 ** 32
 }
 
+const RADIUS = 2
+const ANGLE = 3
+/** Of the normal distribution, 5 % are beyond so many deviations on either side. */
+const NINETY_PERCENT = 1.6449
+
+/** How long an answer takes: nine times out of ten between these two (log-normal). In milliseconds. */
+export function answerTime(luck: Luck, question: number, attempt: number, fastMs: number, slowMs: number): number {
+  const radius = Math.sqrt(-2 * Math.log(1 - luck(question, attempt, RADIUS)))
+  const normal = radius * Math.cos(2 * Math.PI * luck(question, attempt, ANGLE))
+  const deviation = Math.log(slowMs / fastMs) / (2 * NINETY_PERCENT)
+  return Math.sqrt(fastMs * slowMs) * Math.exp(deviation * normal)
+}
+
 /** For the proxy's own chance: backoff, the open time of a circuit, keys. */
 export function createSeededRandom(seed: number): Random {
   let state = mix(seed ^ 0x2545f491)

@@ -14,6 +14,8 @@ export interface Figures {
   readonly successRate: number | null
   readonly latencyMs: { readonly p50: number | null; readonly p95: number | null; readonly p99: number | null }
   readonly attempts: number
+  /** Of them those whose end was drawn from another time than theirs. */
+  readonly guessedAttempts: number
   readonly retries: number
   readonly retriesRefused: Readonly<Partial<Record<Refused, number>>>
   readonly credits: { readonly spent: number; readonly uncertain: number; readonly saved: number }
@@ -34,6 +36,7 @@ export interface Tally {
   stopped(reason: Refused): void
   saved(credits: number): void
   opened(): void
+  guessed(): void
   figures(): Figures
 }
 
@@ -49,6 +52,7 @@ export function createTally(): Tally {
   let attempts = 0
   let retries = 0
   let breakerOpenings = 0
+  let guessedAttempts = 0
 
   return {
     answered({ status, code, durationMs }) {
@@ -76,6 +80,7 @@ export function createTally(): Tally {
     },
     saved: (saved) => void (credits.saved += saved),
     opened: () => void (breakerOpenings += 1),
+    guessed: () => void (guessedAttempts += 1),
     figures() {
       const sorted = Float64Array.from(durations).toSorted()
       return {
@@ -84,6 +89,7 @@ export function createTally(): Tally {
         successRate: eligible === 0 ? null : (eligible - bad) / eligible,
         latencyMs: { p50: quantile(sorted, 0.5), p95: quantile(sorted, 0.95), p99: quantile(sorted, 0.99) },
         attempts,
+        guessedAttempts,
         retries,
         retriesRefused: inOrder(retriesRefused),
         credits: { ...credits },

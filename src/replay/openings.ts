@@ -6,7 +6,7 @@
 import { ProxyError } from '../errors.ts'
 import type { Attempted, BreakerEntry } from '../parts.ts'
 import { type BreakerPolicy, createBreakers } from '../resilience/breaker.ts'
-import type { RecordedAttempt } from './audit-line.ts'
+import type { RecordedAttempt } from './traffic.ts'
 import { verdictOf } from './verdict.ts'
 import { createVirtualClock } from './virtual-clock.ts'
 

@@ -2,12 +2,13 @@
  * Audit lines, turned into what is replayed and into the figures that were recorded: these are sums over the lines and nothing
  * else. A broken line is passed over and told; more than one in a hundred, and nothing is believed.
  */
+import { traitsOf } from '../failures.ts'
 import type { Luck } from './chance.ts'
-import { readLine, type RecordedAttempt, type RecordedLine } from './audit-line.ts'
+import { readLine, type RecordedLine } from './audit-line.ts'
 import { createTally, type Tally } from './figures.ts'
 import type { AttemptMade } from './openings.ts'
-import { createPool } from './pool.ts'
-import { FREE, type Kept, type Play, type Question, type Traffic } from './traffic.ts'
+import { createPool, type Drawn, SAME_TIME_MS } from './pool.ts'
+import { FREE, type Kept, type Play, type Question, type RecordedAttempt, type Traffic } from './traffic.ts'
 
 /** One sentence for whoever asked for the replay. */
 export class ReplayError extends Error {
@@ -39,6 +40,8 @@ const MOST_BROKEN = 0.01
 /** An answer was stored by a flight if the times differ by no more. */
 const SAME_MOMENT_MS = 2_000
 const DRAW = 11
+/** Upstream may have been another one before, or after. */
+export const KNOWN_WITHIN_MS = 10_000
 const nothing: Play = { class: 'unreachable', status: null, durationMs: 1, charge: FREE, retryAfterMs: null }
 
 /** Throws a ReplayError. */
@@ -58,8 +61,9 @@ export function readRecording(sources: readonly AuditSource[], luck: Luck): Reco
       attempts.map((attempt) => ({ ...attempt, scraper, question: question ?? id })),
     )
     .toSorted((a, b) => a.at - b.at)
-  for (const { scraper, attempts } of lines)
-    for (const [index, attempt] of attempts.entries()) pool.add(scraper, failureOf(attempts[index - 1]), attempt)
+  for (const { scraper, question, attempts } of lines)
+    for (const [index, attempt] of attempts.entries())
+      pool.add(scraper, question, failureOf(attempts[index - 1]), attempt)
 
   const from = drafts[0]?.at ?? 0
   return {
@@ -70,12 +74,12 @@ export function readRecording(sources: readonly AuditSource[], luck: Luck): Reco
       questions: () => drafts,
       kept: keptIn(lines, from),
       fortune: {
-        draw: ({ number, scraper, plays }, attempt, after, at) =>
-          plays[attempt - 1] ?? pool.draw(scraper, after, at, luck(number, attempt, DRAW)) ?? nothing,
+        draw: ({ number, scraper, key, plays }, attempt, after, at) =>
+          playedAt(plays[attempt - 1], at, () => pool.draw(scraper, key, after, at, luck(number, attempt, DRAW))),
         drawOk({ number, scraper, plays }, attempt, at) {
           const play = plays[attempt - 1]
           if (play?.class === 'ok') return play
-          return pool.drawOk(scraper, at, luck(number, attempt, DRAW)) ?? nothing
+          return pool.drawOk(scraper, at, luck(number, attempt, DRAW))?.attempt ?? nothing
         },
       },
     },
@@ -85,6 +89,29 @@ export function readRecording(sources: readonly AuditSource[], luck: Luck): Reco
     broken,
     strayAttempts: strays.reduce((sum, { attempts }) => sum + attempts.length, 0),
   }
+}
+
+/**
+ * What was recorded for this very attempt, or, where that was at another time, what upstream did at this time, if that is known better.
+ * Failures that say nothing of upstream's health are the same at any time.
+ */
+function playedAt(recorded: RecordedAttempt | undefined, at: number, draw: () => Drawn | null): Play {
+  const awayMs = recorded ? Math.abs(recorded.at - at) : Number.POSITIVE_INFINITY
+  if (recorded && (awayMs <= SAME_TIME_MS || isTimeless(recorded))) return recorded
+  const drawn = draw()
+  if (!recorded) return drawn ? guess(drawn.attempt, drawn.awayMs) : nothing
+  const isSameEnd = drawn !== null && (drawn.attempt.class === 'ok') === (recorded.class === 'ok')
+  if (!drawn || awayMs <= drawn.awayMs || isSameEnd)
+    return guess(recorded, Math.min(awayMs, drawn?.awayMs ?? Number.POSITIVE_INFINITY))
+  return guess(drawn.attempt, drawn.awayMs)
+}
+
+function isTimeless({ class: ended }: RecordedAttempt): boolean {
+  return ended !== 'ok' && traitsOf(ended).health === 'neutral'
+}
+
+function guess(play: Play, awayMs: number): Play {
+  return awayMs > KNOWN_WITHIN_MS ? { ...play, isGuess: true } : play
 }
 
 function readLines(sources: readonly AuditSource[]): { readonly lines: RecordedLine[]; readonly broken: string[] } {

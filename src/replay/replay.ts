@@ -114,6 +114,7 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
       clock,
       fortune: traffic.fortune,
       sky: createSky(weather, traffic, createLuck(seed)),
+      onGuess: tally.guessed,
     }),
     sharedFlights: loneFlights,
     jobs,

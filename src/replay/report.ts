@@ -14,6 +14,8 @@ export interface Report {
   readonly weather: string | null
   readonly seed: number
   readonly columns: readonly Column[]
+  /** Why the figures may be wrong. */
+  readonly warnings: readonly string[]
   readonly notes: readonly string[]
 }
 
@@ -27,7 +29,7 @@ export function toJson({ traffic, ...report }: Report): string {
   return `${JSON.stringify({ format: FORMAT, traffic: { requests, ...times }, ...report }, null, 2)}\n`
 }
 
-export function toTable({ traffic, weather, seed, columns, notes }: Report): string {
+export function toTable({ traffic, weather, seed, columns, warnings, notes }: Report): string {
   const rows: string[][] = [
     ['', ...columns.map(({ name }) => name)],
     ['', ...columns.map(({ kind }) => kind)],
@@ -44,6 +46,7 @@ export function toTable({ traffic, weather, seed, columns, notes }: Report): str
     `${requests} requests, ${time(from)} to ${time(until)} UTC; seed ${seed}`,
     `weather: ${weather ?? 'as recorded'}`,
     '',
+    ...warnings.flatMap((warning) => [`WARNING: ${warning}`, '']),
     ...table.map((line) => line.trimEnd()),
     '',
     ...notes,

@@ -3,7 +3,7 @@
  * client, to an upstream that always answers, nine times out of ten within 5 to 30 s (log-normal).
  */
 import type { VerdictClass } from '../failures.ts'
-import type { Luck } from './chance.ts'
+import { answerTime, type Luck } from './chance.ts'
 import type { Play, Question, Traffic } from './traffic.ts'
 
 export interface SyntheticOptions {
@@ -19,15 +19,9 @@ const EPOCH = Date.UTC(2026, 0, 15)
 
 const FAST_MS = 5_000
 const SLOW_MS = 30_000
-/** Of the normal distribution, 5 % are beyond so many deviations on either side. */
-const NINETY_PERCENT = 1.6449
-const MEDIAN_MS = Math.sqrt(FAST_MS * SLOW_MS)
-const DEVIATION = Math.log(SLOW_MS / FAST_MS) / (2 * NINETY_PERCENT)
 
 /** What chance decides, besides what the weather does. */
 const ARRIVAL = 1
-const RADIUS = 2
-const ANGLE = 3
 
 export function createSynthetic(options: SyntheticOptions, luck: Luck): Traffic {
   const { count, perSecond, client, scraper, priceCredits } = options
@@ -57,9 +51,7 @@ export function createSynthetic(options: SyntheticOptions, luck: Luck): Traffic 
   }
 
   function draw({ number }: Question, attempt: number): Play {
-    const radius = Math.sqrt(-2 * Math.log(1 - luck(number, attempt, RADIUS)))
-    const normal = radius * Math.cos(2 * Math.PI * luck(number, attempt, ANGLE))
-    const durationMs = MEDIAN_MS * Math.exp(DEVIATION * normal)
+    const durationMs = answerTime(luck, number, attempt, FAST_MS, SLOW_MS)
     const charge = { state: 'charged', credits: priceCredits } as const
     return { class: 'ok', status: 200, durationMs, charge, retryAfterMs: null }
   }

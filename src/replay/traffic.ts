@@ -13,6 +13,12 @@ export interface Play {
   readonly durationMs: number
   readonly charge: Charge
   readonly retryAfterMs: number | null
+  /** Nothing was asked at about that time, so nobody knows: it ends as the nearest in time did. */
+  readonly isGuess?: boolean
+}
+
+export interface RecordedAttempt extends Play {
+  readonly at: number
 }
 
 /** Of the attempts that were recorded for it, those that a policy makes are played in order. */
@@ -38,7 +44,7 @@ export interface Question {
   readonly refusal: { readonly code: Code; readonly status: number } | null
   /** The status it got from what was known about jobs. */
   readonly known: number | null
-  readonly plays: readonly Play[]
+  readonly plays: readonly RecordedAttempt[]
 }
 
 /** An answer that is there without any of these questions having asked for it: from before, or from another replica. */

@@ -17,6 +17,8 @@ interface UpstreamPorts {
   readonly clock: Clock
   readonly fortune: Fortune
   readonly sky: (moment: Moment) => Play
+  /** An attempt whose end the recording does not tell. */
+  readonly onGuess: () => void
 }
 
 /** What upstream takes for `timeout` where none is given. */
@@ -25,11 +27,12 @@ const DEFAULT_TIMEOUT_MS = 300_000
 const PUNCTUAL_MS = 1_000
 const GRACE_MS = 15_000
 
-export function createReplayedUpstream({ clock, fortune, sky }: UpstreamPorts): Upstream {
+export function createReplayedUpstream({ clock, fortune, sky, onGuess }: UpstreamPorts): Upstream {
   return {
     async ask(asking) {
       const { call } = asking
       const play = withinLimit(playOf(asking), asking)
+      if (play.isGuess) onGuess()
       await new Promise<void>((resolve) => clock.after(play.durationMs, resolve))
       return { verdict: verdictOf(play, call.endpoint === 'answer'), status: play.status, trouble: null }
     },

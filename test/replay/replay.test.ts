@@ -9,6 +9,7 @@ import t, { type Test } from 'tap'
 import { parseCommandLine } from '../../src/cli/args.ts'
 import { replayOptions } from '../../src/cli/replay-options.ts'
 import { runReplay } from '../../src/cli/replay.ts'
+import { failureClasses } from '../../src/failures.ts'
 import type { Figures } from '../../src/replay/figures.ts'
 import { createVirtualClock } from '../../src/replay/virtual-clock.ts'
 import { observed } from '../support/observed.ts'
@@ -27,6 +28,7 @@ interface Json {
   readonly traffic: { readonly requests: number; readonly from: string; readonly until: string }
   readonly weather: string | null
   readonly columns: readonly { readonly name: string; readonly kind: string; readonly figures: Figures }[]
+  readonly warnings: readonly string[]
   readonly notes: readonly string[]
 }
 
@@ -321,14 +323,14 @@ weather: as recorded
                          recorded  simulated
 requests                        5          5
   caller hung up                0          0
-success rate             60.000 %   80.000 %
+success rate             60.000 %   60.000 %
 latency p50                 2.0 s      2.3 s
 latency p95                 6.0 s      3.9 s
 latency p99                 6.0 s      3.9 s
 upstream attempts               6          8
   of them retries               4          5
-retry refused: attempts         1          1
-credits spent                   3          6
+retry refused: attempts         1          2
+credits spent                   3          3
 credits uncertain               0          0
 credits saved                   6          6
 breaker openings                0          0
@@ -358,6 +360,7 @@ void t.test('JSON says the same', async (t) => {
       successRate: 0.6,
       latencyMs: { p50: 2_000, p95: 6_000, p99: 6_000 },
       attempts: 6,
+      guessedAttempts: 0,
       retries: 4,
       retriesRefused: { attempts: 1 },
       credits: { spent: 3, uncertain: 0, saved: 6 },
@@ -532,6 +535,83 @@ void t.test('what is asked beyond the recording is drawn from what happened at a
   t.strictSame((await asked(...refused(epoch))).refusals, { UPSTREAM_UNREACHABLE: 30 }, 'from nothing comes nothing')
 })
 
+/** A request each second for five minutes; in the second one, three of ten seconds into it, upstream fails, and a circuit is open but for rare trials. */
+function anOutage(): string[] {
+  const isDown = (second: number) => second >= 100 && second < 190
+  return Array.from({ length: 300 }, (_, second) => {
+    const at = epoch + 1_000 * second
+    const question = `q${second}`
+    if (!isDown(second)) return led(at, [attempt()], { question })
+    if (second % 30 === 0) return led(at, [crash], { question, status: 500, stopped_by: 'breaker', stored: false })
+    return line({ at, id: question, question, cache: 'none', status: 503, code: 'CIRCUIT_OPEN', credits: 0 })
+  })
+}
+
+void t.test(
+  'a recorded outage is one for every policy, also where the circuit kept requests from seeing it',
+  async (t) => {
+    const { json } = desk(t, { 'audit.ndjson': anOutage().join('') })
+    const audit = ['--audit', 'audit.ndjson', '--set', 'retry.attempts=1']
+    const { columns, warnings } = await json(...audit, ...noBreaker)
+    t.equal(columns[0]?.figures.successRate, 0.7)
+    const { successRate, attempts, guessedAttempts } = columns[1]?.figures ?? {}
+    t.ok((successRate ?? 1) >= 0.68 && (successRate ?? 1) <= 0.77, `${successRate} of success without a breaker`)
+    t.ok((guessedAttempts ?? 0) > 0 && (guessedAttempts ?? 0) < 90)
+    const share = ((100 * (guessedAttempts ?? 0)) / (attempts ?? 1)).toFixed(1)
+    const guesses = `${share} % of the attempts of candidate (${guessedAttempts} of ${attempts}) are guesses: nothing was asked within 10 s of them`
+    t.ok(
+      warnings.some((warning) => warning.startsWith(guesses)),
+      warnings.join('; '),
+    )
+
+    const held = await json('--audit', 'audit.ndjson', '--set', 'breaker.hold=2m')
+    t.ok((held.columns[1]?.figures.successRate ?? 0) > 0.95, 'a longer hold would have brought most through')
+  },
+)
+
+void t.test('a replay that does not repeat what was recorded says so before anything else', async (t) => {
+  const lines = Array.from({ length: 100 }, (_, second) => {
+    const at = epoch + 1_000 * second
+    const refusal = { cache: 'none', status: 503, code: 'OVERLOADED', credits: 0 }
+    return second % 2 === 0
+      ? led(at, [attempt()], { question: `q${second}` })
+      : line({ at, id: `${second}`, ...refusal })
+  })
+  const { run, json } = desk(t, { 'audit.ndjson': lines.join('') })
+  const { out } = await run('--audit', 'audit.ndjson')
+  t.match(
+    out,
+    /as recorded\n\nWARNING: The recorded success rate is 50\.0 %, and the packaged settings, replayed, have 100\.0 %: /,
+  )
+  t.strictSame((await json('--audit', 'audit.ndjson', '--slow', '2x')).warnings, [], 'other weather repeats nothing')
+})
+
+void t.test('how failures end, how long they take, and how long answers do', async (t) => {
+  const { json, figures } = desk(t)
+  const invented = ['--requests', '300', '--rate', '5', '--set', 'retry.attempts=1']
+  const half = [...invented, '--failure-rate', '0.5']
+  t.match((await figures('candidate', ...half)).latencyMs, { p50: 1_000 }, 'failures come at once')
+  const slow = await json(...half, '--failure-duration', '7s', '--failure-class', 'queueFull', '--latency', '1s-2s')
+  t.equal(slow.weather, '50 % of the attempts fail; failures are queueFull; failures take 7s; answers take 1s to 2s')
+  const [current] = slow.columns
+  t.ok((current?.figures.latencyMs.p95 ?? 0) > 7_000)
+  const candidate = slow.columns[1]?.figures
+  t.match(candidate, { latencyMs: { p99: 7_000 }, breakerOpenings: 0 }, 'a full queue opens no circuit')
+  const unreachable = await figures(
+    'candidate',
+    ...invented,
+    '--outage',
+    '1d',
+    '--outage-at',
+    '0s',
+    '--failure-class',
+    'unreachable',
+  )
+  t.ok((unreachable.refusals.UPSTREAM_UNREACHABLE ?? 0) > 0)
+  const uncertain = await figures('candidate', ...half, '--failure-class', 'ambiguous')
+  t.ok(uncertain.credits.uncertain > 3 * 100, 'may have been charged')
+})
+
 void t.test('a line that is cut off at the end is passed over, and so is one in a hundred', async (t) => {
   const good = Array.from({ length: 300 }, (_, i) => led(epoch + i, [attempt()]))
   const { run, json } = desk(t, {
@@ -576,6 +656,10 @@ void t.test('what cannot be replayed is said in one sentence', async (t) => {
       '--requests invents requests, and --audit reads them: leave one out\n',
     ],
     [['--audit', 'audit.ndjson', '--rate', '5'], '--rate is for invented requests: add --requests N\n'],
+    [
+      ['--requests', '5', '--failure-class', 'queueFull'],
+      '--failure-class is for the failures of weather: add --failure-rate or --outage\n',
+    ],
     [['--requests', '5', '--outage-at', '5m'], '--outage-at says when: add --outage, which says how long\n'],
     [['--audit', 'none.ndjson'], 'none.ndjson: cannot be read (no such file)\n'],
     [['--audit', '.'], '.: cannot be read (is a directory)\n'],
@@ -594,6 +678,10 @@ void t.test('an option says what it needs', async (t) => {
     ['--outage-at', 'noon', 'a duration such as 5m'],
     ['--failure-rate', '20%', 'a number from 0 to 1'],
     ['--failure-rate', '1.5', 'a number from 0 to 1'],
+    ['--failure-class', 'bad luck', `a class of failure: ${failureClasses.join(', ')}`],
+    ['--failure-duration', 'long', 'a duration such as 1s'],
+    ['--latency', '30s', 'two durations, the shorter one first, such as 5s-30s'],
+    ['--latency', '30s-5s', 'two durations, the shorter one first, such as 5s-30s'],
     ['--rate-limit', '60', 'a number per duration such as 60/1m'],
     ['--rate-limit', '60/1m/2', 'a number per duration such as 60/1m'],
     ['--slow', '3', 'a factor such as 3x'],

@@ -5,7 +5,7 @@
  */
 import type { UpstreamRequest, WireResult } from '../../src/model.ts'
 import type { Clock, Transport } from '../../src/ports.ts'
-import { createLuck, type Luck } from '../../src/replay/chance.ts'
+import { answerTime, createLuck } from '../../src/replay/chance.ts'
 
 /** One call as upstream sees it. */
 export interface Incoming {
@@ -70,8 +70,6 @@ const NINETY_PERCENT = 1.6449
 export const MEDIAN_MS = Math.sqrt(FAST_MS * SLOW_MS)
 const DEVIATION = Math.log(SLOW_MS / FAST_MS) / (2 * NINETY_PERCENT)
 export const MEAN_MS = MEDIAN_MS * Math.exp(DEVIATION ** 2 / 2)
-const RADIUS = 2
-const ANGLE = 3
 
 export function createModelledUpstream(
   clock: Pick<Clock, 'now' | 'after'>,
@@ -89,7 +87,7 @@ export function createModelledUpstream(
     const id = request.headers['x-request-id'] ?? request.headers['X-Request-Id'] ?? ''
     const attempt = (attempts.get(id) ?? 0) + 1
     attempts.set(id, attempt)
-    const answerMs = answerTime(luck, question, attempt)
+    const answerMs = answerTime(luck, question, attempt, FAST_MS, SLOW_MS)
     const now = clock.now()
     const treatment = behaviour({
       question,
@@ -175,12 +173,6 @@ export function usualAnswer(prompt: string): string {
 function replyOf(status: number, body: string, contentType = 'application/json', retryAfter: string | null = null) {
   const reply = { status, contentType, retryAfter, location: null, body: Buffer.from(body) }
   return { kind: 'reply', reply } as const
-}
-
-function answerTime(luck: Luck, question: number, attempt: number): number {
-  const radius = Math.sqrt(-2 * Math.log(1 - luck(question, attempt, RADIUS)))
-  const normal = radius * Math.cos(2 * Math.PI * luck(question, attempt, ANGLE))
-  return MEDIAN_MS * Math.exp(DEVIATION * normal)
 }
 
 function readTarget(target: string): {
