@@ -2,7 +2,9 @@
  * The command `npm run weather`: what the proxy makes of bad weather at upstream, row by row, and whether that is good enough.
  *
  *   npm run weather -- [--config FILE]… [--set path=value]… [--only TEXT] [--seeds N] [--json]
+ *   npm run weather -- --live [--set path=value]… [--only TEXT] [--json]
  *
+ * `--live`: some rows in real time, through real sockets, with the packaged settings; takes six minutes.
  * Exit code 1 when a row does not hold.
  */
 import { fork } from 'node:child_process'
@@ -12,6 +14,8 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { defaultFile } from '../../src/cli/settings.ts'
 import { ConfigError } from '../../src/errors.ts'
+import type { Case } from './cases.ts'
+import { liveCases, runLive } from './live.ts'
 import { measure, type Row } from './measure.ts'
 import { cases } from './rows.ts'
 import { loadSettings } from './run.ts'
@@ -24,6 +28,7 @@ const { values } = parseArgs({
     only: { type: 'string', default: '' },
     seeds: { type: 'string', default: '3' },
     json: { type: 'boolean', default: false },
+    live: { type: 'boolean', default: false },
     /** Of a worker process: it is sent the numbers of the cases that it runs. */
     worker: { type: 'boolean', default: false },
   },
@@ -51,7 +56,9 @@ async function main(): Promise<void> {
     return
   }
   const startedAt = performance.now()
-  const rows = await runAll(cases.flatMap(({ row, weather }, index) => (isWanted(row, weather) ? [index] : [])))
+  const rows = values.live
+    ? await runLive(liveCases.filter(isWanted), values.set)
+    : await runAll(cases.flatMap((one, index) => (isWanted(one) ? [index] : [])))
   const seconds = (performance.now() - startedAt) / 1_000
   const requests = rows.reduce((sum, { requests }) => sum + requests, 0)
   const broken = rows.filter(({ broken }) => broken.length > 0)
@@ -65,7 +72,7 @@ async function main(): Promise<void> {
   if (broken.length > 0) process.exitCode = 1
 }
 
-function isWanted(row: string, weather: string): boolean {
+function isWanted({ row, weather }: Case): boolean {
   return values.only === row || (!/^W\d+$/.test(values.only) && `${row} ${weather}`.includes(values.only))
 }
 

@@ -4,7 +4,7 @@ import { type PeerBreaker, runBare } from './bare-client.ts'
 import type { Case, Measured } from './cases.ts'
 import { figuresOf, firstSuccess, type Figures, share } from './figures.ts'
 import { peers } from './peers.ts'
-import { run } from './run.ts'
+import { type Run, run } from './run.ts'
 
 export interface Row {
   readonly row: string
@@ -21,14 +21,19 @@ export interface Row {
 }
 
 /** `load`: the settings that are tried, with those that a row needs over them. */
-export async function measure(
-  { row, weather, sets = [], plan, about = () => true, recoveredMs, judge }: Case,
-  seeds: number,
-  load: (sets: readonly string[]) => Loaded,
-): Promise<Row> {
-  const loaded = load(sets)
+export async function measure(one: Case, seeds: number, load: (sets: readonly string[]) => Loaded): Promise<Row> {
+  const loaded = load(one.sets ?? [])
   const runs = []
-  for (let seed = 1; seed <= seeds; seed += 1) runs.push(await run({ loaded, seed, ...plan(seed) }))
+  for (let seed = 1; seed <= seeds; seed += 1) runs.push(await run({ loaded, seed, ...one.plan(seed) }))
+  return judged(one, runs, seeds)
+}
+
+/** `runs`: one for each seed, from 1 on. */
+export async function judged(
+  { row, weather, plan, about = () => true, recoveredMs, judge }: Case,
+  runs: readonly Run[],
+  seeds: number,
+): Promise<Row> {
   const asked = runs.flatMap(({ asked }) => asked.filter(about))
   const calls = runs.flatMap(({ asked, calls }) => {
     const prompts = new Set(asked.filter(about).map(({ prompt }) => prompt))

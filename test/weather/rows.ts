@@ -106,7 +106,10 @@ function outageHolds({ figures, possible, runs }: Measured, planned: OutagePlan)
   return [
     ...must(figures.success >= least, `success is below ${percent(least)}`),
     ...must(share(calls, asked) <= 1.1, `${share(calls, asked).toFixed(2)} attempts per request in the outage`),
-    ...must(late.length === 0, `${late.length} were refused after more than 50 ms, after the hold`),
+    ...must(
+      late.length === 0,
+      `${late.length} were refused after more than 50 ms (up to ${Math.max(...late.map(({ durationMs }) => durationMs)).toFixed(0)} ms), after the hold`,
+    ),
     ...(perSecond < 20
       ? []
       : must(
