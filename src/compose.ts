@@ -289,6 +289,7 @@ export function compose(
   rests?.follow(({ name, because, untilAt }) => served.current.keys.heed(name, because, untilAt))
   let keyWatch = followKeys(loaded)
   let authorityWatch = followUpstreamAuthority(firstConfig)
+  const redisAuthorityWatch = store && followCa('redis', firstConfig.redis?.ca, store.trust)
   const certificates = {
     listen: certificateOf('listen', firstConfig.listen.tls),
     admin: certificateOf('admin', firstConfig.admin.tls),
@@ -338,6 +339,7 @@ export function compose(
     cache: tiers,
     disk: () => disk,
     redis: () => store?.state ?? null,
+    redisTrouble: () => store?.trouble ?? null,
     auditFile: () => auditFile?.state ?? null,
     credits: recorder.credits,
     budgets: budget.states,
@@ -460,14 +462,19 @@ export function compose(
   }
 
   function followUpstreamAuthority({ upstream: { ca } }: Config): { close(): void } | null {
-    if (ca === undefined) return null
+    return followCa('upstream', ca, (pem) => served.current.connection.transport.trust(pem))
+  }
+
+  function followCa(name: 'upstream' | 'redis', file: string | undefined, trust: (pem: string) => boolean) {
+    if (file === undefined) return null
     return followAuthority({
-      file: ca,
+      path: `${name}.ca`,
+      file,
       watch: world.watchFile,
-      trust: (pem) => served.current.connection.transport.trust(pem),
+      trust,
       tell(news) {
-        if (news.kind === 'kept') return log.warn('certificate kept', { port: 'upstream', because: news.because })
-        log.info('certificate replaced', { port: 'upstream' })
+        if (news.kind === 'kept') return log.warn('certificate kept', { port: name, because: news.because })
+        log.info('certificate replaced', { port: name })
       },
     })
   }
@@ -568,6 +575,7 @@ export function compose(
       succession.close()
       keyWatch.close()
       authorityWatch?.close()
+      redisAuthorityWatch?.close()
       certificates.listen?.close()
       certificates.admin?.close()
       durable.close()

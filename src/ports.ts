@@ -3,7 +3,7 @@
  * may reach for time, chance, the network or the disk in any other way.
  */
 import type { Entry, PurgeFilter, UpstreamRequest, WireResult } from './model.ts'
-import type { TelemetryEvent } from './telemetry/events.ts'
+import type { RedisTrouble, TelemetryEvent } from './telemetry/events.ts'
 
 export interface Timer {
   cancel(): void
@@ -229,6 +229,10 @@ export interface SharedStore {
   /** Survives outages. Several listeners of one channel are one subscription. */
   subscribe(channel: string, listener: SharedListener): { close(): void }
   readonly state: SharedState
+  /** Why it is away or refuses, as of the last attempt; null while it is up. */
+  readonly trouble: RedisTrouble | null
+  /** The operator's file of certificates holds this now. True = something else than before, and new connections trust it. Throws when it is no good. */
+  trust(pem: string): boolean
   /** Calls back at each change. Returns the way to stop listening. */
   onState(listener: (state: SharedState) => void): () => void
   close(): void

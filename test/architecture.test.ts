@@ -122,6 +122,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'world/clock.ts',
     'world/dial.ts',
     'world/redis-client.ts',
+    'world/redis-failure.ts',
   ],
   'cli/': [
     'config/',

@@ -101,6 +101,8 @@ export interface CertificateSource {
 }
 
 export interface AuthorityPorts {
+  /** For messages. */
+  readonly path: string
   readonly file: string
   readonly watch: FollowPorts['watch']
   /** True = something else than before. Throws when it is no good. */
@@ -109,7 +111,7 @@ export interface AuthorityPorts {
 }
 
 /** Follows a file of certificate authorities. One that is no good changes nothing and is told. */
-export function followAuthority({ file, watch, trust, tell }: AuthorityPorts): { close(): void } {
+export function followAuthority({ path, file, watch, trust, tell }: AuthorityPorts): { close(): void } {
   return watch(file, (pem) => {
     try {
       if (pem === null || leafOf(pem) === null) throw new TypeError('no certificate')
@@ -117,7 +119,7 @@ export function followAuthority({ file, watch, trust, tell }: AuthorityPorts): {
     } catch {
       tell({
         kind: 'kept',
-        because: `upstream.ca: ${file} holds no certificates that can be read; expected those of your CA as PEM`,
+        because: `${path}: ${file} holds no certificates that can be read; expected those of your CA as PEM`,
       })
     }
   })

@@ -577,7 +577,10 @@ const redis = map({
     'A master that Sentinels watch over.',
   ),
   cluster: restart(list(redisUrl()).optional(), 'Some servers of a cluster; it names the others.'),
-  ca: restart(text('the path of a file').optional(), 'The same as `upstream.ca`, for `rediss://`.'),
+  ca: restart(
+    text('the path of a file').optional(),
+    'The same as `upstream.ca`, for `rediss://`; read anew when it changes.',
+  ),
   username: restart(text('a name').optional(), 'Who we are, where it is not in the URL.'),
   password: restart(secret(1).optional(), 'Where it is not in the URL; for Sentinel always.'),
   database: restart(count(0, 9_999).prefault(0), 'Number of the database; 0 in a cluster.'),

@@ -5,7 +5,8 @@
 import { createHash, randomUUID } from 'node:crypto'
 import { performance } from 'node:perf_hooks'
 import type { SharedOptions } from '../ports.ts'
-import { createRedisClient, failureOf, type RedisClient } from '../world/redis-client.ts'
+import { createRedisClient, type RedisClient } from '../world/redis-client.ts'
+import { failureOf } from '../world/redis-failure.ts'
 import { fine, finding, type Finding } from './finding.ts'
 
 const PATIENCE_MS = 5_000

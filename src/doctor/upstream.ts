@@ -3,11 +3,12 @@
  * Asks nothing that costs a credit: what cannot be known without is said to be so.
  */
 import { lookup } from 'node:dns/promises'
+import { readFileSync } from 'node:fs'
 import type { Socket } from 'node:net'
 import { TLSSocket } from 'node:tls'
 import { routeText, routeTo, type Route } from '../config/route.ts'
 import type { Config } from '../config/schema.ts'
-import { believing, trusting } from '../world/authority.ts'
+import { trusting } from '../world/authority.ts'
 import { createClock } from '../world/clock.ts'
 import { createDial, DialError } from '../world/dial.ts'
 import { exchange, type Answered } from './exchange.ts'
@@ -68,7 +69,7 @@ export async function examineUpstream(
 }
 
 function wayOf({ ca, connectTimeout }: Upstream, target: URL, { proxy }: Route): Way {
-  const trusted = ca === undefined ? trusting(null) : believing(ca)
+  const trusted = trusting(ca === undefined ? null : readFileSync(ca, 'utf8'))
   const dial = createDial({ target, proxy, connectTimeoutMs: connectTimeout, trusted: () => trusted }, createClock())
   return {
     url: target.origin,

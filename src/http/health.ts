@@ -40,6 +40,7 @@ export interface Vital {
   readonly keys: readonly KeyStatus[]
   readonly disk: DiskStatus | null
   readonly redis: SharedState | null
+  readonly redisTrouble: string | null
   readonly auditFile: Up | null
   readonly credits: LedgerStatus
   readonly budgets: readonly BudgetStatus[]
@@ -60,6 +61,7 @@ function troublesOf({
   keys,
   disk,
   redis,
+  redisTrouble,
   auditFile,
   credits,
   budgets,
@@ -74,8 +76,8 @@ function troublesOf({
     ...(resting.length > 0
       ? [`${resting.length === keys.length ? 'no key is ready' : 'not ready'}: key ${resting.join(', ')}`]
       : []),
-    ...(redis === 'down' ? ['Redis is away'] : []),
-    ...(redis === 'refusing' ? ['Redis refuses writes (log line "redis refuses writes" says why)'] : []),
+    ...(redis === 'down' ? [`Redis is away: ${redisTrouble ?? 'not reached yet'}`] : []),
+    ...(redis === 'refusing' ? [`Redis refuses writes: ${redisTrouble}`] : []),
     ...(disk?.answers === 'down' && disk.records !== 'held' ? ['the disk cache is lost'] : []),
     ...(disk?.records === 'down' ? ['budgets and jobs cannot be saved: the records file is lost'] : []),
     ...(disk?.records === 'held' ? ['waiting for the data folder: another process holds it'] : []),

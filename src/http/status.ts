@@ -33,6 +33,7 @@ export interface StatusGauges {
   /** Null = there is none, here and below. */
   readonly disk: () => DiskStatus | null
   readonly redis?: () => SharedState | null
+  readonly redisTrouble?: () => string | null
   readonly auditFile?: () => Up | null
   readonly credits: () => LedgerStatus
   readonly budgets: () => readonly BudgetStatus[]
@@ -97,6 +98,8 @@ export interface StatusReport {
   /** `held`: another process owns the data folder. */
   readonly records: DiskStatus['records'] | null
   readonly redis: SharedState | null
+  /** Why it is away or refuses, as of the last attempt. */
+  readonly redis_because: string | null
   readonly audit_file: Up | null
   readonly credits: LedgerStatus
   readonly budgets: readonly BudgetReport[]
@@ -172,6 +175,7 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
       keys: gauges.keys(),
       disk: gauges.disk(),
       redis: gauges.redis?.() ?? null,
+      redisTrouble: gauges.redisTrouble?.() ?? null,
       auditFile: gauges.auditFile?.() ?? null,
       credits: gauges.credits(),
       budgets: gauges.budgets(),
@@ -197,6 +201,7 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
       disk: parts.disk?.answers ?? null,
       records: parts.disk?.records ?? null,
       redis: parts.redis,
+      redis_because: parts.redisTrouble,
       audit_file: parts.auditFile,
       credits: parts.credits,
       budgets: parts.budgets.map(budgetOf),

@@ -152,6 +152,13 @@ export type TelemetryEvent =
       readonly because: RedisTrouble | null
       readonly word: string | null
     }
+  /** Redis is still away, for another cause. */
+  | {
+      readonly kind: 'redis-cause-changed'
+      readonly state: 'down' | 'refusing'
+      readonly because: RedisTrouble
+      readonly word: string | null
+    }
   /** One operation that was sent to Redis, or would have been but for too many under way. */
   | { readonly kind: 'redis-failed'; readonly operation: RedisOperation }
   /** A job that `payer` submitted has failed, and upstream has given its price back. Once per job. */

@@ -201,6 +201,8 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
         if (event.to === 'up') return log.info('redis is up')
         if (event.to === 'down') return log.warn('redis lost', { because: event.because })
         return log.warn('redis refuses writes', { because: event.because, word: event.word })
+      case 'redis-cause-changed':
+        return log.warn('redis is still away', { state: event.state, because: event.because, word: event.word })
       case 'redis-failed':
         return metrics.redisErrors.add(1, event.operation)
       case 'flight-orphaned':

@@ -3,9 +3,10 @@
  * nothing waits: no offline queue, no command sent twice, dead sockets found out. What a command may take, and when nothing
  * should be asked at all, is for the caller to decide. Must not know what keys and commands mean.
  */
+import { readFileSync } from 'node:fs'
+import type { SecureContext } from 'node:tls'
 import { Cluster, Command, Redis, type RedisOptions } from 'ioredis'
-import type { RedisTrouble } from '../telemetry/events.ts'
-import { believing } from './authority.ts'
+import { trusting } from './authority.ts'
 
 /** All URLs are `redis://` or `rediss://`, with user name and password where needed. */
 export type RedisPlace =
@@ -40,6 +41,8 @@ export type Argument = string | number | Buffer
 
 export interface RedisClient {
   readonly isReady: boolean
+  /** As `SharedStore.trust`. */
+  trust(pem: string): boolean
   /** Keys of one slot may be in one command. */
   slotOf(key: string): number
   /** The server that a slot is on, by any name that stays. */
@@ -74,9 +77,25 @@ export function createRedisClient(
   patience: RedisPatience,
   events: RedisClientEvents,
 ): RedisClient {
-  const { place } = access
-  const base = baseOf(access, patience)
+  const { place, caPath = null } = access
+  let pem = caPath === null ? null : readFileSync(caPath, 'utf8')
+  let context: SecureContext | null = null
+  const tls = {
+    rejectUnauthorized: true,
+    /** Asked for each connection. */
+    get secureContext() {
+      return (context ??= trusting(pem))
+    },
+  }
+  const base = baseOf(access, patience, tls)
   return place.kind === 'cluster' ? clusterClient(place.urls, base) : singleClient()
+
+  function trust(next: string): boolean {
+    if (next === pem) return false
+    context = trusting(next)
+    pem = next
+    return true
+  }
 
   function singleClient(): RedisClient {
     const redis = new Redis({ ...base, retryStrategy: patience.pauseMs, sentinelRetryStrategy: patience.pauseMs })
@@ -86,6 +105,7 @@ export function createRedisClient(
       get isReady() {
         return redis.status === 'ready'
       },
+      trust,
       slotOf: () => 0,
       partOf: () => '',
       call: (command, args, bytes) => send(redis, command, args, bytes),
@@ -117,6 +137,7 @@ export function createRedisClient(
       get isReady() {
         return isWarm && cluster.status === 'ready'
       },
+      trust,
       slotOf,
       partOf: (slot) => cluster.slots[slot]?.[0] ?? '',
       call: (command, args, bytes) => send(cluster, command, args, bytes),
@@ -140,11 +161,14 @@ export function createRedisClient(
   }
 }
 
-function baseOf({ place, username, password, database, caPath }: RedisAccess, patience: RedisPatience): Settings {
+function baseOf(
+  { place, username, password, database }: RedisAccess,
+  patience: RedisPatience,
+  tls: NonNullable<Settings['tls']>,
+): Settings {
   const urls = place.kind === 'single' ? [place.url] : place.urls
   const inUrl = credentialsOf(urls[0] ?? '')
   const isTls = urls.some((url) => url.startsWith('rediss:'))
-  const tls = { rejectUnauthorized: true, ...(caPath ? { secureContext: believing(caPath) } : {}) }
   const isSentinel = place.kind === 'sentinel'
   const own = isSentinel ? { username: null, password: null } : inUrl
   return {
@@ -247,53 +271,3 @@ function given<Name extends string>(name: Name, value: string | null): { readonl
 }
 
 function ignore(): void {}
-
-// What went wrong
-
-const troubles: Readonly<Record<string, RedisTrouble>> = {
-  LOADING: 'loading',
-  MASTERDOWN: 'loading',
-  BUSY: 'busy',
-  NOAUTH: 'auth',
-  WRONGPASS: 'auth',
-  READONLY: 'read-only',
-  OOM: 'out-of-memory',
-  NOPERM: 'no-permission',
-  MISCONF: 'cannot-persist',
-  NOREPLICAS: 'too-few-replicas',
-  CLUSTERDOWN: 'cluster',
-  TRYAGAIN: 'cluster',
-  'Too many': 'cluster',
-}
-
-/** The server is there, and will refuse the next command of this kind, too. */
-const refusing: ReadonlySet<RedisTrouble> = new Set([
-  'read-only',
-  'out-of-memory',
-  'no-permission',
-  'cannot-persist',
-  'too-few-replicas',
-])
-
-export interface RedisFailure {
-  readonly because: RedisTrouble
-  /** The server is there and said no to this one command: no reason to ask it nothing else. */
-  readonly isRefusal: boolean
-  /** It says so whatever is to be written. */
-  readonly refusesWrites: boolean
-  /** The first word of the error reply, as Redis has it: OOM, NOPERM, … */
-  readonly word: string
-}
-
-export function failureOf(error: unknown): RedisFailure {
-  const message = error instanceof Error ? error.message : ''
-  const isReply = error instanceof Error && error.name === 'ReplyError'
-  const word = /^(?:Too many|-?[A-Z]+)/.exec(message)?.[0] ?? ''
-  const because = (isReply || word === 'Too many' ? troubles[word] : null) ?? (isReply ? 'error' : brokenBy(message))
-  const refusesWrites = isReply && refusing.has(because)
-  return { because, isRefusal: refusesWrites || (isReply && because === 'error'), refusesWrites, word }
-}
-
-function brokenBy(message: string): RedisTrouble {
-  return /ETIMEDOUT|timeout|timed out/i.test(message) ? 'timeout' : 'unreachable'
-}

@@ -4,7 +4,7 @@
  */
 import type { Clock, Random, Timer } from '../ports.ts'
 import type { RedisOperation } from '../telemetry/events.ts'
-import type { RedisFailure } from './redis-client.ts'
+import type { RedisFailure } from './redis-failure.ts'
 
 export interface RedisRefusals {
   /** The refusal in force; null = Redis takes what it is given. */
@@ -33,6 +33,14 @@ interface Refusal {
 }
 
 const PROBE_MS = 1_000
+
+/** Tries what our scripts do, in one slot and in one channel. */
+export const PROBE_SCRIPT = `
+redis.call('SET', KEYS[1], '', 'PX', 1000)
+redis.call('HSET', KEYS[2], 'a', '1')
+redis.call('ZADD', KEYS[3], 1, 'a')
+redis.call('PUBLISH', ARGV[1], '')
+return redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])`
 
 export function createRedisRefusals({ clock, random, probe, changed }: RedisRefusalsPorts): RedisRefusals {
   let refusal: Refusal | null = null

@@ -6,9 +6,10 @@ import { createHash } from 'node:crypto'
 import type { Clock, Emit, Random, Shared, SharedScript, SharedState, SharedStore } from '../ports.ts'
 import type { RedisOperation, RedisTrouble } from '../telemetry/events.ts'
 import { createRedisBreaker } from './redis-breaker.ts'
-import { type Argument, createRedisClient, failureOf, type RedisAccess, type RedisFailure } from './redis-client.ts'
+import { type Argument, createRedisClient, type RedisAccess } from './redis-client.ts'
 import { createRedisEars } from './redis-ears.ts'
-import { createRedisRefusals } from './redis-refusals.ts'
+import { failureOf, isOtherType, type RedisFailure, TIMED_OUT } from './redis-failure.ts'
+import { createRedisRefusals, PROBE_SCRIPT } from './redis-refusals.ts'
 
 export interface RedisOptions extends RedisAccess {
   /** The longest that any call takes. */
@@ -22,16 +23,10 @@ const SILENCE_MS = 1_000
 const MAX_PAUSE_MS = 1_000
 /** Between connections given up because the server only reads: it may stay so, and reading is better than nothing. */
 const MOVE_MS = 10_000
+/** Between two log lines about another cause of the same trouble: causes may alternate. */
+const CAUSE_MS = 10_000
 const AWAY = { kind: 'away', sent: false } as const
 const UNSURE = { kind: 'away', sent: true } as const
-const TIMED_OUT: RedisFailure = { because: 'timeout', isRefusal: false, refusesWrites: false, word: '' }
-/** Tries what our scripts do, in one slot and in one channel. */
-const PROBE_SCRIPT = `
-redis.call('SET', KEYS[1], '', 'PX', 1000)
-redis.call('HSET', KEYS[2], 'a', '1')
-redis.call('ZADD', KEYS[3], 1, 'a')
-redis.call('PUBLISH', ARGV[1], '')
-return redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])`
 
 type Settled = { readonly value: unknown } | { readonly failure: RedisFailure }
 
@@ -50,6 +45,8 @@ export function createRedis(
   let open = 0
   let told: SharedState | null = null
   let trouble: RedisTrouble | null = null
+  let toldTrouble: RedisTrouble | null = null
+  let toldTroubleAt = Number.NEGATIVE_INFINITY
   let closed = false
   let movedAt = Number.NEGATIVE_INFINITY
 
@@ -85,6 +82,10 @@ export function createRedis(
     get state() {
       return stateNow()
     },
+    get trouble() {
+      return stateNow() === 'up' ? null : trouble
+    },
+    trust: client.trust,
     onState(listener) {
       listeners.add(listener)
       return () => void listeners.delete(listener)
@@ -205,8 +206,10 @@ export function createRedis(
     if (!client.isReady) return false
     const settled = await within(() => client.call('set', [probeKey(key), '', 'PX', 1_000], false))
     const isThere = 'value' in settled || settled.failure.isRefusal
-    if (!isThere) emit({ kind: 'redis-failed', operation: 'probe' })
-    return isThere
+    if ('value' in settled || isThere) return true
+    emit({ kind: 'redis-failed', operation: 'probe' })
+    review(settled.failure.because)
+    return false
   }
 
   function probeKey(key: string, name = ''): string {
@@ -239,10 +242,11 @@ export function createRedis(
 
   function review(because: RedisTrouble | null): void {
     const now = stateNow()
-    if (closed || now === told) return
+    if (closed || (now === told && now === 'up')) return
     const refusal = now === 'refusing' ? refusals.current : null
     const reason = refusal?.because ?? because
     if (reason !== null) trouble = reason
+    if (now === told && now !== 'up') return reviewCause(now, refusal?.word ?? null)
     const isFirstTime = now === 'up' && told === null
     emit({
       kind: 'redis-changed',
@@ -250,10 +254,20 @@ export function createRedis(
       because: isFirstTime ? null : (trouble ?? 'unreachable'),
       word: refusal?.word ?? null,
     })
+    toldTrouble = trouble
+    toldTroubleAt = clock.now()
     const isFirst = told === null && now === 'down'
     told = now
     if (now === 'up') trouble = null
     if (!isFirst) for (const listener of listeners) listener(now)
+  }
+
+  /** What is said about a trouble is its present cause, not the first. */
+  function reviewCause(state: 'down' | 'refusing', word: string | null): void {
+    if (trouble === null || trouble === toldTrouble || clock.now() - toldTroubleAt < CAUSE_MS) return
+    toldTrouble = trouble
+    toldTroubleAt = clock.now()
+    emit({ kind: 'redis-cause-changed', state, because: trouble, word })
   }
 
   /** Grows to a second, and is never the same for all replicas. */
@@ -280,9 +294,4 @@ export function createRedis(
 
 function known<T>(shared: Shared<unknown>, take: (value: unknown) => T): Shared<T> {
   return shared.kind === 'known' ? { kind: 'known', value: take(shared.value) } : shared
-}
-
-/** Something else is kept under this key: not by us, so it is nothing to us. */
-function isOtherType({ word }: RedisFailure): boolean {
-  return word === 'WRONGTYPE'
 }

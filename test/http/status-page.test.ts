@@ -66,7 +66,7 @@ void t.test('each way of being unwell has words', async (t) => {
   await finish({ prompt: 'one' })
   t.match(
     status().health.because.join('; '),
-    /Redis is away; .*disk cache is lost; budgets and jobs cannot be saved.*; .*audit file.*; team has spent .* day; 3 credits/,
+    /Redis is away: not reached yet; .*disk cache is lost; budgets and jobs cannot be saved.*; .*audit file.*; team has spent .* day; 3 credits/,
   )
   await clock.advance(1)
   const keyless = setUp({ keys: ['main', 'spare'], says: (n) => (n === 1 ? failed('unauthorized') : answered()) })

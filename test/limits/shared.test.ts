@@ -36,6 +36,8 @@ function scripted(reply: () => Shared<unknown>): SharedStore {
     run: async () => reply(),
     channelName: (channel) => channel,
     subscribe: () => ({ close() {} }),
+    trouble: null,
+    trust: () => false,
     state: 'up',
     onState: () => () => {},
     close() {},

@@ -58,6 +58,8 @@ function deaf(): { readonly store: SharedStore; readonly heard: () => SharedList
         return { close() {} }
       },
       state: 'up',
+      trouble: null,
+      trust: () => false,
       onState: () => () => {},
       close() {},
     },

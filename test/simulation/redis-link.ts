@@ -184,6 +184,7 @@ export function createRedisLink(
       get isReady() {
         return status === 'ready'
       },
+      trust: () => false,
       slotOf: () => 0,
       partOf: () => '',
       call,

@@ -127,6 +127,21 @@ void t.test('nobody there: calls cost nothing, it is said once, and sharing begi
   t.same(states, ['up'])
 })
 
+void t.test('what is told of a Redis that is away is its present cause, not the first', async (t) => {
+  const redis = await startRedis(t, ['--requirepass', 'p@ss:word'])
+  await redis.kill()
+  const { store, world } = openStore(t, { kind: 'single', url: redis.url })
+  await until(() => store.trouble === 'unreachable')
+  await redis.restart()
+  await until(() => store.trouble === 'auth')
+  await world.clock.advance(10_000)
+  await until(() => world.told('redis-cause-changed').length > 0)
+  t.same(world.told('redis-cause-changed'), [
+    { kind: 'redis-cause-changed', state: 'down', because: 'auth', word: null },
+  ])
+  t.match(world.told('redis-changed'), [{ to: 'down', because: 'unreachable' }])
+})
+
 void t.test(
   'stopped with SIGSTOP: the first call pays the time limit and no more, the next ones nothing',
   async (t) => {

@@ -185,6 +185,18 @@ void t.test('Redis over TLS: with its CA it is up and heard, without it is never
   t.match(await unbelieving.get('a'), { kind: 'away', sent: false })
 })
 
+void t.test('a new CA of Redis is believed without a restart', async (t) => {
+  const before = anAuthority(t)
+  const authority = anAuthority(t)
+  const port = await aSecureRedis(t, authority.issue('redis'), authority.ca)
+  const { store } = storeAt(t, `rediss://localhost:${port}`, before.ca)
+  await until(() => store.trouble !== null)
+  t.equal(store.state, 'down')
+  t.equal(store.trust(readFileSync(authority.ca, 'utf8')), true)
+  await until(() => store.state === 'up')
+  t.equal(store.trust(readFileSync(authority.ca, 'utf8')), false)
+})
+
 void t.test('Redis of another host is not believed', async (t) => {
   const authority = anAuthority(t)
   const port = await aSecureRedis(t, authority.issue('redis', ['DNS:elsewhere.example']), authority.ca)
