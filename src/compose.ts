@@ -159,6 +159,7 @@ export function compose(
       cache: tiers,
       configGeneration: () => served.number,
       disk: () => disk,
+      auditFile: firstConfig.audit ? () => auditFile?.state ?? 'up' : undefined,
       redis: firstConfig.redis ? () => store?.state ?? 'down' : undefined,
     },
   })

@@ -139,14 +139,26 @@ export const cache: Page = {
             kind: 'timeline',
             title: 'Files on the disk',
             shows:
-              'When a file of `cache.disk` could not be written to. records: money, jobs, key rests; answers: the cache. Empty with Redis.',
+              'When a file could not be written to. records: money, jobs, key rests; answers: the cache; audit: the audit file. Empty for what the settings do not have.',
             red: 'records: clients with a budget are refused, and so are durable jobs: a full or read-only volume, or another process that holds the folder. The log lines `records file lost` and `disk cache lost` say why.',
             unit: 'none',
-            queries: [[`min by (instance, file) (${metric('disk_up')})`, '{{instance}} {{file}}']],
+            queries: [
+              [`min by (instance, file) (${metric('disk_up')})`, '{{instance}} {{file}}'],
+              [`min by (instance) (${metric('audit_up')})`, '{{instance}} audit'],
+            ],
             states: [
               ['down', 'red'],
               ['up', 'green'],
             ],
+          },
+          {
+            kind: 'stack',
+            title: 'Lost audit lines',
+            shows:
+              'Lines per minute of the audit file that were given up while it could not be written, told when it is back.',
+            red: 'any: replay and the office miss these requests. A full or read-only volume, or a slow one; the log line `audit file lost` says why.',
+            unit: 'short',
+            queries: [[`60 * sum by (instance) (${rate('audit_lines_lost_total')})`, '{{instance}}']],
           },
         ],
       ],

@@ -167,6 +167,11 @@ const counterRows = {
     'config_reloads_total',
     'Attempts to put changed settings in force: applied, invalid (a mistake in them: nothing changed), or restart (applied, but for settings that wait for a restart).',
   ),
+  auditLinesLost: row(
+    [],
+    'audit_lines_lost_total',
+    'Lines of the audit file that were given up while it could not be written; counted when it is back.',
+  ),
   bugs: row([], 'bugs_total', 'Faults of the proxy itself: each one has a log line with its stack.'),
 } as const
 
@@ -318,6 +323,10 @@ const readingRows: readonly Reading[] = [
     },
   },
   {
+    ...row([], 'audit_up', 'The audit file can be written to: 1, or 0. Absent where there is none.'),
+    read: ({ gauges }) => (gauges.auditFile ? [[gauges.auditFile() === 'up' ? 1 : 0]] : []),
+  },
+  {
     ...row(
       [],
       'redis_up',
@@ -390,6 +399,8 @@ export interface Gauges {
   readonly configGeneration: () => number
   /** Null = there is none. */
   readonly disk?: () => { readonly answers: 'up' | 'down'; readonly records: 'up' | 'down' | 'held' } | null
+  /** Left out where there is none. */
+  readonly auditFile?: (() => 'up' | 'down') | undefined
   /** Left out where there is no Redis. */
   readonly redis?: (() => SharedState) | undefined
 }

@@ -192,6 +192,7 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
       case 'disk-changed':
         return logDisk(event)
       case 'audit-changed':
+        metrics.auditLinesLost.add(event.lostLines)
         return event.to === 'up'
           ? log.info('audit file is back', { lost_lines: event.lostLines })
           : log.warn('audit file lost', { because: event.because })

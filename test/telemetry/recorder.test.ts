@@ -36,6 +36,7 @@ function createScene(
       budgets: () => names.budgets ?? [budget],
       disk: () => ({ answers: 'up', records: 'up' }),
       redis: () => 'up',
+      auditFile: () => 'down',
       retryTokens: (scraper) => (scraper === 'chatgpt' ? 95 : 100),
       cache: () => [{ tier: 'memory', entries: 2, bytes: 8192, maxBytes: 65_536 }],
       configGeneration: () => live.generation,
@@ -527,6 +528,7 @@ void t.test('events beside the outcomes are counted, and those an operator must 
   scene.emit({ ...key, to: 'ready', because: null, untilAt: null })
   scene.emit({ kind: 'disk-changed', file: 'answers', to: 'down', because: 'full' })
   scene.emit({ kind: 'disk-changed', file: 'answers', to: 'up', because: 'full' })
+  scene.emit({ kind: 'audit-changed', to: 'up', because: 'full', lostLines: 72 })
   const { client, period, spentCredits, limitCredits } = budget
   scene.emit({ kind: 'budget-near', client, period, spentCredits, limitCredits })
   scene.emit({ kind: 'holds-swept', holds: 2, credits: 6 })
@@ -572,6 +574,8 @@ void t.test('events beside the outcomes are counted, and those an operator must 
     'retry_budget_tokens{scraper="chatgpt"}': 95,
     'cache_entries{tier="memory"}': 2,
     'cache_bytes{tier="memory"}': 8192,
+    audit_up: 0,
+    audit_lines_lost_total: 72,
     config_generation: 2,
     [`build_info{version="1.2.3",node="${process.versions.node}"}`]: 1,
   }
@@ -586,11 +590,12 @@ void t.test('events beside the outcomes are counted, and those an operator must 
     { level: 'info', msg: 'upstream key ready' },
     { level: 'warn', msg: 'disk cache lost', because: 'full' },
     { level: 'info', msg: 'disk cache is back' },
+    { level: 'info', msg: 'audit file is back', lost_lines: 72 },
     { level: 'warn', msg: 'credit budget nearly spent', client: 'search-team', spent: 2400, limit: 3000 },
     { level: 'warn', msg: 'credits of an earlier run counted as spent', holds: 2, credits: 6 },
     { level: 'error', msg: 'bug', where: 'flights', error: { message: 'x of undefined', stack: /TypeError/ } },
   ])
-  t.equal(scene.lines().length, 11, 'nothing is logged for the rest')
+  t.equal(scene.lines().length, 12, 'nothing is logged for the rest')
 })
 
 void t.test('a bug behind a refusal is in the log with its stack, under the request id', async (t) => {
