@@ -155,6 +155,11 @@ export function compose(
       overload: () => overload,
       certificateUntil: () => certificates.listen?.now.validUntil ?? null,
       queued: (scraper) => bulkhead.queued(scraper),
+      limits: {
+        upstream: (scraper) => bulkhead.limit(scraper),
+        maxConcurrent: () => inForce().upstream.maxConcurrent,
+        queueSize: () => inForce().upstream.queue.size,
+      },
       budgets: () => budget.states(),
       cache: tiers,
       configGeneration: () => served.number,
@@ -337,6 +342,7 @@ export function compose(
     breakers: breakers.states,
     keys: () => served.current.keys.states(),
     flights: flights.list,
+    places: placesOfScrapers,
     cache: tiers,
     disk: () => disk,
     redis: () => store?.state ?? null,
@@ -537,6 +543,15 @@ export function compose(
     const { disk: onDisk } = firstConfig.cache
     if (!disk || !onDisk) return [memory]
     return [memory, { tier: 'disk', entries: disk.entries, bytes: disk.bytes, maxBytes: onDisk.maxSize } as const]
+  }
+
+  function placesOfScrapers() {
+    return profile.scrapers.map((scraper) => ({
+      scraper,
+      underWay: bulkhead.inFlight(scraper),
+      limit: bulkhead.limit(scraper),
+      waiting: bulkhead.queued(scraper),
+    }))
   }
 
   function clientNamed(name: string): Client | null {

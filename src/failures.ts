@@ -152,6 +152,9 @@ export const failures: Readonly<Record<FailureClass, Failure>> = table
 
 export const failureClasses = Object.keys(table) as readonly FailureClass[]
 
+/** Upstream takes no more calls now. */
+export const tooManyCalls: ReadonlySet<string> = new Set<FailureClass>(['rateLimited', 'queueFull'])
+
 /** `rejected` is upstream's judgement of the request itself (400, 404 …): never repeated, never counted against upstream. */
 export type VerdictClass = FailureClass | 'rejected'
 

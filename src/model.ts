@@ -103,6 +103,10 @@ export interface Client {
   readonly name: string
   readonly rate: RatePolicy | null
   readonly concurrency: number | null
+  /** Its share of the places for upstream calls beside other clients that wait. */
+  readonly weight: number
+  /** `batch`: asked when no `interactive` request waits. */
+  readonly priority: 'interactive' | 'batch'
   readonly retry: RetryPolicy
   readonly cache: CachePolicy
   /** Credits per UTC day and month; null = no limit. */

@@ -105,6 +105,8 @@ export interface RequestIdentity {
 export interface Admission {
   /** Throws RATE_LIMITED with the time to wait, or SCRAPER_NOT_ALLOWED. Null = this client has no limit. */
   admit(client: Client, call: Call): LimitState | null | Promise<LimitState | null>
+  /** A request that was admitted is refused for want of places or credits, and does not use up the rate. Says where the client stands then. */
+  giveBack(client: Client, limits: LimitState): LimitState
   /** A place among the client's open questions. Throws CONCURRENCY_LIMITED. */
   enter(client: Client): Place | Promise<Place>
 }
@@ -115,10 +117,27 @@ export interface Place {
   leave(): void
 }
 
-/** At most so many attempts at a time, in all and per scraper. */
+/** Limits the upstream calls under way, in all and per scraper. */
 export interface Bulkhead {
-  /** Waits a little where there is no place, as long as somebody waits for the flight. Throws, or rejects with, OVERLOADED. */
-  enter(scraper: string, flight: Pick<Flight, 'patienceUntil' | 'onAbandoned'>): Place | Promise<Place>
+  /**
+   * Waits where there is no place, as long as somebody waits for the flight; clients take turns. `isRepeat`: the same flight has been
+   * let in before, so it waits before all others of its client. Throws, or rejects with, OVERLOADED.
+   */
+  enter(
+    scraper: string,
+    flight: Pick<Flight, 'onAbandoned'>,
+    client: Pick<Client, 'name' | 'weight' | 'priority'>,
+    isRepeat: boolean,
+  ): Permit | Promise<Permit>
+}
+
+/** A place among the upstream calls under way. */
+export interface Permit extends Place {
+  /**
+   * How the call ended, before `leave`. True = upstream refused it because too many other calls were under way. With another key ready,
+   * a rate limit is the key's and says nothing about the number of calls.
+   */
+  ended(verdict: Verdict, otherKeyReady: boolean): boolean
 }
 
 /** Whether the process has more to do than it can. */
@@ -379,6 +398,8 @@ export interface Attempted {
   readonly verdict: Verdict
   /** Another key is ready that this flight has not used up: fail over to it at once. */
   readonly otherKeyReady: boolean
+  /** Upstream refused it because too many other calls of ours were under way: the proxy offered too much, the request is as good as it was. */
+  readonly wasTooMany: boolean
 }
 
 /** Whose repetitions these are: a question, and a client among several, take a part of the retry budget at most. */

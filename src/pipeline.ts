@@ -13,7 +13,7 @@
  * without a key, no storing without a verdict. What throws ends the exchange (a ProxyError); what returns continues it.
  * Longer than other files, because the whole way is read in one go.
  */
-import { ProxyError } from './errors.ts'
+import { type Code, ProxyError } from './errors.ts'
 import type {
   Attempt,
   Call,
@@ -117,8 +117,16 @@ export function createPipeline(parts: Parts): Pipeline {
 
   function end(exchange: Exchange, decided: Outcome): Outcome {
     const outcome = standing(exchange, decided)
+    if (isWithoutPlaceOrCredits(outcome)) giveBackRate(exchange)
     recorder.record(exchange, outcome)
     return outcome
+  }
+
+  /** Unless time alone may have given it back. */
+  function giveBackRate(exchange: Exchange): void {
+    const { client, limits, request } = exchange
+    if (client && limits && clock.now() - request.arrivedAt < limits.resetMs)
+      exchange.limits = admission.giveBack(client, limits)
   }
 
   function standing(exchange: Exchange, outcome: Outcome): Outcome {
@@ -287,7 +295,7 @@ export function createPipeline(parts: Parts): Pipeline {
     attempts: Attempt[],
   ): Promise<Attempted | null> {
     const { request, client, call, key } = errand
-    const place = await bulkhead.enter(call.scraper, flight)
+    const permit = await bulkhead.enter(call.scraper, flight, client, turn.number > 1)
     try {
       if (pass.isVoid()) return null
       await hold.secure(call.priceCredits)
@@ -347,9 +355,10 @@ export function createPipeline(parts: Parts): Pipeline {
       const ended = verdict.kind === 'answered' ? 'ok' : verdict.class
       const tried = tally(status, ended, verdict.charge, trouble, verdict.anomalies)
       keyLease.report(verdict)
-      return { attempt: tried, verdict, otherKeyReady: keys.hasOther(new Set([...turn.spentKeys, keyLease.name])) }
+      const otherKeyReady = keys.hasOther(new Set([...turn.spentKeys, keyLease.name]))
+      return { attempt: tried, verdict, otherKeyReady, wasTooMany: permit.ended(verdict, otherKeyReady) }
     } finally {
-      place.leave()
+      permit.leave()
     }
   }
 
@@ -494,7 +503,20 @@ function staleInstead(known: Lookup, instead: Outcome): Outcome | null {
   }
 }
 
+/** Upstream was not asked, for want of a place or of credits. */
+function isWithoutPlaceOrCredits(outcome: Outcome): boolean {
+  return outcome.kind === 'refused' && scarce.has(outcome.error.code) && (outcome.made?.attempts ?? 0) === 0
+}
+
+const scarce: ReadonlySet<Code> = new Set<Code>([
+  'OVERLOADED',
+  'CONCURRENCY_LIMITED',
+  'BUDGET_EXHAUSTED',
+  'BUDGET_UNAVAILABLE',
+])
+
 function isTroubleNotOfTheCaller(outcome: Outcome): boolean {
+  if (isWithoutPlaceOrCredits(outcome)) return true
   if (outcome.kind === 'refused') return outcome.error.fault !== 'client' && outcome.error.code !== 'SHUTTING_DOWN'
   return (
     outcome.kind === 'fetched' &&

@@ -19,8 +19,8 @@ export function keyNamesOf({ upstream }: Config): readonly string[] {
 }
 
 export function placesOf({ upstream }: Config): BulkheadPolicy {
-  const { maxConcurrent, perScraper = null, queue } = upstream
-  return { maxConcurrent, perScraper, queue }
+  const { maxConcurrent, perScraper = null, adaptive, queue } = upstream
+  return { maxConcurrent, perScraper, adaptive, queue }
 }
 
 export function longestRestOf(config: Config): number {

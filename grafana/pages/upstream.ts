@@ -104,9 +104,38 @@ export const upstream: Page = {
             kind: 'stack',
             title: 'Attempts open now',
             shows: 'Attempts under way, by scraper.',
-            red: 'it stays at `upstream.maxConcurrent` or `upstream.perScraper`: see "Waiting for a place". Raise these, if the vendor allows more.',
+            red: 'it stays at its limit: see "Places in use".',
             unit: 'short',
             queries: [[`sum by (scraper) (${metric('upstream_in_flight')})`, '{{scraper}}']],
+          },
+        ],
+        [
+          {
+            kind: 'graph',
+            title: 'Places in use',
+            shows:
+              'Attempts open now out of those that may be, by scraper, in the instance that is fullest; `all` is the share of `upstream.maxConcurrent` over all scrapers.',
+            red: 'calls wait for a place. If "Limit of open attempts" is below the settings, that is what upstream takes (it answers 429 beyond): a larger plan, or fewer questions. Else raise `upstream.maxConcurrent` or `perScraper`.',
+            unit: 'percentunit',
+            queries: [
+              [`max by (scraper) (${metric('upstream_in_flight')} / ${metric('upstream_limit')})`, '{{scraper}}'],
+              [
+                `max(sum by (instance) (${metric('upstream_in_flight')}) / on (instance) ${metric('upstream_max_concurrent')})`,
+                'all',
+              ],
+            ],
+            warn: 0.8,
+            bad: 1,
+            max: 1,
+          },
+          {
+            kind: 'graph',
+            title: 'Limit of open attempts',
+            shows:
+              'How many attempts may be open, by scraper, over all instances. It is lowered when upstream answers 429 to what is beyond, and grows again while all of it is used.',
+            red: 'upstream takes fewer calls than you offer. It is found again by itself when upstream takes more.',
+            unit: 'short',
+            queries: [[`sum by (scraper) (${metric('upstream_limit')})`, '{{scraper}}']],
           },
         ],
         [
@@ -125,17 +154,33 @@ export const upstream: Page = {
             kind: 'stack',
             title: 'Waiting for a place',
             shows:
-              'Attempts that found all places of `upstream.maxConcurrent` or `perScraper` taken and wait for one, by scraper.',
-            red: 'more is asked than may be under way: some are refused with 503 OVERLOADED. Raise these limits, if the vendor allows more, or `upstream.queue`.',
+              'Attempts that found all places taken and wait for one, by scraper. Clients take turns by `clients.NAME.weight`.',
+            red: 'more is asked than may be under way: see "Places in use".',
             unit: 'short',
             queries: [[`sum by (scraper) (${metric('upstream_queue_length')})`, '{{scraper}}']],
+          },
+          {
+            kind: 'graph',
+            title: 'Queue in use',
+            shows: 'Attempts that wait out of `upstream.queue.size`, by scraper, in the instance that is fullest.',
+            red: 'in a full queue the client that waits with most gets 503 OVERLOADED, reason `queue`. See "Places in use".',
+            unit: 'percentunit',
+            queries: [
+              [
+                `max by (scraper) (${metric('upstream_queue_length')} / on (instance) group_left () (${metric('upstream_queue_size')} > 0))`,
+                '{{scraper}}',
+              ],
+            ],
+            warn: 0.5,
+            bad: 0.9,
+            max: 1,
           },
           {
             kind: 'graph',
             title: 'Wait for a place',
             shows:
               'How long attempts waited for a place, those included that were refused in the end; those that found one at once are not.',
-            red: 'the wait nears `upstream.queue.maxWait`: more are refused than served. See "Waiting for a place".',
+            red: 'the wait nears `upstream.queue.maxWait`: more are refused than served. See "Places in use".',
             unit: 's',
             queries: [
               [quantile(0.5, 'upstream_queue_wait_seconds', []), 'p50'],
@@ -161,7 +206,7 @@ export const upstream: Page = {
             kind: 'stack',
             title: 'Retries refused by reason',
             shows: 'Failed attempts per minute that could have been repeated and were not, by what forbade it.',
-            red: 'attempts: it failed every time. budget: most calls fail. deadline: callers allow too little time. breaker: the scraper rests. key: no key is ready. abandoned: nobody waits.',
+            red: 'attempts: it failed every time. budget: most calls fail. deadline: callers allow too little time. breaker: the scraper rests. places: no place in time. key: no key is ready. abandoned: nobody waits.',
             unit: 'short',
             queries: [
               [`60 * sum by (reason) (rate(${metric('retries_refused_total')}[$__rate_interval]))`, '{{reason}}'],

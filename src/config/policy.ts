@@ -19,6 +19,8 @@ export function resolveClient(config: Config, name: string) {
   return {
     rate: given.rate ?? null,
     concurrency: given.concurrency ?? null,
+    weight: given.weight,
+    priority: given.priority,
     retry: resolveRetry(config.retry, given.retry),
     cache: resolveCache(config.cache, given.cache),
     credits: { perDay: given.credits?.perDay ?? null, perMonth: given.credits?.perMonth ?? null },

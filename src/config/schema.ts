@@ -239,8 +239,8 @@ const upstream = map({
     'Upstream keys, one or more; a spent or limited key rests, the others carry on.',
   ),
   maxConcurrent: live(
-    count(1, 100_000).prefault(1_000),
-    'Upstream calls under way at the same time, over all scrapers.',
+    count(1, 100_000).prefault(1000),
+    'The most upstream calls under way at the same time, over all scrapers.',
   ),
   perScraper: live(
     z
@@ -248,17 +248,24 @@ const upstream = map({
         error: 'expected a whole number, or a map of scraper names to whole numbers, found {found}',
       })
       .optional(),
-    'Upstream calls under way at the same time for one scraper: a number for each, or a map of scraper names to numbers.',
+    'The most upstream calls under way at the same time for one scraper: a number for each, or a map of scraper names to numbers.',
+  ),
+  adaptive: live(
+    flag().prefault(true),
+    'Within these limits, find for each scraper how many calls upstream takes at once: 429 for a rate limit or a full queue lowers the limit, answers raise it. `false` = the limits are fixed.',
   ),
   queue: live(
     map({
       size: live(
-        count(0, 10_000).prefault(100),
-        'Calls that may wait for each scraper when there is no place for them; 0 = they are refused at once.',
+        count(0, 10_000).prefault(1000),
+        'Calls that may wait for each scraper. In a full queue the client that waits with most for its weight gives way. 0 = no call waits.',
       ),
-      maxWait: live(duration(0, 60_000).prefault('1s'), 'None waits longer; then it is refused with 503 OVERLOADED.'),
+      maxWait: live(
+        duration(0, 600_000).prefault('60s'),
+        'Maximum wait before 503 OVERLOADED; a caller that waits less leaves the queue earlier.',
+      ),
     }).prefault({}),
-    'What happens to calls beyond `maxConcurrent` and `perScraper`.',
+    'Where calls wait for a place; clients take turns.',
   ),
   connectTimeout: live(duration(10, 600_000).prefault('5s'), 'How long a connection to upstream may take to open.'),
   connectionMaxAge: live(
@@ -458,6 +465,14 @@ const client = map({
   concurrency: live(
     count(1, 100_000).optional(),
     'Questions it may have open at the same time; without it, any number.',
+  ),
+  weight: live(
+    count(1, 1000).prefault(1),
+    'Its share of the places for upstream calls, relative to other clients that wait.',
+  ),
+  priority: live(
+    z.enum(['interactive', 'batch'], { error: 'expected interactive or batch, found {found}' }).prefault('interactive'),
+    '`batch`: its questions are asked when no `interactive` one waits.',
   ),
   credits: live(
     map({

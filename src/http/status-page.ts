@@ -65,7 +65,7 @@ function mainOf(report: StatusReport, pictures: Markup): Markup {
       ${part('pictures', 'Over time', pictures, 'all')} ${part('circuits', 'Circuits', circuitsOf(report))}
       <div class="stack">
         ${part('keys', 'Upstream keys', keysOf(report))} ${part('flights', 'Flights under way', flightsOf(report))}
-        ${part('cache', 'Cache', cacheOf(report))}
+        ${part('places', 'Places for calls', placesOf(report))} ${part('cache', 'Cache', cacheOf(report))}
       </div>
       ${part('errors', 'Trouble lately', errorsOf(report))} ${part('credits', 'Credits', creditsOf(report), 'all')}
       ${part('recent', 'Latest requests', recentOf(report), 'all clip')}
@@ -188,6 +188,22 @@ function spentOf(spent: number, budget: BudgetReport | null): Markup {
       used,
       used >= 1 ? 'bad' : used >= 0.8 ? 'warn' : 'good',
     )}`
+}
+
+/** Of scrapers that are asked, or whose limit upstream has lowered. */
+function placesOf({ places }: StatusReport): Markup {
+  const widest = Math.max(...places.map(({ limit }) => limit))
+  const rows = places
+    .filter(({ under_way: underWay, waiting, limit }) => underWay + waiting > 0 || limit < widest)
+    .map(
+      ({ scraper, under_way: underWay, limit, waiting }) =>
+        html`<tr>
+          <th scope="row">${scraper}</th>
+          <td class="number">${countOf(underWay)} <span class="soft">of ${countOf(limit)}</span></td>
+          <td class="number">${waiting > 0 ? tag('warn', countOf(waiting)) : '0'}</td>
+        </tr>`,
+    )
+  return table(['Scraper', '#Under way', '#Waiting'], rows, 'No call is under way.')
 }
 
 function cacheOf({ cache, disk, records, redis, audit_file: audit }: StatusReport): Markup {

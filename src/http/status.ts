@@ -29,6 +29,7 @@ export interface StatusGauges {
   readonly breakers: () => readonly BreakerStatus[]
   readonly keys: () => readonly KeyStatus[]
   readonly flights: () => readonly FlightStatus[]
+  readonly places?: () => readonly PlacesStatus[]
   readonly cache: () => readonly TierStatus[]
   /** Null = there is none, here and below. */
   readonly disk: () => DiskStatus | null
@@ -47,6 +48,15 @@ export interface TierStatus {
   readonly entries: number
   readonly bytes: number
   readonly maxBytes: number
+}
+
+/** Upstream calls of one scraper. */
+export interface PlacesStatus {
+  readonly scraper: string
+  readonly underWay: number
+  /** How many may be under way now. */
+  readonly limit: number
+  readonly waiting: number
 }
 
 export interface ClientGauge {
@@ -88,6 +98,12 @@ export interface StatusReport {
     readonly next_try: string | null
   }[]
   readonly flights: readonly { readonly scraper: string; readonly askers: number; readonly started_at: string | null }[]
+  readonly places: readonly {
+    readonly scraper: string
+    readonly under_way: number
+    readonly limit: number
+    readonly waiting: number
+  }[]
   readonly cache: readonly {
     readonly tier: string
     readonly entries: number
@@ -197,6 +213,7 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
       breakers: parts.breakers.map(({ openUntil, ...circuit }) => ({ ...circuit, open_until: iso(openUntil) })),
       keys: parts.keys.map(keyOf),
       flights: gauges.flights().map(({ scraper, askers, startedAt: at }) => ({ scraper, askers, started_at: iso(at) })),
+      places: (gauges.places?.() ?? []).map(({ underWay, ...rest }) => ({ under_way: underWay, ...rest })),
       cache: gauges.cache().map(({ maxBytes, ...rest }) => ({ ...rest, max_bytes: maxBytes })),
       disk: parts.disk?.answers ?? null,
       records: parts.disk?.records ?? null,

@@ -4,6 +4,7 @@ import type { Call, Client, LimitState } from '../model.ts'
 import type { Place } from '../parts.ts'
 import type { Clock } from '../ports.ts'
 import { createConcurrencyLimits } from './concurrency.ts'
+import { withOneMore } from './policy.ts'
 import { createRateLimits } from './rate.ts'
 
 export interface AdmissionGauges {
@@ -14,6 +15,7 @@ export interface AdmissionGauges {
 /** For one process: it never has to wait for anything. */
 export interface LocalAdmission extends AdmissionGauges {
   admit(client: Client, call: Call): LimitState | null
+  giveBack(client: Client, limits: LimitState): LimitState
   enter(client: Client): Place
 }
 
@@ -24,6 +26,10 @@ export function createAdmission({ clock }: { readonly clock: Clock }): LocalAdmi
     admit(client, call) {
       mayAsk(client, call)
       return rates.admit(client)
+    },
+    giveBack(client, limits) {
+      rates.giveBack(client)
+      return client.rate ? withOneMore(limits, client.rate) : limits
     },
     enter: (client) => concurrency.enter(client),
     open: (clientName) => concurrency.open(clientName),

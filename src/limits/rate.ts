@@ -10,6 +10,8 @@ import { requestsPolicy } from './policy.ts'
 export interface RateLimits {
   /** Throws RATE_LIMITED with the time to wait. Null = this client has no limit. */
   admit(client: Client): LimitState | null
+  /** One request that was let in did not count after all. */
+  giveBack(client: Client): void
 }
 
 interface Bucket {
@@ -64,5 +66,10 @@ export function createRateLimits({ clock }: { readonly clock: Clock }): RateLimi
     return bucket
   }
 
-  return { admit }
+  function giveBack({ name, rate }: Client): void {
+    const bucket = buckets.get(name)
+    if (rate && bucket) bucket.fullAtUs -= bucket.perRequestUs
+  }
+
+  return { admit, giveBack }
 }

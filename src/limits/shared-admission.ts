@@ -15,6 +15,7 @@ export function createSharedAdmission({ rates, concurrency }: SharedAdmissionPor
       mayAsk(client, call)
       return rates.admit(client)
     },
+    giveBack: rates.giveBack,
     enter: concurrency.enter,
     open: concurrency.open,
   }

@@ -8,13 +8,15 @@ import { luaScript } from '../lua.ts'
 import type { Client, LimitState, RatePolicy } from '../model.ts'
 import type { Clock, SharedStore } from '../ports.ts'
 import type { Session } from '../session.ts'
-import { requestsPolicy } from './policy.ts'
+import { requestsPolicy, withOneMore } from './policy.ts'
 import { createRateLimits } from './rate.ts'
 import { keyOf, shareOf } from './shares.ts'
 
 export interface SharedRateLimits {
   /** Null = this client has no limit, which takes no asking. Rejects with RATE_LIMITED and the time to wait. */
   admit(client: Client): LimitState | null | Promise<LimitState>
+  /** One request that was let in did not count after all. Does not wait for the store. */
+  giveBack(client: Client, limits: LimitState): LimitState
 }
 
 interface RatePorts {
@@ -24,6 +26,7 @@ interface RatePorts {
 }
 
 const rateScript = luaScript('rate.lua', import.meta.url, 1)
+const giveBackScript = luaScript('rate-back.lua', import.meta.url, 1)
 
 export function createSharedRateLimits({ store, clock, session }: RatePorts): SharedRateLimits {
   const alone = createRateLimits({ clock })
@@ -33,7 +36,7 @@ export function createSharedRateLimits({ store, clock, session }: RatePorts): Sh
   }
 
   async function together(client: Client, rate: RatePolicy): Promise<LimitState> {
-    const perRequestUs = Math.ceil((rate.per * 1_000) / rate.limit)
+    const perRequestUs = perRequest(rate)
     const toleranceUs = perRequestUs * (rate.burst - 1)
     const reply = await store.run(rateScript, [keyOf('rate', client.name)], [perRequestUs, toleranceUs])
     const told = reply.kind === 'known' ? readReply(reply.value) : null
@@ -58,7 +61,23 @@ export function createSharedRateLimits({ store, clock, session }: RatePorts): Sh
     return { policy: requestsPolicy(rate), remaining, resetMs }
   }
 
-  return { admit }
+  function giveBack(client: Client, limits: LimitState): LimitState {
+    if (!client.rate) return limits
+    void giveBackShared(client, client.rate)
+    return withOneMore(limits, client.rate)
+  }
+
+  async function giveBackShared(client: Client, rate: RatePolicy): Promise<void> {
+    const reply = await store.run(giveBackScript, [keyOf('rate', client.name)], [perRequest(rate)])
+    if (reply.kind === 'away') alone.giveBack(client)
+  }
+
+  return { admit, giveBack }
+}
+
+/** In microseconds. */
+function perRequest({ per, limit }: RatePolicy): number {
+  return Math.ceil((per * 1_000) / limit)
 }
 
 /** Null = not a reply of the script. */

@@ -92,7 +92,7 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
     clock,
     emit,
   )
-  const { maxConcurrent, perScraper = null, queue } = config.upstream
+  const { maxConcurrent, perScraper = null, adaptive, queue } = config.upstream
   const breakers = createBreakers({ policy: config.breaker, scrapers, clock, random, emit })
   const budget = createRetryBudget({ ...config.retry.budget, clock, isWell: breakers.isWell })
 
@@ -107,7 +107,7 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
     flights: createFlights({ clock, emit, random }),
     retry: createRetry({ clock, random, emit, budget }),
     breakers,
-    bulkhead: createBulkhead({ maxConcurrent, perScraper, queue }, { clock, random, emit }),
+    bulkhead: createBulkhead({ maxConcurrent, perScraper, adaptive, queue }, { clock, random, emit }),
     overload: neverOverloaded,
     keys: createKeys({ clock, random, emit, keys: config.upstream.keys, keyRest: restsIn(resolveRetry(config.retry)) }),
     upstream: createReplayedUpstream({

@@ -6,13 +6,14 @@
  * takes precedence over the reason for stopping; a job is submitted again only where nothing can have been submitted. Knows
  * nothing of the wire.
  */
-import { ProxyError, type Code } from '../errors.ts'
-import { type FailureClass, failureClasses, failures, isKeyRefused } from '../failures.ts'
+import { ProxyError } from '../errors.ts'
+import { type FailureClass, failures, isKeyRefused } from '../failures.ts'
 import type { Attempt, Call, ClassPolicy, Landing, Refused, RetryPolicy, Verdict } from '../model.ts'
 import type { Attempted, Flight, Retry, Spender, Turn } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
 import { backoffMs } from './backoff.ts'
 import type { Allowance, RetryBudget } from './retry-budget.ts'
+import { mayAskAgain, mostGenerous, reasonOf } from './retry-policy.ts'
 
 interface RetryPorts {
   readonly clock: Clock
@@ -35,6 +36,8 @@ interface Repeat {
   readonly bypassCache: boolean
   readonly isLast: boolean
   readonly isOverBudget: boolean
+  /** The retry budget paid for it. */
+  readonly isPaid: boolean
 }
 
 /** What one flight has been through. */
@@ -48,11 +51,16 @@ interface Course {
   readonly failures: Map<FailureClass, number>
   /** Keys that this flight must not use again: spent or refused ones for good, limited ones until the next pause. */
   readonly spentKeys: Map<string, FailureClass>
-  /** Attempts after which another key took over. */
+  /** Attempts after which another key took over, or that upstream sent back as one call too many. */
   uncounted: number
   /** Failures after which one repetition is allowed in all. */
   onceFailures: number
+  /** How often upstream sent it back as one call too many. */
+  returns: number
 }
+
+/** What a repetition is that takes nothing from the retry budget. */
+const free = { isLast: false, isOverBudget: false, isPaid: false }
 
 /** The smallest `timeout` that upstream takes (API notes 1.3): an attempt with less time left would be refused. */
 const SHORTEST_ATTEMPT_MS = 10_000
@@ -101,6 +109,7 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
       spentKeys: new Map(),
       uncounted: 0,
       onceFailures: 0,
+      returns: 0,
     }
     let waitedMs = 0
     let repeat: Repeat | null = null
@@ -111,7 +120,7 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
         tried = await attempt(turnOf(course, waitedMs, repeat))
       } catch (error) {
         if (!last || !(error instanceof ProxyError)) throw error
-        course.allowance.unused()
+        if (repeat?.isPaid) course.allowance.unused()
         return stop(course, last, flight.patienceUntil() === 0 ? 'abandoned' : reasonOf(error.code))
       }
       if (!tried) {
@@ -135,7 +144,7 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
       // The world may have changed meanwhile: whoever would have waited long enough may be gone.
       const late = hindrance(course, 0)
       if (late) {
-        course.allowance.unused()
+        if (step.isPaid) course.allowance.unused()
         return stop(course, verdict, late)
       }
       repeat = step
@@ -148,10 +157,13 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
     course.policy = mostGenerous(course.flight.policies()) ?? course.policy
     if (verdict.repeatable === 'once') course.onceFailures += 1
     const policy = course.policy.classes[failure]
-    if (!mayAskAgain(course, verdict)) return { kind: 'stop', reason: 'final' }
+    if (!mayAskAgain(course.call, course.onceFailures, verdict)) return { kind: 'stop', reason: 'final' }
     const { keyName } = tried.attempt
     if (verdict.fault === 'key' && tried.otherKeyReady && !course.spentKeys.has(keyName))
       return failOver(course, failure, keyName, before)
+    // Who allows one attempt only has ruled out any repetition.
+    if (tried.wasTooMany && Math.min(policy.attempts, course.policy.attempts) > 1)
+      return sendBack(course, policy, verdict, failure, before)
     const sameClass = (course.failures.get(failure) ?? 0) + 1
     course.failures.set(failure, sameClass)
     return sameKeyAgain(course, policy, verdict, failure, sameClass)
@@ -164,7 +176,30 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
     if (reason) return { kind: 'stop', reason }
     course.spentKeys.set(keyName, failure)
     const bypassCache = before?.bypassCache ?? false
-    return { kind: 'repeat', class: failure, waitMs: 0, bypassCache, isLast: false, isOverBudget: false }
+    return { kind: 'repeat', class: failure, waitMs: 0, bypassCache, ...free }
+  }
+
+  /** The proxy offered more calls than upstream takes. The attempt does not count: the call waits for a place again, now among fewer. */
+  function sendBack(
+    course: Course,
+    policy: ClassPolicy,
+    verdict: Failed,
+    failure: FailureClass,
+    before: Repeat | null,
+  ): Step {
+    course.uncounted += 1
+    course.returns += 1
+    const waitMs = backoffMs(policy.backoff, course.returns, verdict.retryAfterMs, random.next())
+    const reason = hindrance(course, waitMs)
+    if (reason) return { kind: 'stop', reason }
+    forgetLimits(course)
+    const bypassCache = before?.bypassCache ?? false
+    return { kind: 'repeat', class: failure, waitMs, bypassCache, ...free }
+  }
+
+  /** After a pause, keys that were limited may be used again. */
+  function forgetLimits({ spentKeys }: Course): void {
+    for (const [key, because] of spentKeys) if (!isKeyRefused(because)) spentKeys.delete(key)
   }
 
   function sameKeyAgain(
@@ -183,10 +218,10 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
     const isPaid = course.allowance.pay(failures[failure].isSlow)
     // Only what the circuit counts can open it.
     if (!isPaid && verdict.health === 'neutral') return { kind: 'stop', reason: 'budget' }
-    for (const [key, because] of course.spentKeys) if (!isKeyRefused(because)) course.spentKeys.delete(key)
+    forgetLimits(course)
     const isLast = sameClass + 1 >= policy.attempts || counted(course) + 1 >= course.policy.attempts
     const { bypassCache } = policy
-    return { kind: 'repeat', class: failure, waitMs, bypassCache, isLast, isOverBudget: !isPaid }
+    return { kind: 'repeat', class: failure, waitMs, bypassCache, isLast, isOverBudget: !isPaid, isPaid }
   }
 
   /** Why no attempt may start in so many milliseconds; null = one may. */
@@ -242,32 +277,6 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
   }
 }
 
-/**
- * What was charged is not asked again. Upstream may take a submitted job twice, so it is repeated only after an answer, or where nothing
- * was sent.
- */
-function mayAskAgain({ call, onceFailures }: Course, verdict: Failed): boolean {
-  if (verdict.charge.state === 'charged' || verdict.repeatable === 'never') return false
-  if (verdict.repeatable === 'once' && onceFailures > 1) return false
-  if (call.endpoint !== 'submit') return true
-  return verdict.class === 'unreachable' || (verdict.class !== 'ambiguous' && verdict.reply !== null)
-}
-
-/** The most attempts, in all and for each class, that one of these policies allows; everything else as the first one says. Null = there is none. */
-export function mostGenerous(policies: ReadonlySet<RetryPolicy>): RetryPolicy | null {
-  const [first, ...others] = policies
-  if (!first || others.length === 0) return first ?? null
-  return others.reduce((one, other) => {
-    const classes = { ...one.classes }
-    for (const failure of failureClasses) {
-      const attempts = Math.max(classes[failure].attempts, other.classes[failure].attempts)
-      classes[failure] = { ...classes[failure], attempts }
-    }
-    const attempts = Math.max(one.attempts, other.attempts)
-    return { attempts, deadline: Math.max(one.deadline, other.deadline), classes }
-  }, first)
-}
-
 function tooLate(): ProxyError {
   return new ProxyError('DEADLINE_EXCEEDED', 'The time for this request was up before upstream could be asked.')
 }
@@ -284,11 +293,4 @@ function landing({ attempts }: Course, verdict: Verdict, stoppedBy: Refused | nu
     chargedCredits: attempts.reduce((sum, { charge }) => sum + charge.credits, 0),
     entry: null,
   }
-}
-
-function reasonOf(code: Code): Refused {
-  if (code === 'NO_KEY_AVAILABLE') return 'key'
-  if (code === 'DEADLINE_EXCEEDED') return 'deadline'
-  if (code === 'SHUTTING_DOWN') return 'shutdown'
-  return code === 'OVERLOADED' ? 'places' : 'breaker'
 }

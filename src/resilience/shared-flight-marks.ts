@@ -5,7 +5,7 @@
  */
 import { createHmac, type KeyObject, timingSafeEqual } from 'node:crypto'
 import type { Entry, Landing, Refused, RetryPolicy, Verdict } from '../model.ts'
-import { mostGenerous } from './retry.ts'
+import { mostGenerous } from './retry-policy.ts'
 
 type Failed = Extract<Verdict, { kind: 'failed' }>
 type Answered = Extract<Verdict, { kind: 'answered' }>

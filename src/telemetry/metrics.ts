@@ -191,8 +191,8 @@ const seconds = {
   // every scraper and cache result: no more of them than a decision needs.
   request: [0.001, 0.005, 0.01, 0.05, 0.25, 1, 5, 15, 30, 60, 120, 300, 600],
   overhead: [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5],
-  queue: [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5],
-  attempt: [0.5, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 300, 600],
+  queue: [0.1, 1, 5, 15, 60],
+  attempt: [0.5, 2.5, 5, 10, 20, 30, 60, 90, 120, 300, 600],
 }
 
 const histogramRows = {
@@ -216,7 +216,7 @@ const histogramRows = {
     ...row(
       [],
       'upstream_queue_wait_seconds',
-      'Seconds that attempts waited for a place under `upstream.maxConcurrent` or `perScraper`, with or without success; those that found one at once are not in it.',
+      'Seconds that attempts waited for a place under `upstream_limit`, with or without success; those that found one at once are not in it.',
     ),
     bounds: seconds.queue,
   },
@@ -247,6 +247,23 @@ const readingRows: readonly Reading[] = [
   {
     ...row(['scraper'], 'upstream_queue_length', 'Upstream attempts that wait for a place now.'),
     read: ({ scrapers, gauges }) => scrapers.map((scraper) => [gauges.queued?.(scraper) ?? 0, scraper]),
+  },
+  {
+    ...row(
+      ['scraper'],
+      'upstream_limit',
+      'Upstream attempts that may be open now: `upstream.maxConcurrent`, `perScraper`, or what upstream was found to take, whichever is least.',
+    ),
+    read: ({ scrapers, gauges: { limits } }) =>
+      limits ? scrapers.map((scraper) => [limits.upstream(scraper), scraper]) : [],
+  },
+  {
+    ...row([], 'upstream_max_concurrent', 'The setting `upstream.maxConcurrent`.'),
+    read: ({ gauges: { limits } }) => (limits ? [[limits.maxConcurrent()]] : []),
+  },
+  {
+    ...row([], 'upstream_queue_size', 'The setting `upstream.queue.size`: attempts that may wait for each scraper.'),
+    read: ({ gauges: { limits } }) => (limits ? [[limits.queueSize()]] : []),
   },
   {
     ...row(
@@ -387,6 +404,11 @@ export interface Gauges {
   readonly budgets?: () => readonly BudgetStatus[]
   readonly retryTokens: (scraper: string) => number
   readonly queued?: (scraper: string) => number
+  readonly limits?: {
+    readonly upstream: (scraper: string) => number
+    readonly maxConcurrent: () => number
+    readonly queueSize: () => number
+  }
   /** Epoch milliseconds; null = there is none. */
   readonly certificateUntil?: () => number | null
   readonly overload?: () => { readonly state: OverloadState; readonly memory: number }

@@ -54,7 +54,7 @@ function setUp(setting: Setting) {
   const { clock, random, emit } = world
   const flights = createFlights({ clock, emit, random })
   const { maxConcurrent = 200, queue = { size: 0, maxWait: 0 } } = setting
-  const bulkhead = createBulkhead({ maxConcurrent, perScraper: null, queue }, world)
+  const bulkhead = createBulkhead({ maxConcurrent, perScraper: null, adaptive: false, queue }, world)
   const admission = createAdmission({ clock })
   const breakers = createBreakers({
     policy: { ...breakerDefaults, ...setting.breaker },

@@ -31,6 +31,8 @@ void t.test('A client that says nothing has what holds for all, and no limits', 
   t.strictSame(policyOf('{}'), {
     rate: null,
     concurrency: null,
+    weight: 1,
+    priority: 'interactive',
     retry: retryDefaults,
     cache: cacheDefaults,
     credits: { perDay: null, perMonth: null },
@@ -123,4 +125,8 @@ void t.test('Other clients have none of it', async (t) => {
   t.strictSame(resolveClient(config, 'anonymous').retry, retryDefaults)
   t.strictSame(resolveClient(config, 'anonymous').cache, cacheDefaults)
   t.throws(() => resolveClient(config, 'nobody'), RangeError)
+})
+
+void t.test('A client has a weight and a priority', async (t) => {
+  t.match(policyOf('{ weight: 3, priority: batch }'), { weight: 3, priority: 'batch' })
 })

@@ -211,7 +211,9 @@ void t.test('the fragment is what changes, and no more', async (t) => {
   t.same(
     new Set(ids),
     new Set(
-      'health settings hour yesterday vitals pictures cache circuits credits errors flights keys recent'.split(' '),
+      'health settings hour yesterday vitals pictures cache circuits credits errors flights keys places recent'.split(
+        ' ',
+      ),
     ),
   )
 })

@@ -7,7 +7,8 @@ import type { Call, Landing, RetryPolicy, Verdict } from '../../src/model.ts'
 import type { Attempted, Flight, Turn } from '../../src/parts.ts'
 import { backoffMs } from '../../src/resilience/backoff.ts'
 import { createRetryBudget } from '../../src/resilience/retry-budget.ts'
-import { createRetry, mostGenerous } from '../../src/resilience/retry.ts'
+import { createRetry } from '../../src/resilience/retry.ts'
+import { mostGenerous } from '../../src/resilience/retry-policy.ts'
 import { epoch, fakeClock, fakeWorld, seededRandom } from '../support/world.ts'
 import { aCall, answered, attempted, budgetDefaults, failed, reply, retryDefaults } from '../support/verdicts.ts'
 
@@ -361,6 +362,53 @@ void t.test('A limited key uses up no attempt while another is free; after a pau
   t.match(await clock.finish(rounds.landing), { stoppedBy: 'attempts', attempts: { length: 8 } }, 'bounded by keys')
 })
 
+void t.test(
+  'A call that upstream sent back as one too many uses up no attempt and no token, and pauses longer each time',
+  async (t) => {
+    const { fly, clock, budget, told } = setUp()
+    const tooMany = attempted(failed('queueFull'), { wasTooMany: true })
+    const says = [...Array<Attempted>(6).fill(tooMany), failed('serverError'), failed('queueFull'), failed('queueFull')]
+    const { landing, turns } = fly({ says: [...says, answered()] })
+    t.match(await clock.finish(landing), { verdict: { kind: 'answered' }, stoppedBy: null })
+    t.equal(turns.length, 10, 'six that were sent back, and four attempts')
+    t.equal(told('retried').length, 9)
+    t.equal(Math.floor(budget.tokens('alpha')), 90, 'three repetitions paid for, the last one refunded')
+    for (const [index, { waitMs }] of told('retried').slice(0, 6).entries()) t.ok(waitMs <= 1_000 * 2 ** index)
+  },
+)
+
+void t.test('Whoever allows one attempt gets one, even where the proxy offered too many', async (t) => {
+  const { fly, clock } = setUp()
+  const says = [attempted(failed('queueFull'), { wasTooMany: true })]
+  const policy = { ...retryDefaults, attempts: 1 }
+  const { landing, turns } = fly({ says, policy })
+  t.match(await clock.finish(landing), { stoppedBy: 'attempts' })
+  t.equal(turns.length, 1)
+})
+
+void t.test(
+  'Calls that are sent back again and again end with the deadline; a Retry-After is waited for',
+  async (t) => {
+    const { fly, clock } = setUp()
+    const said = attempted(failed('rateLimited', { retryAfterMs: 60_000 }), { wasTooMany: true })
+    const { landing, turns } = fly({ says: [said], patienceMs: 300_000 })
+    t.match(await clock.finish(landing), { verdict: { class: 'rateLimited' }, stoppedBy: 'deadline' })
+    t.ok(turns.length > 3 && turns.length < 6)
+  },
+)
+
+void t.test('What was not paid for is not given back when no place is found for a repetition', async (t) => {
+  const { fly, clock, budget } = setUp()
+  const says = [
+    failed('serverError'),
+    attempted(failed('queueFull'), { wasTooMany: true }),
+    new ProxyError('OVERLOADED', ''),
+  ]
+  const { landing } = fly({ says })
+  t.match(await clock.finish(landing), { verdict: { class: 'queueFull' }, stoppedBy: 'places' })
+  t.equal(Math.floor(budget.tokens('alpha')), 95, 'the one repetition that was made')
+})
+
 void t.test('Failing over keeps what the failure before it asked for, and the deadline', async (t) => {
   const { fly, clock } = setUp()
   const spent = attempted(failed('unauthorized'), { keyName: 'a', otherKeyReady: true })
@@ -476,10 +524,10 @@ void t.test('While shutting down nothing is repeated, but the first attempt is m
   t.match(await clock.finish(cut.landing), { stoppedBy: 'shutdown', attempts: { length: 1 } })
 })
 
-void t.test('Only what was charged for certain is summed', async (t) => {
+void t.test('What may have been charged is summed, too', async (t) => {
   const { fly, clock } = setUp()
   const landed = await clock.finish(fly({ says: [failed('ambiguous'), answered()] }).landing)
-  t.equal(landed.chargedCredits, 3)
+  t.equal(landed.chargedCredits, 6)
   t.match(landed.attempts[0]?.charge, { state: 'unknown', credits: 3 })
 })
 

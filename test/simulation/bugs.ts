@@ -89,7 +89,7 @@ export const bugs: readonly Bug[] = [
   },
   {
     name: 'a submitted job is submitted again when its fate is unknown',
-    file: 'resilience/retry.ts',
+    file: 'resilience/retry-policy.ts',
     find: "if (call.endpoint !== 'submit') return true",
     replace: "if (call.endpoint !== 'status') return true",
     invariants: ['R5'],
@@ -123,15 +123,15 @@ export const bugs: readonly Bug[] = [
     name: 'a place in the bulkhead is left before the attempt ends',
     file: 'pipeline.ts',
     find: '      const keyLease = await keys.lease(call, turn)\n',
-    replace: '      const keyLease = await keys.lease(call, turn)\n      place.leave()\n',
+    replace: '      const keyLease = await keys.lease(call, turn)\n      permit.leave()\n',
     invariants: ['R9'],
     needs: ({ maxConcurrent, perScraper }) => maxConcurrent < 100 || perScraper !== null,
   },
   {
     name: 'a place in the bulkhead is kept when an attempt throws',
     file: 'pipeline.ts',
-    find: '    } finally {\n      place.leave()\n    }\n  }\n\n  function given',
-    replace: '    } finally {\n      if (retry === null) place.leave()\n    }\n  }\n\n  function given',
+    find: '    } finally {\n      permit.leave()\n    }\n  }\n\n  function given',
+    replace: '    } finally {\n      if (retry === null) permit.leave()\n    }\n  }\n\n  function given',
     invariants: ['liveness', 'S7'],
   },
   {
@@ -211,8 +211,8 @@ export const bugs: readonly Bug[] = [
   {
     name: 'the country is not part of the question',
     file: 'scrapellm/params.ts',
-    find: "{ name: 'country', only: null, inKey: true,",
-    replace: "{ name: 'country', only: null, inKey: false,",
+    find: "name: 'country',\n    only: null,\n    inKey: true,",
+    replace: "name: 'country',\n    only: null,\n    inKey: false,",
     invariants: ['S6'],
   },
   {

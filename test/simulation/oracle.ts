@@ -49,6 +49,14 @@ const classAttempts: Partial<Record<CallClass, number>> = { timeout: 2, emptyRes
 const keyIsDone: ReadonlySet<CallClass> = new Set(['unauthorized', 'creditsExhausted', 'blocked'])
 const keyIsAtFault: ReadonlySet<CallClass> = new Set([...keyIsDone, 'rateLimited'])
 const longBase: ReadonlySet<CallClass> = new Set(['rateLimited', 'queueFull', 'warmingUp'])
+const tooManyCalls: ReadonlySet<CallClass> = new Set(['rateLimited', 'queueFull'])
+const ratesGivenBack: ReadonlySet<string> = new Set([
+  'RATE_LIMITED',
+  'OVERLOADED',
+  'CONCURRENCY_LIMITED',
+  'BUDGET_EXHAUSTED',
+  'BUDGET_UNAVAILABLE',
+])
 const PRICE = 3
 /** The smallest `timeout` that upstream takes, and how much longer its answer is waited for. */
 const SHORTEST_LIMIT_MS = 25_000
@@ -62,6 +70,8 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
   const open = new Map<string, Set<Ask>>()
   const patientUntil = new Map<string, number>()
   const running = new Set<UpstreamCall>()
+  /** Began while others of the same process were asked for the same scraper. */
+  const beside = new WeakSet<UpstreamCall>()
   const freshUntil = new Map<string, number>()
   const newestGiven = new Map<string, number>()
   const bills: Charge[] = []
@@ -201,7 +211,7 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
 
   /** L4, looked at in the end. */
   function admitted({ client, askedAt, replica, life, kind }: Ask, code: string | null): void {
-    if (!client.rate || code === 'RATE_LIMITED' || kind === 'poll') return
+    if (!client.rate || kind === 'poll' || (code !== null && ratesGivenBack.has(code))) return
     const who = plan.redis ? client.name : `${client.name}@${replica}.${life}`
     const list = arrivals.get(who) ?? []
     arrivals.set(who, list)
@@ -211,6 +221,12 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
   // The vendor
 
   function callStarted(call: UpstreamCall): void {
+    if (
+      [...running].some(
+        (one) => one.endpoint !== 'status' && one.scraper === call.scraper && nameOf(one) === nameOf(call),
+      )
+    )
+      beside.add(call)
     running.add(call)
     if (call.endpoint === 'status') return
     if (call.endpoint === 'answer' && call.limitMs < SHORTEST_LIMIT_MS)
@@ -239,14 +255,18 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     // A question that a job stands behind is a question all the same.
     if (asks.get(requestId)?.kind === 'submit' && ended.class === 'ambiguous')
       fail('R5', `job ${requestId} is submitted again after ${ended.class}`)
-    const counted = course.calls.filter((one, index) => !isFailover(one, course.calls[index + 1] ?? call))
-    if (counted.length >= ATTEMPTS || course.calls.length >= ATTEMPTS * plan.keys.length) {
+    const counted = course.calls.filter(
+      (one, index) => !isFailover(one, course.calls[index + 1] ?? call) && !maySendBack(one),
+    )
+    const offered = course.calls.filter((one) => !maySendBack(one))
+    if (counted.length >= ATTEMPTS || offered.length >= ATTEMPTS * plan.keys.length) {
       fail('R3', `attempt ${course.calls.length + 1} of ${requestId}`)
     }
     const same = counted.filter((one) => one.ended?.class === ended.class).length
     const most = classAttempts[ended.class] ?? ATTEMPTS
     const isOtherKey = isFailover(before, call)
-    if (same >= most && !isOtherKey) fail('R3', `${requestId} is asked again after ${same} times ${ended.class}`)
+    if (!maySendBack(before) && same >= most && !isOtherKey)
+      fail('R3', `${requestId} is asked again after ${same} times ${ended.class}`)
     if (keyIsDone.has(ended.class) && !isOtherKey)
       fail('R3', `${requestId} is asked again with a key that is ${ended.class}`)
     if (isOtherKey) return
@@ -258,9 +278,14 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
           `${requestId} is asked again after ${ended.class} and ${waitedMs} ms, and was told to wait ${ended.retryAfterMs} ms`,
         )
       }
-    } else if (isPrompt && isPlainSync) {
+    } else if (isPrompt && isPlainSync && !maySendBack(before)) {
       spread(course, call, ended.class, same, waitedMs, ended.at)
     }
+  }
+
+  /** It may have been one call too many for the vendor: it waits for a place again, and does not count as an attempt. */
+  function maySendBack(call: UpstreamCall): boolean {
+    return call.ended !== null && tooManyCalls.has(call.ended.class) && beside.has(call)
   }
 
   /** R6: pauses are uniform from 0 to the longest. */

@@ -195,7 +195,7 @@ export function observed(observation: Observation = {}) {
     breakers,
     overload: neverOverloaded,
     bulkhead: createBulkhead(
-      { maxConcurrent: 200, perScraper: null, queue: { size: 0, maxWait: 0 } },
+      { maxConcurrent: 200, perScraper: null, adaptive: false, queue: { size: 0, maxWait: 0 } },
       { clock, random, emit },
     ),
     keys,

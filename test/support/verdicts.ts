@@ -52,11 +52,15 @@ export function failed(verdictClass: VerdictClass, changes: Partial<Failed> = {}
 }
 
 /** An attempt that took no time. */
-export function attempted(verdict: Verdict, changes: Partial<Attempt> & { otherKeyReady?: boolean } = {}): Attempted {
-  const { otherKeyReady = false, ...rest } = changes
+export function attempted(
+  verdict: Verdict,
+  changes: Partial<Attempt> & Partial<Pick<Attempted, 'otherKeyReady' | 'wasTooMany'>> = {},
+): Attempted {
+  const { otherKeyReady = false, wasTooMany = false, ...rest } = changes
   return {
     verdict,
     otherKeyReady,
+    wasTooMany,
     attempt: {
       number: 1,
       startedAt: 0,
@@ -132,6 +136,8 @@ export function aClient(changes: Partial<Client> = {}): Client {
     name: 'team',
     rate: null,
     concurrency: null,
+    weight: 1,
+    priority: 'interactive',
     retry: retryDefaults,
     cache: { ttl: 60_000, staleIfError: 0, staleWhileRevalidate: 0, emptyResultTtl: 0, scope: 'shared' },
     credits: { perDay: null, perMonth: null },

@@ -25,6 +25,7 @@ import type { Ask, Asked, Run } from './run.ts'
 import { type Behaviour, MEAN_MS, MEDIAN_MS, type SeenCall, type Treatment, usualAnswer } from './upstream.ts'
 
 const PACES = [1, 20] as const
+const REFUSAL = 31
 const TOKENS = { one: 'token-of-client-one', flood: 'token-of-client-flood' }
 const twoClients = [`clients.one.token=${TOKENS.one}`, `clients.flood.token=${TOKENS.flood}`]
 
@@ -336,7 +337,22 @@ function capacities(): Case[] {
       }
     }),
   )
-  return [...steady, changingCapacity()]
+  return [...steady, changingCapacity(), ...PACES.map(sharedQueue)]
+}
+
+/** The queue is full because of others: how many calls of ours are under way does not matter. */
+function sharedQueue(perSecond: number): Case {
+  const lengthMs = perSecond === 1 ? 10 * MINUTE : 100 * SECOND
+  return {
+    row: 'W8',
+    weather: `10 % get 429 queue full at random, ${perSecond}/s`,
+    lengthMs,
+    plan: (seed) => ({
+      asks: poisson(seed, perSecond, 0, lengthMs),
+      behaviour: ({ chance }) => (chance(REFUSAL) < 0.1 ? queueFull : { kind: 'answer' }),
+    }),
+    judge: asGoodAsPossible,
+  }
 }
 
 function changingCapacity(): Case {
