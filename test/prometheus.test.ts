@@ -51,7 +51,6 @@ const failing = [
 /** Queries without data here, by panel, and why that is right. */
 const mayBeEmpty: Readonly<Record<string, string>> = {
   'Compared with last week': 'there was no last week',
-  'Files on the disk': 'with Redis there is no disk, and this scene has no audit file',
 }
 
 interface Stage {
@@ -66,9 +65,11 @@ async function aStage(t: Test): Promise<Stage> {
   t.teardown(() => sim.close())
   const redis = await startRedis(t)
   const proxy = await startProxy(t, url, [...settings, `redis.url=${redis.url}`], {})
-  // Whatever is there only with TLS: a second one, which is never asked.
+  // Whatever is there only with TLS, or with files: a second one, which is never asked.
   const { cert, key } = anAuthority(t).issue('proxy')
-  const secure = await startProxy(t, url, [...settings, `listen.tls={ cert: '${cert}', key: '${key}' }`], {})
+  const ofFiles = ['cache.disk={ path: cache.db }', 'audit={ path: audit.ndjson }']
+  const tls = `listen.tls={ cert: '${cert}', key: '${key}' }`
+  const secure = await startProxy(t, url, [...settings, ...ofFiles, tls], {})
   const targets = [proxy, secure].map(({ adminUrl }) => new URL(adminUrl).host)
   const prometheus = await startPrometheus(t, targets, ['--enable-feature=exemplar-storage'])
   return { sim, proxy, prometheus }
