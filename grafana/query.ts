@@ -31,6 +31,11 @@ export function rate(name: string, ...matchers: readonly string[]): string {
   return `rate(${metric(name, ...matchers)}[$__rate_interval])`
 }
 
+/** Whole numbers, for what happens now and then: a rate would show a single one as many. */
+export function happened(by: string, name: string): string {
+  return `round(sum by (${by}) (increase(${metric(name)}[$__rate_interval])))`
+}
+
 /** Over the time that the dashboard shows. */
 export function total(name: string, ...matchers: readonly string[]): string {
   return `sum(increase(${metric(name, ...matchers)}[$__range]))`

@@ -7,12 +7,18 @@ const perMinute = (by: string, name: string): string => `60 * sum by (${by}) (${
 export const budgetRemaining: Panel = {
   kind: 'graph',
   title: 'Budget remaining',
-  shows: 'Credits left of the budget of each client for the UTC day or month, less those held for calls under way.',
+  shows:
+    'Share left of the budget of each client for the UTC day or month, less what is held for calls under way; below 0 % when answers cost more than their price.',
   red: 'the client is refused with BUDGET_EXHAUSTED until the period ends; answers that are kept still come. Find out what it asks ("Spent by client"), then raise `clients.NAME.credits` or let it wait.',
-  unit: 'short',
-  queries: [[`min by (client, period) (${metric('credits_budget_remaining')})`, '{{client}} {{period}}']],
-  warn: 30,
-  bad: 3,
+  unit: 'percentunit',
+  queries: [
+    [
+      `min by (client, period) (${metric('credits_budget_remaining')}) / (max by (client, period) (${metric('credits_budget_limit')}) > 0)`,
+      '{{client}} {{period}}',
+    ],
+  ],
+  warn: 0.2,
+  bad: 0.05,
 }
 
 const stats: readonly Panel[] = [

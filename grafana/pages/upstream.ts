@@ -1,6 +1,6 @@
 import type { Page } from '../dashboard.ts'
 import type { Panel } from '../panel.ts'
-import { metric, quantile, rate, share, total } from '../query.ts'
+import { happened, metric, quantile, rate, share, total } from '../query.ts'
 import { circuits, failuresByClass, keys, openCircuits } from './overview.ts'
 
 const attempts = total('upstream_responses_total')
@@ -283,10 +283,10 @@ export const upstream: Page = {
           {
             kind: 'stack',
             title: 'Circuit changes',
-            shows: 'Changes of circuit breakers per hour, by scraper and new state.',
+            shows: 'Changes of circuit breakers about the time they happened, by scraper and new state.',
             red: 'a circuit flaps: upstream recovers for a moment and fails again. A longer `breaker.openFor` asks it less often.',
             unit: 'short',
-            queries: [[`3600 * sum by (scraper, to) (${rate('breaker_transitions_total')})`, '{{scraper}} {{to}}']],
+            queries: [[happened('scraper, to', 'breaker_transitions_total'), '{{scraper}} {{to}}']],
           },
           {
             kind: 'stack',

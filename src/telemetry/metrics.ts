@@ -189,7 +189,7 @@ const levelRows = {
 const seconds = {
   // A hit takes microseconds, an answer of upstream 5 to 300 s, and no attempt more than 600 s. Each limit is a series for
   // every scraper and cache result: no more of them than a decision needs.
-  request: [0.001, 0.005, 0.01, 0.05, 0.25, 1, 5, 15, 30, 60, 120, 300, 600],
+  request: [0.001, 0.005, 0.05, 1, 5, 15, 30, 60, 120, 300, 600],
   overhead: [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5],
   queue: [0.1, 1, 5, 15, 60],
   attempt: [0.5, 2.5, 5, 10, 20, 30, 60, 120, 300, 600],
@@ -298,6 +298,10 @@ const readingRows: readonly Reading[] = [
       "Credits left of a client's budget for the UTC day or month, less those held for calls under way; below 0 when answers cost more than their price.",
     ),
     read: ({ gauges }) => budgetsOf(gauges, ({ leftCredits }) => leftCredits),
+  },
+  {
+    ...row(['client', 'period'], 'credits_budget_limit', "Credits of a client's budget for the UTC day or month."),
+    read: ({ gauges }) => budgetsOf(gauges, ({ limitCredits }) => limitCredits),
   },
   {
     ...row(
