@@ -13,17 +13,21 @@ import { createReloader, type Reloaded, type SettingsSource } from './config/rel
 import type { Config } from './config/schema.ts'
 import { parseDuration } from './config/units.ts'
 import { createEnding } from './ending.ts'
+import { ProxyError } from './errors.ts'
 import { createGenerations, type Generations } from './generations.ts'
 import { createAdmin } from './http/admin.ts'
+import { createCreditsRoute } from './http/credits.ts'
 import type { Drained } from './http/drain.ts'
 import { createKeyRoute } from './http/keys.ts'
 import { createPurgeRoute } from './http/purge.ts'
 import { createReloadRoute } from './http/reload.ts'
+import { createReportRoute } from './http/report.ts'
 import { createRequestRoutes } from './http/requests.ts'
 import { matches } from './http/respond.ts'
 import { createServer } from './http/server.ts'
 import { createStatusPage } from './http/status-page.ts'
 import { createStatus } from './http/status.ts'
+import { createTokenUses } from './http/token-uses.ts'
 import { createJobs } from './jobs/book.ts'
 import { createDurableUpstream } from './jobs/durable.ts'
 import { createSharedRecords } from './jobs/shared-records.ts'
@@ -35,6 +39,8 @@ import { createKeys } from './keys/pool.ts'
 import { createSharedRests } from './keys/shared-rests.ts'
 import { createAdmission } from './limits/admission.ts'
 import { createBudget } from './limits/budget.ts'
+import { createTraffic, rowsOf } from './limits/day-sums.ts'
+import { reportOn } from './limits/report.ts'
 import { createSharedAdmission } from './limits/shared-admission.ts'
 import { createSharedBudget } from './limits/shared-budget.ts'
 import { createSharedConcurrencyLimits } from './limits/shared-concurrency.ts'
@@ -42,6 +48,9 @@ import { createSharedRateLimits } from './limits/shared-rate.ts'
 import { createSuccession } from './succession.ts'
 import type { Client } from './model.ts'
 import { answerHeaders, openApi } from './scrapellm/openapi.ts'
+import { createLocalOutbox } from './notify/local-outbox.ts'
+import { createNotifier, type Notifier } from './notify/notifier.ts'
+import { createSharedOutbox } from './notify/shared-outbox.ts'
 import type { Budget, KeyStatus } from './parts.ts'
 import type { SharedStore, World } from './ports.ts'
 import { createBreakers } from './resilience/breaker.ts'
@@ -60,6 +69,7 @@ import { createProfile } from './scrapellm/profile.ts'
 import { createSession, soloSession } from './session.ts'
 import { createServing, type Lasting } from './serving.ts'
 import {
+  accountLimitsOf,
   adminTokenOf,
   auditOptions,
   clientOf,
@@ -71,10 +81,13 @@ import {
   secretsOf,
   sharedOptions,
   signingSecretsOf,
+  targetsOf,
   tiersOf,
 } from './slices.ts'
 import { createAccessLog } from './telemetry/access-log.ts'
 import { createAudit } from './telemetry/audit.ts'
+import { watchTraffic } from './telemetry/day-traffic.ts'
+import type { TelemetryEvent } from './telemetry/events.ts'
 import { createHistory } from './telemetry/history.ts'
 import { createLog, type Log } from './telemetry/log.ts'
 import { createMetrics } from './telemetry/metrics.ts'
@@ -134,6 +147,7 @@ export function compose(
   const log = createLog({ level: firstConfig.log.level, sink: output.write, secrets: secretsOf(firstConfig) })
   const profile = createProfile({ version }, clock)
   let generations: Generations | null = null
+  let notifier: Notifier | null = null
   const ending = createEnding({
     log,
     clock,
@@ -161,6 +175,7 @@ export function compose(
         queueSize: () => inForce().upstream.queue.size,
       },
       budgets: () => budget.states(),
+      tokens: () => tokensNow(),
       cache: tiers,
       configGeneration: () => served.number,
       disk: () => disk,
@@ -183,13 +198,18 @@ export function compose(
   const { traceIdOf } = tracing
   const { openPrompts } = audit
   const history = createHistory({ clock, credits: () => recorder.totals() })
-  const watchers = [audit, ...tracing.watchers, history, { note: ending.note }]
+  const tells = { note: (event: TelemetryEvent) => notifier?.note(event) }
+  const watchers = [audit, ...tracing.watchers, history, tells, watchTraffic(() => traffic), { note: ending.note }]
   const recorder = createRecorder({ metrics, access, log, clock, matches, watchers, traceIdOf, openPrompts })
   const { emit } = recorder
 
   const store = firstConfig.redis ? world.openShared(sharedOptions(firstConfig.redis), emit) : null
   const disk = firstConfig.cache.disk && !store ? world.openDisk(diskOptions(firstConfig.cache.disk), emit) : null
   if (disk) history.keepIn(disk)
+  // Where there is no disk, what is counted is forgotten with the process.
+  const records = disk ?? createMemoryStore(clock)
+  const traffic = createTraffic(records, clock)
+  const tokenUses = createTokenUses(records, clock)
   const jobStore = store ? createSharedJobStore(createSharedRecords(store, clock), clock) : null
   const jobRecords = jobStore ?? createLocalJobStore(disk ?? createMemoryStore(clock))
   const session = store ? createSession({ store, clock, id: random.id() }) : soloSession(random.id(), clock)
@@ -211,12 +231,14 @@ export function compose(
       })
     : null
   const together = store ? share(store) : null
+  let accountLimits = accountLimitsOf(firstConfig)
   const ownBudget = createBudget({
     clock,
     emit,
     random,
-    store: disk,
+    store: records,
     clients: people,
+    account: () => accountLimits,
     mustBeSafe: () => inForce().jobs.execution === 'durable',
   })
   const budget: Budget = together?.budget ?? ownBudget
@@ -279,6 +301,7 @@ export function compose(
     audit,
     tracing,
     isCutting: () => ending.isCutting,
+    tokenUses,
   }
   const served = createGenerations(createServing(firstConfig, lasting, firstKeys, null), clock)
   generations = served
@@ -327,6 +350,19 @@ export function compose(
     durationMs: parseDuration,
     clock,
   })
+  let targets = targetsOf(firstConfig, world.environment)
+  notifier = createNotifier({
+    outbox: store ? createSharedOutbox(store, createLocalOutbox(records, clock)) : createLocalOutbox(records, clock),
+    clock,
+    random,
+    post: world.post,
+    targets: () => targets,
+    done(outcome, event, status) {
+      metrics.notifications.add(1, outcome)
+      if (outcome === 'given-up') log.warn('notification given up', { event, status })
+    },
+    broke: (error) => emit({ kind: 'broke', where: 'notify', error }),
+  })
   let isListening = false
   const status = createStatus({
     version,
@@ -357,6 +393,7 @@ export function compose(
         dayCredits,
         monthCredits,
       })),
+    tokens: tokensNow,
     trails: audit,
     history,
   })
@@ -373,6 +410,8 @@ export function compose(
         purge,
         createReloadRoute({ random, reload: () => reloader.reload('POST /reload') }),
         createKeyRoute({ tryNow }),
+        createCreditsRoute({ clients: () => people().map(({ name }) => name), correct }),
+        createReportRoute({ reportOf, thisMonth: () => new Date(clock.wall()).toISOString().slice(0, 7) }),
         createStatusPage(status, history),
         ...createRequestRoutes({ trails: audit, clock }),
       ],
@@ -444,6 +483,8 @@ export function compose(
     admin.setToken(adminTokenOf(config))
     local.resize(cacheBytesOf(config, gauge.limitBytes))
     bulkhead.adopt(placesOf(config))
+    accountLimits = accountLimitsOf(config)
+    targets = targetsOf(config, world.environment)
     overload.adopt(config.overload)
     signingKeys.adopt(signingSecretsOf(config))
     const generation = served.swap(serving)
@@ -534,6 +575,33 @@ export function compose(
     }
   }
 
+  function correct(client: string, spentCredits: number) {
+    if (store) throw notShared('A correction')
+    const corrected = ownBudget.correct(client, spentCredits)
+    emit({ kind: 'credits-corrected', client, ...corrected })
+    const { beforeCredits: before, spentCredits: spent } = corrected
+    auditFile?.append(`${JSON.stringify({ v: 1, kind: 'credits', at: clock.wall(), client, before, spent })}\n`)
+    return corrected
+  }
+
+  function reportOf(month: string) {
+    if (store) throw notShared('The report')
+    traffic.flush()
+    return reportOn(month, rowsOf(records, month), inForce().price ?? null)
+  }
+
+  /** When each token of each client was used last, by its place in the settings. */
+  function tokensNow() {
+    return served.current.known.flatMap(({ client, tokens }) =>
+      tokens.map((token, at) => ({
+        client: client.name,
+        name: `${at + 1} ${token.hash.slice(0, 6)}`,
+        lastUsedAt: tokenUses.lastUsed(token),
+        expiresAt: token.expiresAt,
+      })),
+    )
+  }
+
   function isReady(): boolean {
     return isListening && !server.draining && disk?.records !== 'held'
   }
@@ -574,6 +642,7 @@ export function compose(
     if (store) succession.keepTakingUp()
     await admin.listen()
     await server.listen()
+    await notifier?.resume()
     isListening = true
     reloader.watch(loaded.secretFiles)
     return { port: server.port, adminPort: admin.port }
@@ -599,6 +668,8 @@ export function compose(
       served.close()
       breakers.close()
       overload.close()
+      notifier?.close()
+      traffic.close()
       disk?.close()
       jobStore?.close()
       await shared?.settled()
@@ -612,6 +683,25 @@ export function compose(
       await auditFile?.close()
       output.flush()
     },
+  }
+}
+
+/** Of what is kept in the data folder, and not in Redis. */
+function notShared(what: string): ProxyError {
+  return new ProxyError(
+    'REQUEST_INVALID',
+    `${what} is for a proxy with its own data folder: with redis, credits are counted there. Use the metric credits_spent_total for sums.`,
+  )
+}
+
+/** What the data folder says of a month, while no proxy uses it; null = there is none, or it cannot be read. */
+export function readReport(config: Config, world: World, month: string) {
+  if (!config.cache.disk || config.redis) return null
+  const disk = world.openDisk(diskOptions(config.cache.disk), () => undefined)
+  try {
+    return disk.isRead ? reportOn(month, rowsOf(disk, month), config.price ?? null) : null
+  } finally {
+    disk.close()
   }
 }
 

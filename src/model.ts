@@ -99,6 +99,20 @@ export interface RatePolicy {
 }
 
 /** Whoever may ask, with the policy that holds for its requests. `name` is the metric label. */
+export interface CreditLimits {
+  readonly perDay: number | null
+  readonly perMonth: number | null
+  /** More for each month, until this point of the wall's time. */
+  readonly topUp?: { readonly credits: number; readonly until: number } | null
+}
+
+/** What all clients together may spend, and what is kept back of it for those who may use the reserve. */
+export interface AccountLimits {
+  readonly perDay: number | null
+  readonly perMonth: number | null
+  readonly reserveCredits: number
+}
+
 export interface Client {
   readonly name: string
   readonly rate: RatePolicy | null
@@ -110,9 +124,19 @@ export interface Client {
   readonly retry: RetryPolicy
   readonly cache: CachePolicy
   /** Credits per UTC day and month; null = no limit. */
-  readonly credits: { readonly perDay: number | null; readonly perMonth: number | null }
+  readonly credits: CreditLimits
+  /** It may also spend what the account as a whole keeps in reserve. */
+  readonly mayUseReserve?: boolean
   /** The scrapers it may ask; null = all. */
   readonly scrapers: ReadonlySet<string> | null
+}
+
+/** A token of a client, as far as it is kept. */
+export interface KnownToken {
+  /** SHA-256 in lower-case hexadecimal. */
+  readonly hash: string
+  /** By the wall; null = never. */
+  readonly expiresAt: number | null
 }
 
 // What is asked

@@ -156,7 +156,12 @@ export interface Budget {
   /** Takes up a hold that an earlier process has left behind, by its id; null when it is not known. */
   adopt(holdId: string): Hold | null
   /** Upstream has given back what was spent at this point of the wall's time. */
-  refund(client: string, credits: number, spentAt: number): void
+  refund(
+    client: string,
+    credits: number,
+    spentAt: number,
+    about?: { readonly scraper: string; readonly key: string },
+  ): void
   /** At least a fifth of the client's budget is left. */
   hasRoom(client: Client): boolean
   /** Where the client stands, for the `RateLimit` headers; empty without limits. */
@@ -165,6 +170,7 @@ export interface Budget {
 }
 
 export interface BudgetStatus {
+  /** Empty = the account as a whole. */
   readonly client: string
   readonly period: 'day' | 'month'
   readonly limitCredits: number
@@ -183,8 +189,8 @@ export interface Hold {
    * Rejects with BUDGET_EXHAUSTED when earlier attempts of this flight have used up what was set aside and no more is left.
    */
   secure(credits: number): Promise<void>
-  /** After each attempt. What may have been charged counts as charged. */
-  spend(charge: Charge): void
+  /** After each attempt, with the name of the key that was used. What may have been charged counts as charged. */
+  spend(charge: Charge, keyName?: string): void
   /** Gives back what was not spent. Never throws; only the first call counts. */
   settle(): void
 }

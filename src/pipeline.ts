@@ -326,7 +326,7 @@ export function createPipeline(parts: Parts): Pipeline {
         attempts.push(tried)
         flight.made.credits += charge.credits - call.priceCredits
         emit({ kind: 'attempt-ended', scraper: call.scraper, payer: client.name, id: request.id, attempt: tried })
-        hold.spend(charge)
+        hold.spend(charge, keyLease.name)
         return tried
       }
       flight.made.attempts += 1

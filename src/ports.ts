@@ -115,6 +115,16 @@ export interface World {
   readonly openAuditFile: (options: { readonly path: string; readonly maxBytes: number }, emit: Emit) => AuditFile
   readonly openShared: (options: SharedOptions, emit: Emit) => SharedStore
   readonly gaugePressure: () => PressureGauge
+  /** One POST, redirects not followed. Never rejects: the status, or null when none came in time. */
+  readonly post: (
+    url: string,
+    letter: {
+      readonly body: string
+      readonly headers: Readonly<Record<string, string>>
+      readonly timeoutMs: number
+      readonly proxy?: OutboundProxy | null
+    },
+  ) => Promise<number | null>
   /** Calls back at once with what the file holds, and again after each change; null = it cannot be read. */
   readonly watchFile: (path: string, onChange: (text: string | null) => void) => { close(): void }
 }

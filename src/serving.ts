@@ -10,6 +10,7 @@ import { routeTo } from './config/route.ts'
 import type { Config } from './config/schema.ts'
 import { createClients } from './http/clients.ts'
 import { createResponder } from './http/respond.ts'
+import type { TokenUses } from './http/token-uses.ts'
 import type { Serving as Server } from './http/server.ts'
 import type { DurableUpstream } from './jobs/durable.ts'
 import { createPlainUpstream } from './jobs/plain.ts'
@@ -32,7 +33,7 @@ import type { Clock, Emit, Random, Transport, UpstreamOptions, World } from './p
 import type { CircuitBreakers } from './resilience/breaker.ts'
 import { createRetry } from './resilience/retry.ts'
 import type { RetryBudget } from './resilience/retry-budget.ts'
-import { clientsOf } from './slices.ts'
+import { clientsOf, type KnownClient } from './slices.ts'
 import type { Audit } from './telemetry/audit.ts'
 import type { Tracing } from './telemetry/tracing.ts'
 
@@ -60,11 +61,13 @@ export interface Lasting {
   readonly tracing: Tracing
   /** Nothing is repeated any more. */
   readonly isCutting: () => boolean
+  readonly tokenUses: TokenUses
 }
 
 export interface Serving extends Server {
   readonly config: Config
   readonly people: readonly Client[]
+  readonly known: readonly KnownClient[]
   readonly keys: KeyPool
   readonly cache: Cache
   readonly retryBudget: RetryBudget
@@ -104,6 +107,8 @@ export function createServing(config: Config, lasting: Lasting, keys: KeyPool, b
   const { handle, resume } = createPipeline({
     ...lasting,
     clients: createClients({
+      uses: lasting.tokenUses,
+      wall: clock.wall,
       vendor: profile.vendor,
       clients: known,
       anonymous: people.find(({ name }) => name === 'anonymous') ?? null,
@@ -133,6 +138,7 @@ export function createServing(config: Config, lasting: Lasting, keys: KeyPool, b
   return {
     config,
     people,
+    known,
     keys,
     cache,
     retryBudget,

@@ -2,11 +2,13 @@
  * What each part takes of the settings, in its own words: parts know nothing of other parts' settings. Pure; secrets come out of
  * their wrapping here, and nowhere before.
  */
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
+import { isLoopback } from './addresses.ts'
 import { resolveClient } from './config/policy.ts'
+import { routeTo } from './config/route.ts'
 import { resolveRetry, type Config } from './config/schema.ts'
 import { restsIn } from './keys/key-state.ts'
-import type { Client, Tier } from './model.ts'
+import type { AccountLimits, Client, KnownToken, Tier } from './model.ts'
 import type { SharedOptions } from './ports.ts'
 import type { BulkheadPolicy } from './resilience/bulkhead.ts'
 
@@ -32,9 +34,12 @@ export function adminTokenOf({ admin }: Config): string | null {
   return admin.token?.reveal() ?? null
 }
 
-export function secretsOf({ upstream, clients, admin, redis }: Config): readonly string[] {
+export function secretsOf({ upstream, clients, admin, redis, notify }: Config): readonly string[] {
   const tokens = Object.values(clients).flatMap(({ token }) => token)
-  const others = [admin.token, redis?.password, ...(redis?.signingKey ?? [])].filter((one) => one !== undefined)
+  const hooks = notify.map(({ secret }) => secret)
+  const others = [admin.token, redis?.password, ...(redis?.signingKey ?? []), ...hooks].filter(
+    (one) => one !== undefined,
+  )
   return [...upstream.keys.map(({ secret }) => secret), ...tokens, ...others].map((secret) => secret.reveal())
 }
 
@@ -72,16 +77,42 @@ export function keysOf({ upstream, retry }: Config) {
   return { keys: upstream.keys, keyRest: restsIn(resolveRetry(retry)) }
 }
 
+/** Where events are told, each with the way there. */
+export function targetsOf({ notify }: Config, environment: Readonly<Record<string, string | undefined>>) {
+  return notify.map(({ url, secret, on }) => ({
+    id: hash('sha256', url).slice(0, 12),
+    url,
+    secret: secret?.reveal() ?? null,
+    on: new Set(on),
+    proxy: isLoopback(new URL(url).hostname) ? null : routeTo({ url }, environment).proxy,
+  }))
+}
+
+/** The account as a whole; null = without limits. */
+export function accountLimitsOf({ upstream: { credits } }: Config): AccountLimits | null {
+  if (!credits) return null
+  return { perDay: credits.perDay ?? null, perMonth: credits.perMonth ?? null, reserveCredits: credits.reserve }
+}
+
 export interface KnownClient {
   readonly client: Client
-  readonly tokenHashes: readonly string[]
+  readonly tokens: readonly KnownToken[]
 }
 
 export function clientsOf(config: Config): readonly KnownClient[] {
   return Object.entries(config.clients).map(([name, { tokenSha256, token }]) => ({
     client: clientOf(config, name),
-    tokenHashes: [...tokenSha256, ...token.map((secret) => createHash('sha256').update(secret.reveal()).digest('hex'))],
+    tokens: [
+      ...tokenSha256.map((one) =>
+        typeof one === 'string' ? { hash: one, expiresAt: null } : { hash: one.sha256, expiresAt: timeOf(one.expires) },
+      ),
+      ...token.map((secret) => ({ hash: hash('sha256', secret.reveal()), expiresAt: null })),
+    ],
   }))
+}
+
+function timeOf(written: string | undefined): number | null {
+  return written === undefined ? null : Date.parse(written)
 }
 
 /** As long as a rate limit of upstream is believed. */

@@ -57,6 +57,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   'cache/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   'limits/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'lua.ts', 'session.ts', 'telemetry/events.ts'],
   'jobs/': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'session.ts', 'telemetry/events.ts'],
+  'notify/': ['lua.ts', 'ports.ts', 'telemetry/events.ts'],
   'keys/': ['failures.ts', 'parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   'resilience/': [
     'failures.ts',
@@ -93,7 +94,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   // Over the parts, after and before their time.
   'ending.ts': ['generations.ts', 'http/', 'jobs/', 'parts.ts', 'ports.ts', 'errors.ts', 'telemetry/'],
   'succession.ts': ['serving.ts', 'http/wishes.ts', 'jobs/durable.ts', 'parts.ts', 'ports.ts', 'model.ts'],
-  'slices.ts': ['config/', 'keys/key-state.ts', 'model.ts', 'ports.ts', 'resilience/bulkhead.ts'],
+  'slices.ts': ['addresses.ts', 'config/', 'keys/key-state.ts', 'model.ts', 'ports.ts', 'resilience/bulkhead.ts'],
   'simulator/': [],
   // The parts once more, in virtual time, in front of an upstream that is played.
   'replay/': [
@@ -157,6 +158,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'telemetry/',
     'world/',
     'config/',
+    'notify/',
     'serving.ts',
     'slices.ts',
     'ending.ts',
@@ -175,7 +177,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 /** A library is used in the files named here and nowhere else; what is not named is not used at all. */
 const doors: Readonly<Record<string, readonly string[]>> = {
   'http-proxy-3': ['world/transport.ts'],
-  undici: ['world/transport.ts'],
+  undici: ['world/http-client.ts', 'world/transport.ts'],
   ioredis: ['world/redis-client.ts'],
   opossum: ['resilience/breaker.ts'],
   'lru-cache': ['cache/local-tier.ts'],

@@ -87,10 +87,15 @@ const stats: readonly Panel[] = [
   {
     kind: 'stat',
     title: 'Budgets nearly spent',
-    shows: 'Times that a client reached 80 % of a budget, over the time shown.',
+    shows: 'Budgets of which four fifths are spent now.',
     red: 'see "Budget remaining": will it last until the period ends?',
     unit: 'short',
-    queries: [[total('credits_budget_soft_limit_total'), 'times']],
+    queries: [
+      [
+        `count(min by (client, period) (${metric('credits_budget_remaining')}) <= 0.2 * max by (client, period) (${metric('credits_budget_limit')}))`,
+        'budgets',
+      ],
+    ],
     bad: 1,
     decimals: 0,
     empty: 'none',
@@ -232,6 +237,38 @@ export const credits: Page = {
             ],
             warn: 24,
             bad: 4,
+          },
+        ],
+        [
+          {
+            kind: 'graph',
+            title: 'Account remaining',
+            shows:
+              'Credits left of `upstream.credits`, the account as a whole, for the UTC day or month. Empty where none are set.',
+            red: 'clients without `mayUseReserve` are refused with BUDGET_EXHAUSTED at the reserve, all others at 0. Find out who spends ("Spent by client").',
+            unit: 'short',
+            queries: [[`min by (period) (${metric('credits_account_remaining')})`, '{{period}}']],
+          },
+          {
+            kind: 'graph',
+            title: 'Days since a token was used',
+            shows: 'For each client token: its place in the settings and the first digits of its hash.',
+            red: null,
+            unit: 'd',
+            queries: [
+              [
+                `min by (client, token) ((time() - (${metric('client_token_last_used_timestamp_seconds')} > 0)) / 86400)`,
+                '{{client}} {{token}}',
+              ],
+            ],
+          },
+          {
+            kind: 'graph',
+            title: 'Notifications',
+            shows: 'Webhook notifications per hour, by what became of them.',
+            red: 'given-up: the target has taken none for an hour. Look at its URL and at the log line `notification given up`.',
+            unit: 'short',
+            queries: [[`3600 * sum by (outcome) (${rate('notifications_total')})`, '{{outcome}}']],
           },
         ],
       ],

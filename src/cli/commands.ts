@@ -82,6 +82,8 @@ export const options = {
   },
   seed: { value: 'N', help: 'other chance (default: 1)', needs: ['a whole number from 0 to 4294967295', isSeed] },
   json: { help: 'JSON instead of a table' },
+  month: { value: 'YYYY-MM', help: 'the month, UTC (default: this one)', needs: ['a month such as 2026-11', isMonth] },
+  format: { value: 'FORMAT', help: 'csv or json (default: csv)', needs: ['csv or json', isFormat] },
   help: { help: 'this text' },
   version: { help: 'the version' },
 } as const satisfies Record<string, OptionRow>
@@ -94,6 +96,10 @@ export const commands = {
     help: 'look at upstream, Redis, disk, ports and limits, and say what to do before it is started',
   },
   schema: { options: [], help: 'print the JSON Schema of the settings' },
+  report: {
+    options: ['config', 'set', 'month', 'format'],
+    help: 'what each client had and paid in a month, by day, scraper and key',
+  },
   token: { operand: 'NAME', options: [], help: 'make a token for a client, and the lines for the settings' },
   simulator: { options: ['port'], help: 'only the simulated upstream' },
   demo: { options: ['config', 'set', 'quiet', 'port'], help: 'proxy and simulator, without a key and without a bill' },
@@ -179,6 +185,14 @@ function isCount(value: string): boolean {
 
 function isPerSecond(value: string): boolean {
   return /^\d{1,6}(\.\d+)?$/.test(value) && Number(value) > 0 && Number(value) <= 100_000
+}
+
+function isMonth(value: string): boolean {
+  return /^\d{4}-(0[1-9]|1[0-2])$/.test(value)
+}
+
+function isFormat(value: string): boolean {
+  return value === 'csv' || value === 'json'
 }
 
 function isSeed(value: string): boolean {

@@ -13,6 +13,7 @@ import type { Host } from './host.ts'
 import type { Io } from './io.ts'
 import { replayOptions } from './replay-options.ts'
 import { runReplay } from './replay.ts'
+import { runReport } from './report.ts'
 import { runSchema } from './schema.ts'
 import { serve } from './serve.ts'
 import { settingsSource } from './settings.ts'
@@ -85,6 +86,16 @@ async function runCommand(invocation: Invocation, host: Host, version: string): 
       return runSchema(invocation, io)
     case 'token':
       return runToken({ name: invocation.operand ?? '' }, io)
+    case 'report':
+      return runReport(
+        {
+          ...invocation,
+          month: invocation.given['month']?.at(-1) ?? new Date().toISOString().slice(0, 7),
+          format: invocation.given['format']?.at(-1) === 'json' ? 'json' : 'csv',
+        },
+        io,
+        realWorld(),
+      )
     case 'completion':
       return runCompletion(invocation, io)
     case 'replay':

@@ -222,11 +222,16 @@ function sharedTokens(clients: Config['clients']): Danger[] {
 }
 
 function tokensOf(client: Client): string[] {
-  return [...client.token.map((token) => hash('sha256', token.reveal())), ...client.tokenSha256]
+  const given = client.tokenSha256.map((token) => (typeof token === 'string' ? token : token.sha256))
+  return given.concat(client.token.map((token) => hash('sha256', token.reveal())))
 }
 
-function contradictions({ breaker, retry, overload }: Config): Danger[] {
+function contradictions({ breaker, retry, overload, upstream, redis }: Config): Danger[] {
   const found: Danger[] = []
+  if (redis && upstream.credits) {
+    const text = 'is counted by each process alone and bounds nothing with redis; give the clients budgets instead'
+    found.push({ path: ['upstream', 'credits'], text })
+  }
   if (breaker.minimum > breaker.window) {
     found.push({
       path: ['breaker', 'minimum'],

@@ -8,7 +8,7 @@ import type { Path } from './tree.ts'
 import { formatDuration, formatSize } from './units.ts'
 
 export interface Field {
-  readonly kind: 'duration' | 'size' | 'secret' | 'digest' | 'access' | null
+  readonly kind: 'duration' | 'size' | 'secret' | 'digest' | 'access' | 'webhook' | null
   /** `text` only takes text; `other` takes numbers or booleans, too. */
   readonly takes: 'text' | 'other'
   /** Names of a map with fixed names; null for any other. */
@@ -237,6 +237,8 @@ function shown(type: z.core.$ZodType, value: unknown): unknown {
   if (typeof value === 'number' && kind === 'size') return formatSize(value)
   if (kind === 'secret') return String(value)
   if (kind === 'access' && typeof value === 'string') return value.replace(/\/\/[^@]*@/, '//****@')
+  // The path of a webhook is its secret.
+  if (kind === 'webhook') return `${URL.parse(String(value))?.origin ?? ''}/****`
   if (kind === 'digest') return `${String(value).slice(0, 8)}…`
   if (Array.isArray(value)) return value.map((item) => shown(itemOf(bare), item))
   if (typeof value !== 'object' || value === null) return value

@@ -23,7 +23,12 @@ export function resolveClient(config: Config, name: string) {
     priority: given.priority,
     retry: resolveRetry(config.retry, given.retry),
     cache: resolveCache(config.cache, given.cache),
-    credits: { perDay: given.credits?.perDay ?? null, perMonth: given.credits?.perMonth ?? null },
+    credits: {
+      perDay: given.credits?.perDay ?? null,
+      perMonth: given.credits?.perMonth ?? null,
+      topUp: given.topUp ? { credits: given.topUp.credits, until: Date.parse(given.topUp.until) } : null,
+    },
+    mayUseReserve: given.mayUseReserve ?? false,
     scrapers: given.scrapers === undefined ? null : new Set(given.scrapers),
   }
 }

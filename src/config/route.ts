@@ -17,7 +17,7 @@ export interface Route {
   readonly because: string | null
 }
 
-type Upstream = Pick<Config['upstream'], 'url' | 'proxy'>
+type Upstream = Pick<Config['upstream'], 'url'> & Partial<Pick<Config['upstream'], 'proxy'>>
 type Environment = Readonly<Record<string, string | undefined>>
 
 export function routeTo(upstream: Upstream, environment: Environment): Route {

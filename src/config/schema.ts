@@ -7,6 +7,7 @@
  * Longer than other files because every setting has its row here.
  */
 import * as z from 'zod'
+import { isLoopback } from '../addresses.ts'
 import { type FailureClass, failureClasses, failures } from '../failures.ts'
 import { Secret, sendable } from '../keys/secret.ts'
 import {
@@ -22,7 +23,7 @@ import {
 
 /** What printing a value needs to know beyond its type; kept out of the JSON Schema. `limits` are as people write them. */
 export const nature = z.registry<{
-  kind: 'duration' | 'size' | 'secret' | 'digest' | 'access'
+  kind: 'duration' | 'size' | 'secret' | 'digest' | 'access' | 'webhook'
   limits?: readonly [least: string, most: string]
 }>()
 
@@ -155,6 +156,15 @@ function digest() {
   return schema.register(nature, { kind: 'digest' })
 }
 
+/** Of the calendar in UTC; a day means its first moment. */
+function date() {
+  const error = 'expected a day such as 2027-01-31, or a time such as 2027-01-31T12:00Z, found {found}'
+  return z
+    .string({ error })
+    .regex(/^\d{4}-\d\d-\d\d(T\d\d:\d\dZ)?$/, { error })
+    .refine((written) => !Number.isNaN(Date.parse(written)), { error })
+}
+
 /** One or several, for rotation; always a list afterwards, empty when absent. */
 function oneOrMore<T extends z.ZodType>(item: T) {
   return z
@@ -267,6 +277,14 @@ const upstream = map({
     }).prefault({}),
     'Where calls wait for a place; clients take turns.',
   ),
+  credits: live(
+    map({
+      perDay: live(credits().optional(), 'Credits of all clients together per UTC day; without it, any number.'),
+      perMonth: live(credits().optional(), 'Credits of all clients together per UTC month; without it, any number.'),
+      reserve: live(credits().prefault(0), 'The last credits of each are kept for clients with `mayUseReserve: true`.'),
+    }).optional(),
+    'What the account as a whole may spend, whoever asks. Known answers still come.',
+  ),
   connectTimeout: live(duration(10, 600_000).prefault('5s'), 'How long a connection to upstream may take to open.'),
   connectionMaxAge: live(
     duration(1_000, day).prefault('30s'),
@@ -341,6 +359,20 @@ const cache = map({
     'Answers, jobs and budgets that survive a restart; `false` = none of them does.',
   ),
 })
+
+export const notifiedEvents = ['budget', 'key', 'circuit', 'store', 'reload'] as const
+
+/** May hold a password or a secret path, which is not printed. */
+function webhook() {
+  const error = 'expected an https URL, or an http URL of this machine such as http://127.0.0.1:9000/hook'
+  const schema = z.string({ error }).refine(isWebhook, { error })
+  return schema.register(nature, { kind: 'webhook' })
+}
+
+function isWebhook(written: string): boolean {
+  const url = URL.parse(written)
+  return url !== null && (url.protocol === 'https:' || (url.protocol === 'http:' && isLoopback(url.hostname)))
+}
 
 function attempts() {
   return count(1, 20)
@@ -455,11 +487,18 @@ function credits() {
   return count(0, 1_000_000_000)
 }
 
+const datedToken = map({
+  sha256: live(digest(), 'SHA-256 of the token in hexadecimal.'),
+  expires: live(date().optional(), 'From this day or time (UTC) on the token is no longer accepted.'),
+})
+
 const client = map({
   token: live(oneOrMore(secret(16)), 'Its token, at least 16 characters, or a list of tokens.'),
   tokenSha256: live(
-    oneOrMore(digest()),
-    'SHA-256 of its token in hexadecimal, or a list: what `scrapellm-proxy token NAME` prints.',
+    oneOrMore(
+      z.union([digest(), datedToken], { error: 'expected 64 hexadecimal digits, or a map with sha256 and expires' }),
+    ),
+    'SHA-256 of its token in hexadecimal, or a map with `sha256` and `expires`, or a list of them: what `scrapellm-proxy token NAME` prints.',
   ),
   rate: live(rate.optional(), 'How often it may ask; without it, as often as it likes.'),
   concurrency: live(
@@ -481,6 +520,14 @@ const client = map({
     }).optional(),
     'What it may spend. When that is gone, known answers still come.',
   ),
+  topUp: live(
+    map({
+      credits: live(credits(), 'Credits on top of `credits.perMonth`.'),
+      until: live(date(), 'They are gone from this day or time (UTC) on. Each month until then has them.'),
+    }).optional(),
+    'More credits for a while.',
+  ),
+  mayUseReserve: live(flag().optional(), 'It may also spend `upstream.credits.reserve`.'),
   scrapers: live(list(name("a scraper's name")).optional(), 'The scrapers it may ask; without it, all.'),
   retry: live(clientRetry.optional(), 'What differs from `retry` for its requests.'),
   cache: live(clientCache.optional(), 'What differs from `cache` for its requests.'),
@@ -530,6 +577,38 @@ const audit = map({
   maxSize: restart(
     size(1024 ** 2, 1024 ** 4).prefault('100MiB'),
     'When it is full, it is set aside as `.1`, in place of the one before.',
+  ),
+})
+
+const notify = z.array(
+  map({
+    url: live(webhook(), 'Where a POST goes for each event: https, or http on this machine.'),
+    secret: live(
+      secret(16).optional(),
+      'Signs the body: `X-Proxy-Signature: sha256=…`, HMAC-SHA256 in hexadecimal. Without it nothing is signed.',
+    ),
+    on: live(
+      list(z.enum(notifiedEvents, { error: 'expected budget, key, circuit, store or reload, found {found}' })).prefault(
+        [...notifiedEvents],
+      ),
+      'Which events.',
+    ),
+  }),
+  { error: 'expected a list, found {found}' },
+)
+
+const price = map({
+  credit: live(
+    z
+      .number({ error: 'expected a number, found {found}' })
+      .min(0, { error: 'expected a number from 0 on, found {found}' }),
+    'What one credit costs.',
+  ),
+  currency: live(
+    z
+      .string({ error: 'expected three letters such as USD, found {found}' })
+      .regex(/^[A-Z]{3}$/, { error: 'expected three letters such as USD, found {found}' }),
+    'Its currency, three letters (ISO 4217).',
   ),
 })
 
@@ -631,6 +710,11 @@ export const schema = map({
     'What replicas share: answers, flights, limits, budgets. Leave it out on a single machine.',
   ),
   jobs: live(jobs.prefault({}), 'How questions are carried out.'),
+  notify: live(
+    notify.prefault([]),
+    'Webhooks: one POST per event (budgets at 50, 80, 95 and 100 %, keys, circuits, stores, reloads), repeated for an hour.',
+  ),
+  price: live(price.optional(), 'Adds money to the report.'),
   audit: restart(audit.optional(), 'One line for each request with all its attempts, as a file: what `replay` reads.'),
   overload: live(
     overload.prefault({}),

@@ -34,7 +34,7 @@ export interface AdminParts {
 
 export interface AdminRoute {
   readonly method: 'GET' | 'POST'
-  /** One segment `{…}` takes any one segment, which is handed to `run`. */
+  /** A segment `{…}` takes any one segment, which is handed to `run`. */
   readonly path: string
   /** Needs no token. */
   readonly open?: boolean
@@ -218,11 +218,15 @@ function wantsPage({ headers }: IncomingMessage): boolean {
 
 /** Null = another path. */
 function segmentOf(pattern: string, path: string): string | null {
-  const [prefix = '', suffix] = pattern.split(/\{[^}]*\}/)
-  if (suffix === undefined) return path === pattern ? '' : null
-  if (!path.startsWith(prefix) || !path.endsWith(suffix)) return null
-  const segment = path.slice(prefix.length, path.length - suffix.length)
-  if (segment === '' || segment.includes('/')) return null
+  const [wanted, given] = [pattern.split('/'), path.split('/')]
+  if (wanted.length !== given.length) return null
+  let segment = ''
+  for (const [at, part] of wanted.entries()) {
+    const found = given[at] ?? ''
+    if (part.startsWith('{')) segment = found
+    else if (part !== found) return null
+  }
+  if (segment === '' && pattern.includes('{')) return null
   try {
     return decodeURIComponent(segment)
   } catch {

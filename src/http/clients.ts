@@ -6,12 +6,14 @@
 import { hash, timingSafeEqual } from 'node:crypto'
 import { hostOf, isLoopback } from '../addresses.ts'
 import { ProxyError } from '../errors.ts'
-import type { Client, RequestSource } from '../model.ts'
+import type { Client, KnownToken, RequestSource } from '../model.ts'
 import type { Clients } from '../parts.ts'
+import type { TokenUses } from './token-uses.ts'
 
 export interface ClientsOptions {
-  /** `tokenHashes` are SHA-256 in hexadecimal. */
-  readonly clients: readonly { readonly client: Client; readonly tokenHashes: readonly string[] }[]
+  readonly clients: readonly { readonly client: Client; readonly tokens: readonly KnownToken[] }[]
+  readonly uses: TokenUses
+  readonly wall: () => number
   /** What upstream is called: callers take its keys for tokens of ours. */
   readonly vendor: string
   /** What a caller without a known token counts as; null = such callers are refused. */
@@ -23,14 +25,11 @@ export interface ClientsOptions {
   readonly hosts: ReadonlySet<string> | null
 }
 
-export function createClients({ vendor, clients, anonymous, hosts }: ClientsOptions): Clients {
+export function createClients({ vendor, clients, uses, wall, anonymous, hosts }: ClientsOptions): Clients {
   // Digests stay in hexadecimal: Node makes that one four times as fast as a buffer.
-  const byDigest = new Map<string, { readonly digest: Buffer; readonly client: Client }>()
-  for (const { client, tokenHashes } of clients) {
-    for (const tokenHash of tokenHashes) {
-      const digest = tokenHash.toLowerCase()
-      byDigest.set(digest, { digest: Buffer.from(digest, 'latin1'), client })
-    }
+  const byDigest = new Map<string, { readonly digest: Buffer; readonly client: Client; readonly token: KnownToken }>()
+  for (const { client, tokens } of clients) {
+    for (const token of tokens) byDigest.set(token.hash, { digest: Buffer.from(token.hash, 'latin1'), client, token })
   }
   const presented = Buffer.alloc(64)
 
@@ -39,7 +38,7 @@ export function createClients({ vendor, clients, anonymous, hosts }: ClientsOpti
       const client = token === null ? null : find(token)
       if (client) return client
       if (!anonymous)
-        throw new ProxyError('CLIENT_UNKNOWN', `${token === null ? missing : unknown} ${tokenAdvice(vendor)}`)
+        throw new ProxyError('CLIENT_UNKNOWN', `${token === null ? missing : unknownOr(token)} ${tokenAdvice(vendor)}`)
       mustBeNoPage(source, hosts)
       return anonymous
     },
@@ -49,7 +48,18 @@ export function createClients({ vendor, clients, anonymous, hosts }: ClientsOpti
     const digest = hash('sha256', token, 'hex')
     const found = byDigest.get(digest)
     presented.write(digest, 'latin1')
-    return found && timingSafeEqual(found.digest, presented) ? found.client : null
+    if (!found || !timingSafeEqual(found.digest, presented)) return null
+    const { expiresAt } = found.token
+    if (expiresAt !== null && wall() >= expiresAt) return null
+    uses.used(found.token)
+    return found.client
+  }
+
+  function unknownOr(token: string): string {
+    const expiresAt = byDigest.get(hash('sha256', token, 'hex'))?.token.expiresAt ?? null
+    return expiresAt === null
+      ? unknown
+      : `The client token of this request expired at ${new Date(expiresAt).toISOString()}.`
   }
 }
 

@@ -82,7 +82,10 @@ function troublesOf({
     ...(disk?.records === 'down' ? ['budgets and jobs cannot be saved: the records file is lost'] : []),
     ...(disk?.records === 'held' ? ['waiting for the data folder: another process holds it'] : []),
     ...(auditFile === 'down' ? ['the audit file cannot be written'] : []),
-    ...empty.map(({ client, period }) => `${client} has spent its credits of the ${period}`),
+    ...empty.map(
+      ({ client, period }) =>
+        `${client === '' ? 'the account as a whole' : client} has spent its credits of the ${period}`,
+    ),
     ...(credits.imbalance === 0 ? [] : [`${credits.imbalance} credits are not accounted for: a bug`]),
   ]
 }

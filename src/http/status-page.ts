@@ -19,7 +19,7 @@ import {
 } from './html.ts'
 import { healthSection } from './health-section.ts'
 import { picturesOf } from './pictures.ts'
-import type { BudgetReport, StatusReport } from './status.ts'
+import type { BudgetReport, StatusReport, TokenReport } from './status.ts'
 
 export function createStatusPage(status: () => StatusReport, history: Pick<History, 'steps' | 'marks'>): AdminRoute {
   return {
@@ -155,17 +155,18 @@ function flightsOf({ flights, time }: StatusReport): Markup {
 const clientsShown = 100
 
 /** All clients as the settings have them, or those who spend most. */
-function creditsOf({ clients, budgets, credits }: StatusReport): Markup {
+function creditsOf({ clients, budgets, account, credits, time }: StatusReport): Markup {
   const byName = new Map(budgets.map((one) => [`${one.period} ${one.client}`, one]))
   const budget = (client: string, period: BudgetReport['period']) => byName.get(`${period} ${client}`) ?? null
   const spendthrifts = clients.toSorted((a, b) => b.credits_this_month - a.credits_this_month)
   const rows = (clients.length > clientsShown ? spendthrifts.slice(0, clientsShown) : clients).map(
-    ({ name, open_questions: open, credits_today: today, credits_this_month: month }) =>
+    ({ name, open_questions: open, credits_today: today, credits_this_month: month, tokens }) =>
       html`<tr role="row">
         <th role="rowheader" scope="row">${name}</th>
         <td role="cell" data-name="Today"><div>${spentOf(today, budget(name, 'day'))}</div></td>
         <td role="cell" data-name="This month"><div>${spentOf(month, budget(name, 'month'))}</div></td>
         <td role="cell" data-name="Open" class="number"><div>${open}</div></td>
+        <td role="cell" data-name="Tokens"><div>${tokens.map((token) => tokenLine(token, time))}</div></td>
       </tr>`,
   )
   const rest = clients.length - rows.length
@@ -176,8 +177,23 @@ function creditsOf({ clients, budgets, credits }: StatusReport): Markup {
       ${countOf(saved.hit)}, joined ${countOf(saved.joined)}, stale ${countOf(saved.stale)}, rescued
       ${countOf(saved.rescued)}), ${countOf(wasted)} wasted, ${countOf(uncertain)} uncertain.
     </p>
-    ${table(['Client', 'Today', 'This month', '#Open questions'], rows, 'There are no clients.', 'cards')}
+    ${account.length > 0 ? html`<p>All clients together: ${account.map(wholeOf)}</p>` : nothing}
+    ${table(['Client', 'Today', 'This month', '#Open questions', 'Tokens'], rows, 'There are no clients.', 'cards')}
     ${rest > 0 ? html`<p class="soft">and ${rest} who have spent less this month</p>` : nothing}`
+}
+
+function wholeOf({ period, limit, spent, held, left }: StatusReport['account'][number]): Markup {
+  const used = (limit - left) / Math.max(1, limit)
+  const kind = used >= 1 ? 'bad' : used >= 0.8 ? 'warn' : 'good'
+  return html`${countOf(spent)} of ${countOf(limit)} this ${period}${held > 0 ? `, ${countOf(held)} held` : ''}
+  ${bar(used, kind)} `
+}
+
+/** So that an old token can be removed. */
+function tokenLine({ token, last_used_at: usedAt, expires_at: expiresAt }: TokenReport, now: string): Markup {
+  const used = usedAt === null ? 'not used' : `used ${leftOf(now, usedAt)} ago`
+  const expiry = expiresAt === null ? '' : `, ${expiresAt <= now ? 'expired' : 'expires'} ${expiresAt.slice(0, 10)}`
+  return html`<span class="soft">${token}: ${used}${expiry}</span> `
 }
 
 function spentOf(spent: number, budget: BudgetReport | null): Markup {

@@ -1,6 +1,6 @@
 /**
  * What an operator may see of the running proxy, gathered from its parts: the JSON of `GET /status` and the page of `GET /`.
- * No secret and no prompt is in it; request ids are the callers' words.
+ * No secret and no prompt is in it; request ids are the callers' words. Longer than other files, because it is the whole of `/status`.
  */
 import type { FailureClass } from '../failures.ts'
 import type { BreakerStatus, BudgetStatus, FlightStatus, KeyStatus } from '../parts.ts'
@@ -39,6 +39,7 @@ export interface StatusGauges {
   readonly credits: () => LedgerStatus
   readonly budgets: () => readonly BudgetStatus[]
   readonly clients: () => readonly ClientGauge[]
+  readonly tokens?: () => readonly TokenGauge[]
   readonly trails: Trails
   readonly history: Pick<History, 'hours' | 'troubles'>
 }
@@ -57,6 +58,16 @@ export interface PlacesStatus {
   /** How many may be under way now. */
   readonly limit: number
   readonly waiting: number
+}
+
+export interface TokenGauge {
+  readonly client: string
+  /** Place in the settings, and the first digits of its hash. */
+  readonly name: string
+  /** By the wall; null = not as far as is known. */
+  readonly lastUsedAt: number | null
+  /** Null = never. */
+  readonly expiresAt: number | null
 }
 
 export interface ClientGauge {
@@ -119,11 +130,14 @@ export interface StatusReport {
   readonly audit_file: Up | null
   readonly credits: LedgerStatus
   readonly budgets: readonly BudgetReport[]
+  /** Of the account as a whole; empty without limits. */
+  readonly account: readonly Omit<BudgetReport, 'client'>[]
   readonly clients: readonly {
     readonly name: string
     readonly open_questions: number
     readonly credits_today: number
     readonly credits_this_month: number
+    readonly tokens: readonly TokenReport[]
   }[]
   /** The last 60 minutes, and the same ones a day ago (null = not known). */
   readonly last_hour: HourReport
@@ -221,12 +235,14 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
       redis_because: parts.redisTrouble,
       audit_file: parts.auditFile,
       credits: parts.credits,
-      budgets: parts.budgets.map(budgetOf),
+      budgets: parts.budgets.filter(({ client }) => client !== '').map(budgetOf),
+      account: parts.budgets.filter(({ client }) => client === '').map(accountOf),
       clients: gauges.clients().map(({ name, openQuestions, dayCredits, monthCredits }) => ({
         name,
         open_questions: openQuestions,
         credits_today: dayCredits,
         credits_this_month: monthCredits,
+        tokens: (gauges.tokens?.() ?? []).filter(({ client }) => client === name).map(tokenOf),
       })),
       last_hour: hourOf(hours.now),
       same_hour_yesterday: hours.dayAgo ? hourOf(hours.dayAgo) : null,
@@ -260,6 +276,21 @@ function hourOf({ requests, success, hits, p50Ms, p95Ms, spentCredits, savedCred
 function keyOf({ name, state, problem, untilAt, tryAt }: KeyStatus): StatusReport['keys'][number] {
   const { reason = null, says = null, remedy = null } = problem ?? {}
   return { name, state, until: iso(untilAt), reason, says, remedy, next_try: iso(tryAt) }
+}
+
+export interface TokenReport {
+  readonly token: string
+  readonly last_used_at: string | null
+  readonly expires_at: string | null
+}
+
+function tokenOf({ name, lastUsedAt, expiresAt }: TokenGauge): TokenReport {
+  return { token: name, last_used_at: iso(lastUsedAt), expires_at: iso(expiresAt) }
+}
+
+function accountOf(budget: BudgetStatus): Omit<BudgetReport, 'client'> {
+  const { client: _, ...report } = budgetOf(budget)
+  return report
 }
 
 function budgetOf(budget: BudgetStatus): BudgetReport {

@@ -6,7 +6,7 @@
  * are secrets: none is told to telemetry.
  */
 import type { Call, Client, Landing, Outcome, ProxyRequest, Reply, Verdict } from '../model.ts'
-import type { JobReply, JobState, Jobs, KeyLease, OwnJob, Profile, PromisedAnswer, Through } from '../parts.ts'
+import type { Budget, JobReply, JobState, Jobs, KeyLease, OwnJob, Profile, PromisedAnswer, Through } from '../parts.ts'
 import type { Clock, DiskRecord, Emit, Random } from '../ports.ts'
 import { type Archive, createArchive, type Found, type Job } from './archive.ts'
 import { createIdempotency } from './idempotency.ts'
@@ -23,7 +23,7 @@ export interface JobPorts {
   /** A job is done, and with it the question asked at once is answered. */
   readonly fill: (answer: JobAnswer) => void
   /** Credits that upstream has given back, and when they were spent. */
-  readonly refund: (client: string, credits: number, spentAt: number) => void
+  readonly refund: Budget['refund']
   /** Of this process. */
   readonly session: Pick<Session, 'id' | 'isLost' | 'isGone'>
   readonly maxDocumentBytes?: number
@@ -169,8 +169,9 @@ export function createJobs(ports: JobPorts): JobBook {
 
   function refunded({ charge, keyName, createdAt }: Job, payer: string, scraper: string): void {
     if (charge?.state !== 'charged') return
-    refund(payer, charge.credits, createdAt)
-    emit({ kind: 'job-refunded', payer, scraper, key: keyName ?? noKey.name, credits: charge.credits })
+    const key = keyName ?? noKey.name
+    refund(payer, charge.credits, createdAt, { scraper, key })
+    emit({ kind: 'job-refunded', payer, scraper, key, credits: charge.credits })
   }
 
   function stranger(id: string): Found {

@@ -28,6 +28,7 @@ export function createSharedJobStore(records: SharedRecords, clock: Clock, maxOw
     get: ownValue,
     list: ownList,
     isRead: true,
+    onRead() {},
   })
   /**
    * Names of those that are not there yet. Null = whatever is there is older; else only what is one of these texts, because it was

@@ -2,7 +2,7 @@
  * Where jobs are written down. For one process: on the disk, or in memory where there is none, and then it is all forgotten with
  * the process. For several, see shared-store.ts. Nothing here rejects.
  */
-import type { Clock, Disk, DiskRecord } from '../ports.ts'
+import type { Clock, Disk, DiskRecord, DiskSum } from '../ports.ts'
 
 export interface JobStore {
   /** Other processes write here at the same time. */
@@ -32,7 +32,7 @@ export interface Written {
 
 export type Swap = { readonly kind: 'written' } | { readonly kind: 'other'; readonly there: Written | null }
 
-export type Records = Pick<Disk, 'put' | 'secure' | 'get' | 'list' | 'isRead'>
+export type Records = Pick<Disk, 'put' | 'secure' | 'get' | 'list' | 'onRead' | 'isRead'>
 
 /** As long as jobs and their keys are kept: as long as upstream does. */
 export const KEPT_MS = 24 * 60 * 60 * 1_000
@@ -70,6 +70,14 @@ export function createLocalJobStore(records: Records): JobStore {
   }
 }
 
+function sumOf(known: unknown, add: DiskSum['add']): DiskSum['add'] {
+  const sums = (known ?? {}) as DiskSum['add']
+  return {
+    ...sums,
+    ...Object.fromEntries(Object.entries(add).map(([name, value]) => [name, (sums[name] ?? 0) + value])),
+  }
+}
+
 function revisionOf(value: unknown): string {
   return JSON.stringify(value)
 }
@@ -80,9 +88,11 @@ const MAX_RECORDS = 20_000
 export function createMemoryStore(clock: Clock, maxRecords = MAX_RECORDS): Records {
   const records = new Map<string, DiskRecord>()
 
-  function put(list: readonly DiskRecord[]): void {
-    for (const { space, key, value, expiresAt } of list) {
+  function put(list: readonly (DiskRecord | DiskSum)[]): void {
+    for (const record of list) {
+      const { space, key, expiresAt } = record
       const name = `${space}/${key}`
+      const value = 'add' in record ? sumOf(records.get(name)?.value, record.add) : record.value
       // What is written again is youngest again, so that the oldest are in front.
       records.delete(name)
       if (value !== null) records.set(name, { space, key, value: structuredClone(value), expiresAt })
@@ -101,6 +111,7 @@ export function createMemoryStore(clock: Clock, maxRecords = MAX_RECORDS): Recor
     put,
     secure: async () => true,
     isRead: true,
+    onRead() {},
     get(space, key) {
       const kept = records.get(`${space}/${key}`)
       return kept && isGood(kept) ? kept.value : null

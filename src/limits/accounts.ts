@@ -1,24 +1,29 @@
 /**
- * What clients have used of their periods: held for flights under way, and spent. Whether there is enough and that it is taken
- * are one synchronous step. Spent credits are added to the store when their hold is settled, and read from it when a client first
- * appears in a period, and whenever the store has been read again. Knows holds only by their sums.
+ * What clients, and the account as a whole, have used of their periods: held for flights under way, and spent. Whether there is
+ * enough and that it is taken are one synchronous step. Spent credits are added to the store when their hold is settled, and read
+ * from it when an account first appears in a period, and whenever the store has been read again. Knows holds only by their sums.
  */
 import { ProxyError } from '../errors.ts'
-import type { Client } from '../model.ts'
+import type { CreditLimits } from '../model.ts'
 import type { Clock, Disk, DiskRecord, DiskSum, Emit } from '../ports.ts'
 import type { Period } from './period.ts'
 
 const DAY_MS = 86_400_000
 /** By then every period is over that was not when its account was last touched, however the wall clock was stepped. */
 const FORGET_AFTER_MS = 32 * DAY_MS
-
-export type Limits = Client['credits']
+/** Shares of a limit, in per cent, that are told when they are reached. */
+/** Shares of a limit, in percent, that are told when they are reached. */
+export const TOLD_AT = [50, 80, 95, 100] as const
 
 /** Durable records; null = what was spent is forgotten when the process ends. */
 export type BudgetStore = Pick<Disk, 'put' | 'secure' | 'get' | 'list' | 'onRead' | 'isRead'> | null
 
-/** What a client has used of a period. Changed by the functions of this file only. */
+/** The account as a whole: no client has this name. */
+export const WHOLE = ''
+
+/** What has been used of a period. Changed by the functions of this file only. */
 export interface Account {
+  /** Or `WHOLE`. */
   readonly client: string
   readonly period: Period
   heldCredits: number
@@ -26,21 +31,32 @@ export interface Account {
   /** The part of `spentCredits` whose holds are settled: what the store knows. */
   settledCredits: number
   touchedAt: number
+  /** Up to this share of the limit has been told. */
+  toldPercent: number
+}
+
+/** An account that is charged for a client's calls, and how far it may go for them; null = as far as it likes. */
+export interface Charged {
+  readonly account: Account
+  readonly limitCredits: number | null
 }
 
 export interface Accounts {
   of(client: string, period: Period): Account
   /** All or nothing. Throws BUDGET_EXHAUSTED with the time to the reset of the last account that refuses. */
-  reserve(own: readonly Account[], limits: Limits, credits: number): void
+  reserve(charged: readonly Charged[], credits: number): void
   /** Takes over an earlier process's hold, as it was written down. */
-  resume(own: readonly Account[], heldCredits: number, spentCredits: number): void
+  resume(charged: readonly Charged[], heldCredits: number, spentCredits: number): void
   /** Held credits are free again. */
-  release(own: readonly Account[], credits: number): void
-  spend(own: readonly Account[], limits: Limits, credits: number): void
-  /** Writes down what a settled hold has spent, in one transaction with `others`: a crash in between would count twice or not at all. */
-  book(own: readonly Account[], credits: number, others: readonly DiskRecord[]): void
-  /** Upstream has given credits back. Never more than were spent. */
-  refund(own: readonly Account[], credits: number): void
+  release(charged: readonly Charged[], credits: number): void
+  spend(charged: readonly Charged[], credits: number): void
+  /**
+   * Writes down what was spent, or given back, together with `others`: a crash in between would count twice or not at all. Nothing
+   * falls below 0.
+   */
+  book(charged: readonly Charged[], credits: number, others: readonly (DiskRecord | DiskSum)[]): void
+  /** As `book`, for what was not spent by a hold: a refund, or a correction by the operator. Says how much it was in the end. */
+  correct(charged: readonly Charged[], credits: number, othersOf: (credits: number) => readonly DiskSum[]): number
   /** What is held for each client that has an account. */
   held(): ReadonlyMap<string, number>
   /** The store has been read: others may have spent, too. */
@@ -51,7 +67,7 @@ export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Ac
   const accounts = new Map<string, Account>()
   let lookedAt = clock.now()
 
-  return { of, reserve, resume, release, spend, book, refund, held, reload }
+  return { of, reserve, resume, release, spend, book, correct, held, reload }
 
   function of(client: string, period: Period): Account {
     const key = keyOf(client, period)
@@ -59,7 +75,15 @@ export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Ac
     if (known) return known
     forgetOld()
     const spentCredits = storedCredits(key)
-    const made = { client, period, heldCredits: 0, spentCredits, settledCredits: spentCredits, touchedAt: clock.now() }
+    const made = {
+      client,
+      period,
+      heldCredits: 0,
+      spentCredits,
+      settledCredits: spentCredits,
+      touchedAt: clock.now(),
+      toldPercent: 0,
+    }
     accounts.set(key, made)
     return made
   }
@@ -91,59 +115,61 @@ export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Ac
     }
   }
 
-  function reserve(own: readonly Account[], limits: Limits, credits: number): void {
-    const refusing = own
-      .filter((account) => {
-        const limitCredits = limitOf(limits, account.period)
-        return limitCredits !== null && leftOf(account, limitCredits) < credits
-      })
-      .toSorted((a, b) => b.period.resetAt - a.period.resetAt)[0]
-    if (refusing) throw exhausted(refusing.period, clock.wall())
-    for (const account of own) {
+  function reserve(charged: readonly Charged[], credits: number): void {
+    const refusing = charged
+      .filter(({ account, limitCredits }) => limitCredits !== null && leftOf(account, limitCredits) < credits)
+      .toSorted((a, b) => b.account.period.resetAt - a.account.period.resetAt)[0]
+    if (refusing) throw exhausted(refusing.account, clock.wall())
+    for (const { account } of charged) {
       account.heldCredits += credits
       account.touchedAt = clock.now()
     }
   }
 
-  function resume(own: readonly Account[], heldCredits: number, spentCredits: number): void {
-    for (const account of own) {
+  function resume(charged: readonly Charged[], heldCredits: number, spentCredits: number): void {
+    for (const { account } of charged) {
       account.heldCredits += heldCredits
       account.spentCredits += spentCredits
     }
   }
 
-  function release(own: readonly Account[], credits: number): void {
-    for (const account of own) account.heldCredits -= credits
+  function release(charged: readonly Charged[], credits: number): void {
+    for (const { account } of charged) account.heldCredits -= credits
   }
 
-  function spend(own: readonly Account[], limits: Limits, credits: number): void {
-    for (const account of own) {
-      const before = account.spentCredits
+  function spend(charged: readonly Charged[], credits: number): void {
+    for (const { account, limitCredits } of charged) {
       account.spentCredits += credits
       account.touchedAt = clock.now()
-      warnWhenNear(account, before, limitOf(limits, account.period))
+      if (limitCredits !== null && limitCredits > 0) tell(account, limitCredits)
     }
   }
 
-  /** Once: what is spent only grows, so it gets past four fifths of a limit a single time. */
-  function warnWhenNear({ client, period, spentCredits }: Account, before: number, limitCredits: number | null): void {
-    if (limitCredits === null || before * 5 >= limitCredits * 4 || spentCredits * 5 < limitCredits * 4) return
-    emit({ kind: 'budget-near', client, period: period.kind, spentCredits, limitCredits })
-  }
-
-  function book(own: readonly Account[], credits: number, others: readonly DiskRecord[]): void {
-    for (const account of own) account.settledCredits += credits
-    const records = credits > 0 ? [...own.map((account) => spentSum(account, credits)), ...others] : others
-    if (records.length > 0) store?.put(records)
-  }
-
-  function refund(own: readonly Account[], credits: number): void {
-    const given = Math.min(credits, ...own.map(({ settledCredits }) => settledCredits))
-    for (const account of own) {
-      account.spentCredits -= given
-      account.settledCredits -= given
+  function tell(account: Account, limitCredits: number): void {
+    const { client, period, spentCredits } = account
+    for (const percent of TOLD_AT) {
+      if (percent <= account.toldPercent || spentCredits * 100 < percent * limitCredits) continue
+      account.toldPercent = percent
+      const usedUpAt = usedUpAtThisPace(account, limitCredits, clock.wall())
+      emit({ kind: 'budget-used', client, period, percent, spentCredits, limitCredits, usedUpAt })
     }
-    if (given > 0) store?.put(own.map((account) => spentSum(account, -given)))
+  }
+
+  function book(charged: readonly Charged[], credits: number, others: readonly (DiskRecord | DiskSum)[]): void {
+    for (const { account } of charged) account.settledCredits += credits
+    const sums = credits === 0 ? [] : charged.map(({ account }) => spentSum(account, credits))
+    if (sums.length + others.length > 0) store?.put([...sums, ...others])
+  }
+
+  function correct(
+    charged: readonly Charged[],
+    credits: number,
+    othersOf: (credits: number) => readonly DiskSum[],
+  ): number {
+    const given = Math.max(credits, ...charged.map(({ account }) => -account.settledCredits))
+    for (const { account } of charged) account.spentCredits += given
+    if (given !== 0) book(charged, given, othersOf(given))
+    return given
   }
 
   /** Each hold is in the account of one day, today's or one before. */
@@ -160,8 +186,19 @@ function spentSum({ client, period }: Account, credits: number): DiskSum {
   return { space: 'spent', key: keyOf(client, period), add: { credits }, expiresAt: period.resetAt + DAY_MS }
 }
 
-export function limitOf(limits: Limits, period: Period): number | null {
-  return period.kind === 'day' ? limits.perDay : limits.perMonth
+/** Null = it lasts until the period ends. */
+export function usedUpAtThisPace(
+  { period, spentCredits }: Pick<Account, 'period' | 'spentCredits'>,
+  limitCredits: number,
+  wallMs: number,
+): number | null {
+  const at = period.startsAt + ((wallMs - period.startsAt) * limitCredits) / spentCredits
+  return at < period.resetAt ? Math.max(wallMs, Math.round(at)) : null
+}
+
+export function limitOf({ perDay, perMonth, topUp }: CreditLimits, period: Period, wallMs: number): number | null {
+  if (period.kind === 'day') return perDay
+  return perMonth === null ? null : perMonth + (topUp && wallMs < topUp.until ? topUp.credits : 0)
 }
 
 export function leftOf({ heldCredits, spentCredits }: Account, limitCredits: number): number {
@@ -176,11 +213,12 @@ function keyOf(client: string, period: Period): string {
   return `${period.id}/${client}`
 }
 
-function exhausted({ kind, resetAt }: Period, wallMs: number): ProxyError {
+function exhausted({ client, period: { kind, resetAt } }: Account, wallMs: number): ProxyError {
   const reset = new Date(resetAt).toISOString().replace('.000Z', 'Z')
+  const whose = client === WHOLE ? 'What all clients together have left' : 'What this client has left'
   return new ProxyError(
     'BUDGET_EXHAUSTED',
-    `What this client has left of its credits for the ${kind} does not pay for this question; the ${kind} ends at ${reset} (UTC).`,
+    `${whose} of the credits for the ${kind} does not pay for this question; the ${kind} ends at ${reset} (UTC).`,
     { retryAfterMs: Math.max(0, resetAt - wallMs) },
   )
 }

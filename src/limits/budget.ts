@@ -1,17 +1,20 @@
 /**
- * Credits of a client per UTC day and month, for one process: set aside before the flight, settled after it.
+ * Credits per UTC day and month, of each client and of the account as a whole, for one process: set aside before the flight, settled
+ * after it.
  *
  * left + held + spent = limit, at every moment. Only `credits_used` above the price, or a limit lowered meanwhile, can push
  * what is left below 0, and it is shown so; nothing is granted then. A hold belongs to the periods it was made in. Before an
  * attempt the hold is in the store, safe from a kill and a power cut; what an earlier process left there counts as held until it
- * is adopted or swept. A client with a budget is granted nothing that cannot be written down, and nothing before it is known what
- * has been spent.
+ * is adopted or swept. Where there is a limit nothing is granted that cannot be written down, and nothing before it is known what
+ * has been spent. Longer than other
+ * files, because the life of a hold is read in one go.
  */
 import { ProxyError } from '../errors.ts'
-import type { Call, Charge, Client, LimitState } from '../model.ts'
+import type { AccountLimits, Call, Charge, Client, LimitState } from '../model.ts'
 import type { Budget, BudgetStatus, Hold } from '../parts.ts'
-import type { Clock, Emit, Random } from '../ports.ts'
-import { type Account, type BudgetStore, createAccounts, isCredits, leftOf, limitOf, type Limits } from './accounts.ts'
+import type { Clock, DiskRecord, DiskSum, Emit, Random } from '../ports.ts'
+import { type BudgetStore, type Charged, createAccounts, isCredits, leftOf, limitOf, WHOLE } from './accounts.ts'
+import { daySum } from './day-sums.ts'
 import { dayOf, monthOf, type Period, periodNamed } from './period.ts'
 import { creditsPolicy } from './policy.ts'
 
@@ -22,7 +25,9 @@ export interface BudgetPorts {
   readonly store: BudgetStore
   /** Those of the settings in force. */
   readonly clients: () => readonly Client[]
-  /** Also what clients without a budget spend must be safe before it is sent: a job is known by it later. */
+  /** Of the account as a whole; null = no limits. */
+  readonly account?: () => AccountLimits | null
+  /** Also what is spent without a limit must be safe before it is sent: a job is known by it later. */
   readonly mustBeSafe?: () => boolean
 }
 
@@ -31,6 +36,13 @@ export interface Budgets extends Budget {
   sweep(): void
   /** What every client spends now, those without limits too. */
   spending(): readonly Spending[]
+  /** The client has spent so much this month, whatever was counted; the difference is taken from today's account as well. */
+  correct(client: string, spentCredits: number): Corrected
+}
+
+export interface Corrected {
+  readonly beforeCredits: number
+  readonly spentCredits: number
 }
 
 export interface Spending {
@@ -43,11 +55,16 @@ export interface Spending {
 /** A hold as it is written down before an attempt. If nothing more is heard of it, `credits` counts as spent. */
 interface HoldRecord {
   readonly client: string
+  readonly scraper: string
   readonly periods: readonly string[]
   readonly credits: number
   /** The part of `credits` that earlier attempts have used up. */
   readonly spentCredits: number
+  readonly uses: readonly Use[]
 }
+
+/** What attempts with one key have cost: charged, and perhaps charged. */
+type Use = readonly [keyName: string, spent: number, uncertain: number]
 
 interface OpenHold extends Hold {
   restCredits(): number
@@ -55,24 +72,28 @@ interface OpenHold extends Hold {
 
 type Today = readonly [day: Period, month: Period]
 
-interface Limited {
-  readonly account: Account
-  readonly limitCredits: number
-  readonly policy: string
+/** Who is charged for a client's calls now: its own accounts, then those of the whole. */
+interface Standing {
+  readonly day: Today
+  readonly whole: AccountLimits | null
+  /** Until the day ends, or a top-up does. */
+  readonly until: number
+  readonly charged: readonly Charged[]
+  readonly own: readonly (Charged & { readonly limitCredits: number; readonly policy: string })[]
 }
 
 const noLimits: readonly LimitState[] = []
 const none: Hold = { id: 'none', secure: async () => {}, spend() {}, settle() {} }
-const unlimited: Limits = { perDay: null, perMonth: null }
 const RETRY_AFTER_MS = 5_000
 
-export function createBudget({ clock, emit, random, store, clients, mustBeSafe = () => false }: BudgetPorts): Budgets {
+export function createBudget(ports: BudgetPorts): Budgets {
+  const { clock, emit, random, store, clients, account: wholeLimits = () => null, mustBeSafe = () => false } = ports
   const accounts = createAccounts(clock, emit, store)
   const leftBehind = new Map<string, OpenHold>()
   /** The holds that this process has in the store. */
   const written = new Map<string, HoldRecord>()
+  const standings = new WeakMap<Client, Standing>()
   let today: Today | null = null
-  const limitedBy = new WeakMap<Client, { readonly day: Today; readonly own: readonly Limited[] }>()
   findLeftBehind()
   store?.onRead(() => {
     accounts.reload()
@@ -81,14 +102,14 @@ export function createBudget({ clock, emit, random, store, clients, mustBeSafe =
     findLeftBehind()
   })
 
-  return { hold, none, adopt, refund, hasRoom, limits, states, sweep, spending }
+  return { hold, none, adopt, refund, correct, hasRoom, limits, states, sweep, spending }
 
-  async function hold({ name, credits }: Client, { priceCredits }: Call): Promise<Hold> {
+  async function hold(client: Client, { priceCredits, scraper }: Call): Promise<Hold> {
     if (priceCredits === 0) return none
-    if (isLimited(credits) && !isKnown()) throw unavailable()
-    const own = periods().map((period) => accounts.of(name, period))
-    accounts.reserve(own, credits, priceCredits)
-    return openHold(random.id(), own, credits, priceCredits, null)
+    const { charged } = standingOf(client)
+    if (isLimited(charged) && !isKnown()) throw unavailable()
+    accounts.reserve(charged, priceCredits)
+    return openHold(random.id(), client.name, scraper, charged, priceCredits, null)
   }
 
   function adopt(holdId: string): Hold | null {
@@ -98,11 +119,18 @@ export function createBudget({ clock, emit, random, store, clients, mustBeSafe =
   }
 
   /** In the periods it was spent in; for a period that is over nobody minds any more. */
-  function refund(client: string, credits: number, spentAt: number): void {
-    accounts.refund(
-      [dayOf(spentAt), monthOf(spentAt)].map((period) => accounts.of(client, period)),
-      credits,
-    )
+  function refund(name: string, credits: number, spentAt: number, about = { scraper: 'none', key: 'none' }): void {
+    const charged = chargedIn(name, [dayOf(spentAt), monthOf(spentAt)])
+    accounts.correct(charged, -credits, (given) => [daySum(spentAt, { client: name, ...about }, { refunded: -given })])
+  }
+
+  function correct(name: string, spentCredits: number): Corrected {
+    const beforeCredits = accounts.of(name, periods()[1]).spentCredits
+    const subject = { client: name, scraper: 'none', key: 'none' }
+    const given = accounts.correct(chargedIn(name, periods()), spentCredits - beforeCredits, (corrected) => [
+      daySum(clock.wall(), subject, { corrected }),
+    ])
+    return { beforeCredits, spentCredits: beforeCredits + given }
   }
 
   function sweep(): void {
@@ -121,11 +149,11 @@ export function createBudget({ clock, emit, random, store, clients, mustBeSafe =
     for (const [id, value] of store?.list('hold') ?? []) {
       const found = readHold(value)
       if (!found || written.has(id) || leftBehind.has(id)) continue
-      const { client, credits, spentCredits } = found.record
-      const own = found.periods.map((period) => accounts.of(client, period))
-      const limits = clients().find(({ name }) => name === client)?.credits ?? unlimited
-      accounts.resume(own, credits - spentCredits, spentCredits)
-      leftBehind.set(id, openHold(id, own, limits, credits - spentCredits, found.record))
+      const { client, scraper, credits, spentCredits } = found.record
+      const known = clients().find(({ name }) => name === client)
+      const charged = chargedIn(client, found.periods, known)
+      accounts.resume(charged, credits - spentCredits, spentCredits)
+      leftBehind.set(id, openHold(id, client, scraper, charged, credits - spentCredits, found.record))
     }
   }
 
@@ -136,14 +164,17 @@ export function createBudget({ clock, emit, random, store, clients, mustBeSafe =
   }
 
   function hasRoom(client: Client): boolean {
-    if (isLimited(client.credits) && !isKnown()) return false
-    return statesOf(client).every(({ leftCredits, limitCredits }) => leftCredits * 5 >= limitCredits)
+    const { charged } = standingOf(client)
+    if (isLimited(charged) && !isKnown()) return false
+    return charged.every(
+      ({ account, limitCredits }) => limitCredits === null || leftOf(account, limitCredits) * 5 >= limitCredits,
+    )
   }
 
   function limits(client: Client): readonly LimitState[] {
     const wallMs = clock.wall()
-    const own = limited(client, wallMs)
-    if (own.length === 0) return noLimits
+    const { own } = standingOf(client, wallMs)
+    if (own.length === 0 || !isKnown()) return noLimits
     return own.map(({ account, limitCredits, policy }) => ({
       policy,
       remaining: Math.max(0, leftOf(account, limitCredits)),
@@ -152,34 +183,58 @@ export function createBudget({ clock, emit, random, store, clients, mustBeSafe =
   }
 
   function states(): readonly BudgetStatus[] {
-    return clients().flatMap(statesOf)
-  }
-
-  function statesOf(client: Client): BudgetStatus[] {
-    return limited(client).map(({ account, limitCredits }) => ({
-      client: client.name,
-      period: account.period.kind,
-      limitCredits,
-      leftCredits: leftOf(account, limitCredits),
-      heldCredits: account.heldCredits,
-      spentCredits: account.spentCredits,
-      resetAt: account.period.resetAt,
-    }))
+    if (!isKnown()) return []
+    const whole = wholeLimits()
+    const ofWhole = whole ? periods().map((period) => charge(WHOLE, period, limitOf(whole, period, clock.wall()))) : []
+    return [...clients().flatMap((client) => standingOf(client).own), ...ofWhole].flatMap(
+      ({ account, limitCredits }) => {
+        if (limitCredits === null) return []
+        const { client, period, heldCredits, spentCredits } = account
+        const leftCredits = leftOf(account, limitCredits)
+        const { kind, resetAt } = period
+        return [{ client, period: kind, limitCredits, leftCredits, heldCredits, spentCredits, resetAt }]
+      },
+    )
   }
 
   /** Looked up once per client and day: every answer tells how its client stands. */
-  function limited(client: Client, wallMs = clock.wall()): readonly Limited[] {
-    if (!isKnown()) return []
-    const day = periods(wallMs)
-    const known = limitedBy.get(client)
-    if (known?.day === day) return known.own
-    const own = day.flatMap((period) => {
-      const limitCredits = limitOf(client.credits, period)
-      if (limitCredits === null) return []
-      return [{ account: accounts.of(client.name, period), limitCredits, policy: creditsPolicy(period, limitCredits) }]
+  function standingOf(client: Client, wallMs = clock.wall()): Standing {
+    const [day, whole] = [periods(wallMs), wholeLimits()]
+    const known = standings.get(client)
+    if (known?.day === day && known.whole === whole && wallMs < known.until) return known
+    const charged = chargedIn(client.name, day, client, wallMs)
+    const own = charged.flatMap(({ account, limitCredits }) =>
+      limitCredits === null || account.client === WHOLE
+        ? []
+        : [{ account, limitCredits, policy: creditsPolicy(account.period, limitCredits) }],
+    )
+    const { topUp } = client.credits
+    const until = topUp && wallMs < topUp.until ? topUp.until : Number.POSITIVE_INFINITY
+    const standing = { day, whole, until, charged, own }
+    standings.set(client, standing)
+    return standing
+  }
+
+  /** Without `client`, as if there were no limits: for what has been spent already. */
+  function chargedIn(
+    name: string,
+    days: readonly Period[],
+    client?: Client,
+    wallMs = clock.wall(),
+  ): readonly Charged[] {
+    const whole = client ? wholeLimits() : null
+    const kept = client?.mayUseReserve ? 0 : (whole?.reserveCredits ?? 0)
+    return days.flatMap((period) => {
+      const ofWhole = whole && limitOf(whole, period, wallMs)
+      return [
+        charge(name, period, client ? limitOf(client.credits, period, wallMs) : null),
+        charge(WHOLE, period, ofWhole === null ? null : ofWhole - kept),
+      ]
     })
-    limitedBy.set(client, { day, own })
-    return own
+  }
+
+  function charge(name: string, period: Period, limitCredits: number | null): Charged {
+    return { account: accounts.of(name, period), limitCredits }
   }
 
   function spending(): readonly Spending[] {
@@ -202,8 +257,9 @@ export function createBudget({ clock, emit, random, store, clients, mustBeSafe =
 
   function openHold(
     id: string,
-    own: readonly Account[],
-    limits: Limits,
+    client: string,
+    scraper: string,
+    charged: readonly Charged[],
     heldCredits: number,
     record: HoldRecord | null,
   ): OpenHold {
@@ -211,6 +267,7 @@ export function createBudget({ clock, emit, random, store, clients, mustBeSafe =
     let spentCredits = record?.spentCredits ?? 0
     let known = record
     let isSettled = false
+    const uses = new Map(record?.uses.map((use) => [use[0], use]))
 
     return { id, secure, spend, settle, restCredits: () => restCredits }
 
@@ -218,31 +275,35 @@ export function createBudget({ clock, emit, random, store, clients, mustBeSafe =
       // Nobody would ever give back what is set aside now.
       if (isSettled) throw new Error('This hold is settled.')
       if (restCredits < credits) {
-        accounts.reserve(own, limits, credits - restCredits)
+        accounts.reserve(charged, credits - restCredits)
         restCredits = credits
       }
       writeDown()
-      const mustNotFail = isLimited(limits)
-      if (!store || !(mustNotFail || mustBeSafe()) || (await store.secure())) return
-      throw mustNotFail ? unavailable() : unsafe()
+      const hasLimit = isLimited(charged)
+      if (!store || !(hasLimit || mustBeSafe()) || (await store.secure())) return
+      throw hasLimit ? unavailable() : unsafe()
     }
 
     function writeDown(): void {
       const credits = spentCredits + restCredits
       if (known?.credits === credits && known.spentCredits === spentCredits) return
-      known = { client: own[0]?.client ?? '', periods: own.map(({ period }) => period.id), credits, spentCredits }
+      const periods = [...new Set(charged.map(({ account }) => account.period.id))]
+      known = { client, scraper, periods, credits, spentCredits, uses: [...uses.values()] }
       written.set(id, known)
       store?.put([{ space: 'hold', key: id, value: known, expiresAt: null }])
     }
 
-    function spend({ state, credits }: Charge): void {
-      if (state === 'free') return
+    function spend({ state, credits }: Charge, keyName = 'none'): void {
+      if (state === 'free' || credits === 0) return
       const taken = Math.min(restCredits, credits)
       restCredits -= taken
       spentCredits += credits
-      accounts.release(own, taken)
-      accounts.spend(own, limits, credits)
-      if (isSettled) return accounts.book(own, credits, [])
+      const [, spent, uncertain] = uses.get(keyName) ?? [keyName, 0, 0]
+      const isSure = state === 'charged'
+      uses.set(keyName, [keyName, spent + (isSure ? credits : 0), uncertain + (isSure ? 0 : credits)])
+      accounts.release(charged, taken)
+      accounts.spend(charged, credits)
+      if (isSettled) return accounts.book(charged, credits, sums())
       // It cost more than was set aside for it: a crash must not forget that.
       if (known && taken < credits) writeDown()
     }
@@ -250,16 +311,31 @@ export function createBudget({ clock, emit, random, store, clients, mustBeSafe =
     function settle(): void {
       if (isSettled) return
       isSettled = true
-      accounts.release(own, restCredits)
+      accounts.release(charged, restCredits)
       restCredits = 0
-      accounts.book(own, spentCredits, known ? [{ space: 'hold', key: id, value: null, expiresAt: null }] : [])
+      const gone: readonly DiskRecord[] = known ? [{ space: 'hold', key: id, value: null, expiresAt: null }] : []
+      accounts.book(charged, spentCredits, [...sums(), ...gone])
       written.delete(id)
+    }
+
+    /** Of what has not been booked yet. */
+    function sums(): readonly DiskSum[] {
+      const at = charged[0]?.account.period.startsAt ?? clock.wall()
+      const found = Array.from(uses.values(), ([key, spent, uncertain]) =>
+        daySum(
+          at,
+          { client, scraper, key },
+          { ...(spent > 0 ? { spent } : {}), ...(uncertain > 0 ? { uncertain } : {}) },
+        ),
+      )
+      uses.clear()
+      return found
     }
   }
 }
 
-function isLimited({ perDay, perMonth }: Limits): boolean {
-  return perDay !== null || perMonth !== null
+function isLimited(charged: readonly Charged[]): boolean {
+  return charged.some(({ limitCredits }) => limitCredits !== null)
 }
 
 function unavailable(): ProxyError {
@@ -276,11 +352,29 @@ function unsafe(): ProxyError {
 /** Null = not of this format. */
 function readHold(value: unknown): { readonly record: HoldRecord; readonly periods: readonly Period[] } | null {
   if (typeof value !== 'object' || value === null) return null
-  const { client, periods: names, credits, spentCredits } = value as Partial<Record<keyof HoldRecord, unknown>>
+  const {
+    client,
+    scraper = 'none',
+    periods: names,
+    credits,
+    spentCredits,
+    uses = [],
+  } = value as Partial<Record<keyof HoldRecord, unknown>>
   if (typeof client !== 'string' || !isCredits(credits) || !isCredits(spentCredits) || spentCredits > credits)
     return null
-  if (!Array.isArray(names)) return null
+  if (!Array.isArray(names) || typeof scraper !== 'string' || !isUses(uses)) return null
   const periods = names.map((name) => periodNamed(String(name))).filter((period) => period !== null)
   if (periods.length !== names.length || periods.length === 0) return null
-  return { record: { client, periods: periods.map(({ id }) => id), credits, spentCredits }, periods }
+  const ids = periods.map(({ id }) => id)
+  return { record: { client, scraper, periods: ids, credits, spentCredits, uses }, periods }
+}
+
+function isUses(value: unknown): value is readonly Use[] {
+  return (
+    Array.isArray(value) &&
+    value.every(
+      (use) =>
+        Array.isArray(use) && typeof use[0] === 'string' && isCredits(use[1]) && isCredits(use[2]) && use.length === 3,
+    )
+  )
 }

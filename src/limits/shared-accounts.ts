@@ -5,7 +5,7 @@
  */
 import type { Client } from '../model.ts'
 import type { Clock, Emit, Random, Shared, SharedStore } from '../ports.ts'
-import { isCredits } from './accounts.ts'
+import { isCredits, limitOf, TOLD_AT, usedUpAtThisPace } from './accounts.ts'
 import { dayOf, monthOf, type Period, periodNamed } from './period.ts'
 import { Change, creditsScript, tagged } from './scripts.ts'
 
@@ -103,21 +103,21 @@ export function createSharedAccounts(ports: AccountsPorts): SharedAccounts {
   async function change(client: Client, changes: readonly SlipChange[]): Promise<Shared<readonly Became[]>> {
     const became: Became[] = []
     for (let from = 0; from === 0 || from < changes.length; from += MAX_CHANGES) {
-      const told = await tell(client, changes.slice(from, from + MAX_CHANGES))
+      const told = await send(client, changes.slice(from, from + MAX_CHANGES))
       if (told.kind === 'away') return told
       became.push(...told.value)
     }
     return { kind: 'known', value: became }
   }
 
-  async function tell(client: Client, changes: readonly SlipChange[]): Promise<Shared<readonly Became[]>> {
+  async function send(client: Client, changes: readonly SlipChange[]): Promise<Shared<readonly Became[]>> {
     const { name, credits } = client
     const before = knowledge.get(name)
     const asTold = changes.map((one) => ({ ...one, spentCredits: one.slip.spentCredits, before: one.slip.heldCredits }))
     const keys = ['totals', 'records', 'due'].map((kind) => tagged(`credits:${kind}`, name))
     const reply = await store.run(creditsScript, keys, [
       credits.perDay ?? -1,
-      credits.perMonth ?? -1,
+      limitOf(credits, monthOf(wallMs(name)), wallMs(name)) ?? -1,
       before?.epoch ?? '',
       before?.runs ?? 0,
       random.id(),
@@ -144,16 +144,21 @@ export function createSharedAccounts(ports: AccountsPorts): SharedAccounts {
     // Replies come in the order of their runs, unless a connection broke meanwhile.
     if (before && before.epoch === now.epoch && before.runs >= now.runs) return
     knowledge.set(client.name, now)
-    warnWhenNear(client, before?.day, now.day, client.credits.perDay)
-    warnWhenNear(client, before?.month, now.month, client.credits.perMonth)
+    tell(client, before?.day, now.day)
+    tell(client, before?.month, now.month)
   }
 
-  /** Once per replica and period. */
-  function warnWhenNear({ name }: Client, before: Totals | undefined, now: Totals, limitCredits: number | null): void {
-    const spentBefore = before?.period.id === now.period.id ? before.spentCredits : 0
-    if (limitCredits === null || spentBefore * 5 >= limitCredits * 4 || now.spentCredits * 5 < limitCredits * 4) return
-    const { period, spentCredits } = now
-    emit({ kind: 'budget-near', client: name, period: period.kind, spentCredits, limitCredits })
+  /** Once per replica, period and share. */
+  function tell({ name, credits }: Client, before: Totals | undefined, { period, spentCredits }: Totals): void {
+    const limitCredits = limitOf(credits, period, wallMs(name))
+    if (limitCredits === null || limitCredits === 0) return
+    const spentBefore = before?.period.id === period.id ? before.spentCredits : 0
+    for (const percent of TOLD_AT) {
+      const reached = percent * limitCredits
+      if (spentBefore * 100 >= reached || spentCredits * 100 < reached) continue
+      const usedUpAt = usedUpAtThisPace({ period, spentCredits }, limitCredits, wallMs(name))
+      emit({ kind: 'budget-used', client: name, period, percent, spentCredits, limitCredits, usedUpAt })
+    }
   }
 
   function known(clientName: string): Known | null {

@@ -5,6 +5,7 @@
 import { ProxyError } from '../errors.ts'
 import type { Client, LimitState } from '../model.ts'
 import type { BudgetStatus } from '../parts.ts'
+import { limitOf } from './accounts.ts'
 import type { Spending } from './budget.ts'
 import { dayOf, monthOf, type Period } from './period.ts'
 import { creditsPolicy } from './policy.ts'
@@ -94,12 +95,12 @@ export function createStandings(
   }
 
   function standings(client: Client): readonly Standing[] {
-    const { perDay, perMonth } = client.credits
-    const [day, month] = totals(client)
-    return [
-      { ...day, limitCredits: perDay },
-      { ...month, limitCredits: perMonth },
-    ].flatMap(({ limitCredits, ...used }) =>
+    const wallMs = accounts.wallMs(client.name)
+    const limited = totals(client).map((used) => ({
+      ...used,
+      limitCredits: limitOf(client.credits, used.period, wallMs),
+    }))
+    return limited.flatMap(({ limitCredits, ...used }) =>
       limitCredits === null
         ? []
         : [{ ...used, limitCredits, leftCredits: limitCredits - used.heldCredits - used.spentCredits }],

@@ -24,6 +24,7 @@
  * | `flight` | who rode on a flight | the `id` of the leader's line; left out where that is in the file of another replica |
  * | `flight_at`, `landed` | leaders | when the flight began; false = the process ended before it |
  * | `stopped_by` | leaders | why its last attempt was not repeated |
+ * | `before`, `spent` | kind `credits` | an operator has corrected what `client` has spent this month |
  * | `attempts` | leaders | `number`, `after_ms` (since `flight_at`), `duration_ms`, `waited_ms` (before it), `class`, `status`, `key` (its name), `charge` (`charged`, `free`, `unknown`), `credits`, `retry_after_ms`; without a complete answer `reason` and, where there is one, the system's code as `error_code`; `anomalies` (what was unexpected about an answer) |
  */
 import type { Call, Entry } from '../model.ts'

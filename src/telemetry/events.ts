@@ -123,13 +123,23 @@ export type TelemetryEvent =
       readonly scraper: string
       readonly attempts: readonly Attempt[]
     }
-  /** Four fifths of a client's credits for the period are spent. */
+  /** A share of the credits of a client, or of the account as a whole (`client` is empty), is spent. Once per share and period. */
   | {
-      readonly kind: 'budget-near'
+      readonly kind: 'budget-used'
       readonly client: string
-      readonly period: 'day' | 'month'
+      readonly period: { readonly kind: 'day' | 'month'; readonly id: string }
+      readonly percent: 50 | 80 | 95 | 100
       readonly spentCredits: number
       readonly limitCredits: number
+      /** At the pace so far; null = not before the period ends. */
+      readonly usedUpAt: number | null
+    }
+  /** An operator has said what a client has really spent this month. */
+  | {
+      readonly kind: 'credits-corrected'
+      readonly client: string
+      readonly beforeCredits: number
+      readonly spentCredits: number
     }
   /** The shared store is away: credits from what was leased in advance, counted by this replica alone, or not granted. */
   | {

@@ -16,6 +16,7 @@ export type SampleGroup = '1' | '2-10' | '11-100'
 export type SavedHow = 'hit' | 'joined' | 'stale' | 'rescued'
 /** `invalid`: charged for an answer that was none. `uncertain`: may have been charged for nothing. */
 export type WastedWhy = 'invalid' | 'uncertain'
+export type Notified = 'delivered' | 'given-up'
 export type BudgetPeriod = 'day' | 'month'
 /** How credits were granted while the shared store was away. */
 export type AwayMode = 'allowance' | 'open' | 'refused'
@@ -49,6 +50,8 @@ export interface LabelTypes {
   operation: RedisOperation
   flaw: CacheFlaw
   file: DiskFile
+  notified: Notified
+  token: string
   version: string
   node: string
 }
@@ -56,7 +59,12 @@ export interface LabelTypes {
 export type LabelName = keyof LabelTypes
 
 /** Two labels of one name are told apart here. */
-const shownNames: Partial<Record<LabelName, string>> = { reload: 'result', wire: 'reason', cause: 'reason' }
+const shownNames: Partial<Record<LabelName, string>> = {
+  reload: 'result',
+  wire: 'reason',
+  cause: 'reason',
+  notified: 'outcome',
+}
 
 export function shownName(label: LabelName): string {
   return shownNames[label] ?? label
@@ -131,6 +139,7 @@ export const labelLists = {
   }),
   flaw: listOf<CacheFlaw>({ signature: 0, version: 0, damaged: 0, 'too-big': 0 }),
   file: listOf<DiskFile>({ answers: 0, records: 0 }),
+  notified: listOf<Notified>({ delivered: 0, 'given-up': 0 }),
 } as const satisfies Partial<Record<LabelName, readonly LabelValue[]>>
 
 /** The lists that the settings and the profile give. */
@@ -171,6 +180,8 @@ export function closedLists({ clients, scrapers, keys, tiers, version }: ListOpt
     operation: list(labelLists.operation, 'get'),
     flaw: list(labelLists.flaw, 'damaged'),
     file: list(labelLists.file, 'records'),
+    notified: list(labelLists.notified, 'given-up'),
+    token: list([], 'none'),
     version: list([version], version),
     node: list([process.versions.node], process.versions.node),
   } satisfies Record<LabelName, ClosedList & { readonly values: readonly LabelValue[] }>

@@ -210,7 +210,8 @@ export function createLedger({ metrics, broke }: LedgerPorts): Ledger {
   }
 }
 
-function savedBy(outcome: Outcome): { readonly how: SavedHow; readonly credits: number } | null {
+/** What the answer would have cost without the proxy; null = nothing was saved. */
+export function savedBy(outcome: Outcome): { readonly how: SavedHow; readonly credits: number } | null {
   if (outcome.kind === 'hit') {
     return { how: outcome.entry.unclaimed ? 'rescued' : 'hit', credits: outcome.entry.priceCredits }
   }

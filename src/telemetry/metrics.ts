@@ -85,6 +85,11 @@ const counterRows = {
     'cache_rejections_total',
     'Stored bytes that were not taken for an answer: poisoned, foreign, of another version or cut off.',
   ),
+  notifications: row(
+    ['notified'],
+    'notifications_total',
+    'Webhook notifications that were delivered, or given up after an hour.',
+  ),
   redisErrors: row(['operation'], 'redis_errors_total', 'Operations on Redis that failed or took too long.'),
   joinedRequests: row(
     ['scraper'],
@@ -151,11 +156,6 @@ const counterRows = {
     ['client', 'scraper'],
     'credits_unclaimed_total',
     'Credits charged for answers that arrived after the client who pays had left. They are kept for whoever asks next.',
-  ),
-  budgetNear: row(
-    ['client', 'period'],
-    'credits_budget_soft_limit_total',
-    "Times that a client's spent credits reached 80 % of its budget for the UTC day or month.",
   ),
   jobs: row(
     ['scraper', 'outcome'],
@@ -312,6 +312,28 @@ const readingRows: readonly Reading[] = [
     read: ({ gauges }) => budgetsOf(gauges, ({ heldCredits }) => heldCredits),
   },
   {
+    ...row(
+      ['period'],
+      'credits_account_remaining',
+      'Credits left of `upstream.credits` for the UTC day or month, the reserve included, less those held for calls under way. Absent where none are set.',
+    ),
+    read: ({ gauges }) =>
+      (gauges.budgets?.() ?? [])
+        .filter(({ client }) => client === '')
+        .map(({ leftCredits, period }) => [leftCredits, period] as const),
+  },
+  {
+    ...row(
+      ['client', 'token'],
+      'client_token_last_used_timestamp_seconds',
+      'When a client token was used last, in seconds since 1970; 0 = never, as far as is known. The token is told by its place in the settings and the first 6 digits of its SHA-256.',
+    ),
+    read: ({ gauges }) =>
+      (gauges.tokens?.() ?? []).map(
+        ({ client, name, lastUsedAt }) => [(lastUsedAt ?? 0) / 1000, client, name] as const,
+      ),
+  },
+  {
     ...row(['tier'], 'cache_entries', 'Answers kept now.'),
     read: ({ gauges }) => gauges.cache().map(({ tier, entries }) => [entries, tier]),
   },
@@ -406,6 +428,11 @@ export interface Gauges {
   readonly keys: () => readonly KeyStatus[]
   /** Left out where nothing is limited. */
   readonly budgets?: () => readonly BudgetStatus[]
+  readonly tokens?: () => readonly {
+    readonly client: string
+    readonly name: string
+    readonly lastUsedAt: number | null
+  }[]
   readonly retryTokens: (scraper: string) => number
   readonly queued?: (scraper: string) => number
   readonly limits?: {
@@ -530,7 +557,8 @@ interface Reading extends Row {
 }
 
 function budgetsOf({ budgets }: Gauges, valueOf: (budget: BudgetStatus) => number) {
-  return (budgets?.() ?? []).map((budget) => [valueOf(budget), budget.client, budget.period] as const)
+  const own = (budgets?.() ?? []).filter(({ client }) => client !== '')
+  return own.map((budget) => [valueOf(budget), budget.client, budget.period] as const)
 }
 
 type ValuesOf<Labels extends readonly LabelName[]> = { readonly [I in keyof Labels]: LabelTypes[Labels[I]] }

@@ -153,13 +153,19 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
         return metrics.sharedFlights.add(1, event.from)
       case 'lease-lost':
         return metrics.sharedFlights.add(1, 'lost')
-      case 'budget-near':
-        metrics.budgetNear.add(1, event.client, event.period)
+      case 'budget-used':
+        if (event.percent !== 80 || event.client === '') return undefined
         return log.warn('credit budget nearly spent', {
           client: event.client,
-          period: event.period,
+          period: event.period.kind,
           spent: event.spentCredits,
           limit: event.limitCredits,
+        })
+      case 'credits-corrected':
+        return log.info('credits of a client corrected', {
+          client: event.client,
+          before: event.beforeCredits,
+          spent: event.spentCredits,
         })
       case 'holds-swept':
         return log.warn('credits of an earlier run counted as spent', { holds: event.holds, credits: event.credits })

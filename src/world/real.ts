@@ -4,6 +4,7 @@ import { createAuditFile } from './audit-file.ts'
 import { createClock } from './clock.ts'
 import { createDisk } from './disk.ts'
 import { watchFile } from './file-watch.ts'
+import { postWebhook } from './http-client.ts'
 import { createStdout } from './output.ts'
 import { createPressureGauge } from './pressure.ts'
 import { createRandom } from './random.ts'
@@ -23,6 +24,7 @@ export function realWorld(): World {
     openAuditFile: (options, emit) => createAuditFile(options, clock, emit),
     openShared: (options, emit) => createRedis(options, clock, random, emit),
     gaugePressure: createPressureGauge,
+    post: postWebhook,
     watchFile: (path, onChange) => watchFile(path, clock, onChange),
   }
 }

@@ -13,7 +13,9 @@ const TOKEN = 'slp_0123456789abcdefghijklmnopqrstuvwxyz'
 const samples = Number(process.argv[2] ?? 100_000)
 const prefixes = [0, 1, 4, 8, 16, 24, 32, 39]
 const clients = createClients({
-  clients: [{ client: aClient(), tokenHashes: [hash('sha256', TOKEN, 'hex')] }],
+  clients: [{ client: aClient(), tokens: [{ hash: hash('sha256', TOKEN, 'hex'), expiresAt: null }] }],
+  uses: { used() {}, lastUsed: () => null },
+  wall: () => 0,
   anonymous: null,
   hosts: null,
   vendor: 'the vendor',

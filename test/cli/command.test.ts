@@ -68,7 +68,7 @@ void t.test('the command line', async (t) => {
       {
         kind: 'wrong',
         message:
-          'unknown command "dance"; known are serve, check, doctor, schema, token, simulator, demo, replay, completion',
+          'unknown command "dance"; known are serve, check, doctor, schema, report, token, simulator, demo, replay, completion',
       },
     ],
     [['--confg', 'a.yaml'], { kind: 'wrong', message: 'unknown option "--confg"; did you mean "--config"?' }],

@@ -352,9 +352,21 @@ void t.test('identify: the client of the token, or the anonymous one, or nobody'
   const team = { name: 'search-team' } as Client
   const anonymous = { name: 'anonymous' } as Client
   const asked = (token: string | null): ProxyRequest => ({ ...read(host), token })
-  const clients = [{ client: team, tokenHashes: ['00'.repeat(32), sha256] }]
+  const used: string[] = []
+  const uses = { used: ({ hash }: { readonly hash: string }) => void used.push(hash), lastUsed: () => null }
+  let wallMs = 0
+  const known = { vendor: 'ScrapeLLM', hosts: null, uses, wall: () => wallMs }
+  const clients = [
+    {
+      client: team,
+      tokens: [
+        { hash: '00'.repeat(32), expiresAt: null },
+        { hash: sha256, expiresAt: 1_000 },
+      ],
+    },
+  ]
 
-  const strict = createClients({ vendor: 'ScrapeLLM', clients, anonymous: null, hosts: null })
+  const strict = createClients({ ...known, clients, anonymous: null })
   t.equal(strict.identify(asked('search-team-example-token')), team)
   for (const token of [null, 'search-team-example-toke', 'x', ''])
     t.match(
@@ -366,16 +378,28 @@ void t.test('identify: the client of the token, or the anonymous one, or nobody'
   t.match(refusal(() => strict.identify(asked(null))).message, /no client token.*not a key of ScrapeLLM.*X-API-Key/)
   t.match(refusal(() => strict.identify(asked('x'))).message, /not known here.*Authorization: Bearer TOKEN/)
 
-  const lenient = createClients({ vendor: 'ScrapeLLM', clients, anonymous, hosts: null })
+  const lenient = createClients({ ...known, clients, anonymous })
   t.equal(lenient.identify(asked('search-team-example-token')), team)
   t.equal(lenient.identify(asked('sk-old-vendor-key')), anonymous)
   t.equal(lenient.identify(asked(null)), anonymous)
+  t.same(used, [sha256, sha256], 'only those that were let in')
+
+  wallMs = 999
+  t.equal(strict.identify(asked('search-team-example-token')), team)
+  wallMs = 1_000
+  t.match(
+    refusal(() => strict.identify(asked('search-team-example-token'))),
+    { code: 'CLIENT_UNKNOWN', message: /expired at 1970-01-01T00:00:01/ },
+  )
+  t.equal(lenient.identify(asked('search-team-example-token')), anonymous)
 })
 
 void t.test('a caller without a token is no web page', async (t) => {
   const anonymous = { name: 'anonymous' } as Client
-  const onLoopback = createClients({ vendor: 'ScrapeLLM', clients: [], anonymous, hosts: new Set(['proxy.example']) })
-  const onNetwork = createClients({ vendor: 'ScrapeLLM', clients: [], anonymous, hosts: null })
+  const uses = { used: () => undefined, lastUsed: () => null }
+  const nobody = { vendor: 'ScrapeLLM', clients: [], anonymous, uses, wall: () => 0 }
+  const onLoopback = createClients({ ...nobody, hosts: new Set(['proxy.example']) })
+  const onNetwork = createClients({ ...nobody, hosts: null })
   const table: [headers: string[], loopback: boolean, network: boolean][] = [
     [['Host', '127.0.0.1:8080'], true, true],
     [['Host', 'localhost'], true, true],

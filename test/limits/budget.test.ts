@@ -4,11 +4,12 @@ import t from 'tap'
 import { ProxyError } from '../../src/errors.ts'
 import type { BudgetStore } from '../../src/limits/accounts.ts'
 import { type Budgets, createBudget } from '../../src/limits/budget.ts'
+import { rowsOf } from '../../src/limits/day-sums.ts'
 import { dayOf, monthOf, periodNamed } from '../../src/limits/period.ts'
 import type { Charge, Client } from '../../src/model.ts'
 import type { Hold } from '../../src/parts.ts'
 import type { Clock, DiskRecord, DiskSum } from '../../src/ports.ts'
-import { fakeClock, fakeWorld, seededRandom } from '../support/world.ts'
+import { epoch, fakeClock, fakeWorld, seededRandom } from '../support/world.ts'
 import { aCall, aClient } from '../support/verdicts.ts'
 
 const HOUR_MS = 3_600_000
@@ -33,8 +34,7 @@ function createStore(clock: Clock) {
       puts.push(list)
       for (const record of list) {
         const { space, key, expiresAt } = record
-        const value =
-          'add' in record ? { credits: creditsIn(`${space}:${key}`) + (record.add['credits'] ?? 0) } : record.value
+        const value = 'add' in record ? together(`${space}:${key}`, record.add) : record.value
         if (value === null) records.delete(`${space}:${key}`)
         else records.set(`${space}:${key}`, { text: JSON.stringify(value), expiresAt })
       }
@@ -53,12 +53,14 @@ function createStore(clock: Clock) {
       return state.isRead
     },
   }
-  function creditsIn(name: string): number {
-    const { credits } = JSON.parse(records.get(name)?.text ?? '{"credits":0}') as { readonly credits: number }
-    return credits
+  function together(name: string, add: DiskSum['add']): DiskSum['add'] {
+    const sums = JSON.parse(records.get(name)?.text ?? '{}') as DiskSum['add']
+    const added = Object.entries(add).map(([field, value]) => [field, (sums[field] ?? 0) + value] as const)
+    return { ...sums, ...Object.fromEntries(added) }
   }
-  const names = () => [...records.keys()].toSorted()
-  return { store, puts, names, state }
+  const names = () => [...records.keys()].filter((name) => !name.startsWith('day-sums')).toSorted()
+  const rows = () => rowsOf(store, '2026-01')
+  return { store, puts, names, state, rows, clear: () => records.clear() }
 }
 
 /** One process after another on one store; `crash` is the end of one and the start of the next. */
@@ -158,6 +160,9 @@ void t.test('What is spent after the hold was settled is not lost', async (t) =>
   t.strictSame(stateOf(scene.budget), [7, 0, 3])
 })
 
+/** What was spent: by the client, and by all together. */
+const ownAndWhole = ['spent:2026-01-15/', 'spent:2026-01-15/team', 'spent:2026-01/', 'spent:2026-01/team']
+
 void t.test('A further attempt needs credits of its own once an earlier one has used up what was held', async (t) => {
   const client = withCredits(8)
   const scene = createScene(client)
@@ -174,7 +179,7 @@ void t.test('A further attempt needs credits of its own once an earlier one has 
   t.strictSame(stateOf(scene.budget), [2, 0, 6], 'a refusal holds nothing')
   hold.settle()
   t.strictSame(stateOf(scene.budget), [2, 0, 6])
-  t.strictSame(scene.names(), ['spent:2026-01-15/team', 'spent:2026-01/team'])
+  t.strictSame(scene.names(), ownAndWhole)
 })
 
 void t.test('A refusal says which period is used up and when it ends; of both, the later one', async (t) => {
@@ -262,34 +267,42 @@ void t.test('There is room while a fifth of every limited period is neither spen
   }
 })
 
-void t.test('At four fifths of a period it is told once, and in the next period again', async (t) => {
-  const client = withCredits(15, 60)
-  const { budget, clock, told } = createScene(client)
-  for (let i = 0; i < 3; i += 1) await pay(budget, client)
-  const held = await budget.hold(client, aCall())
-  t.strictSame(told('budget-near'), [], 'what is held is not spent')
-  held.settle()
-  await pay(budget, client)
-  const near = { kind: 'budget-near', client: 'team', period: 'day', spentCredits: 12, limitCredits: 15 }
-  t.strictSame(told('budget-near'), [near])
-  await pay(budget, client)
-  t.equal(told('budget-near').length, 1)
-
-  for (let day = 0; day < 3; day += 1) {
-    await clock.advance(DAY_MS)
-    for (let i = 0; i < 5; i += 1) await pay(budget, client)
-  }
-  t.strictSame(
-    told('budget-near').map(({ period, spentCredits }) => [period, spentCredits]),
-    [
-      ['day', 12],
-      ['day', 12],
-      ['day', 12],
-      ['month', 48],
-      ['day', 12],
-    ],
-  )
-})
+void t.test(
+  'At 50, 80, 95 and 100 % of a period it is told once, with the forecast, and in the next period again',
+  async (t) => {
+    const client = withCredits(15, 300)
+    const { budget, clock, told } = createScene(client)
+    const percents = (kind: 'day' | 'month') =>
+      told('budget-used').flatMap(({ period, percent }) => (period.kind === kind ? [percent] : []))
+    for (let i = 0; i < 2; i += 1) await pay(budget, client)
+    const held = await budget.hold(client, aCall())
+    t.strictSame(told('budget-used'), [], 'what is held is not spent')
+    held.settle()
+    await pay(budget, client)
+    t.strictSame(told('budget-used'), [
+      {
+        kind: 'budget-used',
+        client: 'team',
+        period: dayOf(clock.wall()),
+        percent: 50,
+        spentCredits: 9,
+        limitCredits: 15,
+        // Nine in twelve hours are fifteen in twenty.
+        usedUpAt: Date.UTC(2026, 0, 15, 20),
+      },
+    ])
+    for (let i = 0; i < 2; i += 1) await pay(budget, client)
+    t.strictSame(percents('day'), [50, 80, 95, 100])
+    t.strictSame(percents('month'), [])
+    for (let day = 0; day < 9; day += 1) {
+      await clock.advance(DAY_MS)
+      for (let i = 0; i < 5; i += 1) await pay(budget, client)
+    }
+    t.equal(percents('day').length, 40)
+    t.strictSame(percents('month'), [50])
+    t.equal(told('budget-used').at(-1)?.usedUpAt !== undefined, true)
+  },
+)
 
 void t.test('A hold belongs to the day it was made on, whatever the clock does meanwhile', async (t) => {
   const client = withCredits(10, 20)
@@ -381,7 +394,7 @@ void t.test('What was sent before a crash counts as held at once, and as spent w
   scene.crash()
   scene.budget.sweep()
   t.strictSame(stateOf(scene.budget), [21, 0, 9])
-  t.strictSame(scene.names(), ['spent:2026-01-15/team', 'spent:2026-01/team'])
+  t.strictSame(scene.names(), ownAndWhole)
 })
 
 void t.test('A hold is in the store before the attempt, and leaves it together with what it spent', async (t) => {
@@ -403,13 +416,21 @@ void t.test('A hold is in the store before the attempt, and leaves it together w
       {
         space: 'hold',
         key: hold.id,
-        value: { client: 'team', periods, credits: 3, spentCredits: 0 },
+        value: { client: 'team', scraper: 'alpha', periods, credits: 3, spentCredits: 0, uses: [] },
         expiresAt: null,
       },
     ],
     [
       { space: 'spent', key: '2026-01-15/team', add: { credits: 3 }, expiresAt: resetAt.day + DAY_MS },
+      { space: 'spent', key: '2026-01-15/', add: { credits: 3 }, expiresAt: resetAt.day + DAY_MS },
       { space: 'spent', key: '2026-01/team', add: { credits: 3 }, expiresAt: resetAt.month + DAY_MS },
+      { space: 'spent', key: '2026-01/', add: { credits: 3 }, expiresAt: resetAt.month + DAY_MS },
+      {
+        space: 'day-sums/2026-01',
+        key: '2026-01-15/team/alpha/none',
+        add: { spent: 3 },
+        expiresAt: resetAt.day + 400 * DAY_MS,
+      },
       { space: 'hold', key: hold.id, value: null, expiresAt: null },
     ],
   ])
@@ -762,3 +783,142 @@ void t.test('64 workers never spend more than 1,000 credits when what failed may
     t.ok(realCredits < spentCredits && spentCredits <= 1_000, `${realCredits} charged, ${spentCredits} counted`)
   }
 })
+
+void t.test('The account as a whole has limits of its own, and a reserve for those who may use it', async (t) => {
+  const [usual, urgent] = [
+    withCredits(null, null, 'usual'),
+    { ...withCredits(null, null, 'urgent'), mayUseReserve: true },
+  ]
+  const world = fakeWorld()
+  const account = { perDay: 12, perMonth: null, reserveCredits: 5 }
+  const { store } = createStore(world.clock)
+  const start = () => createBudget({ ...world, store, clients: () => [usual, urgent], account: () => account })
+  const budget = start()
+  await pay(budget, usual)
+  await pay(budget, urgent)
+  t.match(await refusalOf(budget.hold(usual, aCall())), { code: 'BUDGET_EXHAUSTED', message: /all clients together/ })
+  t.equal(budget.hasRoom(usual), false)
+  t.strictSame(budget.limits(usual), [], 'it is nobody’s own limit')
+  await pay(budget, urgent)
+  await pay(budget, urgent)
+  t.match(await refusalOf(budget.hold(urgent, aCall())), { code: 'BUDGET_EXHAUSTED' })
+  t.match(budget.states(), [{ client: '', period: 'day', limitCredits: 12, leftCredits: 0, spentCredits: 12 }])
+  t.match(await refusalOf(start().hold(urgent, aCall())), { code: 'BUDGET_EXHAUSTED' }, 'after a restart, too')
+  budget.refund('urgent', 3, world.clock.wall())
+  t.match(budget.states(), [{ leftCredits: 3 }])
+})
+
+void t.test('A top-up is on top of the month, for as long as it lasts', async (t) => {
+  const until = epoch + HOUR_MS
+  const client = { ...withCredits(null, 4), credits: { perDay: null, perMonth: 4, topUp: { credits: 5, until } } }
+  const { budget, clock } = createScene(client)
+  t.match(budget.limits(client), [{ remaining: 9 }])
+  await pay(budget, client)
+  await pay(budget, client)
+  t.match(budget.states(), [{ period: 'month', limitCredits: 9, spentCredits: 6 }])
+  await clock.advance(HOUR_MS)
+  t.match(budget.states(), [{ period: 'month', limitCredits: 4, leftCredits: -2 }])
+  t.match(await refusalOf(budget.hold(client, aCall())), { code: 'BUDGET_EXHAUSTED' })
+})
+
+void t.test(
+  'An operator can say what was really spent; the difference is taken from the day and the whole as well',
+  async (t) => {
+    const client = withCredits(20, 100)
+    const scene = createScene(client)
+    await pay(scene.budget, client, { state: 'charged', credits: 15 })
+    t.strictSame(scene.budget.correct('team', 3), { beforeCredits: 15, spentCredits: 3 })
+    t.strictSame(
+      [stateOf(scene.budget), stateOf(scene.budget, 'month')],
+      [
+        [17, 0, 3],
+        [97, 0, 3],
+      ],
+    )
+    scene.crash()
+    t.strictSame(
+      [stateOf(scene.budget), stateOf(scene.budget, 'month')],
+      [
+        [17, 0, 3],
+        [97, 0, 3],
+      ],
+    )
+    t.strictSame(scene.budget.correct('team', 50), { beforeCredits: 3, spentCredits: 50 })
+    t.match(await refusalOf(scene.budget.hold(client, aCall())), { code: 'BUDGET_EXHAUSTED' })
+  },
+)
+
+void t.test('What is not known is not granted, and what cannot be written down is not sent', async (t) => {
+  const client = withCredits(60)
+  const free = withCredits(null, null, 'free')
+  const scene = createScene(client, free)
+  await pay(scene.budget, client)
+  scene.state.isRead = false
+  scene.crash()
+  const { budget } = scene
+  t.match(await refusalOf(budget.hold(client, aCall())), { code: 'BUDGET_UNAVAILABLE', status: 503 })
+  t.strictSame([budget.limits(client), budget.states(), budget.hasRoom(client)], [[], [], false])
+  await pay(budget, free)
+  scene.state.isRead = true
+  for (const listener of scene.state.readAgain) listener()
+  t.strictSame(stateOf(budget), [57, 0, 3])
+
+  const hold = await budget.hold(client, aCall())
+  scene.state.isSafe = false
+  t.match(await refusalOf(hold.secure(3)), { code: 'BUDGET_UNAVAILABLE' })
+  hold.settle()
+  t.strictSame(stateOf(budget), [57, 0, 3])
+  await pay(budget, free)
+  scene.state.isSafe = true
+  await pay(budget, client)
+  t.strictSame(stateOf(budget), [54, 0, 6])
+})
+
+void t.test(
+  'A store that was lost gets back what this process knows; one in which others have spent is believed',
+  async (t) => {
+    const client = withCredits(60)
+    const scene = createScene(client)
+    await pay(scene.budget, client)
+    const hold = await scene.budget.hold(client, aCall())
+    await hold.secure(3)
+    scene.clear()
+    for (const listener of scene.state.readAgain) listener()
+    t.strictSame(stateOf(scene.budget), [54, 3, 3])
+    scene.crash()
+    t.strictSame(stateOf(scene.budget), [54, 3, 3], 'the sum and the hold are there again')
+    scene.store.put([{ space: 'spent', key: '2026-01-15/team', add: { credits: 30 }, expiresAt: null }])
+    for (const listener of scene.state.readAgain) listener()
+    t.strictSame(stateOf(scene.budget), [24, 3, 33])
+  },
+)
+
+void t.test(
+  'What was spent and perhaps spent is in the sums of the day, by scraper and key, together with the books',
+  async (t) => {
+    const client = withCredits(60)
+    const scene = createScene(client)
+    const call = aCall()
+    const hold = await scene.budget.hold(client, call)
+    await hold.secure(3)
+    hold.spend(unknown, 'main')
+    await hold.secure(3)
+    hold.spend(charged, 'spare')
+    t.strictSame(scene.rows(), [])
+    hold.settle()
+    const row = { day: '2026-01-15', client: 'team', scraper: call.scraper }
+    t.match(scene.rows(), [
+      { ...row, key: 'main', spent: 0, uncertain: 3 },
+      { ...row, key: 'spare', spent: 3, uncertain: 0 },
+    ])
+    const cut = await scene.budget.hold(client, call)
+    await cut.secure(3)
+    scene.crash()
+    scene.budget.sweep()
+    t.match(scene.rows()[1], { key: 'none', uncertain: 3 })
+    scene.budget.refund('team', 3, scene.clock.wall(), { scraper: call.scraper, key: 'spare' })
+    t.match(scene.rows().at(-1), { key: 'spare', refunded: 3 })
+    const sum = scene.rows().reduce((all, one) => all + one.spent + one.uncertain - one.refunded, 0)
+    t.equal(sum, stateOf(scene.budget)[2])
+  },
+)

@@ -182,8 +182,8 @@ void t.test('What is refused says until when, and the smaller of day and month c
   const day = new Date(replica.budget.states()[0]?.resetAt ?? 0)
   t.equal(day.getTime() % 86_400_000, 0, 'a day ends at midnight in UTC')
   t.strictSame(
-    replica.world.told('budget-near').map(({ period }) => period),
-    ['month'],
+    replica.world.told('budget-used').map(({ period, percent }) => [period.kind, percent]),
+    [50, 80, 95, 100].map((percent) => ['month', percent]),
   )
   t.strictSame(replica.budget.spending(), [{ client: 'team', dayCredits: 9, monthCredits: 9, heldCredits: 0 }])
 })

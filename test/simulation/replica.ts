@@ -91,6 +91,7 @@ export function createReplica({
       close: async () => {},
     }),
     openShared: (options, emit) => createRedis(options, clock, random, emit, link.connect),
+    post: async () => null,
     gaugePressure: () => ({
       limitBytes: 1024 ** 3,
       read: () => ({ eventLoopDelayMs: 1, eventLoopBusy: 0.1, memory: memory() }),

@@ -436,6 +436,8 @@ const METRICS_OF_SETTINGS: Readonly<Record<string, readonly string[]>> = {
 /** What a label may say in this test, whatever is asked and answered; for the others there are the lists of the code. */
 const LABELS: Readonly<Record<string, readonly string[] | RegExp>> = {
   client: ['anonymous', 'search-team', 'unknown'],
+  // Its place in the settings, and the first digits of its hash.
+  token: /^\d+ [0-9a-f]{6}$/,
   scraper: SCRAPERS,
   key: ['main', 'none'],
   status: /^(?:[1-5]\d\d|[1-5]xx|other|gone|none)$/,
@@ -522,7 +524,8 @@ void t.test('everything that is counted is there, with closed labels, and nothin
   const others: Readonly<Record<string, readonly (string | number)[]>> = {
     ...labelLists,
     result: [...labelLists.result, ...labelLists.reload],
-    reason: [...labelLists.reason, ...labelLists.wire],
+    reason: [...labelLists.reason, ...labelLists.wire, ...labelLists.cause],
+    outcome: [...labelLists.outcome, ...labelLists.notified],
   }
   for (const { name, labels } of series) {
     for (const [label, value] of Object.entries(labels)) {

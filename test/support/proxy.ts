@@ -14,6 +14,7 @@ import { createAuditFile } from '../../src/world/audit-file.ts'
 import { createClock } from '../../src/world/clock.ts'
 import { createDisk } from '../../src/world/disk.ts'
 import { watchFile } from '../../src/world/file-watch.ts'
+import { postWebhook } from '../../src/world/http-client.ts'
 import { createRedis } from '../../src/world/redis.ts'
 import { createTransport } from '../../src/world/transport.ts'
 import { seededRandom } from './world.ts'
@@ -171,6 +172,7 @@ upstream: { url: "${upstream}", keys: [{ name: main, secret: ${UPSTREAM_KEY} }] 
       reclaim: () => undefined,
       close: () => undefined,
     }),
+    post: postWebhook,
     watchFile(path, onChange) {
       if (!options.files && path !== SETTINGS_FILE) return watchFile(path, clock, onChange)
       const watching = watched.get(path) ?? new Set()

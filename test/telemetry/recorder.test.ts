@@ -33,7 +33,8 @@ function createScene(
     gauges: {
       breakers: () => live.breakers,
       keys: () => live.keys,
-      budgets: () => names.budgets ?? [budget],
+      budgets: () => names.budgets ?? [budget, { ...budget, client: '' }],
+      tokens: () => (names.clients ?? ['batch']).map((client) => ({ client, name: '1 abcdef', lastUsedAt: 1 })),
       disk: () => ({ answers: 'up', records: 'up' }),
       redis: () => 'up',
       auditFile: () => 'down',
@@ -533,7 +534,15 @@ void t.test('events beside the outcomes are counted, and those an operator must 
   scene.emit({ kind: 'disk-changed', file: 'answers', to: 'up', because: 'full' })
   scene.emit({ kind: 'audit-changed', to: 'up', because: 'full', lostLines: 72 })
   const { client, period, spentCredits, limitCredits } = budget
-  scene.emit({ kind: 'budget-near', client, period, spentCredits, limitCredits })
+  scene.emit({
+    kind: 'budget-used',
+    client,
+    period: { kind: period, id: '' },
+    percent: 80,
+    spentCredits,
+    limitCredits,
+    usedUpAt: null,
+  })
   scene.emit({ kind: 'holds-swept', holds: 2, credits: 6 })
   scene.emit({ kind: 'broke', where: 'flights', error: new TypeError('x of undefined') })
   scene.live.breakers = [{ scraper: 'gemini', state: 'half-open', openUntil: null, held: 0 }]
@@ -554,8 +563,6 @@ void t.test('events beside the outcomes are counted, and those an operator must 
     'upstream_failures_total{scraper="chatgpt",class="rejected"}': 0,
     'ambiguous_attempts_total{scraper="gemini"}': 1,
     'credits_spent_total{client="batch",scraper="gemini",key="main"}': 0,
-    'credits_budget_soft_limit_total{client="search-team",period="day"}': 1,
-    'credits_budget_soft_limit_total{client="search-team",period="month"}': 0,
     'credits_budget_remaining{client="search-team",period="day"}': 591,
     'credits_budget_held{client="search-team",period="day"}': 9,
     ledger_imbalance_credits: 0,
