@@ -118,7 +118,7 @@ function askOne(agent: http.Agent, url: string, ask: Ask, number: number): Promi
   if (ask.token !== undefined) headers['X-API-Key'] = ask.token
   if (ask.noCache) headers['Cache-Control'] = 'no-cache'
   const startedAt = performance.now()
-  return new Promise((resolve, reject) => {
+  return new Promise((resolve) => {
     const path = `${url}/scrapers/chatgpt?prompt=${encodeURIComponent(ask.prompt)}`
     const request = http.get(path, { agent, headers }, (response) => {
       const header = (name: string): string | null => response.headers[name]?.toString() ?? null
@@ -134,7 +134,19 @@ function askOne(agent: http.Agent, url: string, ask: Ask, number: number): Promi
         }),
       )
     })
-    request.on('error', reject)
+    request.on('error', () => {
+      // The proxy may close an idle connection at the moment at which it is used again.
+      if (request.reusedSocket) return resolve(askOne(agent, url, ask, number))
+      resolve({
+        ...ask,
+        durationMs: performance.now() - startedAt,
+        status: 0,
+        code: null,
+        attempts: 0,
+        credits: 0,
+        isHit: false,
+      })
+    })
   })
 }
 
