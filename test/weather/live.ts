@@ -89,8 +89,14 @@ async function runOne(scope: Scope, one: Case, sets: readonly string[]): Promise
   return {
     ...row,
     weather: `live: ${one.weather}`,
-    broken: [...row.broken, ...(await misprediction(scope, audit, all, success))],
+    broken: [...row.broken, ...overloads(asked), ...(await misprediction(scope, audit, all, success))],
   }
+}
+
+/** Without places to wait for, the proxy refuses for this reason only when it gets no processor time: then real time measures the machine. */
+function overloads(asked: readonly Asked[]): string[] {
+  const count = asked.filter(({ code }) => code === 'OVERLOADED').length
+  return count === 0 ? [] : [`${count} were refused as OVERLOADED: this machine was too busy to measure in real time`]
 }
 
 async function askAll(asks: readonly Ask[], url: string, sim: Simulator, staging: Staging): Promise<readonly Asked[]> {
