@@ -232,7 +232,8 @@ export function effective(config: Config): unknown {
 
 function shown(type: z.core.$ZodType, value: unknown): unknown {
   if (isAbsent(value)) return null
-  const { type: bare, kind } = peel(type)
+  const { type: bare, kind: own } = peel(type)
+  const kind = own ?? (typeof value === 'string' ? kindOfText(bare) : null)
   if (typeof value === 'number' && kind === 'duration') return formatDuration(value)
   if (typeof value === 'number' && kind === 'size') return formatSize(value)
   if (kind === 'secret') return String(value)
@@ -246,6 +247,12 @@ function shown(type: z.core.$ZodType, value: unknown): unknown {
   const names = map instanceof z.ZodObject ? Object.keys(map.shape) : Object.keys(value)
   const pairs = names.map((name) => [name, shown(childOf(map, name) ?? map, Reflect.get(value, name))] as const)
   return Object.fromEntries(pairs.filter(([, one]) => !isAbsent(one)))
+}
+
+/** Where a text is one of several forms. */
+function kindOfText(type: z.core.$ZodType): Field['kind'] {
+  if (!(type instanceof z.ZodUnion)) return null
+  return type.options.map(peel).find((option) => option.type instanceof z.ZodString)?.kind ?? null
 }
 
 function itemOf(type: z.core.$ZodType): z.core.$ZodType {

@@ -35,7 +35,8 @@ void t.test('A client that says nothing has what holds for all, and no limits', 
     priority: 'interactive',
     retry: retryDefaults,
     cache: cacheDefaults,
-    credits: { perDay: null, perMonth: null },
+    credits: { perDay: null, perMonth: null, topUp: null },
+    mayUseReserve: false,
     scrapers: null,
   })
 })

@@ -38,6 +38,7 @@ export interface Booted {
 }
 
 const program = '/lib/systemd/systemd'
+const unshared = ['unshare', '--cgroup', '--mount', '--pid', '--uts', '--ipc', '--fork', '--kill-child', '--mount-proc']
 const targets = [
   'sysinit',
   'basic',
@@ -54,7 +55,17 @@ const targets = [
 export function whyNoSystemd(): string | null {
   if (process.getuid?.() !== 0) return 'needs root'
   if (!existsSync(program)) return 'needs systemd'
-  return groups() === null ? 'needs a cgroup2 file system' : null
+  const mounted = groups()
+  if (mounted === null) return 'needs a cgroup2 file system'
+  try {
+    const probe = join(mounted, `scrapellm-proxy-${process.pid}-probe`)
+    mkdirSync(probe)
+    rmdirSync(probe)
+  } catch {
+    return 'needs a cgroup2 file system that it may write to'
+  }
+  const [unshare = '', ...options] = unshared
+  return spawnSync(unshare, [...options, 'true']).status === 0 ? null : 'needs namespaces of its own'
 }
 
 let booted = 0
@@ -95,8 +106,6 @@ export async function aSystemd(t: Test, { units, mounts }: Booted): Promise<Syst
   run('sh', '-c', 'until [ -S /run/systemd/private ]; do sleep 0.05; done; systemctl is-system-running --wait')
   return { run, start: (...command) => start(t, 'nsenter', [...there, ...command]) }
 }
-
-const unshared = ['unshare', '--cgroup', '--mount', '--pid', '--uts', '--ipc', '--fork', '--kill-child', '--mount-proc']
 
 function enter(group: string): string {
   return `echo $$ > ${group}/cgroup.procs; exec "$@"`
