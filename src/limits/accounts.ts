@@ -166,9 +166,15 @@ export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Ac
     credits: number,
     othersOf: (credits: number) => readonly DiskSum[],
   ): number {
-    const given = Math.max(credits, ...charged.map(({ account }) => -account.settledCredits))
-    for (const { account } of charged) account.spentCredits += given
-    if (given !== 0) book(charged, given, othersOf(given))
+    // None of them falls below what was never spent in it: a day may know less of it than its month.
+    const changes = charged.map(({ account }) => ({ account, by: Math.max(credits, -account.settledCredits) }))
+    const given = changes.findLast(({ account }) => account.client !== '')?.by ?? 0
+    const sums = changes.flatMap(({ account, by }) => {
+      account.spentCredits += by
+      account.settledCredits += by
+      return by === 0 ? [] : [spentSum(account, by)]
+    })
+    if (sums.length > 0) store?.put([...sums, ...(given === 0 ? [] : othersOf(given))])
     return given
   }
 

@@ -182,6 +182,22 @@ void t.test('A further attempt needs credits of its own once an earlier one has 
   t.strictSame(scene.names(), ownAndWhole)
 })
 
+void t.test('A correction may be more than what was spent today', async (t) => {
+  const client = withCredits(20, 100)
+  const { budget, clock } = createScene(client)
+  await pay(budget, client, { state: 'charged', credits: 15 })
+  await clock.advance(DAY_MS)
+  await pay(budget, client)
+  t.strictSame(budget.correct('team', 6), { beforeCredits: 18, spentCredits: 6 })
+  t.strictSame(
+    [stateOf(budget), stateOf(budget, 'month')],
+    [
+      [20, 0, 0],
+      [94, 0, 6],
+    ],
+  )
+})
+
 void t.test('A refusal says which period is used up and when it ends; of both, the later one', async (t) => {
   const day = withCredits(3, 9)
   const { budget, clock } = createScene(day)
