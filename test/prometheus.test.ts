@@ -65,9 +65,9 @@ async function aStage(t: Test): Promise<Stage> {
   t.teardown(() => sim.close())
   const redis = await startRedis(t)
   const proxy = await startProxy(t, url, [...settings, `redis.url=${redis.url}`], {})
-  // Whatever is there only with TLS, or with files: a second one, which is never asked.
+  // Whatever is there only with TLS, with files, or without Redis: a second one, which is never asked.
   const { cert, key } = anAuthority(t).issue('proxy')
-  const ofFiles = ['cache.disk={ path: cache.db }', 'audit={ path: audit.ndjson }']
+  const ofFiles = ['cache.disk={ path: cache.db }', 'audit={ path: audit.ndjson }', 'upstream.credits={ perDay: 1000 }']
   const tls = `listen.tls={ cert: '${cert}', key: '${key}' }`
   const secure = await startProxy(t, url, [...settings, ...ofFiles, tls], {})
   const targets = [proxy, secure].map(({ adminUrl }) => new URL(adminUrl).host)
