@@ -103,7 +103,7 @@ void t.test('every example is sent, and every answer is as described', async (t)
 })
 
 void t.test('failures are as described, those of ScrapeLLM and those of the proxy', async (t) => {
-  const { ask, sim } = await aProxy(t)
+  const { ask, sim } = await aProxy(t, 'breaker: { hold: 0s }')
   const check = checker()
   const operation = described.paths['/scrapers/chatgpt']?.['get'] as Operation
   const steps = ['400', '422-list', '404', '408', '501', '429-rate', '500-empty', '503', 'not-json'] as const

@@ -10,7 +10,7 @@ const settings = `
 clients:
   anonymous: {}
   team: { token: ${TOKEN}, credits: { perDay: ${LIMIT} } }
-breaker: { consecutive: 10000, failureRate: 1, window: 10000, minimum: 10000 }
+breaker: { consecutive: 10000, failureRate: 1, window: 10000, minimum: 10000, hold: 0s }
 `
 
 /** As the team, with what a way of asking needs. */
