@@ -316,7 +316,10 @@ void t.test('what may have been charged is counted apart', async (t) => {
 })
 
 void t.test('too many calls at once: 503 OVERLOADED with a time', async (t) => {
-  const { ask, sim } = await aProxy(t, 'upstream: { maxConcurrent: 2, perScraper: { grok: 1 }, queue: { maxWait: 100ms } }')
+  const { ask, sim } = await aProxy(
+    t,
+    'upstream: { maxConcurrent: 2, perScraper: { grok: 1 }, queue: { maxWait: 100ms } }',
+  )
   sim.script({ prompt: 'q' }, ['hold'])
   const open = ask('/scrapers/grok?prompt=q')
   await sim.received(1)

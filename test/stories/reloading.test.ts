@@ -218,7 +218,9 @@ upstream: { keys: [{ name: main, secret: ${UPSTREAM_KEY} }, { name: dry, secret:
   const clients = (perDay: number) => `
 clients: { anonymous: {}, bob: { token: bob-token-0123456789, rate: { limit: 2, per: 1h }, credits: { perDay: ${perDay} } } }
 `
-  const proxy = await aProxy(t, base + clients(6))
+  // At noon, so that an hour later is the same day.
+  const aheadMs = (36 * 3_600_000 - (Date.now() % 86_400_000)) % 86_400_000
+  const proxy = await aProxy(t, base + clients(6), { aheadMs })
   const { sim, ask, write, metric } = proxy
   sim.script({ key: 'dry-secret' }, ['429-credits'])
   for (const prompt of ['a', 'b', 'c']) await ask(`/scrapers/grok?prompt=${prompt}`)

@@ -260,7 +260,7 @@ void t.test('an address that moves is followed while calls go on', asRoot, async
 
 void t.test('trouble of this machine opens no circuit, trouble of upstream does', asRoot, async (t) => {
   const { network, dns, use, ask, metric } = await aScene(t, {
-    breaker: { minimum: 5, window: 5, consecutive: 5, openFor: '1h', openForMax: '1h' },
+    breaker: { minimum: 5, window: 5, consecutive: 5, openFor: '1h', openForMax: '1h', hold: '0s' },
   })
   const port = await listening(t, http.createServer(answering))
   dns.names.set('upstream.test', ['203.0.113.7'])
