@@ -1,6 +1,6 @@
 /**
  * What the proxy refuses to start with although every single setting is right: settings that together let strangers in,
- * give keys away, or contradict each other. Each refusal says what to do.
+ * give keys away, or contradict each other. Each refusal says what to do. Longer than other files, because it is the whole list.
  */
 import { hash } from 'node:crypto'
 import { isLoopback, isMetadata } from '../addresses.ts'
@@ -231,6 +231,12 @@ function contradictions({ breaker, retry, overload, upstream, redis }: Config): 
   if (redis && upstream.credits) {
     const text = 'is counted by each process alone and bounds nothing with redis; give the clients budgets instead'
     found.push({ path: ['upstream', 'credits'], text })
+  }
+  for (const name of ['perDay', 'perMonth'] as const) {
+    const { reserve, [name]: limit } = upstream.credits ?? { reserve: 0 }
+    if (limit === undefined || reserve === 0 || reserve < limit) continue
+    const text = `is all of ${name} (${limit}), so that only clients with mayUseReserve are answered; lower it`
+    found.push({ path: ['upstream', 'credits', 'reserve'], text, because: [['upstream', 'credits', name]] })
   }
   if (breaker.minimum > breaker.window) {
     found.push({

@@ -31,14 +31,16 @@ export interface Account {
   /** The part of `spentCredits` whose holds are settled: what the store knows. */
   settledCredits: number
   touchedAt: number
-  /** Up to this share of the limit has been told. */
-  toldPercent: number
+  /** Up to this share of the limit has been told; null = nothing was spent yet by this process. */
+  toldPercent: number | null
 }
 
 /** An account that is charged for a client's calls, and how far it may go for them; null = as far as it likes. */
 export interface Charged {
   readonly account: Account
   readonly limitCredits: number | null
+  /** What shares are told of: the limit with its reserve. */
+  readonly wholeCredits: number | null
 }
 
 export interface Accounts {
@@ -82,7 +84,7 @@ export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Ac
       spentCredits,
       settledCredits: spentCredits,
       touchedAt: clock.now(),
-      toldPercent: 0,
+      toldPercent: null,
     }
     accounts.set(key, made)
     return made
@@ -138,15 +140,17 @@ export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Ac
   }
 
   function spend(charged: readonly Charged[], credits: number): void {
-    for (const { account, limitCredits } of charged) {
+    for (const { account, wholeCredits } of charged) {
       account.spentCredits += credits
       account.touchedAt = clock.now()
-      if (limitCredits !== null && limitCredits > 0) tell(account, limitCredits)
+      if (wholeCredits !== null && wholeCredits > 0) tell(account, wholeCredits)
     }
   }
 
   function tell(account: Account, limitCredits: number): void {
-    const { client, period, spentCredits } = account
+    const { client, period, spentCredits, settledCredits } = account
+    // An earlier process has told what the store knows.
+    account.toldPercent ??= TOLD_AT.findLast((percent) => settledCredits * 100 >= percent * limitCredits) ?? 0
     for (const percent of TOLD_AT) {
       if (percent <= account.toldPercent || spentCredits * 100 < percent * limitCredits) continue
       account.toldPercent = percent

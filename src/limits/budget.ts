@@ -6,14 +6,22 @@
  * what is left below 0, and it is shown so; nothing is granted then. A hold belongs to the periods it was made in. Before an
  * attempt the hold is in the store, safe from a kill and a power cut; what an earlier process left there counts as held until it
  * is adopted or swept. Where there is a limit nothing is granted that cannot be written down, and nothing before it is known what
- * has been spent. Longer than other
- * files, because the life of a hold is read in one go.
+ * has been spent. Longer than other files, because the life of a hold is read in one go.
  */
 import { ProxyError } from '../errors.ts'
 import type { AccountLimits, Call, Charge, Client, LimitState } from '../model.ts'
 import type { Budget, BudgetStatus, Hold } from '../parts.ts'
 import type { Clock, DiskRecord, DiskSum, Emit, Random } from '../ports.ts'
-import { type BudgetStore, type Charged, createAccounts, isCredits, leftOf, limitOf, WHOLE } from './accounts.ts'
+import {
+  type Account,
+  type BudgetStore,
+  type Charged,
+  createAccounts,
+  isCredits,
+  leftOf,
+  limitOf,
+  WHOLE,
+} from './accounts.ts'
 import { daySum } from './day-sums.ts'
 import { dayOf, monthOf, type Period, periodNamed } from './period.ts'
 import { creditsPolicy } from './policy.ts'
@@ -79,7 +87,7 @@ interface Standing {
   /** Until the day ends, or a top-up does. */
   readonly until: number
   readonly charged: readonly Charged[]
-  readonly own: readonly (Charged & { readonly limitCredits: number; readonly policy: string })[]
+  readonly own: readonly { readonly account: Account; readonly limitCredits: number; readonly policy: string }[]
 }
 
 const noLimits: readonly LimitState[] = []
@@ -228,13 +236,14 @@ export function createBudget(ports: BudgetPorts): Budgets {
       const ofWhole = whole && limitOf(whole, period, wallMs)
       return [
         charge(name, period, client ? limitOf(client.credits, period, wallMs) : null),
-        charge(WHOLE, period, ofWhole === null ? null : ofWhole - kept),
+        charge(WHOLE, period, ofWhole, kept),
       ]
     })
   }
 
-  function charge(name: string, period: Period, limitCredits: number | null): Charged {
-    return { account: accounts.of(name, period), limitCredits }
+  function charge(name: string, period: Period, wholeCredits: number | null, reserveCredits = 0): Charged {
+    const limitCredits = wholeCredits === null ? null : wholeCredits - reserveCredits
+    return { account: accounts.of(name, period), limitCredits, wholeCredits }
   }
 
   function spending(): readonly Spending[] {

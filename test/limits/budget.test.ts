@@ -198,6 +198,40 @@ void t.test('A correction may be more than what was spent today', async (t) => {
   )
 })
 
+void t.test('What was told before a restart is not told again', async (t) => {
+  const client = withCredits(15)
+  const scene = createScene(client)
+  for (let i = 0; i < 4; i += 1) await pay(scene.budget, client)
+  t.strictSame(
+    scene.told('budget-used').map(({ percent }) => percent),
+    [50, 80],
+  )
+  scene.crash()
+  await pay(scene.budget, client)
+  t.strictSame(
+    scene.told('budget-used').map(({ percent }) => percent),
+    [50, 80, 95, 100],
+  )
+})
+
+void t.test('Shares of the account as a whole are of its limit, the reserve included', async (t) => {
+  const client = withCredits(null)
+  const { clock, world } = { clock: fakeClock(), world: fakeWorld() }
+  const account = () => ({ perDay: 12, perMonth: null, reserveCredits: 6 })
+  const budget = createBudget({
+    clock,
+    emit: world.emit,
+    random: world.random,
+    store: null,
+    clients: () => [client],
+    account,
+  })
+  await pay(budget, client)
+  t.strictSame(world.told('budget-used'), [], '3 of 12')
+  await pay(budget, client)
+  t.match(world.told('budget-used'), [{ client: '', percent: 50, limitCredits: 12 }])
+})
+
 void t.test('A refusal says which period is used up and when it ends; of both, the later one', async (t) => {
   const day = withCredits(3, 9)
   const { budget, clock } = createScene(day)
