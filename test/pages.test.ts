@@ -203,7 +203,7 @@ function scriptOf({ here, exports, upstream, folder }: Reader, text: string): st
     .replace(/\bcurl /g, String.raw`curl --fail-with-body --silent --show-error --write-out '\n' `)
     .replace(/\bpython3 /g, '/usr/bin/python3 ')
     .replace(/\bnpm run demo(?: --)?(?=\s|$)/g, `npm run demo --${sets([])}`)
-    .replace(/\bnpm start -- doctor\b/g, `npm start -- doctor${sets([`upstream.url=${upstream}`])}`)
+    .replace(/\bnpm start -- (doctor|trace)\b/g, `npm start -- $1${sets([`upstream.url=${upstream}`])}`)
     .replace(/\bnpm start(?: --(?= --)|(?=\s*$))/gm, `npm start --${sets([`upstream.url=${upstream}`])}`)
   return `cd '${folder}'\n${exports}${here(body)}`
 }

@@ -100,6 +100,11 @@ export const commands = {
     options: ['config', 'set', 'month', 'format'],
     help: 'what each client had and paid in a month, by day, scraper and key',
   },
+  trace: {
+    operand: 'ID',
+    options: ['config', 'set'],
+    help: 'what became of a request, attempt by attempt, by the X-Request-Id of its answer',
+  },
   token: { operand: 'NAME', options: [], help: 'make a token for a client, and the lines for the settings' },
   simulator: { options: ['port'], help: 'only the simulated upstream' },
   demo: { options: ['config', 'set', 'quiet', 'port'], help: 'proxy and simulator, without a key and without a bill' },

@@ -4,7 +4,7 @@
  */
 import { readReport } from '../compose.ts'
 import type { World } from '../ports.ts'
-import { getText } from '../world/http-client.ts'
+import { askAdmin } from './ask-admin.ts'
 import type { Io } from './io.ts'
 import { readSettings, type Wanted } from './settings.ts'
 
@@ -15,25 +15,17 @@ interface ReportWanted extends Wanted {
 
 type Ports = Pick<Io, 'stdout' | 'stderr' | 'environment' | 'readFile' | 'cwd'>
 
-const PATIENCE_MS = 30_000
-
 /** Resolves to the exit code. */
 export async function runReport(wanted: ReportWanted, io: Ports, world: World): Promise<number> {
   const { config } = readSettings(wanted, io)
-  const { host, port, tls, token } = config.admin
-  const name = host.includes(':') ? `[${host}]` : host
-  const url = `http${tls ? 's' : ''}://${name}:${port}/report?month=${wanted.month}&format=${wanted.format}`
-  const answer = await getText(url, {
-    headers: token ? { authorization: `Bearer ${token.reveal()}` } : {},
-    ca: tls ? io.readFile(tls.cert) : null,
-    timeoutMs: PATIENCE_MS,
-  }).catch(() => null)
+  const target = `/report?month=${wanted.month}&format=${wanted.format}`
+  const { at, answer } = await askAdmin(config.admin, target, '*/*', io)
   if (answer?.status === 200) {
     io.stdout(answer.text.endsWith('\n') ? answer.text : `${answer.text}\n`)
     return 0
   }
   if (answer) {
-    io.stderr(`The admin port at ${name}:${port} answered ${answer.status}: ${answer.text}\n`)
+    io.stderr(`The admin port at ${at} answered ${answer.status}: ${answer.text}\n`)
     return 1
   }
   const report = readReport(config, world, wanted.month)
@@ -42,7 +34,7 @@ export async function runReport(wanted: ReportWanted, io: Ports, world: World): 
     return 0
   }
   io.stderr(
-    `No proxy answers at ${name}:${port}, and there is no data folder to read: start the proxy, or give the settings it runs with by --config.\n`,
+    `No proxy answers at ${at}, and there is no data folder to read: start the proxy, or give the settings it runs with by --config.\n`,
   )
   return 1
 }

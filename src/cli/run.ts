@@ -19,6 +19,7 @@ import { serve } from './serve.ts'
 import { settingsSource } from './settings.ts'
 import { runSimulator } from './simulator.ts'
 import { runToken } from './token.ts'
+import { runTrace } from './trace.ts'
 import { ConfigError } from '../errors.ts'
 import { realWorld } from '../world/real.ts'
 
@@ -96,6 +97,8 @@ async function runCommand(invocation: Invocation, host: Host, version: string): 
         io,
         realWorld(),
       )
+    case 'trace':
+      return runTrace({ ...invocation, id: invocation.operand ?? '' }, io)
     case 'completion':
       return runCompletion(invocation, io)
     case 'replay':

@@ -1,11 +1,12 @@
 /**
- * `GET /requests/{id}` of the admin port: the trail of a request by the `X-Request-Id` of its answer, as JSON, or as a page for
- * who asks for HTML. `GET /requests?id=` is the same, for forms and for ids that a path cannot hold; without an id, the latest.
+ * `GET /requests/{id}` of the admin port: the trail of a request by the `X-Request-Id` of its answer, as JSON, or for
+ * who asks for it as a page (text/html) or for a terminal (text/plain). `GET /requests?id=` is the same, for forms and for ids that a path cannot hold; without an id, the latest.
  */
 import { ProxyError } from '../errors.ts'
 import { type FlightTrail, type Kept, type Trail, type Trails, whyOf } from '../telemetry/trail.ts'
 import { type AdminAnswer, type AdminRequest, type AdminRoute, json } from './admin.ts'
 import { noTrailAnswer, trailAnswer } from './trail-page.ts'
+import { trailTextAnswer } from './trail-text.ts'
 
 interface RequestsPorts {
   readonly trails: Trails
@@ -27,7 +28,7 @@ export function createRequestRoutes({ trails, clock }: RequestsPorts): readonly 
     },
   ]
 
-  function answer(id: string, { params, wantsPage = false }: AdminRequest): AdminAnswer {
+  function answer(id: string, { params, accept, wantsPage = false }: AdminRequest): AdminAnswer {
     const found = trails.find(id)
     const [newest, ...earlier] = found
     if (!newest) {
@@ -36,6 +37,7 @@ export function createRequestRoutes({ trails, clock }: RequestsPorts): readonly 
       throw new ProxyError('ENDPOINT_UNKNOWN', why)
     }
     if (wantsPage) return trailAnswer(id, found, clock.wall(), params.has('fragment'))
+    if (/\btext\/plain\b/i.test(accept ?? '')) return trailTextAnswer(found, clock.wall())
     return { ...json({ ...reportOf(newest), earlier: earlier.map(reportOf) }), headers: ['Vary', 'Accept'] }
   }
 }

@@ -15,7 +15,9 @@ import type { Io } from '../../src/cli/io.ts'
 import { runSchema } from '../../src/cli/schema.ts'
 import { defaultFile } from '../../src/cli/settings.ts'
 import { runToken } from '../../src/cli/token.ts'
+import { runTrace } from '../../src/cli/trace.ts'
 import { root, start } from '../support/process.ts'
+import { aProxy } from '../support/proxy.ts'
 
 const noFiles: Readonly<Record<string, string>> = {}
 
@@ -68,7 +70,7 @@ void t.test('the command line', async (t) => {
       {
         kind: 'wrong',
         message:
-          'unknown command "dance"; known are serve, check, doctor, schema, report, token, simulator, demo, replay, completion',
+          'unknown command "dance"; known are serve, check, doctor, schema, report, trace, token, simulator, demo, replay, completion',
       },
     ],
     [['--confg', 'a.yaml'], { kind: 'wrong', message: 'unknown option "--confg"; did you mean "--config"?' }],
@@ -196,6 +198,31 @@ void t.test('token refuses a name that no client can have', async (t) => {
     t.equal(out(), '')
     t.match(err(), /cannot be a client's name|choose another name/)
   }
+})
+
+void t.test('trace shows what became of a request, and needs the admin token but no upstream key', async (t) => {
+  const { ask, adminUrl, app } = await aProxy(t, 'admin: { token: admin-token-of-the-tests }')
+  await ask('one', { headers: { 'x-request-id': 'mine' } })
+  const set = (...more: string[]) => [`admin.port=${new URL(adminUrl).port}`, ...more]
+  const token = 'admin.token=admin-token-of-the-tests'
+  const trace = async (id: string, sets: readonly string[]) => {
+    const { io, out, err } = terminal({ [defaultFile]: 'log: { level: info }' }, {})
+    return { code: await runTrace({ id, configs: [], sets }, io), out: out(), err: err() }
+  }
+  t.match(await trace('mine', set(token)), {
+    code: 0,
+    out: /^Request mine\n  Came .*\n\nAttempt .*\n1 .* ok 200 +main +3 +answered\n$/s,
+    err: '',
+  })
+  t.match(await trace('../status?', set(token)), {
+    code: 1,
+    out: '',
+    err: /^There is no trail of such a request: [^\n]*\n$/,
+  })
+  t.match(await trace('mine', set()), { code: 1, out: '', err: 'The admin token is needed.\n' })
+  app.hurry()
+  await app.close()
+  t.match(await trace('mine', set(token)), { code: 1, out: '', err: /^No proxy answers at 127\.0\.0\.1:\d+: / })
 })
 
 void t.test('a long text reaches a reader that is slow', async (t) => {

@@ -17,8 +17,14 @@ function setUp(observation: Observation = {}) {
   return { ...o, page, byId, byQuery }
 }
 
-function run(route: AdminRoute, segment = '', query = ''): AdminAnswer & { readonly body: string } {
-  const answer = route.run({ segment, params: new URLSearchParams(query), wantsPage: true, body: '' })
+function run(
+  route: AdminRoute,
+  segment = '',
+  query = '',
+  accept = 'text/html',
+): AdminAnswer & { readonly body: string } {
+  const wantsPage = accept === 'text/html'
+  const answer = route.run({ segment, params: new URLSearchParams(query), wantsPage, accept, body: '' })
   if (answer instanceof Promise) throw new Error('pages are made at once')
   return { ...answer, body: String(answer.body) }
 }
@@ -277,6 +283,36 @@ void t.test('the page of a trail says what happened, attempt by attempt', async 
   await gone.outcome
   t.match(textOf(run(byId, 'gone').body), 'hung up')
   await clock.advance(5_000)
+})
+
+void t.test('a terminal gets every fact of the page as text, and nothing that moves its cursor', async (t) => {
+  const { byId, finish, ask, clock } = setUp({
+    says: (n) =>
+      n === 1 ? failed('rateLimited', { retryAfterMs: 2_000 }) : n === 2 ? failed('ambiguous') : answered(),
+    audit: { prompts: true },
+  })
+  await finish({
+    id: 'hard',
+    prompt: 'best\u001B[31m crm',
+    traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+  })
+  const leader = ask({ id: 'leader', prompt: 'other' })
+  const late = ask({ id: 'late', prompt: 'other', patienceMs: 100 })
+  await clock.advance(200)
+  await late.outcome
+  for (const id of ['hard', 'leader', 'late']) {
+    const { contentType, body } = run(byId, id, '', 'text/plain')
+    t.match(contentType, /^text\/plain/)
+    const names = [...run(byId, id).body.matchAll(/<dt>(.*?)<\/dt>/g)].map(([, name = '']) => name)
+    for (const name of names) t.match(body, new RegExp(`^  ${name} +\\S`, 'm'), `${id}: ${name}`)
+  }
+  const { body } = run(byId, 'hard', '', 'text/plain')
+  t.match(body, /^1 +12:00:00 \+0 ms +– .* rateLimited 429 +main +0 +repeated after 2\.\d\d s; upstream asked for/m)
+  t.match(body, /^2 .* ambiguous no complete answer +main +3, perhaps +repeated after/m)
+  t.match(body, 'best\\u{1b}[31m crm')
+  t.match(run(byId, 'leader', '', 'text/plain').body, /^1 .* so far +under way +main +– +–$/m)
+  t.match(run(byId, 'late', '', 'text/plain').body, /Flight +shared, for nothing, with leader/)
+  await clock.finish(leader.outcome)
 })
 
 void t.test('what another replica asked for has no attempts here', async (t) => {

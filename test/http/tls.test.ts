@@ -1,8 +1,9 @@
 /** HTTPS to clients, over real sockets: who is served, what is refused as it is without TLS, and certificates that change. */
-import { copyFileSync, writeFileSync } from 'node:fs'
+import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
 import net from 'node:net'
 import tls from 'node:tls'
 import t, { type Test } from 'tap'
+import { runTrace } from '../../src/cli/trace.ts'
 import { type Authority, anAuthority } from '../support/certificates.ts'
 import { aProxy, type Proxy } from '../support/proxy.ts'
 
@@ -176,4 +177,27 @@ void t.test('a drain ends although somebody is in the middle of a handshake', as
   await idle.closed
   await cut
   t.equal(await drained, 'clean', 'nobody had asked anything, and no grace had to pass')
+})
+
+void t.test('a command asks the admin port over TLS, whoever has signed its certificate', async (t) => {
+  const { proxy, files, authority } = await aSecureProxy(t)
+  let text = ''
+  const write = (more: string): void => void (text += more)
+  const io = {
+    stdout: write,
+    stderr: write,
+    environment: {},
+    readFile: (path: string) => readFileSync(path, 'utf8'),
+    cwd: '/',
+    randomBytes: () => new Uint8Array(),
+  }
+  const port = new URL(proxy.adminUrl).port
+  const trace = ({ cert, key }: typeof files) => {
+    const sets = [`admin={ port: ${port}, tls: { cert: "${cert}", key: "${key}" } }`]
+    return runTrace({ id: 'unknown', configs: [], sets }, io)
+  }
+  t.equal(await trace(files), 1)
+  t.match(text, /^There is no trail/)
+  t.equal(await trace(authority.issue('other')), 1)
+  t.match(text, /No proxy answers at [^\n]*$/m)
 })
