@@ -36,7 +36,8 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   'model.ts': ['errors.ts', 'failures.ts'],
   'parts.ts': ['failures.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   'ports.ts': ['model.ts', 'telemetry/events.ts'],
-  'pipeline.ts': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
+  'fetch.ts': ['parts.ts', 'ports.ts', 'model.ts', 'errors.ts'],
+  'pipeline.ts': ['fetch.ts', 'parts.ts', 'model.ts', 'errors.ts'],
   // What is shown of the parts, in the words of those who know it.
   'http/': [
     'addresses.ts',
