@@ -227,15 +227,15 @@ export interface Asked {
 /** What is known about jobs: who owns them, what they were submitted for, how they ended. */
 export interface Jobs {
   /**
-   * The way of a submission or a poll: a known answer is given (`job`), else `forward` is asked. Polls of one job that come
-   * together are one (`joinKey`). The flight goes `through` here before its askers get the landing, so that what it brings is
-   * remembered even when its caller has left. Throws IDEMPOTENCY_CONFLICT, IDEMPOTENCY_UNRESOLVED or IDEMPOTENCY_UNAVAILABLE.
+   * The way of a submission or a poll: a known answer is given (`job`), else `asked` is forwarded: `call`, or the poll of an unknown job
+   * in place of another client's. Polls of one job that come together are one (`joinKey`). The flight goes `through` here before its
+   * askers get the landing, so that what it brings is remembered even when its caller has left. Throws IDEMPOTENCY_CONFLICT, IDEMPOTENCY_UNRESOLVED or IDEMPOTENCY_UNAVAILABLE.
    */
   follow(
     request: ProxyRequest,
     client: Client,
     call: Call,
-    forward: (joinKey: string | null, through: Through) => Promise<Outcome>,
+    forward: (asked: Call, joinKey: string | null, through: Through) => Promise<Outcome>,
   ): Promise<Outcome>
   /** Answers a question later: 202 with the id of a job, under which `landing` can be polled. */
   promise(client: Client, call: Call, landing: Promise<Landing | null>): JobReply | Promise<JobReply>

@@ -113,8 +113,8 @@ class RequestPipeline {
   }
 
   #follow(fetch: Fetch, request: ProxyRequest): Promise<Outcome> {
-    return this.#parts.jobs.follow(request, fetch.client, fetch.call, (joinKey, through) =>
-      this.#ask(request, { ...fetch, through, joinKey }, NOTHING_KNOWN),
+    return this.#parts.jobs.follow(request, fetch.client, fetch.call, (call, joinKey, through) =>
+      this.#ask(request, { ...fetch, call, through, joinKey }, NOTHING_KNOWN),
     )
   }
 

@@ -5,6 +5,7 @@
  * Jobs that callers without a token submitted are everybody's, and so are those that nobody is known to have submitted. Ids
  * are secrets: none is told to telemetry.
  */
+import { hash } from 'node:crypto'
 import type { Call, Client, Landing, Outcome, ProxyRequest, Reply, Verdict } from '../model.ts'
 import type { Budget, JobReply, JobState, Jobs, KeyLease, OwnJob, Profile, PromisedAnswer, Through } from '../parts.ts'
 import type { Clock, DiskRecord, Emit, Random } from '../ports.ts'
@@ -66,6 +67,8 @@ export function createJobs(ports: JobPorts): JobBook {
   /** Documents of jobs that were pending a moment ago. */
   const pending = new Map<string, { readonly reply: Reply; readonly until: number }>()
 
+  /** So that nobody can tell for which job an unknown id stands. */
+  const unknownIds = random.id()
   let isClosed = false
 
   return { follow, promise, interrupted, resume, close: () => void (isClosed = true) }
@@ -81,9 +84,10 @@ export function createJobs(ports: JobPorts): JobBook {
     const { idempotencyKey } = request
     if (idempotencyKey !== null) {
       const submission = { request, client, call, idempotencyKey }
-      return idempotency.once(submission, (through) => forward(null, through), accepted)
+      return idempotency.once(submission, (through) => forward(call, null, through), accepted)
     }
     return forward(
+      call,
       null,
       noting((landing) => store.put(accepted(landing))),
     )
@@ -108,15 +112,28 @@ export function createJobs(ports: JobPorts): JobBook {
   async function poll(client: Client, call: Call, forward: Forward): Promise<Outcome> {
     const id = dialect.idOf(call)
     const found = await archive.get(id)
-    if (found && !mayRead(found.job, client)) return told(dialect.unknown)
+    if (found && !mayRead(found.job, client)) return pollUnknown(id, call, forward)
     const known = await remembered(id, found)
     if (known) return told(known)
     return forward(
+      call,
       `job/${id}`,
       noting(async ({ verdict }) => {
         if (verdict.kind === 'answered') await note(id, verdict.reply)
       }),
     )
+  }
+
+  /**
+   * Another client's job must look like one that nobody knows, in every header, in the body and in how long it takes: so upstream is
+   * asked for an id that it does not know. Always the same one, because polls of one unknown job join each other as well.
+   */
+  async function pollUnknown(id: string, call: Call, forward: Forward): Promise<Outcome> {
+    const digits = hash('sha256', `${unknownIds}/${id}`, 'hex')
+    const unknownId = digits.replace(/^(.{8})(.{4}).(.{3}).(.{3})(.{12}).*$/, '$1-$2-4$3-8$4-$5')
+    const outcome = await forward(dialect.toPoll(unknownId, call), `job/${dialect.canonicalId(unknownId)}`, straight)
+    const isKnown = outcome.kind === 'fetched' && outcome.landing.verdict.kind === 'answered'
+    return isKnown ? told(dialect.unknown) : outcome
   }
 
   async function remembered(id: string, found: Found | null): Promise<Reply | null> {
@@ -262,6 +279,8 @@ export function createJobs(ports: JobPorts): JobBook {
 function mayRead({ owner }: Job, client: Client): boolean {
   return owner === null || owner === ANONYMOUS || owner === client.name
 }
+
+const straight: Through = (flight) => flight
 
 /** What a landing tells is remembered before anybody gets it. */
 function noting(note: (landing: Landing) => Promise<void>): Through {

@@ -32,11 +32,11 @@ function unwired(): never {
 }
 
 export const jobs: Jobs = {
-  async follow(request, _client, _call, forward) {
+  async follow(request, _client, call, forward) {
     const { refusal, known } = questionOf(request)
     if (refusal) throw refused(refusal)
     if (known !== null) return { kind: 'job', reply: replyOf(known), idempotentReplay: false }
-    return forward(null, (flight) => flight)
+    return forward(call, null, (flight) => flight)
   },
   promise: () => ({ kind: 'job', reply: replyOf(202), idempotentReplay: false }),
   interrupted: () => [],

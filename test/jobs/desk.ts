@@ -104,8 +104,8 @@ export function landingOf(verdict: Verdict): Landing {
 export function createForwarder(clock: Clock, upstream: Upstream) {
   const flights = createFlights({ clock, emit: () => {}, random: seededRandom(1) })
 
-  return (request: ProxyRequest, call: Call, client: Client) =>
-    async (joinKey: string | null, through: Through): Promise<Outcome> => {
+  return (request: ProxyRequest, client: Client) =>
+    async (call: Call, joinKey: string | null, through: Through): Promise<Outcome> => {
       const { arrivedAt: askedAt, onGone } = request
       const { scraper } = call
       const deadlineAt = askedAt + 600_000
@@ -130,7 +130,7 @@ export interface Desk {
 export function createDesk(jobs: Jobs, clock: Clock, upstream: Upstream): Desk {
   const forwarder = createForwarder(clock, upstream)
   const go = (caller: Caller, client: Client, call: Call): Promise<Outcome> =>
-    jobs.follow(caller.request, client, call, forwarder(caller.request, call, client))
+    jobs.follow(caller.request, client, call, forwarder(caller.request, client))
   return {
     jobs,
     submit: (query, key = null, client = team, caller = aCaller(clock, { idempotencyKey: key })) =>

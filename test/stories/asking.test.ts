@@ -267,6 +267,35 @@ void t.test('jobs pass through: the key on submit only', async (t) => {
   t.match(await ask('/jobs/5c0d9c1e-8d57-4b6e-9a55-0f3a6f1f2b10'), { status: 404, json: { detail: /Job not found/ } })
 })
 
+void t.test(
+  "another client's job and an unknown one are the same in every header, in the body and upstream",
+  async (t) => {
+    const { ask, sim } = await aProxy(
+      t,
+      'clients: { one: { token: token-of-one-0123456789 }, two: { token: token-of-two-0123456789 } }',
+    )
+    const as = (name: string, more = {}) => ({ headers: { 'x-api-key': `token-of-${name}-0123456789`, ...more } })
+    const submitted = await ask('/scrapers/grok/jobs?prompt=mine', { method: 'POST', ...as('one') })
+    const promised = await ask('/scrapers/grok?prompt=later', as('one', { prefer: 'respond-async' }))
+    const other = { ...as('two', { 'x-request-id': 'poll' }) }
+    const bare = ({ status, headers, text }: Answer) => ({ status, headers: { ...headers, date: '' }, text })
+    const unknown = bare(await ask('/jobs/5c0d9c1e-8d57-4b6e-9a55-0f3a6f1f2b10', other))
+    t.match(unknown, { status: 404, headers: { 'cache-status': 'scrapellm-proxy; fwd=bypass; fwd-status=404' } })
+    for (const { json } of [submitted, promised]) {
+      t.strictSame(bare(await ask(`/jobs/${String(json['job_id'])}`, other)), unknown)
+      t.equal((await ask(`/jobs/${String(json['job_id'])}`, as('one'))).status, 200)
+    }
+
+    sim.script({ call: 'poll' }, ['503', '503', '503', '503', '503', '503', '503', '503'])
+    const down = bare(await ask('/jobs/6c0d9c1e-8d57-4b6e-9a55-0f3a6f1f2b10', other))
+    t.strictSame(
+      bare(await ask(`/jobs/${String(submitted.json['job_id'])}`, other)),
+      down,
+      'when upstream fails as well',
+    )
+  },
+)
+
 void t.test('what is not there is said to be not there, and asks nothing upstream', async (t) => {
   const { ask, sim } = await aProxy(t)
   for (const path of [
