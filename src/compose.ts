@@ -16,8 +16,10 @@ import { createEnding } from './ending.ts'
 import { ProxyError } from './errors.ts'
 import { createGenerations, type Generations } from './generations.ts'
 import { createAdmin } from './http/admin.ts'
+import { createCircuitRoute } from './http/circuits.ts'
 import { createCreditsRoute } from './http/credits.ts'
 import type { Drained } from './http/drain.ts'
+import { problemPage } from './http/html.ts'
 import { createKeyRoute } from './http/keys.ts'
 import { createPurgeRoute } from './http/purge.ts'
 import { createReloadRoute } from './http/reload.ts'
@@ -51,7 +53,7 @@ import { answerHeaders, openApi } from './scrapellm/openapi.ts'
 import { createLocalOutbox } from './notify/local-outbox.ts'
 import { createNotifier, type Notifier } from './notify/notifier.ts'
 import { createSharedOutbox } from './notify/shared-outbox.ts'
-import type { Budget, KeyStatus } from './parts.ts'
+import type { Budget } from './parts.ts'
 import type { SharedStore, World } from './ports.ts'
 import { createBreakers } from './resilience/breaker.ts'
 import { createBulkhead } from './resilience/bulkhead.ts'
@@ -406,10 +408,12 @@ export function compose(
       ready: isReady,
       metrics: metrics.text,
       status,
+      problemPage,
       routes: [
         purge,
         createReloadRoute({ random, reload: () => reloader.reload('POST /reload') }),
-        createKeyRoute({ tryNow }),
+        createKeyRoute({ tryNow: (name) => served.current.keys.tryNow(name) }),
+        createCircuitRoute({ closeNow: breakers.closeNow }),
         createCreditsRoute({ clients: () => people().map(({ name }) => name), correct }),
         createReportRoute({ reportOf, thisMonth: () => new Date(clock.wall()).toISOString().slice(0, 7) }),
         createStatusPage(status, history),
@@ -496,12 +500,6 @@ export function compose(
     return generation
   }
 
-  function tryNow(name: string, from: string): KeyStatus | null {
-    const key = served.current.keys.tryNow(name)
-    if (key) emit({ kind: 'key-tried', key: name, from })
-    return key
-  }
-
   function tell(reloaded: Reloaded, because: string): void {
     const told = { changed: [], waiting: [], mistakes: [], warnings: [], ...reloaded }
     const { result, generation, changed, waiting, mistakes, warnings } = told
@@ -579,8 +577,6 @@ export function compose(
     if (store) throw notShared('A correction')
     const corrected = ownBudget.correct(client, spentCredits)
     emit({ kind: 'credits-corrected', client, ...corrected })
-    const { beforeCredits: before, spentCredits: spent } = corrected
-    auditFile?.append(`${JSON.stringify({ v: 1, kind: 'credits', at: clock.wall(), client, before, spent })}\n`)
     return corrected
   }
 

@@ -102,7 +102,7 @@ const STICKS_OUT = `[...document.querySelectorAll('section')]
   .map((section) => section.id)`
 
 const UNNAMED = `[...document.querySelectorAll('a,button,input')].filter(
-  (one) => !one.innerText.trim() && !one.ariaLabel && !document.querySelector('label[for="' + one.id + '"]'),
+  (one) => !one.textContent.trim() && !one.ariaLabel && !document.querySelector('label[for="' + one.id + '"]'),
 ).length`
 
 /** Something about the element in focus. */
@@ -266,6 +266,52 @@ void t.test('without scripts it is the same page, and reloads itself', async (t)
   t.equal(await page.getByRole('link', { name: 'fails' }).count(), 1)
   t.equal(await page.getByRole('button', { name: 'Pause updates' }).count(), 0, 'there is nothing to pause')
   t.equal(await page.locator('meta[http-equiv=refresh]').count(), 1)
+})
+
+void t.test('a button works with and without scripts, and says who pressed it and when', async (t) => {
+  const { url, finish, lines, status } = await aScene(t, TOKEN)
+  while (status().keys[0]?.state !== 'spent') await finish({ prompt: 'spends', wishes: { noCache: true } })
+  const credentials = { username: 'alice', password: TOKEN }
+  const plain = await open(t, { httpCredentials: credentials, javaScriptEnabled: false })
+  await plain.page.goto(url)
+  await plain.page.getByRole('button', { name: 'Close the circuit of a_scraper_with_a_long_name' }).click()
+  await plain.page.waitForURL(`${url}/#circuits`)
+  t.match(await plain.page.getByRole('region', { name: 'Circuits' }).innerText(), /2 circuits closed/)
+  const { page, faults } = await open(t, { httpCredentials: credentials })
+  await page.goto(url)
+  await page.getByRole('button', { name: 'Try key main now' }).click()
+  await page.waitForURL(`${url}/#keys`)
+  t.match(await page.getByRole('region', { name: 'Upstream keys' }).innerText(), /the next request tries it/)
+  await page.getByText('Purge answers').click()
+  await page.getByLabel('Of', { exact: true }).selectOption('alpha')
+  await page.getByLabel('older than').fill('two hours')
+  await page.clock.fastForward(2_000)
+  t.equal(await page.getByLabel('older than').inputValue(), 'two hours', 'an update takes nothing away')
+  await page.getByRole('button', { name: 'Purge' }).click()
+  t.match(await page.getByRole('main').innerText(), 'olderThan must be a duration')
+  await page.goBack()
+  await page.getByText('Purge answers').click()
+  await page.getByLabel('Of', { exact: true }).selectOption('all')
+  await page.getByLabel('older than').fill('')
+  await page.getByRole('button', { name: 'Purge' }).click()
+  await page.waitForURL(`${url}/#cache`)
+  await page.getByRole('button', { name: 'Reload the settings' }).click()
+  await page.waitForURL(`${url}/#health`)
+  t.match(await page.locator('#acts').innerText(), /^Done by hand: [\d:]+ settings refused \(alice, 127\.0\.0\.1\)/)
+  t.match(status().acts, [{ did: 'settings refused', by: 'alice' }, { did: /^\d+ answers purged$/ }])
+  t.match(
+    lines().filter(({ kind }) => kind === 'operator'),
+    [
+      { action: 'circuit-close', scraper: 'a_scraper_with_a_long_name', from: '127.0.0.1', by: 'alice', at: Number },
+      { action: 'key-try', key: 'main', by: 'alice' },
+      { action: 'purge', purged: Number, by: 'alice' },
+      { action: 'reload', result: 'invalid', generation: 1, by: 'alice' },
+    ],
+  )
+  t.strictSame(
+    faults.filter((fault) => !fault.includes('400')),
+    [],
+  )
 })
 
 void t.test('where a token is needed, the browser asks for it and keeps the page alive with it', async (t) => {

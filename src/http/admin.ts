@@ -8,7 +8,9 @@ import type { AddressInfo, Socket } from 'node:net'
 import { hostOf, isLoopback } from '../addresses.ts'
 import { ProxyError } from '../errors.ts'
 import type { Emit, Random } from '../ports.ts'
+import type { OperatorAct, OperatorAction } from '../telemetry/events.ts'
 import { type CertificateSource, createNodeServer } from './node-server.ts'
+import { credentialsIn, placesOnPage } from './operator.ts'
 import { problemOf } from './respond.ts'
 
 export interface AdminOptions {
@@ -29,6 +31,8 @@ export interface AdminParts {
   readonly metrics: (accept: string | undefined) => Promise<{ readonly contentType: string; readonly body: string }>
   /** Goes out as JSON: no secret in it. */
   readonly status: () => object
+  /** Why nothing came of a form, for people; without it they get a problem document, too. */
+  readonly problemPage?: (status: number, detail: string, headers: readonly string[]) => AdminAnswer
   readonly routes?: readonly AdminRoute[]
 }
 
@@ -52,9 +56,10 @@ export interface AdminRequest {
   readonly accept?: string | undefined
   /** Of a POST; empty when none came. */
   readonly body: string
-  /** The address of whoever asks. */
-  readonly from?: string
 }
+
+/** What an operator has done: who did it is known here. */
+type Acted = Pick<OperatorAct, 'action' | 'what'>
 
 export interface AdminAnswer {
   readonly status: number
@@ -62,6 +67,8 @@ export interface AdminAnswer {
   readonly body: string | Buffer
   /** More headers: name, value, name, value … */
   readonly headers?: readonly string[]
+  /** Of a POST that has changed something. */
+  readonly acted?: Acted
 }
 
 export interface Admin {
@@ -93,7 +100,7 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
     void answer(incoming)
       .catch((error: unknown) => {
         if (!(error instanceof ProxyError)) parts.emit({ kind: 'broke', where: 'admin', error })
-        return refusal(ProxyError.from(error), wantsPage(incoming))
+        return refusal(ProxyError.from(error), incoming)
       })
       .then((answer) => write(incoming, outgoing, answer))
   })
@@ -110,22 +117,29 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
     const segment = segmentOf(route.path, pathname) ?? ''
     const { accept } = incoming.headers
     const from = incoming.socket.remoteAddress ?? 'unknown'
-    return route.run({ segment, params: searchParams, wantsPage: wantsPage(incoming), accept, body, from })
+    const isPage = wantsPage(incoming)
+    const answer = await route.run({ segment, params: searchParams, wantsPage: isPage, accept, body })
+    if (!answer.acted) return answer
+    const { user: by } = credentialsIn(incoming.headers.authorization)
+    parts.emit({ kind: 'operator-acted', ...answer.acted, from, by })
+    return isPage ? backToPage(answer.acted.action) : answer
   }
 
   /**
    * A page in the operator's browser can reach loopback: under a name of its own (DNS rebinding) or with a form (CSRF). No browser
-   * leaves Host out; probes in HTTP/1.0 do.
+   * leaves Host out; probes in HTTP/1.0 do. A link from elsewhere may lead to a page, but may do nothing.
    */
-  function mustBeMeant({ headers, rawHeaders }: IncomingMessage): void {
+  function mustBeMeant({ method, headers, rawHeaders }: IncomingMessage): void {
     const { host, origin } = headers
+    const site = headers['sec-fetch-site']
     if (rawHeaders.filter((name, index) => index % 2 === 0 && name.toLowerCase() === 'host').length > 1)
       throw new ProxyError('REQUEST_INVALID', 'The header Host is given twice.', { close: true })
     if (onlyLoopback && host !== undefined && !isLoopback(hostOf(host))) {
       const detail = 'The admin port answers under loopback names only, such as 127.0.0.1 and localhost.'
       throw new ProxyError('REQUEST_INVALID', detail, { status: 421 })
     }
-    if (origin !== undefined && origin !== `http://${host}` && origin !== `https://${host}`)
+    const isOfOthers = method === 'POST' && (site === 'cross-site' || site === 'same-site')
+    if (isOfOthers || (origin !== undefined && origin !== `http://${host}` && origin !== `https://${host}`))
       throw new ProxyError('REQUEST_INVALID', 'The admin port does not answer to pages of other origins.', {
         status: 403,
       })
@@ -133,16 +147,20 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
 
   function mustKnowToken({ headers }: IncomingMessage): void {
     if (!tokenDigest) return
-    const token = tokenOf(headers.authorization ?? '')
+    const { token } = credentialsIn(headers.authorization)
     if (token === null || !timingSafeEqual(hash('sha256', token, 'buffer'), tokenDigest))
       throw new ProxyError('CLIENT_UNKNOWN', 'The admin token is needed.')
   }
 
-  function refusal(error: ProxyError, isPage: boolean): AdminAnswer {
+  function refusal(error: ProxyError, incoming: IncomingMessage): AdminAnswer {
+    const isPage = wantsPage(incoming)
     const headers = error.allow === null ? [] : ['Allow', error.allow]
     // A browser cannot be told to send a bearer token, but asks its user for a password.
     if (error.status === 401) headers.push('WWW-Authenticate', isPage ? basicChallenge : 'Bearer')
     if (error.close) headers.push('Connection', 'close')
+    // Whoever has pressed a button must be able to read why nothing came of it, and go back.
+    if (isPage && incoming.method === 'POST' && parts.problemPage)
+      return parts.problemPage(error.status, error.message, headers)
     const body = problemOf(parts.random.id(), error)
     return { status: error.status, contentType: 'application/problem+json', headers, body }
   }
@@ -202,14 +220,9 @@ function builtIn({ ready, metrics, status }: AdminParts): AdminRoute[] {
 
 const basicChallenge = 'Basic realm="scrapellm-proxy admin port: the token is the password", charset="UTF-8"'
 
-/** A bearer token, or the same as the password of any user. Null = neither. */
-function tokenOf(authorization: string): string | null {
-  const bearer = /^bearer +(\S+)$/i.exec(authorization)?.[1]
-  if (bearer !== undefined) return bearer
-  const basic = /^basic +([\w+/]+=*)$/i.exec(authorization)?.[1]
-  if (basic === undefined) return null
-  const pair = Buffer.from(basic, 'base64').toString()
-  return pair.includes(':') ? pair.slice(pair.indexOf(':') + 1) : null
+/** After a form, so that a page that is loaded again does nothing again. */
+function backToPage(action: OperatorAction): AdminAnswer {
+  return { status: 303, contentType: 'text/plain', headers: ['Location', `/#${placesOnPage[action]}`], body: '' }
 }
 
 function wantsPage({ headers }: IncomingMessage): boolean {

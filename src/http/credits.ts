@@ -21,7 +21,8 @@ export function createCreditsRoute({ clients, correct }: CreditsPorts): AdminRou
       if (!clients().includes(client))
         throw new ProxyError('ENDPOINT_UNKNOWN', 'The settings have no client of this name.')
       const { beforeCredits, spentCredits } = await correct(client, spentIn(body))
-      return json({ client, before: beforeCredits, spent: spentCredits })
+      const corrected = { client, before: beforeCredits, spent: spentCredits }
+      return { ...json(corrected), acted: { action: 'credits', what: corrected } }
     },
   }
 }

@@ -8,6 +8,8 @@ const healthWords = { ok: 'OK', degraded: 'Degraded', starting: 'Starting', drai
 const healthKinds = { ok: 'good', degraded: 'bad', starting: 'warn', draining: 'warn' } as const
 const healthMarks = { ok: '✓', degraded: '✕', starting: '…', draining: '…' } as const
 
+const actsShown = 3
+
 export function healthSection({
   health,
   open_requests: open,
@@ -17,6 +19,7 @@ export function healthSection({
   time,
   last_hour: hour,
   same_hour_yesterday: yesterday,
+  acts,
 }: StatusReport): Markup {
   const { state, because, since } = health
   const reasons = because.length === 0 ? '' : `: ${because.join('; ')}`
@@ -43,5 +46,12 @@ export function healthSection({
     <p id="vitals" data-live class="soft">
       ${open} open ${open === 1 ? 'request' : 'requests'} · up ${msText(uptime * 1000)} · settings no. ${generation} ·
       all times UTC
+    </p>
+    <p id="acts" data-live class="soft">
+      ${acts.length === 0 ? nothing : html`Done by hand: ${acts.slice(0, actsShown).map(actOf)}`}
     </p>`
+}
+
+function actOf({ at, did, from, by }: StatusReport['acts'][number], index: number): Markup {
+  return html`${index === 0 ? '' : ' · '}${timeOf(at)} ${did} (${by === null ? '' : `${by}, `}${from})`
 }

@@ -61,7 +61,8 @@ const policy = [
   "frame-ancestors 'none'",
 ].join('; ')
 
-const headers = ['Content-Security-Policy', policy, 'Referrer-Policy', 'no-referrer', 'Vary', 'Accept']
+// With `no-referrer`, a browser sends `Origin: null` with our own forms.
+const headers = ['Content-Security-Policy', policy, 'Referrer-Policy', 'same-origin', 'Vary', 'Accept']
 
 // The policy's hashes are those of what is between the tags, to the last space.
 const styleTag: Markup = { markup: `<style>${style}</style>` }
@@ -98,6 +99,22 @@ export function pageAnswer({ title, status = 200, head, main, isLive }: Page): A
       </body>
     </html>`
   return { status, contentType: 'text/html; charset=utf-8', headers, body: markup }
+}
+
+/** Why nothing came of a form. */
+export function problemPage(status: number, detail: string, more: readonly string[]): AdminAnswer {
+  const head = html`<nav aria-label="Pages"><a href="/">← Status</a></nav>
+    <h1 class="grow">Not done</h1>`
+  const main = html`<section><p>${detail}</p></section>`
+  const page = pageAnswer({ title: 'Not done', status, head, main, isLive: false })
+  return { ...page, headers: [...headers, ...more] }
+}
+
+/** A button that does something: a form, so that it works without the script. `name` says what it does to whom. */
+export function button(action: string, label: string, name: string): Markup {
+  return html`<form method="post" action="${action}">
+    <button type="submit" aria-label="${name}">${label}</button>
+  </form>`
 }
 
 /** Where the trail of a request is; `.` and `..` mean something else in a path. */

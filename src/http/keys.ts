@@ -5,23 +5,22 @@ import { type AdminRoute, json } from './admin.ts'
 
 interface KeysParts {
   /** Null = there is no such key. */
-  readonly tryNow: (name: string, from: string) => KeyStatus | null
+  readonly tryNow: (name: string) => KeyStatus | null
 }
 
 export function createKeyRoute({ tryNow }: KeysParts): AdminRoute {
   return {
     method: 'POST',
     path: '/keys/{name}/try',
-    run({ segment, from = 'unknown' }) {
-      const key = tryNow(segment, from)
+    run({ segment }) {
+      const key = tryNow(segment)
       if (!key) throw new ProxyError('ENDPOINT_UNKNOWN', 'No upstream key of the settings in force has this name.')
       const { name, state, problem } = key
-      return json({
-        name,
-        state,
-        reason: problem?.reason ?? null,
-        next: problem ? 'the next request tries it' : 'it is ready',
-      })
+      const next = problem ? 'the next request tries it' : 'it is ready'
+      return {
+        ...json({ name, state, reason: problem?.reason ?? null, next }),
+        acted: { action: 'key-try', what: { key: name } },
+      }
     },
   }
 }

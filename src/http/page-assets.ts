@@ -25,7 +25,7 @@ header .grow{flex:1 1 auto}
 small{font-size:.8em;font-weight:400}
 .soft{color:var(--soft)}
 form{display:flex;flex-wrap:wrap;gap:.4rem;align-items:center}
-input,button{font:inherit;color:inherit;background:var(--panel);border:1px solid var(--soft);border-radius:6px;padding:.35rem .6rem;min-height:2.25rem}
+input,select,button{font:inherit;color:inherit;background:var(--panel);border:1px solid var(--soft);border-radius:6px;padding:.35rem .6rem;min-height:2.25rem}
 input{width:15rem;max-width:100%}
 button{cursor:pointer}
 button[aria-pressed=true]{background:var(--warn-back);color:var(--warn)}
@@ -90,12 +90,13 @@ pause.addEventListener('click', () => {
 function put(part) {
   const old = document.getElementById(part.id)
   if (!old || old.innerHTML === part.innerHTML) return
-  const focus = old.contains(document.activeElement) ? document.activeElement.getAttribute('href') : null
+  const nameOf = (one) => one.getAttribute('href') ?? one.form?.getAttribute('action')
+  const focus = old.contains(document.activeElement) ? nameOf(document.activeElement) : null
   const opened = Array.from(old.querySelectorAll('details[open] > summary'), (one) => one.textContent)
   for (const one of part.querySelectorAll('summary')) one.parentElement.open = opened.includes(one.textContent)
   old.className = part.className
   old.replaceChildren(...part.childNodes)
-  if (focus) for (const link of old.querySelectorAll('a')) if (link.getAttribute('href') === focus) return link.focus()
+  if (focus) for (const one of old.querySelectorAll('a,button')) if (nameOf(one) === focus) return one.focus()
 }
 async function update() {
   if (!isPaused && !document.hidden) {

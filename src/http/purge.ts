@@ -39,12 +39,28 @@ export function createPurgeRoute(ports: PurgePorts): AdminRoute {
   return {
     method: 'POST',
     path: '/cache/purge',
-    run: ({ body }) => json({ purged: ports.purge(filterOf(body, ports)) }),
+    run({ body, wantsPage = false }) {
+      const given = objectIn(wantsPage ? jsonOfForm(body) : body)
+      const filter = filterOf(given, ports)
+      const purged = ports.purge(filter)
+      const { scraper, country, promptHash, storedBefore } = filter
+      const what = { scraper, country, prompt_hash: promptHash, stored_before: storedBefore }
+      const known = Object.entries(what).filter((one): one is [string, string | number] => one[1] !== undefined)
+      return { ...json({ purged }), acted: { action: 'purge', what: { ...Object.fromEntries(known), purged } } }
+    },
   }
 }
 
-function filterOf(body: string, ports: PurgePorts): PurgeFilter {
-  const given = Object.entries(objectIn(body))
+/** The form of the status page must name a scraper, or all of them; what was left empty was not given. */
+function jsonOfForm(body: string): string {
+  const { scraper, ...others } = Object.fromEntries(new URLSearchParams(body))
+  if (!scraper) throw invalid('Choose a scraper, or all of them.')
+  const given = Object.entries(others).filter(([, text]) => text.trim() !== '')
+  return JSON.stringify({ ...Object.fromEntries(given), ...(scraper === 'all' ? {} : { scraper }) })
+}
+
+function filterOf(wanted: object, ports: PurgePorts): PurgeFilter {
+  const given = Object.entries(wanted)
   const unknown = given.map(([name]) => name).filter((name) => !Object.hasOwn(members, name))
   if (unknown.length > 0)
     throw invalid(`Unknown: ${unknown.map(quoted).join(', ')}. What can be given is ${names.join(', ')}.`)

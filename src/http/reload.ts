@@ -10,7 +10,7 @@ interface ReloadParts {
   readonly reload: () =>
     | { readonly result: 'applied'; readonly generation: number }
     | { readonly result: 'restart'; readonly generation: number; readonly waiting: readonly string[] }
-    | { readonly result: 'invalid'; readonly mistakes: readonly string[] }
+    | { readonly result: 'invalid'; readonly generation: number; readonly mistakes: readonly string[] }
 }
 
 export function createReloadRoute({ random, reload }: ReloadParts): AdminRoute {
@@ -19,9 +19,10 @@ export function createReloadRoute({ random, reload }: ReloadParts): AdminRoute {
     path: '/reload',
     run() {
       const reloaded = reload()
-      if (reloaded.result === 'applied') return json({ generation: reloaded.generation })
-      if (reloaded.result === 'restart')
-        return json({ generation: reloaded.generation, waiting_for_restart: reloaded.waiting })
+      const { result, generation } = reloaded
+      const acted = { action: 'reload', what: { result, generation } } as const
+      if (result === 'applied') return { ...json({ generation }), acted }
+      if (result === 'restart') return { ...json({ generation, waiting_for_restart: reloaded.waiting }), acted }
       const { mistakes } = reloaded
       const problem = {
         type: 'urn:scrapellm-proxy:error:CONFIG_INVALID',
@@ -32,7 +33,7 @@ export function createReloadRoute({ random, reload }: ReloadParts): AdminRoute {
         request_id: random.id(),
         mistakes,
       }
-      return { ...json(problem, 422), contentType: 'application/problem+json' }
+      return { ...json(problem, 422), contentType: 'application/problem+json', acted }
     },
   }
 }

@@ -1,9 +1,9 @@
 /** `GET /` of the admin port: what `/status` says, for people. Keeps itself up to date; every request leads to its trail. */
 import type { History } from '../telemetry/history.ts'
-import { msText } from '../telemetry/trail.ts'
 import type { AdminRoute } from './admin.ts'
 import {
   bar,
+  button,
   countOf,
   fragmentAnswer,
   html,
@@ -15,9 +15,9 @@ import {
   table,
   tag,
   timeOf,
-  trailHref,
 } from './html.ts'
 import { healthSection } from './health-section.ts'
+import { errorsOf, recentOf } from './requests-section.ts'
 import { picturesOf } from './pictures.ts'
 import type { BudgetReport, StatusReport, TokenReport } from './status.ts'
 
@@ -44,7 +44,7 @@ export function createStatusPage(status: () => StatusReport, history: Pick<Histo
 function headOf({ version }: StatusReport): Markup {
   return html`
     <h1>scrapellm-proxy <small class="soft">${version}</small></h1>
-    ${trailForm()}
+    ${trailForm()} ${button('/reload', 'Reload settings', 'Reload the settings')}
     <nav class="grow" aria-label="Pages"><a href="/metrics">Metrics</a> · <a href="/status">Status as JSON</a></nav>
   `
 }
@@ -65,7 +65,8 @@ function mainOf(report: StatusReport, pictures: Markup): Markup {
       ${part('pictures', 'Over time', pictures, 'all')} ${part('circuits', 'Circuits', circuitsOf(report))}
       <div class="stack">
         ${part('keys', 'Upstream keys', keysOf(report))} ${part('flights', 'Flights under way', flightsOf(report))}
-        ${part('places', 'Places for calls', placesOf(report))} ${part('cache', 'Cache', cacheOf(report))}
+        ${part('places', 'Places for calls', placesOf(report))}
+        ${part('cache', 'Cache', cacheOf(report), '', purgeForm(report))}
       </div>
       ${part('errors', 'Trouble lately', errorsOf(report))} ${part('credits', 'Credits', creditsOf(report), 'all')}
       ${part('recent', 'Latest requests', recentOf(report), 'all clip')}
@@ -73,11 +74,31 @@ function mainOf(report: StatusReport, pictures: Markup): Markup {
   `
 }
 
-function part(id: string, title: string, content: Markup, kind = ''): Markup {
-  return html`<section id="${id}" data-live class="${kind}" aria-labelledby="${id}-title">
+/** `still` stays as it is while the rest is brought up to date: what somebody is writing there is not lost. */
+function part(id: string, title: string, content: Markup, kind = '', still = nothing): Markup {
+  return html`<section class="${kind}" aria-labelledby="${id}-title">
     <h2 id="${id}-title">${title}</h2>
-    ${content}
+    <div id="${id}" data-live>${content}</div>
+    ${still}
   </section>`
+}
+
+/** Behind a fold: what is purged has to be paid for again. */
+function purgeForm({ breakers }: StatusReport): Markup {
+  return html`<details>
+    <summary>Purge answers</summary>
+    <form method="post" action="/cache/purge">
+      <label for="purge-scraper">Of</label>
+      <select id="purge-scraper" name="scraper" required>
+        <option value="">choose …</option>
+        <option value="all">all scrapers</option>
+        ${breakers.map(({ scraper }) => html`<option value="${scraper}">${scraper}</option>`)}
+      </select>
+      <label for="purge-age">older than</label>
+      <input id="purge-age" name="olderThan" placeholder="such as 2h; empty = all" autocomplete="off" />
+      <button type="submit">Purge</button>
+    </form>
+  </details>`
 }
 
 const breakerKinds = { closed: 'good', 'half-open': 'warn', open: 'bad' } as const
@@ -90,12 +111,19 @@ function circuitsOf({ breakers, time }: StatusReport): Markup {
         html`<tr>
           <th scope="row">${scraper}</th>
           <td>${tag(breakerKinds[state], state)}</td>
-          <td>${until === null ? '' : `in ${leftOf(until, time)}`}</td>
+          <td>
+            ${until === null ? '' : `in ${leftOf(until, time)}`}
+            ${
+              state === 'closed'
+                ? nothing
+                : button(`/circuits/${encodeURIComponent(scraper)}/close`, 'Close', `Close the circuit of ${scraper}`)
+            }
+          </td>
           <td class="number">${held}</td>
         </tr>`,
     )
   const closed = breakers.length - rows.length
-  return html`${rows.length > 0 ? table(['Scraper', 'Circuit', 'Next trial', 'Requests held'], rows, '') : nothing}
+  return html`${rows.length > 0 ? table(['Scraper', 'Circuit', 'Next trial', '#Held'], rows, '') : nothing}
   ${foldOf(closed, 'circuit', 'closed')}`
 }
 
@@ -115,7 +143,10 @@ function keysOf({ keys, time }: StatusReport): Markup {
           <th scope="row">${key.name}</th>
           <td>${tag(keyKinds[key.state], key.state)}</td>
           <td>${key.says}. ${withCode(key.remedy ?? '')}</td>
-          <td>${returnOf(key, time)}</td>
+          <td>
+            ${returnOf(key, time)}
+            ${button(`/keys/${encodeURIComponent(key.name)}/try`, 'Try', `Try key ${key.name} now`)}
+          </td>
         </tr>`,
     )
   const ready = keys.length - rows.length
@@ -248,52 +279,4 @@ function cacheOf({ cache, disk, records, redis, audit_file: audit }: StatusRepor
         </ul>`
       : nothing
   }`
-}
-
-function errorsOf({ errors }: StatusReport): Markup {
-  const rows = errors.map(
-    ({ name, kind, count, last_at: lastAt, scraper, request_id: id }) =>
-      html`<tr>
-        <th scope="row">
-          ${name} <span class="below soft">${kind === 'attempt' ? 'upstream' : 'refused by us'}, last ${scraper}</span>
-        </th>
-        <td class="number">${countOf(count)}</td>
-        <td class="number"><a href="${trailHref(id)}" aria-label="Trail of the last ${name}">${timeOf(lastAt)}</a></td>
-      </tr>`,
-  )
-  return table(['Failure', '#Count', '#Last'], rows, 'None in what is remembered.')
-}
-
-function recentOf({ recent, time }: StatusReport): Markup {
-  const rows = recent.map(
-    ({ id, at, client, scraper, cache, status, code, attempts, credits, duration_ms: duration }) =>
-      html`<tr>
-        <td class="wide">${duration === null ? '–' : timeOf(after(at, duration))}</td>
-        <th scope="row">
-          <a class="id" href="${trailHref(id)}" title="${id}">${id}</a
-          ><span class="narrow soft">${client} · ${scraper}</span>
-        </th>
-        <td class="wide">${client}</td>
-        <td class="wide">${scraper}</td>
-        <td class="wide">${cache}</td>
-        <td>${statusTag(status, code)}</td>
-        <td class="number wide">${attempts}</td>
-        <td class="number wide">${credits}</td>
-        <td class="number">${duration === null ? leftOf(time, at ?? time) : msText(duration)}</td>
-      </tr>`,
-  )
-  const names = ['wide:Ended', 'Request', 'wide:Client', 'wide:Scraper', 'wide:Cache', 'Status']
-  return table([...names, '#wide:Attempts', '#wide:Credits', '#Took'], rows, 'No request has come yet.')
-}
-
-function after(at: string | null, ms: number): string | null {
-  return at === null ? null : new Date(Date.parse(at) + ms).toISOString()
-}
-
-/** The status of an answer, with a word where it is not a success. */
-export function statusTag(status: number | 'gone' | null, code: string | null): Markup {
-  if (status === null) return tag('warn', 'under way')
-  if (status === 'gone') return tag('warn', 'hung up')
-  const kind = status < 400 ? 'good' : status < 500 ? 'warn' : 'bad'
-  return html`${tag(kind, String(status))}${code === null ? nothing : html` <span class="wide">${code}</span>`}`
 }

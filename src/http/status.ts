@@ -41,7 +41,7 @@ export interface StatusGauges {
   readonly clients: () => readonly ClientGauge[]
   readonly tokens?: () => readonly TokenGauge[]
   readonly trails: Trails
-  readonly history: Pick<History, 'hours' | 'troubles'>
+  readonly history: Pick<History, 'hours' | 'troubles' | 'acts'>
 }
 
 export interface TierStatus {
@@ -142,6 +142,13 @@ export interface StatusReport {
   /** The last 60 minutes, and the same ones a day ago (null = not known). */
   readonly last_hour: HourReport
   readonly same_hour_yesterday: HourReport | null
+  /** What operators did on the admin port, the latest first. */
+  readonly acts: readonly {
+    readonly at: string | null
+    readonly did: string
+    readonly from: string
+    readonly by: string | null
+  }[]
   readonly errors: readonly ErrorReport[]
   readonly recent: readonly RecentReport[]
 }
@@ -246,6 +253,7 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
       })),
       last_hour: hourOf(hours.now),
       same_hour_yesterday: hours.dayAgo ? hourOf(hours.dayAgo) : null,
+      acts: gauges.history.acts().map(({ at, text, from, by }) => ({ at: iso(at), did: text, from, by })),
       errors: trails.troubles().map(({ name, kind, count, lastAt, scraper, status, requestId }) => ({
         name,
         kind,

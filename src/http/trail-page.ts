@@ -10,7 +10,8 @@ import {
   whyOf,
 } from '../telemetry/trail.ts'
 import { bar, fragmentAnswer, html, type Markup, nothing, pageAnswer, timeOf, trailHref, tag } from './html.ts'
-import { statusTag, trailForm } from './status-page.ts'
+import { statusTag } from './requests-section.ts'
+import { trailForm } from './status-page.ts'
 
 /** `trails` are those of one id, the newest first. */
 export function trailAnswer(id: string, trails: readonly Trail[], now: number, isFragment: boolean): AdminAnswer {

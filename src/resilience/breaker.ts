@@ -43,6 +43,8 @@ export interface CircuitBreakers extends Breakers {
   under(policy: BreakerPolicy): Breakers
   /** Most calls of this scraper are well, as far as is known. */
   isWell(scraper: string): boolean
+  /** For an operator who knows better; null = there is no such circuit. */
+  closeNow(scraper: string): BreakerStatus | null
   close(): void
 }
 
@@ -52,6 +54,7 @@ interface Circuit {
   run(entry: BreakerEntry, work: Work, policy: BreakerPolicy): Promise<Attempted | null>
   status(): BreakerStatus
   isWell(): boolean
+  closeNow(): BreakerStatus
   close(): void
 }
 
@@ -100,6 +103,7 @@ export function createBreakers(ports: BreakersPorts): CircuitBreakers {
     ...under(ports.policy),
     under,
     isWell: (scraper) => circuits.get(scraper)?.isWell() ?? true,
+    closeNow: (scraper) => circuits.get(scraper)?.closeNow() ?? null,
     close() {
       for (const circuit of circuits.values()) circuit.close()
     },
@@ -347,6 +351,15 @@ function createCircuit(scraper: string, { clock, random, emit }: BreakersPorts):
     pump()
   }
 
+  function closeNow(): BreakerStatus {
+    if (opening) {
+      if (state === 'open') gate.unlock()
+      doublings = 0
+      close()
+    }
+    return status()
+  }
+
   function enter(to: BreakerState, openForMs: number | null = null, isStillOpen = false): void {
     state = to
     const roundedMs = openForMs === null ? null : Math.round(openForMs)
@@ -382,6 +395,7 @@ function createCircuit(scraper: string, { clock, random, emit }: BreakersPorts):
     run,
     status,
     isWell: () => opening === null && evidence.isMostlyWell(clock.now()),
+    closeNow,
     close: shutDown,
   }
 }

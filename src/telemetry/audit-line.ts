@@ -6,7 +6,7 @@
  * | field | of | meaning |
  * |---|---|---|
  * | `v` | all | 1 |
- * | `kind` | all | `request`: one caller was answered, or has left. `flight`: upstream was asked for nobody who waits (a refresh, or what an earlier process began). `operator`: somebody acted on the admin port; such a line has only `at`, `action` (`key-try`), `key` (its name) and `from` (an address) |
+ * | `kind` | all | `request`: one caller was answered, or has left. `flight`: upstream was asked for nobody who waits (a refresh, or what an earlier process began). `operator`: somebody acted on the admin port; such a line has only `at`, `action`, `from` (an address), `by` (the user name that came with the token), and what the action is about: `key-try` `key`; `circuit-close` `scraper`; `purge` the filter and how many were `purged`; `reload` `result` and `generation`; `credits` `client`, `before` and `spent` |
  * | `at`, `duration_ms` | all | when it arrived, and how long it took |
  * | `id`, `trace_id` | all | the `X-Request-Id`, and the trace of its `traceparent` |
  * | `client`, `scraper`, `endpoint` | all | who, what; `endpoint` is `answer`, `submit` or `status` (of a job) |
@@ -24,10 +24,10 @@
  * | `flight` | who rode on a flight | the `id` of the leader's line; left out where that is in the file of another replica |
  * | `flight_at`, `landed` | leaders | when the flight began; false = the process ended before it |
  * | `stopped_by` | leaders | why its last attempt was not repeated |
- * | `before`, `spent` | kind `credits` | an operator has corrected what `client` has spent this month |
  * | `attempts` | leaders | `number`, `after_ms` (since `flight_at`), `duration_ms`, `waited_ms` (before it), `class`, `status`, `key` (its name), `charge` (`charged`, `free`, `unknown`), `credits`, `retry_after_ms`; without a complete answer `reason` and, where there is one, the system's code as `error_code`; `anomalies` (what was unexpected about an answer) |
  */
 import type { Call, Entry } from '../model.ts'
+import type { OperatorAct } from './events.ts'
 import type { RecordedFlight } from './recorded-flight.ts'
 import type { Trail } from './trail.ts'
 
@@ -82,12 +82,8 @@ export function flightLine(trail: Trail, flight: RecordedFlight): string {
 }
 
 /** What somebody did on the admin port. */
-export function operatorLine(
-  at: number,
-  action: string,
-  about: { readonly key: string; readonly from: string },
-): string {
-  return `${JSON.stringify({ v: VERSION, kind: 'operator', at, action, key: about.key, from: about.from })}\n`
+export function operatorLine(at: number, { action, what, from, by }: OperatorAct): string {
+  return `${JSON.stringify({ v: VERSION, kind: 'operator', at, action, ...what, from, by: given(by) })}\n`
 }
 
 function line(kind: string, trail: Trail, flight: RecordedFlight | null, facts: LineFacts): string {

@@ -120,7 +120,7 @@ export function createAudit(
 
   function note(event: TelemetryEvent): void {
     circumstances.note(event, flights.aloft)
-    if (event.kind === 'key-tried' && append && !isClosed) append(operatorLine(clock.wall(), 'key-try', event))
+    if (event.kind === 'operator-acted' && append && !isClosed) append(operatorLine(clock.wall(), event))
   }
 
   /** A refusal so early that there was no exchange. */

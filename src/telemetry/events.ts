@@ -39,6 +39,17 @@ export type CacheFlaw = 'signature' | 'version' | 'damaged' | 'too-big'
 /** `restart`: a setting was changed that needs one. */
 export type ReloadResult = 'applied' | 'invalid' | 'restart'
 
+/** What an operator can do on the admin port. */
+export type OperatorAction = 'key-try' | 'circuit-close' | 'purge' | 'reload' | 'credits'
+
+/** `from` is an address; `by` the user name that a browser sent with the token, which nobody has checked. */
+export interface OperatorAct {
+  readonly action: OperatorAction
+  readonly what: Readonly<Record<string, string | number>>
+  readonly from: string
+  readonly by: string | null
+}
+
 export type TelemetryEvent =
   | { readonly kind: 'attempt-started'; readonly scraper: string }
   /** One attempt has ended; `payer` is the client that is charged for it, `id` that of the request it was made for. */
@@ -90,8 +101,7 @@ export type TelemetryEvent =
       readonly because: FailureClass | null
       readonly untilAt: number | null
     }
-  /** An operator has ended the rest of a key; `from` is the address that asked for it. */
-  | { readonly kind: 'key-tried'; readonly key: string; readonly from: string }
+  | ({ readonly kind: 'operator-acted' } & OperatorAct)
   | { readonly kind: 'cache-looked-up'; readonly tier: Tier; readonly result: 'hit' | 'stale' | 'miss' }
   | { readonly kind: 'cache-evicted'; readonly tier: Tier }
   /** A file on the disk cannot be used, or can again; `because` is why it could not. */

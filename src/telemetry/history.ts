@@ -8,7 +8,7 @@
 import type { Exchange, Outcome } from '../model.ts'
 import type { Clock, Disk } from '../ports.ts'
 import type { Access } from './access-log.ts'
-import type { TelemetryEvent } from './events.ts'
+import type { OperatorAct, OperatorAction, TelemetryEvent } from './events.ts'
 import {
   bucketOf,
   emptySlot,
@@ -27,6 +27,9 @@ export interface Mark {
   readonly text: string
 }
 
+/** What an operator did on the admin port. */
+export interface Act extends Mark, Pick<OperatorAct, 'from' | 'by'> {}
+
 export interface History {
   ended(exchange: Exchange, outcome: Outcome, access: Access): void
   begin(): void
@@ -36,6 +39,8 @@ export interface History {
   marks(span: Span): readonly Mark[]
   /** The last 60 minutes, and the same 60 minutes a day ago; null = not known. */
   hours(): { readonly now: Hour; readonly dayAgo: Hour | null }
+  /** What operators did, the latest first. */
+  acts(): readonly Act[]
   /** When what is wrong now began: by the name of the circuit, key or store. */
   troubles(): readonly Mark[]
   /** Takes over what an earlier process has kept there, and keeps closed steps of the day from now on. */
@@ -62,11 +67,13 @@ export const stepMsOf = (span: Span): number => spans[span].stepMs
 export const shownMsOf = { hour: 3_600_000, day: 86_400_000 } as const
 
 const marksKept = 200
+const actsKept = 5
 
 export function createHistory({ clock, credits }: HistoryPorts): History {
   const rings = { hour: new Map<number, Slot>(), day: new Map<number, Slot>() }
   const latestAt = { hour: 0, day: 0 }
   const marks: Mark[] = []
+  const acts: Act[] = []
   const wrong = new Map<string, Mark>()
   let openQuestions = 0
   let counted = { spent: 0, saved: 0 }
@@ -161,6 +168,10 @@ export function createHistory({ clock, credits }: HistoryPorts): History {
     } else if (event.kind === 'overload-changed') {
       mark(event.to === 'calm' ? 'overload is over' : 'overload')
       went('overload', event.to !== 'calm')
+    } else if (event.kind === 'operator-acted') {
+      acts.unshift({ at: clock.wall(), text: actTexts[event.action](event.what), from: event.from, by: event.by })
+      acts.splice(actsKept)
+      if (event.action === 'purge') mark('answers purged')
     }
   }
 
@@ -206,7 +217,16 @@ export function createHistory({ clock, credits }: HistoryPorts): History {
     steps,
     hours,
     marks: (span) => marks.filter(({ at }) => at > clock.wall() - shownMsOf[span]),
+    acts: () => [...acts],
     troubles: () => [...wrong.values()],
     keepIn,
   }
+}
+
+const actTexts: Readonly<Record<OperatorAction, (what: OperatorAct['what']) => string>> = {
+  'key-try': ({ key }) => `key ${key} is tried with the next request`,
+  'circuit-close': ({ scraper }) => `circuit of ${scraper} closed`,
+  purge: ({ purged }) => `${purged} answers purged`,
+  reload: ({ result, generation }) => (result === 'invalid' ? 'settings refused' : `settings no. ${generation}`),
+  credits: ({ client, before, spent }) => `${client} has spent ${spent} credits this month, not ${before}`,
 }

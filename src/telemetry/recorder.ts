@@ -8,7 +8,7 @@ import type { Anomaly, Attempt, CacheLabel, Call, Entry, Exchange, Landing, Made
 import type { Recorder } from '../parts.ts'
 import type { Clock, Emit } from '../ports.ts'
 import type { Access, AccessLog } from './access-log.ts'
-import type { TelemetryEvent } from './events.ts'
+import type { OperatorAct, OperatorAction, TelemetryEvent } from './events.ts'
 import type { JobOutcome, SampleGroup } from './labels.ts'
 import { createLedger, type LedgerStatus } from './ledger.ts'
 import type { Log } from './log.ts'
@@ -49,6 +49,14 @@ export interface Telemetry extends Recorder {
   readonly credits: () => LedgerStatus
   /** Of all clients, since the start. */
   readonly totals: () => { readonly spent: number; readonly saved: number }
+}
+
+const actMessages: Readonly<Record<OperatorAction, string | null>> = {
+  'key-try': 'upstream key is tried with the next request',
+  'circuit-close': 'circuit closed by an operator',
+  purge: 'kept answers purged',
+  reload: null,
+  credits: null,
 }
 
 export function createRecorder(ports: RecorderPorts): Telemetry {
@@ -187,8 +195,8 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
         return metrics.breakerHolds.add(1, event.end)
       case 'key-changed':
         return logKey(event)
-      case 'key-tried':
-        return log.info('upstream key is tried with the next request', { key_name: event.key, from: event.from })
+      case 'operator-acted':
+        return logAct(event)
       case 'cache-looked-up':
         return metrics.cacheLookups.add(1, event.tier, event.result)
       case 'cache-evicted':
@@ -233,6 +241,18 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
       metrics.upstreamAnomalies.add(1, scraper, anomaly)
       logAnomaly(scraper, anomaly, id, attempt.status)
     }
+  }
+
+  /** Reloads and corrections have lines of their own. */
+  function logAct({ action, what: { key, ...what }, from, by }: OperatorAct): void {
+    const message = actMessages[action]
+    if (message === null) return
+    log.info(message, {
+      ...(key === undefined ? {} : { key_name: key }),
+      ...what,
+      from,
+      ...(by === null ? {} : { by }),
+    })
   }
 
   /** Once an hour for each kind and scraper: a member that upstream has renamed is in every answer. */

@@ -3,7 +3,15 @@ import { request } from 'node:http'
 import { connect } from 'node:net'
 import t, { type Test } from 'tap'
 import { ProxyError } from '../../src/errors.ts'
-import { type Admin, type AdminOptions, type AdminParts, createAdmin, json } from '../../src/http/admin.ts'
+import {
+  type Admin,
+  type AdminOptions,
+  type AdminParts,
+  type AdminRoute,
+  createAdmin,
+  json,
+} from '../../src/http/admin.ts'
+import { problemPage } from '../../src/http/html.ts'
 import { type FakeWorld, fakeWorld } from '../support/world.ts'
 
 interface Answer {
@@ -33,6 +41,7 @@ async function stage(t: Test, options: Partial<AdminOptions> = {}, parts: Partia
       ready: () => true,
       metrics: async () => ({ contentType: 'text/plain; version=0.0.4', body: 'up 1\n' }),
       status: () => ({ version: '1' }),
+      problemPage,
       ...parts,
     },
   )
@@ -170,6 +179,45 @@ void t.test("a web page on the operator's machine gets nothing", async (t) => {
     200,
     'off loopback names are free',
   )
+})
+
+void t.test('a form of the page leads back to it; a page of others can press no button', async (t) => {
+  const acted = { action: 'key-try', what: { key: 'main' } } as const
+  const tried: string[] = []
+  const run: AdminRoute['run'] = ({ segment }) => {
+    if (segment !== 'main') throw new ProxyError('ENDPOINT_UNKNOWN', 'No upstream key has <this> name.')
+    tried.push(segment)
+    return { ...json({ name: segment }), acted }
+  }
+  const { ask, admin, world } = await stage(
+    t,
+    { token: 'secret' },
+    { routes: [{ method: 'POST', path: '/keys/{name}/try', run }] },
+  )
+  const page = {
+    accept: 'text/html',
+    authorization: `Basic ${Buffer.from('alice:secret').toString('base64')}`,
+    'content-type': 'application/x-www-form-urlencoded',
+  }
+  const own = { ...page, origin: `http://127.0.0.1:${admin.port}`, 'sec-fetch-site': 'same-origin' }
+  const post = (path: string, headers: Record<string, string>) => ask(path, { method: 'POST', headers })
+  t.match(await post('/keys/main/try', own), { status: 303, headers: { location: '/#keys' } })
+  t.match(world.events.at(-1), { kind: 'operator-acted', ...acted, from: '127.0.0.1', by: 'alice' })
+  t.match(await post('/keys/main/try', { authorization: 'Bearer secret' }), { status: 200, body: '{"name":"main"}' })
+  t.match(world.events.at(-1), { kind: 'operator-acted', from: '127.0.0.1', by: null })
+  const refused = await post('/keys/other/try', own)
+  t.match(refused, { status: 404, headers: { 'content-type': /^text\/html/ }, body: /Not done[^]*&lt;this&gt; name/ })
+  for (const headers of [
+    { ...page, origin: 'null' },
+    { ...page, origin: 'http://evil.example' },
+    { ...page, 'sec-fetch-site': 'cross-site' },
+    { ...own, 'sec-fetch-site': 'same-site' },
+  ])
+    t.equal((await post('/keys/main/try', headers)).status, 403)
+  t.equal((await post('/keys/main/try', { accept: 'text/html' })).status, 401)
+  t.equal(tried.length, 2)
+  const link = { authorization: 'Bearer secret', 'sec-fetch-site': 'cross-site' }
+  t.equal((await ask('/status', { headers: link })).status, 200, 'a link from elsewhere leads to the page')
 })
 
 void t.test('more rows: a segment of the path, parameters, a body', async (t) => {

@@ -232,6 +232,23 @@ void t.test('After it has been shut down it refuses, changes no more, and lets w
 
 // Holding
 
+void t.test('Closed by hand it lets those in whom it held, and opens again only for new failures', async (t) => {
+  const { breakers, calls, happens, told } = setUp()
+  t.equal(breakers.closeNow('gamma'), null)
+  t.match(breakers.closeNow('alpha'), { scraper: 'alpha', state: 'closed' })
+  t.equal(told('breaker-changed').length, 0)
+  await happens(20, 'down')
+  const held = await calls(2)
+  t.match(breakers.states()[0], { state: 'open', held: 2 })
+  t.match(breakers.closeNow('alpha'), { state: 'closed', held: 0 })
+  await held[0]?.ends('up')
+  t.match(await held[0]?.outcome, { verdict: { kind: 'answered' } })
+  await held[1]?.ends('down')
+  t.match(breakers.states()[0], { state: 'closed' })
+  await happens(20, 'down')
+  t.match(breakers.states()[0], { state: 'open' })
+})
+
 void t.test('An open circuit holds callers, and lets them in when a trial has been answered', async (t) => {
   const { trip, calls, clock, state, stateOf, told, asks } = setUp()
   await trip()

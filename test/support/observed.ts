@@ -4,9 +4,15 @@
  */
 import { hash } from 'node:crypto'
 import type { Test } from 'tap'
+import { parseDuration } from '../../src/config/units.ts'
 import { createCache } from '../../src/cache/tiered.ts'
 import { createLocalTier } from '../../src/cache/local-tier.ts'
 import { type Admin, createAdmin } from '../../src/http/admin.ts'
+import { createCircuitRoute } from '../../src/http/circuits.ts'
+import { problemPage } from '../../src/http/html.ts'
+import { createKeyRoute } from '../../src/http/keys.ts'
+import { createPurgeRoute } from '../../src/http/purge.ts'
+import { createReloadRoute } from '../../src/http/reload.ts'
 import { createRequestRoutes } from '../../src/http/requests.ts'
 import { matches } from '../../src/http/respond.ts'
 import { createStatus, type StatusGauges } from '../../src/http/status.ts'
@@ -246,7 +252,17 @@ export function observed(observation: Observation = {}) {
     history,
     ...observation.gauges,
   })
-  const routes = [createStatusPage(status, history), ...createRequestRoutes({ trails: audit, clock })]
+  const routes = [
+    createStatusPage(status, history),
+    ...createRequestRoutes({ trails: audit, clock }),
+    createKeyRoute({ tryNow: keys.tryNow }),
+    createCircuitRoute({ closeNow: breakers.closeNow }),
+    createPurgeRoute({ purge: cache.purge, scrapers, promptHash: (text) => text, durationMs: parseDuration, clock }),
+    createReloadRoute({
+      random,
+      reload: () => ({ result: 'invalid', generation: 1, mistakes: ['log.levle: unknown'] }),
+    }),
+  ]
 
   function ask(asking: Asking = {}): Asked {
     const listeners = new Set<() => void>()
@@ -280,7 +296,7 @@ export function observed(observation: Observation = {}) {
   async function listen(t: Test): Promise<Admin> {
     const admin = createAdmin(
       { host: '127.0.0.1', port: 0, token: observation.adminToken ?? null },
-      { random, emit, ready: () => true, metrics: metrics.text, status, routes },
+      { random, emit, ready: () => true, metrics: metrics.text, status, problemPage, routes },
     )
     await admin.listen()
     t.teardown(() => admin.close())
