@@ -4,6 +4,7 @@
  * a newer one, and "empty result" never that of an answer. Ages are measured by the store's clock, because those of the replicas
  * may differ by hours.
  */
+import { createBlink } from '../blink.ts'
 import type { Entry, PurgeFilter } from '../model.ts'
 import type { Clock, Emit, Random, SharedScript, SharedStore, Timer } from '../ports.ts'
 import { createCacheBus, purgedMessage, replacedMessage } from './bus.ts'
@@ -118,6 +119,7 @@ export function createSharedTier({ codec, store, memory, clock, random, emit }: 
     store,
     clock,
   )
+  const blink = createBlink(store, clock)
   const stopWatching = store.onState((state) => {
     if (state === 'up') keepTrack(catchUp())
   })
@@ -135,6 +137,7 @@ export function createSharedTier({ codec, store, memory, clock, random, emit }: 
       while (underWay.size > 0) await Promise.all(underWay)
     },
     close() {
+      blink.close()
       stopWatching()
       timer?.cancel()
       bus.close()
@@ -142,6 +145,11 @@ export function createSharedTier({ codec, store, memory, clock, random, emit }: 
   }
 
   async function read(key: string): Promise<Entry | null | 'away'> {
+    const first = await readNow(key)
+    return first === 'away' && (await blink.isOver()) ? readNow(key) : first
+  }
+
+  async function readNow(key: string): Promise<Entry | null | 'away'> {
     const [found, mark] = await Promise.all([store.run(readScript, [nameOf(key)], []), purges.known()])
     if (found.kind === 'away' || mark === null) return 'away'
     const [value, leftMs] = Array.isArray(found.value) ? (found.value as unknown[]) : []

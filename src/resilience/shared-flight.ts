@@ -3,12 +3,13 @@
  * lease and makes the call, or follows the replica that has the lease and gets what that one was answered. Messages are hints: a follower
  * also looks by itself now and then.
  *
- * Promises: the store can only save calls; where it is away from the first, the call is made here. A follower has seen a lease, so it
+ * Promises: the store can only save calls; where it is away, and for longer than a blink, the call is made here. A follower has seen a lease, so it
  * waits until the process that holds it is gone, or, while the store is away, until it would have been found gone: a store that blinks
  * costs no second call. Whoever waits has its own deadline. Afterwards there is no lease, no subscription and no timer left. What upstream is asked
  * and where answers are kept is known elsewhere.
  */
 import { hash } from 'node:crypto'
+import { createBlink } from '../blink.ts'
 import { ProxyError } from '../errors.ts'
 import type { Entry, Landing } from '../model.ts'
 import type { FlightLease, SharedFlights, SharedQuestion } from '../parts.ts'
@@ -36,6 +37,8 @@ export interface SharedFlightOptions {
   readonly pollMs?: number
   /** An answer that could not be passed on is passed on for so long. */
   readonly lateMs?: number
+  /** So long a store that went away is waited for, before the call is made here. */
+  readonly blinkMs?: number
   /** So long after it was last seen, a lease is taken to be over while the store cannot be asked. */
   readonly silentMs?: number
 }
@@ -69,6 +72,8 @@ type Settled = Exclude<Found, { kind: 'held' | 'forgotten' | 'away' }>
 const FORMAT = 'flight-1'
 /** Leases that are announced at a time. */
 const BATCH = 50
+/** Looks at a store that is up and does not answer, before the call is made here. */
+const LOOKS = 4
 
 const unleased: FlightLease = { fence: null, begin: async () => null, submitted: async () => {} }
 
@@ -84,6 +89,7 @@ export function createSharedFlights(ports: SharedFlightPorts, options: SharedFli
   const { store, clock, random, emit, session, seal, read, keep } = ports
   const notifiers = new Set<Notifier>()
   const leases = new Set<OpenLease>()
+  const blink = createBlink(store, clock, options.blinkMs)
   const outcomes = createOutcomes({ store, clock, emit, keep, pollMs, lateMs, forget })
   const stopListening = store.onState(() => notifiers.forEach(({ notify }) => notify()))
   const stopBeats = session.onBeat((isNew) => {
@@ -145,6 +151,10 @@ export function createSharedFlights(ports: SharedFlightPorts, options: SharedFli
 
   async function find(course: Course): Promise<Settled> {
     let found = await look(course)
+    for (let n = 1; n < LOOKS && found.kind === 'away' && (await blink.isOver()); n++) {
+      if (course.flight.patienceUntil() === 0) throw new ProxyError('DEADLINE_EXCEEDED', 'Nobody waits any more.')
+      found = await look(course)
+    }
     if (found.kind === 'held') {
       const gone = await goneOf(found.owner)
       if (gone !== '') found = await look(course, gone)
@@ -257,6 +267,7 @@ export function createSharedFlights(ports: SharedFlightPorts, options: SharedFli
 
   function close(): void {
     isClosed = true
+    blink.close()
     stopListening()
     stopBeats()
     // What others can go on with need not wait until we are missed.

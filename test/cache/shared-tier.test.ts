@@ -379,7 +379,10 @@ void t.test(
     await redis.kill()
     await until(() => one.store.state === 'down' && two.store.state === 'down')
 
-    t.equal(await one.tier.read('k'), 'away')
+    const blink = one.tier.read('k')
+    await one.world.clock.advance(2_000)
+    t.equal(await blink, 'away')
+    t.equal(await one.tier.read('k'), 'away', 'nobody waits for it a second time')
     await one.writes('kept', anEntry())
     await one.writes('purged', anEntry({ scraper: 'gemini' }))
     one.tier.purge({ scraper: 'gemini' })
@@ -396,6 +399,18 @@ void t.test(
     t.match(await two.tier.read('later'), { scraper: 'gemini' })
   },
 )
+
+void t.test('an answer that Redis has is had from it after a blink', async (t) => {
+  const redis = await startRedis(t)
+  const one = await aReplica(t, redis)
+  await one.writes('k', anEntry())
+  redis.pause()
+  const read = one.tier.read('k')
+  await until(async () => (await one.world.clock.advance(250), one.store.state === 'down'))
+  redis.resume()
+  await one.becomes('up')
+  t.match(await read, { status: 200 })
+})
 
 void t.test('what waits for Redis is bounded in bytes and in time', async (t) => {
   const redis = await startRedis(t)

@@ -81,7 +81,11 @@ interface Cluster {
   readonly isQuiet: (t: Test) => Promise<void>
 }
 
-type Options = Partial<SharedFlightPorts> & { readonly wrap?: (store: SharedStore) => SharedStore }
+type Options = Partial<SharedFlightPorts> & {
+  readonly wrap?: (store: SharedStore) => SharedStore
+  /** Most tests are about a store that is away for longer. */
+  readonly blinkMs?: number
+}
 
 /** As the shared tier does it: what has a greater fence stays. */
 const keepScript: SharedScript = {
@@ -143,7 +147,7 @@ async function aReplica(
   redis: RedisProcess,
   session: FakeSession,
   upstream: Asked[],
-  { wrap = (store) => store, ...ports }: Options,
+  { wrap = (store) => store, blinkMs = 0, ...ports }: Options,
 ): Promise<Replica> {
   const { id: name } = session
   const seed = Number(name.slice(1))
@@ -163,24 +167,27 @@ async function aReplica(
     },
   })
   await until(() => real.state === 'up')
-  const flights = createSharedFlights({
-    store,
-    clock: world.clock,
-    random: world.random,
-    emit: world.emit,
-    session,
-    seal,
-    async read(key) {
-      const found = await real.run(readScript, [`kept:${key}`], [])
-      if (found.kind === 'away') return 'away'
-      return typeof found.value === 'string' ? anEntry(found.value) : null
+  const flights = createSharedFlights(
+    {
+      store,
+      clock: world.clock,
+      random: world.random,
+      emit: world.emit,
+      session,
+      seal,
+      async read(key) {
+        const found = await real.run(readScript, [`kept:${key}`], [])
+        if (found.kind === 'away') return 'away'
+        return typeof found.value === 'string' ? anEntry(found.value) : null
+      },
+      async keep(key, entry, fence) {
+        const said = await real.run(keepScript, [`kept:${key}`], [fence ?? '', entry.body])
+        return said.kind === 'away' ? 'away' : true
+      },
+      ...ports,
     },
-    async keep(key, entry, fence) {
-      const said = await real.run(keepScript, [`kept:${key}`], [fence ?? '', entry.body])
-      return said.kind === 'away' ? 'away' : true
-    },
-    ...ports,
-  })
+    { blinkMs },
+  )
   t.teardown(() => {
     flights.close()
     real.close()
@@ -986,7 +993,7 @@ void t.test('A failure that could not be told in time is told to nobody', async 
 })
 
 void t.test('A reply that got lost is asked for again: the lease is found to be one’s own', async (t) => {
-  let lose = true
+  let losses = 4
   const forgetful = (store: SharedStore): SharedStore => ({
     ...store,
     get state() {
@@ -994,8 +1001,8 @@ void t.test('A reply that got lost is asked for again: the lease is found to be 
     },
     async run(script, keys, args) {
       const said = await store.run(script, keys, args)
-      if (script !== acquire || !lose) return said
-      lose = false
+      if (script !== acquire || losses === 0) return said
+      losses -= 1
       return { kind: 'away', sent: true }
     },
   })
@@ -1011,6 +1018,54 @@ void t.test('A reply that got lost is asked for again: the lease is found to be 
   leader.answer('mine')
   t.equal(bodyOf(await other.landing), 'mine')
   await first.landing
+  await isQuiet(t)
+})
+
+void t.test(
+  'M4: a stall or a restart of Redis as the question comes costs one call, not one at each replica',
+  async (t) => {
+    const { replicas, asked, upstream, redis, isQuiet } = await aCluster(t, 3, () => ({ blinkMs: 2_000 }))
+    for (const blink of ['stall', 'restart']) {
+      const before = upstream.length
+      if (blink === 'stall') {
+        redis.pause()
+      } else {
+        await redis.kill()
+        await until(() => replicas.every(({ store }) => store.state === 'down'))
+      }
+      const all = replicas.map((replica) => replica.ask(blink))
+      for (const { storeWorld } of replicas) await storeWorld.clock.advance(timeoutMs)
+      await until(() => replicas.every(({ store }) => store.state === 'down'))
+      for (const { world } of replicas) await world.clock.advance(1_000)
+      t.equal(upstream.length, before, 'nobody asks yet')
+      if (blink === 'stall') redis.resume()
+      else await redis.restart()
+      for (const replica of replicas) await replica.becomes('up')
+      const leader = await asked(before + 1)
+      leader.answer(blink)
+      for (const { landing } of all) t.equal(bodyOf(await landing), blink)
+      t.equal(upstream.length, before + 1)
+    }
+    await isQuiet(t)
+  },
+)
+
+void t.test('A Redis that stays away is waited for once, and not by those who come later', async (t) => {
+  const { replicas, asked, upstream, redis, isQuiet } = await aCluster(t, 1, () => ({ blinkMs: 2_000 }))
+  const [one] = replicas as [Replica]
+  await redis.kill()
+  await until(() => one.store.state === 'down')
+  const first = one.ask('first')
+  await one.world.clock.advance(1_999)
+  t.equal(upstream.length, 0)
+  await one.world.clock.advance(1)
+  ;(await asked(1)).answer('alone')
+  t.equal(bodyOf(await first.landing), 'alone')
+  const later = one.ask('later')
+  ;(await asked(2)).answer('at once')
+  t.equal(bodyOf(await later.landing), 'at once')
+  await redis.restart()
+  await one.becomes('up')
   await isQuiet(t)
 })
 
