@@ -102,14 +102,14 @@ export function problemOf(id: string, error: ProxyError): Buffer {
   return Buffer.from(JSON.stringify({ type, title, status, detail, code, reason, request_id: id }))
 }
 
+/** A member of the list, whole: what is written in another way (`w/"…"`) is no entity tag. */
+const entityTag = /(?:^|,)[ \t]*((?:W\/)?"[\x21\x23-\x7e\x80-\xff]*")(?=[ \t]*(?:,|$))/g
+
 /** RFC 9110 section 13.1.2: `*` or a list, compared weakly. */
 export function matches(condition: string, etag: string): boolean {
   if (condition.trim() === '*') return true
   const opaque = opaqueOf(etag)
-  for (const [tag] of condition.matchAll(/(?:W\/)?"[\x21\x23-\x7e\x80-\xff]*"/g)) {
-    if (opaqueOf(tag) === opaque) return true
-  }
-  return false
+  return Array.from(condition.matchAll(entityTag), ([, tag = '']) => opaqueOf(tag)).includes(opaque)
 }
 
 function opaqueOf(etag: string): string {

@@ -329,6 +329,8 @@ void t.test('If-None-Match: lists, *, weak comparison', async (t) => {
     ['"x,y"', '"x,y"', true],
     [' * ', '"a"', true],
     ['a', '"a"', false],
+    ['w/"a"', '"a"', false],
+    ['"x" "a"', '"a"', false],
     ['"A"', '"a"', false],
     ['', '"a"', false],
   ]

@@ -36,7 +36,7 @@ export interface Answer {
 
 export interface Asking {
   readonly method?: string
-  readonly headers?: Record<string, string>
+  readonly headers?: Record<string, string | string[]>
   readonly body?: string
   /** Hang up when this is aborted. */
   readonly signal?: AbortSignal
