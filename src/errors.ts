@@ -190,7 +190,8 @@ export function overloaded(
   options: { readonly close?: boolean } = {},
 ): ProxyError {
   const retryAfterMs = 1_000 + Math.floor(chance * 5) * 1_000
-  return new ProxyError('OVERLOADED', detail, { ...options, reason, retryAfterMs })
+  const text = `${detail} Retry after the time in Retry-After.`
+  return new ProxyError('OVERLOADED', text, { ...options, reason, retryAfterMs })
 }
 
 /** All attempts failed, and none of them brought an answer that could be handed on. */

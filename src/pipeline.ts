@@ -199,7 +199,7 @@ const NOTHING_KNOWN: Lookup = { kind: 'missing', unwanted: false }
 /** A question that only the cache may answer ends here. */
 function mayForward(request: ProxyRequest): void {
   if (request.wishes.onlyIfCached)
-    throw new ProxyError('CACHE_MISS', 'No answer is kept, and only-if-cached forbids asking for one.')
+    throw new ProxyError('CACHE_MISS', 'No answer is kept, and only-if-cached forbids asking for one: leave it out.')
   if (request.method === 'HEAD') {
     throw new ProxyError('METHOD_NOT_ALLOWED', 'HEAD is answered from the cache only, and nothing is kept for it.', {
       allow: 'GET',

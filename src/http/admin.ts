@@ -112,7 +112,7 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
     const route = found.find(({ method }) => method === (incoming.method === 'HEAD' ? 'GET' : incoming.method))
     if (!route?.open) mustKnowToken(incoming)
     if (found.length === 0) throw new ProxyError('ENDPOINT_UNKNOWN', 'The admin port has no such page.')
-    if (!route) throw new ProxyError('METHOD_NOT_ALLOWED', 'Not with this method.', { allow: allowed(found) })
+    if (!route) throw notAllowed(found)
     const body = route.method === 'POST' ? await readBody(incoming) : ''
     const segment = segmentOf(route.path, pathname) ?? ''
     const { accept } = incoming.headers
@@ -266,8 +266,9 @@ async function readBody(incoming: IncomingMessage): Promise<string> {
   return Buffer.concat(chunks).toString()
 }
 
-function allowed(routes: readonly AdminRoute[]): string {
-  return routes.map(({ method }) => (method === 'GET' ? 'GET, HEAD' : method)).join(', ')
+function notAllowed(routes: readonly AdminRoute[]): ProxyError {
+  const allow = routes.map(({ method }) => (method === 'GET' ? 'GET, HEAD' : method)).join(', ')
+  return new ProxyError('METHOD_NOT_ALLOWED', `This page takes ${allow}.`, { allow })
 }
 
 function write(

@@ -10,6 +10,9 @@ import type { Connection } from './connection.ts'
 import { refuse } from './respond.ts'
 import { encodeHint } from './target.ts'
 
+const NO_TUNNELS =
+  'This is a reverse proxy and opens no tunnels: use its address as the base URL, not as HTTP_PROXY or HTTPS_PROXY.'
+
 /** A client that is still sending gets this long to read its answer before the connection is cut. */
 const lingerMs = 1_000
 
@@ -76,7 +79,7 @@ export function createBadRequests({ clock, random, refused, reasons }: BadReques
     connect(_incoming, socket) {
       socket.on('error', () => socket.destroy())
       socket.resume()
-      write(socket, new ProxyError('METHOD_NOT_ALLOWED', 'There are no tunnels here.', { allow: 'GET, HEAD, POST' }))
+      write(socket, new ProxyError('METHOD_NOT_ALLOWED', NO_TUNNELS, { allow: 'GET, HEAD, POST' }))
     },
   }
 
@@ -94,7 +97,8 @@ export function createBadRequests({ clock, random, refused, reasons }: BadReques
 
   function overflown(socket: Duplex, status: 414 | 431): void {
     forget(socket)
-    const detail = status === 414 ? 'The request target is longer than 64 KiB.' : 'The headers are too large.'
+    const detail =
+      status === 414 ? 'The request target is longer than 64 KiB: shorten it.' : 'The headers are too large.'
     write(socket, new ProxyError('REQUEST_INVALID', detail, { status }))
   }
 

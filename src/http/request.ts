@@ -213,12 +213,12 @@ function oneHost(httpVersion: string, given: string | null, origin: string | nul
 const bearer = /^bearer +([\x21-\x2b\x2d-\x7e]+)$/i
 
 function readToken(fields: Fields, fromQuery: string | null): string | null {
-  if (fields.repeated?.has('authorization')) throw untrusted('The header Authorization is given twice.')
-  if (fields.repeated?.has('apiKey')) throw untrusted('The header X-API-Key is given twice.')
+  if (fields.repeated?.has('authorization')) throw untrusted('The header Authorization is given twice: send it once.')
+  if (fields.repeated?.has('apiKey')) throw untrusted('The header X-API-Key is given twice: send it once.')
   let token = fromQuery
   for (const other of [fields.apiKey, readBearer(fields.authorization)]) {
     if (other === null || other === '') continue
-    if (token !== null && token !== other) throw untrusted('Two different tokens are given.')
+    if (token !== null && token !== other) throw untrusted('Two different tokens are given: send one, in one place.')
     token = other
   }
   return token

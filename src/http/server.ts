@@ -174,7 +174,10 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
     }
     try {
       if (refusal) throw refusal
-      if (drainer.stopped) throw new ProxyError('SHUTTING_DOWN', 'This proxy is shutting down.', { close: true })
+      if (drainer.stopped)
+        throw new ProxyError('SHUTTING_DOWN', 'This proxy is shutting down: retry on a new connection.', {
+          close: true,
+        })
       if (connection.isExcess || connection.open > mostPipelined)
         throw overloaded('connections', TOO_MANY_CONNECTIONS, random.next(), { close: true })
       const reason = refusesAll()

@@ -33,7 +33,7 @@ export function readOwnTarget(raw: string): { readonly origin: string | null; re
 }
 
 export function readTarget(raw: string): Target {
-  if (raw.length > maxTargetChars) throw invalid('The request target is longer than 64 KiB.', 414)
+  if (raw.length > maxTargetChars) throw invalid('The request target is longer than 64 KiB: shorten it.', 414)
   if (!raw.startsWith('/') || raw.startsWith('//'))
     throw invalid('The request target must be a path on this host, starting with one slash.')
   if (notPlain.test(raw)) throw invalid(`The request target holds a fragment, or ${encodeHint}`)
@@ -90,7 +90,7 @@ function readQuery(query: string): { params: readonly Param[]; token: string | n
       params.push([name, value])
       continue
     }
-    if (token !== null) throw invalid('The parameter "api_key" is given twice.')
+    if (token !== null) throw invalid('The parameter "api_key" is given twice: send it once.')
     token = value
   }
   return { params, token: token === '' ? null : token }

@@ -232,7 +232,9 @@ function restore({ status, contentType, body }: KeptReply): Reply {
 }
 
 function otherParameters(): ProxyError {
-  return new ProxyError('IDEMPOTENCY_CONFLICT', 'This Idempotency-Key was used with other parameters.', { status: 422 })
+  return new ProxyError('IDEMPOTENCY_CONFLICT', 'This Idempotency-Key was used with other parameters: use a new key.', {
+    status: 422,
+  })
 }
 
 function stillSubmitting(): ProxyError {

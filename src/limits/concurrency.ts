@@ -18,7 +18,11 @@ export function createConcurrencyLimits(): ConcurrencyLimits {
   function enter({ name, concurrency }: Client): Place {
     const before = open(name)
     if (concurrency !== null && before >= concurrency) {
-      throw new ProxyError('CONCURRENCY_LIMITED', 'This client has as many open questions as it may.', { retryAfterMs })
+      throw new ProxyError(
+        'CONCURRENCY_LIMITED',
+        'This client has as many open requests as it may have. Wait until one is answered.',
+        { retryAfterMs },
+      )
     }
     taken.set(name, before + 1)
 

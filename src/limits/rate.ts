@@ -34,7 +34,7 @@ export function createRateLimits({ clock }: { readonly clock: Clock }): RateLimi
     const bucket = bucketOf(name, nowUs, perRequestUs)
     const aheadUs = Math.max(0, bucket.fullAtUs - nowUs)
     if (aheadUs > toleranceUs) {
-      throw new ProxyError('RATE_LIMITED', 'This client asks more often than it may.', {
+      throw new ProxyError('RATE_LIMITED', 'Rate limit of this client exceeded. Retry after the time in Retry-After.', {
         retryAfterMs: Math.ceil((aheadUs - toleranceUs) / 1_000),
       })
     }

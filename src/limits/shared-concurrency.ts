@@ -62,9 +62,13 @@ export function createSharedConcurrencyLimits({ store, session }: ConcurrencyPor
     // Others that were asked for meanwhile have counted this one.
     permits.isUntold ||= permits.shared > 0
     tell(name, permits)
-    throw new ProxyError('CONCURRENCY_LIMITED', 'This client has as many open questions as it may.', {
-      retryAfterMs: RETRY_AFTER_MS,
-    })
+    throw new ProxyError(
+      'CONCURRENCY_LIMITED',
+      'This client has as many open requests as it may have. Wait until one is answered.',
+      {
+        retryAfterMs: RETRY_AFTER_MS,
+      },
+    )
   }
 
   async function take(name: string, count: number, limit: number): Promise<boolean | 'away'> {

@@ -43,7 +43,7 @@ export function createSharedRateLimits({ store, clock, session }: RatePorts): Sh
     if (!told) return byItself(client, rate)
     const [isAdmitted, us] = told
     if (!isAdmitted) {
-      throw new ProxyError('RATE_LIMITED', 'This client asks more often than it may.', {
+      throw new ProxyError('RATE_LIMITED', 'Rate limit of this client exceeded. Retry after the time in Retry-After.', {
         retryAfterMs: Math.ceil(us / 1_000),
       })
     }

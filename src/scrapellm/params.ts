@@ -127,7 +127,8 @@ export function readParams(params: readonly Param[]): ReadonlyMap<string, string
   const given = new Map<string, string>()
   for (const [name, value] of params) {
     // Nobody documents whether upstream takes the first or the last.
-    if (given.has(name)) throw new ProxyError('REQUEST_INVALID', `${nameOf(name)} is given more than once.`)
+    if (given.has(name))
+      throw new ProxyError('REQUEST_INVALID', `${nameOf(name)} is given more than once: give it once.`)
     // Half a surrogate pair has no UTF-8: it could be neither forwarded nor hashed as it is.
     if (!name.isWellFormed() || !value.isWellFormed()) {
       throw new ProxyError('REQUEST_INVALID', `${nameOf(name)} is not valid Unicode.`)

@@ -1,6 +1,6 @@
 /** What a service sees that asks: the first time, again, together with others, with wishes, and after hanging up. */
 import t from 'tap'
-import { aProxy, UPSTREAM_KEY, type Answer } from '../support/proxy.ts'
+import { aProxy, UPSTREAM_KEY, type Answer, type Asking } from '../support/proxy.ts'
 
 const CLIENTS = `
 clients:
@@ -220,6 +220,35 @@ void t.test('who is nobody gets 401, who is two gets 400', async (t) => {
   const two = { 'x-api-key': 'alice-token-0123456789', authorization: 'Bearer another-token-0123456789' }
   t.match(await ask('q', { headers: two }), { status: 400, headers: { 'x-proxy-code': 'REQUEST_INVALID' } })
   t.equal(sim.requests.length, 0)
+})
+
+void t.test('a refusal says what to do', async (t) => {
+  const { ask, sim } = await aProxy(
+    t,
+    `clients:
+  one: { token: token-of-one-0123456789 }
+  two: { token: token-of-two-0123456789, rate: { limit: 1, per: 1h, burst: 1 } }`,
+  )
+  const headers = { 'x-api-key': 'token-of-one-0123456789' }
+  const busy = { 'x-api-key': 'token-of-two-0123456789' }
+  const both = { ...headers, authorization: 'Bearer another-token-0123456789' }
+  const post = { method: 'POST', headers: { ...headers, 'idempotency-key': 'k' } }
+  await ask('/scrapers/grok/jobs?prompt=one', post)
+  await ask('/scrapers/grok?prompt=c', { headers: busy })
+  const rows: [path: string, asking: Asking, says: RegExp][] = [
+    ['/scrapers/grok?prompt=a', {}, /Send a token of this proxy, not a key of ScrapeLLM/],
+    ['/scrapers/grok?prompt=a', { headers: both }, /send one, in one place/],
+    ['/scrapers/grok?prompt=a&prompt=b', { headers }, /more than once: give it once/],
+    [`/scrapers/grok?prompt=${'x'.repeat(65_536)}`, { headers }, /longer than 64 KiB: shorten it/],
+    ['/scrapers/grok/jobs?prompt=two', post, /with other parameters: use a new key/],
+    ['/scrapers/grok?prompt=b', { headers: { ...headers, 'cache-control': 'only-if-cached' } }, /leave it out/],
+    ['/scrapers/grok', { method: 'PUT', headers }, /This endpoint takes GET, HEAD/],
+    ['/scrapers/groc', { headers }, /the scrapers are chatgpt, /],
+    ['/scrapers/grok?prompt=c', { headers: busy }, /Retry after the time in Retry-After/],
+  ]
+  for (const [path, asking, says] of rows)
+    t.match((await ask(path, asking)).json['detail'], says, `${asking.method ?? 'GET'} ${path.slice(0, 40)}`)
+  t.equal(sim.requests.length, 2)
 })
 
 void t.test('who asks too often, or too much at once, is told when to come back', async (t) => {
