@@ -416,7 +416,7 @@ export function compose(
         createCircuitRoute({ closeNow: breakers.closeNow }),
         createCreditsRoute({ clients: () => people().map(({ name }) => name), correct }),
         createReportRoute({ reportOf, thisMonth: () => new Date(clock.wall()).toISOString().slice(0, 7) }),
-        createStatusPage(status, history),
+        createStatusPage({ status, history, trails: audit }),
         ...createRequestRoutes({ trails: audit, clock }),
       ],
     },

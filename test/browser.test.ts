@@ -140,7 +140,14 @@ void t.test('what a screen reader is told', async (t) => {
   t.equal(await page.getByRole('banner').count(), 1)
   t.equal(await page.getByRole('navigation', { name: 'Pages' }).count(), 1)
   t.equal(await page.getByRole('heading', { level: 1 }).innerText(), 'scrapellm-proxy 0.0.0-test')
-  for (const name of ['Circuits', 'Flights under way', 'Credits', 'Cache', 'Trouble lately', 'Latest requests']) {
+  for (const name of [
+    'Circuits and keys',
+    'Flights under way',
+    'Credits',
+    'Cache',
+    'Trouble lately',
+    'Latest requests',
+  ]) {
     const region = page.getByRole('region', { name })
     t.equal(await region.count(), 1, name)
     t.equal(await region.getByRole('table').count(), 1, `${name}: a table also where it is laid out as cards`)
@@ -148,8 +155,8 @@ void t.test('what a screen reader is told', async (t) => {
   // What is well is one line.
   t.equal(
     await page
-      .getByRole('region', { name: 'Upstream keys' })
-      .getByText(/^\d keys? ready$/)
+      .getByRole('region', { name: 'Circuits and keys' })
+      .getByText(/^1 circuit closed, \d keys? ready$/)
       .count(),
     1,
   )
@@ -275,13 +282,13 @@ void t.test('a button works with and without scripts, and says who pressed it an
   const plain = await open(t, { httpCredentials: credentials, javaScriptEnabled: false })
   await plain.page.goto(url)
   await plain.page.getByRole('button', { name: 'Close the circuit of a_scraper_with_a_long_name' }).click()
-  await plain.page.waitForURL(`${url}/#circuits`)
-  t.match(await plain.page.getByRole('region', { name: 'Circuits' }).innerText(), /2 circuits closed/)
+  await plain.page.waitForURL(`${url}/#standing`)
+  t.match(await plain.page.getByRole('region', { name: 'Circuits and keys' }).innerText(), /2 circuits closed/)
   const { page, faults } = await open(t, { httpCredentials: credentials })
   await page.goto(url)
   await page.getByRole('button', { name: 'Try key main now' }).click()
-  await page.waitForURL(`${url}/#keys`)
-  t.match(await page.getByRole('region', { name: 'Upstream keys' }).innerText(), /the next request tries it/)
+  await page.waitForURL(`${url}/#standing`)
+  t.match(await page.getByRole('region', { name: 'Circuits and keys' }).innerText(), /the next request tries it/)
   await page.getByText('Purge answers').click()
   await page.getByLabel('Of', { exact: true }).selectOption('alpha')
   await page.getByLabel('older than').fill('two hours')

@@ -5,8 +5,7 @@ import { hourText } from './pictures.ts'
 import type { StatusReport } from './status.ts'
 
 const healthWords = { ok: 'OK', degraded: 'Degraded', starting: 'Starting', draining: 'Draining' } as const
-const healthKinds = { ok: 'good', degraded: 'bad', starting: 'warn', draining: 'warn' } as const
-const healthMarks = { ok: '✓', degraded: '✕', starting: '…', draining: '…' } as const
+const healthMarks = { good: '✓', warn: '!', bad: '✕' } as const
 
 const actsShown = 3
 
@@ -21,12 +20,14 @@ export function healthSection({
   same_hour_yesterday: yesterday,
   acts,
 }: StatusReport): Markup {
-  const { state, because, since } = health
+  const { state, level, because, since } = health
+  const kind = level === 'outage' ? 'bad' : state === 'ok' ? 'good' : 'warn'
   const reasons = because.length === 0 ? '' : `: ${because.join('; ')}`
   const began = since === null ? nothing : html` since ${timeOf(since)} (${leftOf(time, since)})`
-  return html`<div id="health" data-live class="health ${healthKinds[state]}" role="status" aria-live="polite">
+  return html`<div id="health" data-live class="health ${kind}" role="status" aria-live="polite">
       <p>
-        <span aria-hidden="true">${healthMarks[state]}</span> <strong>${healthWords[state]}</strong>${began}${reasons}
+        <span aria-hidden="true">${state === 'starting' || state === 'draining' ? '…' : healthMarks[kind]}</span>
+        <strong>${healthWords[state]}</strong>${began}${reasons}
       </p>
       ${
         mistakes.length === 0

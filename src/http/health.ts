@@ -20,7 +20,9 @@ export interface OverloadStatus {
 
 export interface Health {
   readonly state: 'ok' | 'degraded' | 'starting' | 'draining'
-  /** In words; empty where all is well. */
+  /** `limit`: a limit is at work, or something needs a hand soon; `outage`: something does not work. Null = all is well. */
+  readonly level: 'limit' | 'outage' | null
+  /** In words, outages first; empty where all is well. */
   readonly because: readonly string[]
   /** When the first of what is wrong now began; null = nothing is, or it is not known. */
   readonly since: string | null
@@ -47,45 +49,47 @@ export interface Vital {
 }
 
 export function healthOf(isReady: boolean, isDraining: boolean, vital: Vital, began: string | null): Health {
-  const because = troublesOf(vital)
+  const { outages, limits } = troublesOf(vital)
+  const because = [...outages, ...limits]
+  const level = outages.length > 0 ? 'outage' : limits.length > 0 ? 'limit' : null
   const since = because.length === 0 ? null : began
-  if (isDraining) return { state: 'draining', because, since }
-  if (!isReady) return { state: 'starting', because, since }
-  return { state: because.length === 0 ? 'ok' : 'degraded', because, since }
+  if (isDraining) return { state: 'draining', level, because, since }
+  if (!isReady) return { state: 'starting', level, because, since }
+  return { state: because.length === 0 ? 'ok' : 'degraded', level, because, since }
 }
 
-function troublesOf({
-  areSettingsRefused,
-  overload: { state, because },
-  breakers,
-  keys,
-  disk,
-  redis,
-  redisTrouble,
-  auditFile,
-  credits,
-  budgets,
-}: Vital): string[] {
+interface Troubles {
+  readonly outages: readonly string[]
+  readonly limits: readonly string[]
+}
+
+function troublesOf(vital: Vital): Troubles {
+  const { areSettingsRefused, overload, breakers, keys, disk, redis, redisTrouble, auditFile, credits, budgets } = vital
   const circuits = breakers.filter(({ state }) => state !== 'closed').map(({ scraper }) => scraper)
   const resting = keys.filter(({ state }) => state !== 'ready').map(({ name }) => name)
+  const isKeyless = resting.length > 0 && resting.length === keys.length
   const empty = budgets.filter(({ leftCredits }) => leftCredits <= 0)
-  return [
-    ...(areSettingsRefused ? ['the settings in the files were refused: a restart would fail'] : []),
-    ...(state === 'calm' || because === null ? [] : [`${overloadWords[state]}: ${overloadCauses[because]}`]),
-    ...(circuits.length > 0 ? [`upstream fails for ${circuits.join(', ')} (circuit not closed)`] : []),
-    ...(resting.length > 0
-      ? [`${resting.length === keys.length ? 'no key is ready' : 'not ready'}: key ${resting.join(', ')}`]
-      : []),
-    ...(redis === 'down' ? [`Redis is away: ${redisTrouble ?? 'not reached yet'}`] : []),
-    ...(redis === 'refusing' ? [`Redis refuses writes: ${redisTrouble}`] : []),
-    ...(disk?.answers === 'down' && disk.records !== 'held' ? ['the disk cache is lost'] : []),
-    ...(disk?.records === 'down' ? ['budgets and jobs cannot be saved: the records file is lost'] : []),
-    ...(disk?.records === 'held' ? ['waiting for the data folder: another process holds it'] : []),
-    ...(auditFile === 'down' ? ['the audit file cannot be written'] : []),
+  const { state, because } = overload
+  const outages = [
+    state !== 'calm' && because !== null && `${overloadWords[state]}: ${overloadCauses[because]}`,
+    circuits.length > 0 && `upstream fails for ${circuits.join(', ')} (circuit not closed)`,
+    isKeyless && `no key is ready: key ${resting.join(', ')}`,
+    redis === 'down' && `Redis is away: ${redisTrouble ?? 'not reached yet'}`,
+    redis === 'refusing' && `Redis refuses writes: ${redisTrouble}`,
+    disk?.answers === 'down' && disk.records !== 'held' && 'the disk cache is lost',
+    disk?.records === 'down' && 'budgets and jobs cannot be saved: the records file is lost',
+    disk?.records === 'held' && 'waiting for the data folder: another process holds it',
+    auditFile === 'down' && 'the audit file cannot be written',
+    credits.imbalance !== 0 && `${credits.imbalance} credits are not accounted for: a bug`,
+  ]
+  const limits = [
+    areSettingsRefused && 'the settings in the files were refused: a restart would fail',
+    resting.length > 0 && !isKeyless && `not ready: key ${resting.join(', ')}`,
     ...empty.map(
       ({ client, period }) =>
         `${client === '' ? 'the account as a whole' : client} has spent its credits of the ${period}`,
     ),
-    ...(credits.imbalance === 0 ? [] : [`${credits.imbalance} credits are not accounted for: a bug`]),
   ]
+  const isText = (one: string | false): one is string => one !== false
+  return { outages: outages.filter(isText), limits: limits.filter(isText) }
 }

@@ -23,8 +23,8 @@ export function credentialsIn(authorization = ''): Credentials {
 }
 
 export const placesOnPage: Readonly<Record<OperatorAction, string>> = {
-  'key-try': 'keys',
-  'circuit-close': 'circuits',
+  'key-try': 'standing',
+  'circuit-close': 'standing',
   purge: 'cache',
   reload: 'health',
   credits: 'credits',

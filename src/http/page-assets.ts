@@ -26,18 +26,20 @@ small{font-size:.8em;font-weight:400}
 .soft{color:var(--soft)}
 form{display:flex;flex-wrap:wrap;gap:.4rem;align-items:center}
 input,select,button{font:inherit;color:inherit;background:var(--panel);border:1px solid var(--soft);border-radius:6px;padding:.35rem .6rem;min-height:2.25rem}
-input{width:15rem;max-width:100%}
+input{width:11rem;max-width:100%}
+section form{margin:.4rem 0}td form{margin:.2rem 0 0}
 button{cursor:pointer}
 button[aria-pressed=true]{background:var(--warn-back);color:var(--warn)}
 .health{border-radius:10px;padding:.75rem 1rem;margin:0 0 1rem;font-size:1.1rem;border:1px solid currentcolor}
 .health p{margin:0;overflow-wrap:anywhere}
 .grid{display:grid;margin-top:1rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,25rem),1fr));gap:1rem;align-items:start}
+.wide-columns{grid-template-columns:repeat(auto-fit,minmax(min(100%,34rem),1fr))}
 section{background:var(--panel);border:1px solid var(--line);border-radius:10px;padding:.9rem 1rem;min-width:0}
 .all{grid-column:1/-1}
 table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.32rem .75rem .32rem 0;vertical-align:top;border-top:1px solid var(--line);overflow-wrap:break-word}
 thead th{border-top:0;color:var(--soft);font-weight:600;font-size:.85rem;overflow-wrap:normal}
-th[scope=row]{font-weight:600}
+th[scope=row]{font-weight:600;min-width:3.4rem}
 th:last-child,td:last-child{padding-right:0}
 .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;overflow-wrap:normal}
 time{font-variant-numeric:tabular-nums;white-space:nowrap}
@@ -67,7 +69,7 @@ ul{margin:.3rem 0;padding-left:1.2rem}
 .hidden{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap}
 @media (max-width:48rem){
 .wide{display:none}.narrow{display:block;font-weight:400}
-th,td{padding-right:.5rem;overflow-wrap:anywhere}
+th,td{padding-right:.5rem;overflow-wrap:anywhere}.tag{white-space:normal}select{max-width:100%}
 .clip .id{max-width:35vw}
 input{width:100%}form{flex:1 1 100%}label{flex:1 1 100%}form input{flex:1 1 8rem;width:auto}
 dl{grid-template-columns:minmax(0,8rem) 1fr}

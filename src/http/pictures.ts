@@ -16,7 +16,8 @@ const outcomeWords = {
 const outcomeColours = { cached: 'c1', fetched: 'c2', stale: 'c3', refused: 'c4', failed: 'c5' } as const
 
 /** `now` is of the wall. The same markup until the step of now is over. */
-export function picturesOf(history: Pick<History, 'steps' | 'marks'>, span: Span, now: number): Markup {
+export function picturesOf(history: Pick<History, 'steps' | 'marks'>, params: URLSearchParams, now: number): Markup {
+  const span: Span = params.get('span') === 'day' ? 'day' : 'hour'
   const steps = history.steps(span)
   const stepMs = stepMsOf(span)
   // The same picture until the step is over.
@@ -67,13 +68,21 @@ export function picturesOf(history: Pick<History, 'steps' | 'marks'>, span: Span
   ]
   const spans =
     span === 'hour'
-      ? html`<strong>last hour</strong> · <a href="/?span=day">last day</a>`
-      : html`<a href="/">last hour</a> · <strong>last day</strong>`
+      ? html`<strong>last hour</strong> · <a href="${hrefOf(params, 'day')}">last day</a>`
+      : html`<a href="${hrefOf(params, 'hour')}">last hour</a> · <strong>last day</strong>`
   return html`<p>
       ${spans}, in steps of ${msText(shared.stepMs)}, times UTC. A dashed line marks a change: settings, circuits, keys,
       stores, starts.
     </p>
     <div class="grid">${charts.map((chart) => chartOf({ ...chart, ...shared }))}</div>`
+}
+
+/** The same page with the pictures of another span. */
+function hrefOf(params: URLSearchParams, span: Span): string {
+  const next = new URLSearchParams(params)
+  next.delete('fragment')
+  next.set('span', span)
+  return `/?${next.toString()}`
 }
 
 /** One line for a glance: what callers got, and what it cost. */

@@ -1,10 +1,12 @@
 /**
  * `GET /requests/{id}` of the admin port: the trail of a request by the `X-Request-Id` of its answer, as JSON, or for
- * who asks for it as a page (text/html) or for a terminal (text/plain). `GET /requests?id=` is the same, for forms and for ids that a path cannot hold; without an id, the latest.
+ * who asks for it as a page (text/html) or for a terminal (text/plain). `GET /requests?id=` is the same, for forms and for ids that a path cannot hold; without an id, the latest,
+ * or those of them that a filter wants.
  */
 import { ProxyError } from '../errors.ts'
 import { type FlightTrail, type Kept, type Trail, type Trails, whyOf } from '../telemetry/trail.ts'
 import { type AdminAnswer, type AdminRequest, type AdminRoute, json } from './admin.ts'
+import { filterIn, passes } from './request-filter.ts'
 import { noTrailAnswer, trailAnswer } from './trail-page.ts'
 import { trailTextAnswer } from './trail-text.ts'
 
@@ -23,7 +25,9 @@ export function createRequestRoutes({ trails, clock }: RequestsPorts): readonly 
       path: '/requests',
       run(asked) {
         const id = asked.params.get('id')?.trim() ?? ''
-        return id === '' ? json({ requests: trails.recent(listed).map(reportOf) }) : answer(id, asked)
+        return id === ''
+          ? json({ requests: trails.recent(listed, passes(filterIn(asked.params), clock.wall())).map(reportOf) })
+          : answer(id, asked)
       },
     },
   ]

@@ -1,5 +1,6 @@
 /** `GET /` of the admin port: what `/status` says, for people. Keeps itself up to date; every request leads to its trail. */
 import type { History } from '../telemetry/history.ts'
+import type { Trails } from '../telemetry/trail.ts'
 import type { AdminRoute } from './admin.ts'
 import {
   bar,
@@ -14,25 +15,39 @@ import {
   sizeOf,
   table,
   tag,
-  timeOf,
 } from './html.ts'
 import { healthSection } from './health-section.ts'
-import { errorsOf, recentOf } from './requests-section.ts'
 import { picturesOf } from './pictures.ts'
-import type { BudgetReport, StatusReport, TokenReport } from './status.ts'
+import { filterIn, passes } from './request-filter.ts'
+import { errorsOf, filterForm, recentOf } from './requests-section.ts'
+import { standingOf } from './standing-section.ts'
+import { type BudgetReport, recentReport, type StatusReport, type TokenReport } from './status.ts'
 
-export function createStatusPage(status: () => StatusReport, history: Pick<History, 'steps' | 'marks'>): AdminRoute {
+interface PageParts {
+  readonly status: () => StatusReport
+  readonly history: Pick<History, 'steps' | 'marks'>
+  readonly trails: Pick<Trails, 'recent'>
+}
+
+const recentCount = 25
+
+export function createStatusPage({ status, history, trails }: PageParts): AdminRoute {
   return {
     method: 'GET',
     path: '/',
     run({ params }) {
       const report = status()
+      const now = Date.parse(report.time)
+      const filter = filterIn(params)
+      const recent = trails.recent(recentCount, passes(filter, now)).map(recentReport)
       const page = {
         title: `${report.health.state}: scrapellm-proxy`,
         head: headOf(report),
         main: mainOf(
           report,
-          picturesOf(history, params.get('span') === 'day' ? 'day' : 'hour', Date.parse(report.time)),
+          picturesOf(history, params, now),
+          recentOf(recent, report.time),
+          filterForm(report, params),
         ),
         isLive: true,
       }
@@ -58,28 +73,40 @@ export function trailForm(): Markup {
   </form>`
 }
 
-function mainOf(report: StatusReport, pictures: Markup): Markup {
+function mainOf(report: StatusReport, pictures: Markup, recent: Markup, filter: Markup): Markup {
   return html`
     ${healthSection(report)}
+    <div class="grid wide-columns">
+      ${part('standing', 'Circuits and keys', standingOf(report))} ${part('errors', 'Trouble lately', errorsOf(report))}
+      ${part('pictures', 'Over time', pictures, { kind: 'all' })}
+    </div>
     <div class="grid">
-      ${part('pictures', 'Over time', pictures, 'all')} ${part('circuits', 'Circuits', circuitsOf(report))}
-      <div class="stack">
-        ${part('keys', 'Upstream keys', keysOf(report))} ${part('flights', 'Flights under way', flightsOf(report))}
-        ${part('places', 'Places for calls', placesOf(report))}
-        ${part('cache', 'Cache', cacheOf(report), '', purgeForm(report))}
-      </div>
-      ${part('errors', 'Trouble lately', errorsOf(report))} ${part('credits', 'Credits', creditsOf(report), 'all')}
-      ${part('recent', 'Latest requests', recentOf(report), 'all clip')}
+      ${part('flights', 'Flights under way', flightsOf(report))} ${part('places', 'Places for calls', placesOf(report))}
+      ${part('cache', 'Cache', cacheOf(report), { below: purgeForm(report) })}
+      ${part('credits', 'Credits', creditsOf(report), { kind: 'all' })}
+      ${part('recent', 'Latest requests', recent, { kind: 'all clip', above: filter })}
     </div>
   `
 }
 
-/** `still` stays as it is while the rest is brought up to date: what somebody is writing there is not lost. */
-function part(id: string, title: string, content: Markup, kind = '', still = nothing): Markup {
+interface Around {
+  readonly kind?: string
+  /** These stay as they are while the rest is brought up to date: what somebody is writing there is not lost. */
+  readonly above?: Markup
+  readonly below?: Markup
+}
+
+function part(
+  id: string,
+  title: string,
+  content: Markup,
+  { kind = '', above = nothing, below = nothing }: Around = {},
+): Markup {
   return html`<section class="${kind}" aria-labelledby="${id}-title">
     <h2 id="${id}-title">${title}</h2>
+    ${above}
     <div id="${id}" data-live>${content}</div>
-    ${still}
+    ${below}
   </section>`
 }
 
@@ -99,71 +126,6 @@ function purgeForm({ breakers }: StatusReport): Markup {
       <button type="submit">Purge</button>
     </form>
   </details>`
-}
-
-const breakerKinds = { closed: 'good', 'half-open': 'warn', open: 'bad' } as const
-
-function circuitsOf({ breakers, time }: StatusReport): Markup {
-  const rows = breakers
-    .filter(({ state, held }) => state !== 'closed' || held > 0)
-    .map(
-      ({ scraper, state, open_until: until, held }) =>
-        html`<tr>
-          <th scope="row">${scraper}</th>
-          <td>${tag(breakerKinds[state], state)}</td>
-          <td>
-            ${until === null ? '' : `in ${leftOf(until, time)}`}
-            ${
-              state === 'closed'
-                ? nothing
-                : button(`/circuits/${encodeURIComponent(scraper)}/close`, 'Close', `Close the circuit of ${scraper}`)
-            }
-          </td>
-          <td class="number">${held}</td>
-        </tr>`,
-    )
-  const closed = breakers.length - rows.length
-  return html`${rows.length > 0 ? table(['Scraper', 'Circuit', 'Next trial', '#Held'], rows, '') : nothing}
-  ${foldOf(closed, 'circuit', 'closed')}`
-}
-
-/** What is well, in one line. */
-function foldOf(count: number, name: string, state: string): Markup {
-  return count === 0 ? nothing : html`<p>${tag('good', `${count} ${name}${count === 1 ? '' : 's'} ${state}`)}</p>`
-}
-
-const keyKinds = { ready: 'good', resting: 'warn', spent: 'bad' } as const
-
-function keysOf({ keys, time }: StatusReport): Markup {
-  const rows = keys
-    .filter(({ state }) => state !== 'ready')
-    .map(
-      (key) =>
-        html`<tr>
-          <th scope="row">${key.name}</th>
-          <td>${tag(keyKinds[key.state], key.state)}</td>
-          <td>${key.says}. ${withCode(key.remedy ?? '')}</td>
-          <td>
-            ${returnOf(key, time)}
-            ${button(`/keys/${encodeURIComponent(key.name)}/try`, 'Try', `Try key ${key.name} now`)}
-          </td>
-        </tr>`,
-    )
-  const ready = keys.length - rows.length
-  return html`${rows.length > 0 ? table(['Key', 'State', 'Why', 'Returns'], rows, '') : nothing}
-  ${foldOf(ready, 'key', 'ready')}`
-}
-
-function returnOf({ until, next_try: nextTry }: StatusReport['keys'][number], time: string): Markup | string {
-  if (nextTry === null) return 'the next request tries it'
-  const tried = until === nextTry ? '' : `, tried in ${leftOf(nextTry, time)}`
-  return until === null ? tried.slice(2) : html`${timeOf(until)}, in ${leftOf(until, time)}${tried}`
-}
-
-/** What stands between backticks is a command. */
-function withCode(text: string): Markup {
-  const [before = '', code, after = ''] = text.split('`')
-  return code === undefined ? html`${before}` : html`${before}<code>${code}</code>${after}`
 }
 
 const flightsShown = 12

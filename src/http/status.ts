@@ -181,6 +181,8 @@ export interface ErrorReport {
   readonly count: number
   readonly last_at: string | null
   readonly scraper: string
+  /** Whom it met, the most affected first. */
+  readonly clients: readonly string[]
   readonly status: number | null
   readonly request_id: string
 }
@@ -254,16 +256,17 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
       last_hour: hourOf(hours.now),
       same_hour_yesterday: hours.dayAgo ? hourOf(hours.dayAgo) : null,
       acts: gauges.history.acts().map(({ at, text, from, by }) => ({ at: iso(at), did: text, from, by })),
-      errors: trails.troubles().map(({ name, kind, count, lastAt, scraper, status, requestId }) => ({
+      errors: trails.troubles().map(({ name, kind, count, lastAt, scraper, clients, status, requestId }) => ({
         name,
         kind,
         count,
         last_at: iso(lastAt),
         scraper,
+        clients,
         status,
         request_id: requestId,
       })),
-      recent: trails.recent(recentCount).map(recentOf),
+      recent: trails.recent(recentCount).map(recentReport),
     }
   }
 }
@@ -314,7 +317,18 @@ function budgetOf(budget: BudgetStatus): BudgetReport {
   }
 }
 
-function recentOf({ id, at, client, scraper, cache, status, code, flight, credits, durationMs }: Trail): RecentReport {
+export function recentReport({
+  id,
+  at,
+  client,
+  scraper,
+  cache,
+  status,
+  code,
+  flight,
+  credits,
+  durationMs,
+}: Trail): RecentReport {
   return {
     id,
     at: iso(at),

@@ -282,9 +282,9 @@ export function createAudit(
     for (const trail of others.newestFirst()) if (isWanted(trail)) yield trail
   }
 
-  function recent(count: number): readonly Trail[] {
-    const begun = [...open.all()].slice(-count).toReversed().map(waiting)
-    const over = [...asked.newestFirst().take(count), ...others.newestFirst().take(count)]
+  function recent(count: number, isWanted: (trail: Trail) => boolean = () => true): readonly Trail[] {
+    const begun = [...open.all()].toReversed().map(waiting).filter(isWanted).slice(0, count)
+    const over = [asked, others].flatMap((ring) => [...ring.newestFirst().filter(isWanted).take(count)])
     return [...begun, ...over.toSorted((a, b) => endOf(b) - endOf(a))].slice(0, count)
   }
 }

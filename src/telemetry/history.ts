@@ -154,7 +154,8 @@ export function createHistory({ clock, credits }: HistoryPorts): History {
       mark(event.result === 'invalid' ? 'settings refused' : `settings no. ${event.generation}`)
       went('settings', event.result === 'invalid')
     } else if (event.kind === 'breaker-changed') {
-      if (event.to !== 'half-open') mark(`circuit of ${event.scraper} ${event.to === 'open' ? 'opened' : 'closed'}`)
+      if (event.to !== 'half-open' && !event.isStillOpen)
+        mark(`circuit of ${event.scraper} ${event.to === 'open' ? 'opened' : 'closed'}`)
       went(`circuit of ${event.scraper}`, event.to !== 'closed')
     } else if (event.kind === 'key-changed') {
       mark(`key ${event.key} ${event.to}`)

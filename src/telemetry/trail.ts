@@ -93,6 +93,8 @@ export interface Trouble {
   readonly count: number
   readonly lastAt: number
   readonly scraper: string
+  /** Whom it met, the most affected first. */
+  readonly clients: readonly string[]
   readonly status: number | null
   readonly requestId: string
 }
@@ -101,7 +103,7 @@ export interface Trails {
   /** Newest first; those under way included. */
   find(id: string): readonly Trail[]
   /** Newest first; those under way come before all others. */
-  recent(count: number): readonly Trail[]
+  recent(count: number, isWanted?: (trail: Trail) => boolean): readonly Trail[]
   /** Of what is remembered, the latest first. */
   troubles(): readonly Trouble[]
   kept(): Kept

@@ -201,7 +201,7 @@ void t.test('a form of the page leads back to it; a page of others can press no 
   }
   const own = { ...page, origin: `http://127.0.0.1:${admin.port}`, 'sec-fetch-site': 'same-origin' }
   const post = (path: string, headers: Record<string, string>) => ask(path, { method: 'POST', headers })
-  t.match(await post('/keys/main/try', own), { status: 303, headers: { location: '/#keys' } })
+  t.match(await post('/keys/main/try', own), { status: 303, headers: { location: '/#standing' } })
   t.match(world.events.at(-1), { kind: 'operator-acted', ...acted, from: '127.0.0.1', by: 'alice' })
   t.match(await post('/keys/main/try', { authorization: 'Bearer secret' }), { status: 200, body: '{"name":"main"}' })
   t.match(world.events.at(-1), { kind: 'operator-acted', from: '127.0.0.1', by: null })

@@ -11,7 +11,7 @@ import { aCall, aClient, answered, failed } from '../support/verdicts.ts'
 
 function setUp(observation: Observation = {}) {
   const o = observed(observation)
-  const page = createStatusPage(o.status, o.history)
+  const page = createStatusPage({ status: o.status, history: o.history, trails: o.audit })
   const [byId, byQuery] = createRequestRoutes({ trails: o.audit, clock: o.clock })
   if (!byId || !byQuery) throw new Error('there are two routes')
   return { ...o, page, byId, byQuery }
@@ -72,15 +72,16 @@ void t.test('each way of being unwell has words', async (t) => {
   await finish({ prompt: 'one' })
   t.match(
     status().health.because.join('; '),
-    /Redis is away: not reached yet; .*disk cache is lost; budgets and jobs cannot be saved.*; .*audit file.*; team has spent .* day; 3 credits/,
+    /Redis is away: not reached yet; .*disk cache is lost; budgets and jobs cannot be saved.*; .*audit file.*; 3 credits .*; team has spent .* day/,
   )
   await clock.advance(1)
   const keyless = setUp({ keys: ['main', 'spare'], says: (n) => (n === 1 ? failed('unauthorized') : answered()) })
   await keyless.finish({ prompt: 'one' })
-  t.match(keyless.status().health.because, [/^not ready: key (main|spare)$/])
+  t.match(keyless.status().health, { level: 'limit', because: [/^not ready: key (main|spare)$/] })
+  t.match(textOf(run(keyless.page).body), /! Degraded since .*not ready: key .* 1 circuit closed, 1 key ready/)
   const none = setUp({ says: () => failed('creditsExhausted') })
   await none.finish()
-  t.match(none.status().health.because, ['no key is ready: key main'])
+  t.match(none.status().health, { level: 'outage', because: ['no key is ready: key main'] })
   t.equal(setUp({ gauges: { draining: () => true } }).status().health.state, 'draining')
   t.match(textOf(run(setUp({ gauges: { ready: () => false } }).page).body), '… Starting')
 })
@@ -106,7 +107,7 @@ void t.test('everything that /status says is on the page', async (t) => {
   t.match(text, /3 spent, 3 saved|3 spent , 3 saved/)
   t.match(text, /memory 1 [\d.]+ KiB of 9.5 MiB Disk: up Records: up/)
   t.match(text, 'and 2 younger ones')
-  t.match(text, /timeout upstream, last alpha 1 12:00/)
+  t.match(text, /timeout upstream, last alpha poor poor 1 12:00/)
   t.match(text, /two poor · alpha poor alpha hit 200 0 0 0 ms/)
   t.match(text, /way-3 rich · alpha rich alpha under way 1 0/)
   const report = status()
@@ -131,8 +132,8 @@ void t.test('of very many clients those who spend most are shown', async (t) => 
   await finish({ client: 'client-102' })
   const text = textOf(run(page).body)
   t.match(text, /client-102 3 no limit/)
-  t.match(text, 'client-98 ')
-  t.notMatch(text, 'client-99 ')
+  t.match(text, 'client-98 0 ')
+  t.notMatch(text, 'client-99 0 ')
   t.match(text, 'and 3 who have spent less this month')
 })
 
@@ -155,7 +156,7 @@ void t.test('budgets near their end, and tiers of every size', async (t) => {
   const text = textOf(body)
   for (const size of ['1023 B', '2.0 KiB', '300 MiB', '5.0 GiB', 'Redis: up']) t.match(text, size)
   const empty = setUp({ clients: [], scrapers: [], gauges: { keys: () => [], cache: () => [], breakers: () => [] } })
-  t.match(textOf(run(empty.page).body), /Circuits Upstream keys .* no cache.* no clients/i)
+  t.match(textOf(run(empty.page).body), /Circuits and keys .* no cache.* no clients/i)
 })
 
 void t.test('nothing that a caller says becomes markup', async (t) => {
@@ -189,6 +190,43 @@ function policyOf({ headers = [] }: AdminAnswer): string {
   return headers[headers.indexOf('Content-Security-Policy') + 1] ?? ''
 }
 
+void t.test('requests can be filtered, and trouble names those who met it', async (t) => {
+  const { page, byQuery, finish, ask, clock, status } = setUp({
+    clients: ['one', 'two', 'three', 'four', 'five'].map((name) => aClient({ name })),
+    scrapers: ['alpha', 'beta'],
+    takesMs: 20_000,
+    says: (_n, { call }) => (call.scraper === 'beta' ? failed('serverError') : answered()),
+    breaker: { consecutive: 1_000, failureRate: 2 },
+  })
+  await finish({ id: 'well', client: 'one' })
+  for (const client of ['two', 'three', 'three', 'four', 'five'])
+    await finish({ id: `bad-${client}`, client, prompt: client, question: '/scrapers/beta' })
+  await finish({ id: 'bad-two', client: 'two', prompt: 'more', question: '/scrapers/beta' })
+  void ask({ id: 'slow', client: 'one', prompt: 'other' }).outcome
+  await clock.advance(5_000)
+  const shown = (query: string) =>
+    [...run(page, '', query).body.matchAll(/<a class="id" href="\/requests\/([\w-]+)"/g)].map(([, id]) => id)
+  t.match(run(page).body, 'href="/?show=failed#recent"')
+  t.strictSame(new Set(shown('show=failed')), new Set(['bad-two', 'bad-three', 'bad-four', 'bad-five']))
+  t.strictSame(shown('show=failed&client=four&scraper=beta'), ['bad-four'])
+  t.strictSame(shown('client=nobody'), [])
+  t.equal(shown('show=nonsense&client=').length, 8)
+  t.strictSame(shown('show=slow'), shown('show=failed'), 'who fails has waited for many attempts')
+  const { body } = run(page, '', 'show=failed&client=one&span=day')
+  t.match(body, /<option value="failed" selected>/)
+  t.match(body, /<option value="one" selected>/)
+  t.match(body, '<input type="hidden" name="span" value="day" />')
+  t.match(body, 'href="/?show=failed&amp;client=one&amp;span=hour"')
+  t.match(
+    textOf(run(page).body),
+    /serverError upstream, last beta (two, three|three, two), (four|five) and 1 more .* \d+ 12:/,
+  )
+  t.match(status().errors, [{ clients: Array }])
+  const listed = byQuery.run({ segment: '', params: new URLSearchParams('client=one'), body: '' })
+  t.match(JSON.parse(String((listed as AdminAnswer).body)), { requests: [{ id: 'slow' }, { id: 'well' }] })
+  await clock.advance(60_000)
+})
+
 void t.test('the policy lets in our own style and script, and nothing else', async (t: Test) => {
   const { page, byId } = setUp()
   const answer = run(page)
@@ -212,12 +250,12 @@ void t.test('the policy lets in our own style and script, and nothing else', asy
 void t.test('the fragment is what changes, and no more', async (t) => {
   const { page } = setUp()
   const { body } = run(page, '', 'fragment')
-  t.notMatch(body, /<html|<script|<style|<form method="get"/)
+  t.notMatch(body, /<html|<script|<style|role="search"/)
   const ids = [...body.matchAll(/id="([\w-]+)" data-live/g)].map(([, id]) => id)
   t.same(
     new Set(ids),
     new Set(
-      'health settings hour yesterday vitals acts pictures cache circuits credits errors flights keys places recent'.split(
+      'health settings hour yesterday vitals acts pictures cache standing credits errors flights places recent'.split(
         ' ',
       ),
     ),

@@ -253,7 +253,7 @@ export function observed(observation: Observation = {}) {
     ...observation.gauges,
   })
   const routes = [
-    createStatusPage(status, history),
+    createStatusPage({ status, history, trails: audit }),
     ...createRequestRoutes({ trails: audit, clock }),
     createKeyRoute({ tryNow: keys.tryNow }),
     createCircuitRoute({ closeNow: breakers.closeNow }),
