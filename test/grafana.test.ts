@@ -33,14 +33,7 @@ const catalogue = new Map<string, readonly string[]>([
   ['scrape_duration_seconds', []],
 ])
 async function defaultMetrics(): Promise<Set<string>> {
-  const gauges = {
-    breakers: () => [],
-    keys: () => [],
-    retryTokens: () => 0,
-    cache: () => [],
-    configGeneration: () => 1,
-  }
-  const metrics = createMetrics({ clients: [], scrapers: [], keys: [], tiers: [], version: '1', gauges })
+  const metrics = createMetrics({ clients: [], scrapers: [], keys: [], tiers: [], version: '1' })
   const { body } = await metrics.text()
   const types = [...body.matchAll(/^# TYPE ((?:process|nodejs)_\w+) (\w+)$/gm)]
   return new Set(

@@ -3,14 +3,16 @@
  * wait for nobody, and what cannot be written now is written when the store is back. An older entry never takes the place of
  * a newer one, and "empty result" never that of an answer. Ages are measured by the store's clock, because those of the replicas
  * may differ by hours.
+ *
+ * Longer than other files, because what happens to a write while the store is away is read with the write.
  */
-import { createBlink } from '../blink.ts'
+import { type Blink, createBlink } from '../blink.ts'
 import type { Entry, PurgeFilter } from '../model.ts'
 import type { Clock, Emit, Random, SharedScript, SharedStore, Timer } from '../ports.ts'
-import { createCacheBus, purgedMessage, replacedMessage } from './bus.ts'
+import { type CacheBus, createCacheBus, purgedMessage, replacedMessage } from './bus.ts'
 import { type Codec, FORMAT, STAMP_CHARS } from './codec.ts'
 import { matches } from './entry.ts'
-import { createPurges } from './purges.ts'
+import { type Purges, createPurges } from './purges.ts'
 
 export interface SharedTier {
   /** Null = there is none; `away` = nobody can tell now. Never rejects. */
@@ -92,191 +94,217 @@ interface Waiting {
   readonly until: number
 }
 
-export function createSharedTier({ codec, store, memory, clock, random, emit }: SharedTierPorts): SharedTier {
-  const id = random.id()
-  const channelName = store.channelName(CHANNEL)
-  const waiting = new Map<string, Waiting>()
-  const underWay = new Set<Promise<unknown>>()
-  let waitingBytes = 0
-  let writingBytes = 0
-  let waitingPurges: PurgeFilter[] = []
-  let isCatchingUp = false
-  let timer: Timer | null = null
+class RedisTier implements SharedTier {
+  readonly #codec: Codec
+  readonly #store: SharedStore
+  readonly #memory: SharedTierMemory
+  readonly #clock: Clock
+  readonly #emit: Emit
+  readonly #id: string
+  readonly #channelName: string
+  readonly #waiting = new Map<string, Waiting>()
+  readonly #underWay = new Set<Promise<unknown>>()
+  #waitingBytes = 0
+  #writingBytes = 0
+  #waitingPurges: PurgeFilter[] = []
+  #isCatchingUp = false
+  #timer: Timer | null = null
+  readonly #purges: Purges
+  readonly #bus: CacheBus
+  readonly #blink: Blink
+  readonly #stopWatching: () => void
+  readonly isTrusted: SharedTier['isTrusted']
 
-  const purges = createPurges({ channelName, message: purgedMessage(id), onPurged: forget }, store, clock, random)
-  const bus = createCacheBus(
-    {
-      channel: CHANNEL,
-      id,
-      onReplaced: memory.outdated,
-      // Who says so may lie: the store says what was purged.
-      onPurged: () => {
-        purges.forget()
-        keepTrack(purges.refresh())
+  constructor({ codec, store, memory, clock, random, emit }: SharedTierPorts) {
+    this.#codec = codec
+    this.#store = store
+    this.#memory = memory
+    this.#clock = clock
+    this.#emit = emit
+    this.#id = random.id()
+    this.#channelName = store.channelName(CHANNEL)
+    this.#purges = createPurges(
+      { channelName: this.#channelName, message: purgedMessage(this.#id), onPurged: this.#forget },
+      store,
+      clock,
+      random,
+    )
+    this.#bus = createCacheBus(
+      {
+        channel: CHANNEL,
+        id: this.#id,
+        onReplaced: memory.outdated,
+        // Who says so may lie: the store says what was purged.
+        onPurged: () => {
+          this.#purges.forget()
+          this.#keepTrack(this.#purges.refresh())
+        },
+        onGap: () => this.#keepTrack(this.#purges.refresh()),
       },
-      onGap: () => keepTrack(purges.refresh()),
-    },
-    store,
-    clock,
-  )
-  const blink = createBlink(store, clock)
-  const stopWatching = store.onState((state) => {
-    if (state === 'up') keepTrack(catchUp())
-  })
-
-  return {
-    read,
-    write,
-    async keep(key, entry, fence) {
-      const sent = await send(key, entry, fence)
-      return sent === 'away' ? 'away' : sent === 'kept'
-    },
-    purge,
-    isTrusted: bus.isTrusted,
-    async settled() {
-      while (underWay.size > 0) await Promise.all(underWay)
-    },
-    close() {
-      blink.close()
-      stopWatching()
-      timer?.cancel()
-      bus.close()
-    },
+      store,
+      clock,
+    )
+    this.#blink = createBlink(store, clock)
+    this.#stopWatching = store.onState((state) => {
+      if (state === 'up') this.#keepTrack(this.#catchUp())
+    })
+    this.isTrusted = this.#bus.isTrusted
   }
 
-  async function read(key: string): Promise<Entry | null | 'away'> {
-    const first = await readNow(key)
-    return first === 'away' && (await blink.isOver()) ? readNow(key) : first
+  readonly read = async (key: string): Promise<Entry | null | 'away'> => {
+    const first = await this.#readNow(key)
+    return first === 'away' && (await this.#blink.isOver()) ? this.#readNow(key) : first
   }
 
-  async function readNow(key: string): Promise<Entry | null | 'away'> {
-    const [found, mark] = await Promise.all([store.run(readScript, [nameOf(key)], []), purges.known()])
-    if (found.kind === 'away' || mark === null) return 'away'
-    const [value, leftMs] = Array.isArray(found.value) ? (found.value as unknown[]) : []
-    if (!Buffer.isBuffer(value) || typeof leftMs !== 'number') return null
-    const stored = codec.decode(key, value)
-    if (typeof stored === 'string') {
-      emit({ kind: 'cache-rejected', tier: 'redis', because: stored })
-      return null
-    }
-    if (await purges.isPurged(stored.entry, stored.mark)) return null
-    if (waitingPurges.some((filter) => matches(stored.entry, filter))) return null
-    const entry = dated(stored.entry, leftMs, clock.wall())
-    bus.trust(entry)
-    return entry
-  }
-
-  function write(key: string, entry: Entry): void {
+  readonly write = (key: string, entry: Entry): void => {
     const bytes = entry.body.length
-    if (waitingBytes + writingBytes + bytes > MAX_WAITING_BYTES) {
-      emit({ kind: 'redis-failed', operation: 'set' })
+    if (this.#waitingBytes + this.#writingBytes + bytes > MAX_WAITING_BYTES) {
+      this.#emit({ kind: 'redis-failed', operation: 'set' })
       return
     }
-    writingBytes += bytes
-    const done = send(key, entry, null).then((sent) => {
-      writingBytes -= bytes
-      if (sent === 'away') waitFor(key, { entry, until: clock.now() + WAIT_MS })
+    this.#writingBytes += bytes
+    const done = this.#send(key, entry, null).then((sent) => {
+      this.#writingBytes -= bytes
+      if (sent === 'away') this.#waitFor(key, { entry, until: this.#clock.now() + WAIT_MS })
     })
-    keepTrack(done)
+    this.#keepTrack(done)
   }
 
-  function purge(filter: PurgeFilter): void {
-    dropWaiting(filter)
+  readonly keep: SharedTier['keep'] = async (key, entry, fence) => {
+    const sent = await this.#send(key, entry, fence)
+    return sent === 'away' ? 'away' : sent === 'kept'
+  }
+
+  readonly purge = (filter: PurgeFilter): void => {
+    this.#dropWaiting(filter)
     // What is stored from now on is not meant, should it take a while.
-    const before = Math.min(filter.storedBefore ?? Number.POSITIVE_INFINITY, clock.wall() + 1)
-    keepTrack(
-      purges.add(filter).then((isDone) => {
-        if (!isDone) purgeLater({ ...filter, storedBefore: before })
+    const before = Math.min(filter.storedBefore ?? Number.POSITIVE_INFINITY, this.#clock.wall() + 1)
+    this.#keepTrack(
+      this.#purges.add(filter).then((isDone) => {
+        if (!isDone) this.#purgeLater({ ...filter, storedBefore: before })
       }),
     )
   }
 
-  function purgeLater(filter: PurgeFilter): void {
-    if (waitingPurges.length < MAX_WAITING_PURGES) waitingPurges.push(filter)
-    else waitingPurges = [{ storedBefore: clock.wall() + 1 }]
-    retryLater()
+  readonly settled: SharedTier['settled'] = async () => {
+    while (this.#underWay.size > 0) await Promise.all(this.#underWay)
+  }
+
+  readonly close: SharedTier['close'] = () => {
+    this.#blink.close()
+    this.#stopWatching()
+    this.#timer?.cancel()
+    this.#bus.close()
+  }
+
+  async #readNow(key: string): Promise<Entry | null | 'away'> {
+    const [found, mark] = await Promise.all([this.#store.run(readScript, [nameOf(key)], []), this.#purges.known()])
+    if (found.kind === 'away' || mark === null) return 'away'
+    const [value, leftMs] = Array.isArray(found.value) ? (found.value as unknown[]) : []
+    if (!Buffer.isBuffer(value) || typeof leftMs !== 'number') return null
+    const stored = this.#codec.decode(key, value)
+    if (typeof stored === 'string') {
+      this.#emit({ kind: 'cache-rejected', tier: 'redis', because: stored })
+      return null
+    }
+    if (await this.#purges.isPurged(stored.entry, stored.mark)) return null
+    if (this.#waitingPurges.some((filter) => matches(stored.entry, filter))) return null
+    const entry = dated(stored.entry, leftMs, this.#clock.wall())
+    this.#bus.trust(entry)
+    return entry
+  }
+
+  #purgeLater(filter: PurgeFilter): void {
+    if (this.#waitingPurges.length < MAX_WAITING_PURGES) this.#waitingPurges.push(filter)
+    else this.#waitingPurges = [{ storedBefore: this.#clock.wall() + 1 }]
+    this.#retryLater()
   }
 
   /** `away`: it may be tried again. */
-  async function send(key: string, entry: Entry, fence: string | null): Promise<'kept' | 'useless' | 'away'> {
+  async #send(key: string, entry: Entry, fence: string | null): Promise<'kept' | 'useless' | 'away'> {
     // Never more than the whole: a clock that was set back meanwhile would make the entry younger than new.
-    const leftMs = Math.ceil(entry.keptUntil - Math.max(clock.wall(), entry.storedAt))
+    const leftMs = Math.ceil(entry.keptUntil - Math.max(this.#clock.wall(), entry.storedAt))
     if (leftMs <= 0) return 'useless'
-    const mark = await purges.known()
+    const mark = await this.#purges.known()
     if (!mark) return 'away'
-    const bytes = codec.encode(key, { entry, mark })
+    const bytes = this.#codec.encode(key, { entry, mark })
     if (!bytes) {
-      emit({ kind: 'cache-rejected', tier: 'redis', because: 'too-big' })
+      this.#emit({ kind: 'cache-rejected', tier: 'redis', because: 'too-big' })
       return 'useless'
     }
-    const message = replacedMessage(id, key, entry.storedAt)
-    const args = [bytes, leftMs, channelName, message, fence ?? '']
-    const written = await store.run(writeScript, [nameOf(key), `${nameOf(key)}:fence`], args)
+    const message = replacedMessage(this.#id, key, entry.storedAt)
+    const args = [bytes, leftMs, this.#channelName, message, fence ?? '']
+    const written = await this.#store.run(writeScript, [nameOf(key), `${nameOf(key)}:fence`], args)
     // A newer one is there: ours is not to be given here either.
-    if (fence !== null && written.kind === 'known' && written.value === 0) memory.outdated(key, entry.storedAt + 1)
-    if (written.kind === 'known' && written.value === 1) bus.trust(entry)
+    if (fence !== null && written.kind === 'known' && written.value === 0)
+      this.#memory.outdated(key, entry.storedAt + 1)
+    if (written.kind === 'known' && written.value === 1) this.#bus.trust(entry)
     return written.kind === 'away' ? 'away' : 'kept'
   }
 
   // While the store is away
 
-  function waitFor(key: string, one: Waiting): void {
-    takeWaiting(key)
-    waiting.set(key, one)
-    waitingBytes += one.entry.body.length
-    retryLater()
+  #waitFor(key: string, one: Waiting): void {
+    this.#takeWaiting(key)
+    this.#waiting.set(key, one)
+    this.#waitingBytes += one.entry.body.length
+    this.#retryLater()
   }
 
   /** For what was refused while the store is up, and to let go of what has waited too long. */
-  function retryLater(): void {
-    timer ??= clock.after(RETRY_MS, () => {
-      timer = null
-      for (const [key, { until }] of waiting) if (until <= clock.now()) takeWaiting(key)
-      if (store.state === 'up') keepTrack(catchUp())
-      if (waiting.size + waitingPurges.length > 0) retryLater()
+  #retryLater(): void {
+    this.#timer ??= this.#clock.after(RETRY_MS, () => {
+      this.#timer = null
+      for (const [key, { until }] of this.#waiting) if (until <= this.#clock.now()) this.#takeWaiting(key)
+      if (this.#store.state === 'up') this.#keepTrack(this.#catchUp())
+      if (this.#waiting.size + this.#waitingPurges.length > 0) this.#retryLater()
     })
   }
 
-  function takeWaiting(key: string): Waiting | null {
-    const one = waiting.get(key)
+  #takeWaiting(key: string): Waiting | null {
+    const one = this.#waiting.get(key)
     if (!one) return null
-    waiting.delete(key)
-    waitingBytes -= one.entry.body.length
+    this.#waiting.delete(key)
+    this.#waitingBytes -= one.entry.body.length
     return one
   }
 
-  function dropWaiting(filter: PurgeFilter): void {
-    for (const [key, { entry }] of waiting) if (matches(entry, filter)) takeWaiting(key)
+  #dropWaiting(filter: PurgeFilter): void {
+    for (const [key, { entry }] of this.#waiting) if (matches(entry, filter)) this.#takeWaiting(key)
   }
 
-  function forget(filter: PurgeFilter): void {
-    dropWaiting(filter)
-    memory.purge(filter)
+  readonly #forget = (filter: PurgeFilter): void => {
+    this.#dropWaiting(filter)
+    this.#memory.purge(filter)
   }
 
   /** One after the other: everybody comes back at the same moment. */
-  async function catchUp(): Promise<void> {
-    if (isCatchingUp) return
-    isCatchingUp = true
+  async #catchUp(): Promise<void> {
+    if (this.#isCatchingUp) return
+    this.#isCatchingUp = true
     let isAway = false
-    while (!isAway && waitingPurges[0]) {
-      const [filter] = waitingPurges
-      isAway = !(await purges.add(filter))
-      if (!isAway) waitingPurges = waitingPurges.filter((one) => one !== filter)
+    while (!isAway && this.#waitingPurges[0]) {
+      const [filter] = this.#waitingPurges
+      isAway = !(await this.#purges.add(filter))
+      if (!isAway) this.#waitingPurges = this.#waitingPurges.filter((one) => one !== filter)
     }
-    for (const [key, one] of waiting) {
+    for (const [key, one] of this.#waiting) {
       if (isAway) break
-      takeWaiting(key)
-      isAway = (await send(key, one.entry, null)) === 'away'
-      if (isAway && !waiting.has(key)) waitFor(key, one)
+      this.#takeWaiting(key)
+      isAway = (await this.#send(key, one.entry, null)) === 'away'
+      if (isAway && !this.#waiting.has(key)) this.#waitFor(key, one)
     }
-    isCatchingUp = false
+    this.#isCatchingUp = false
   }
 
-  function keepTrack(work: Promise<unknown>): void {
-    underWay.add(work)
-    void work.finally(() => underWay.delete(work))
+  #keepTrack(work: Promise<unknown>): void {
+    this.#underWay.add(work)
+    void work.finally(() => this.#underWay.delete(work))
   }
+}
+
+export function createSharedTier(ports: SharedTierPorts): SharedTier {
+  return new RedisTier(ports)
 }
 
 /**

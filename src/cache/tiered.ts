@@ -30,38 +30,77 @@ export interface Tiers {
   readonly shared: Pick<SharedTier, 'read' | 'write' | 'purge' | 'isTrusted'> | null
 }
 
-export function createCache(options: CacheOptions, { local, durable, shared }: Tiers, clock: Clock, emit: Emit): Cache {
-  const sharing = options.policies.filter(({ scope }) => scope === 'shared')
+class TieredCache implements Cache {
+  readonly #options: CacheOptions
+  readonly #local: LocalTier
+  readonly #durable: Pick<Disk, 'readEntry' | 'writeEntry' | 'purge'> | null
+  readonly #shared: Pick<SharedTier, 'read' | 'write' | 'purge' | 'isTrusted'> | null
+  readonly #clock: Clock
+  readonly #emit: Emit
+  readonly #sharing: CachePolicy[]
 
-  return { keyOf, lookup, store, claim, purge }
+  constructor(options: CacheOptions, { local, durable, shared }: Tiers, clock: Clock, emit: Emit) {
+    this.#options = options
+    this.#local = local
+    this.#durable = durable
+    this.#shared = shared
+    this.#clock = clock
+    this.#emit = emit
+    this.#sharing = options.policies.filter(({ scope }) => scope === 'shared')
+  }
 
-  function keyOf(call: Call, client: Client): string | null {
+  readonly keyOf = (call: Call, client: Client): string | null => {
     if (call.key === null) return null
     return client.cache.scope === 'shared' ? call.key : `${client.name}/${call.key}`
   }
 
-  function lookup(key: string | null, call: Call, wishes: Wishes, policy: CachePolicy): Lookup | Promise<Lookup> {
+  readonly lookup = (key: string | null, call: Call, wishes: Wishes, policy: CachePolicy): Lookup | Promise<Lookup> => {
     if (key === null) return NOTHING
     if (call.bypass) return UNWANTED
-    const near = lookNear(key, wishes, policy)
-    if (!shared || (near.kind === 'fresh' && shared.isTrusted(near.entry))) return near
-    return lookFar(key, near, shared, wishes, policy)
+    const near = this.#lookNear(key, wishes, policy)
+    if (!this.#shared || (near.kind === 'fresh' && this.#shared.isTrusted(near.entry))) return near
+    return this.#lookFar(key, near, this.#shared, wishes, policy)
   }
 
-  function lookNear(key: string, wishes: Wishes, policy: CachePolicy): Lookup {
-    const kept = local.get(key)
-    if (kept && !isDead(kept, clock.wall())) return look(kept, 'memory', wishes, policy)
-    const nothing = look(null, 'memory', wishes, policy)
-    if (kept) local.delete(key)
-    if (!durable) return nothing
-    const written = durable.readEntry(key)
-    const onDisk = look(written, 'disk', wishes, policy)
-    if (onDisk.kind !== 'missing' && written) local.set(key, written)
+  readonly store = (
+    key: string | null,
+    call: Call,
+    verdict: Verdict,
+    policy: CachePolicy,
+    kept: Parameters<Cache['store']>[4],
+  ): Entry | null => {
+    if (key === null) return null
+    const entry = this.#toEntry(call, verdict, policy, kept)
+    if (!entry || (!isAnswer(entry) && this.#hidesAnAnswer(key))) return null
+    if (kept.ageMs > 0 && this.#isOutdated(key, entry)) return null
+    this.#keep(key, entry, kept.isPassedOn)
+    return entry
+  }
+
+  readonly claim = (key: string, entry: Entry): void => {
+    this.#keep(key, { ...entry, unclaimed: false }, false)
+  }
+
+  readonly purge = (filter: PurgeFilter): number => {
+    this.#shared?.purge(filter)
+    // What is in memory is on the disk as well, where there is one; what others keep cannot be counted.
+    return Math.max(this.#local.purge(filter), this.#durable?.purge(filter) ?? 0)
+  }
+
+  #lookNear(key: string, wishes: Wishes, policy: CachePolicy): Lookup {
+    const kept = this.#local.get(key)
+    if (kept && !isDead(kept, this.#clock.wall())) return this.#look(kept, 'memory', wishes, policy)
+    const nothing = this.#look(null, 'memory', wishes, policy)
+    if (kept) this.#local.delete(key)
+    if (!this.#durable) return nothing
+    const written = this.#durable.readEntry(key)
+    const onDisk = this.#look(written, 'disk', wishes, policy)
+    if (onDisk.kind !== 'missing' && written) this.#local.set(key, written)
     return onDisk
   }
 
   /** An entry that is not in the shared tier, or cannot be looked up there now, counts as it is here: it was paid for. */
-  async function lookFar(
+  async #lookFar(
     key: string,
     near: Lookup,
     tier: NonNullable<Tiers['shared']>,
@@ -70,52 +109,37 @@ export function createCache(options: CacheOptions, { local, durable, shared }: T
   ): Promise<Lookup> {
     const entry = await tier.read(key)
     if (entry === 'away') return near
-    const far = look(entry, 'redis', wishes, policy)
+    const far = this.#look(entry, 'redis', wishes, policy)
     if (!entry) return near
-    local.set(key, entry)
+    this.#local.set(key, entry)
     return far
   }
 
-  function look(entry: Entry | null, tier: Tier, wishes: Wishes, policy: CachePolicy): Lookup {
-    const found = entry ? judged(entry, tier, wishes, policy, clock.wall()) : NOTHING
-    emit({ kind: 'cache-looked-up', tier, result: resultOf(found) })
+  #look(entry: Entry | null, tier: Tier, wishes: Wishes, policy: CachePolicy): Lookup {
+    const found = entry ? judged(entry, tier, wishes, policy, this.#clock.wall()) : NOTHING
+    this.#emit({ kind: 'cache-looked-up', tier, result: resultOf(found) })
     return found
   }
 
-  function store(
-    key: string | null,
-    call: Call,
-    verdict: Verdict,
-    policy: CachePolicy,
-    kept: Parameters<Cache['store']>[4],
-  ): Entry | null {
-    if (key === null) return null
-    const entry = toEntry(call, verdict, policy, kept)
-    if (!entry || (!isAnswer(entry) && hidesAnAnswer(key))) return null
-    if (kept.ageMs > 0 && isOutdated(key, entry)) return null
-    keep(key, entry, kept.isPassedOn)
-    return entry
-  }
-
-  function keep(key: string, entry: Entry, isPassedOn: boolean): void {
-    local.set(key, entry)
-    durable?.writeEntry(key, entry)
-    if (!isPassedOn) shared?.write(key, entry)
+  #keep(key: string, entry: Entry, isPassedOn: boolean): void {
+    this.#local.set(key, entry)
+    this.#durable?.writeEntry(key, entry)
+    if (!isPassedOn) this.#shared?.write(key, entry)
   }
 
   /** "Empty result" is kept only where no answer is: an expired answer is better than an error. */
-  function hidesAnAnswer(key: string): boolean {
-    const known = local.get(key) ?? durable?.readEntry(key)
-    return !!known && isAnswer(known) && !isDead(known, clock.wall())
+  #hidesAnAnswer(key: string): boolean {
+    const known = this.#local.get(key) ?? this.#durable?.readEntry(key)
+    return !!known && isAnswer(known) && !isDead(known, this.#clock.wall())
   }
 
   /** The answer of a job is as old as the job: meanwhile somebody may have paid for a newer one. */
-  function isOutdated(key: string, { storedAt }: Entry): boolean {
-    const known = local.get(key) ?? durable?.readEntry(key)
-    return !!known && isAnswer(known) && known.storedAt > storedAt && !isDead(known, clock.wall())
+  #isOutdated(key: string, { storedAt }: Entry): boolean {
+    const known = this.#local.get(key) ?? this.#durable?.readEntry(key)
+    return !!known && isAnswer(known) && known.storedAt > storedAt && !isDead(known, this.#clock.wall())
   }
 
-  function toEntry(
+  #toEntry(
     call: Call,
     verdict: Verdict,
     policy: CachePolicy,
@@ -123,22 +147,25 @@ export function createCache(options: CacheOptions, { local, durable, shared }: T
   ): Entry | null {
     const { reply } = verdict
     if (verdict.kind === 'answered') {
-      const keptMs = verdict.keepable ? keptMsOf(verdict.reply, policy) : 0
+      const keptMs = verdict.keepable ? this.#keptMsOf(verdict.reply, policy) : 0
       if (keptMs <= 0) return null
-      return { ...entryOf(call, verdict.reply, options.replay(verdict.reply.body), ageMs, keptMs), unclaimed }
+      return {
+        ...this.#entryOf(call, verdict.reply, this.#options.replay(verdict.reply.body), ageMs, keptMs),
+        unclaimed,
+      }
     }
-    const keptMs = verdict.class === 'emptyResult' && reply ? keptMsOf(reply, policy) : 0
+    const keptMs = verdict.class === 'emptyResult' && reply ? this.#keptMsOf(reply, policy) : 0
     if (!reply || keptMs <= 0) return null
-    return { ...entryOf(call, reply, reply.body, ageMs, keptMs), priceCredits: 0 }
+    return { ...this.#entryOf(call, reply, reply.body, ageMs, keptMs), priceCredits: 0 }
   }
 
-  function keptMsOf(reply: Reply, policy: CachePolicy): number {
-    const using = policy.scope === 'shared' ? [policy, ...sharing] : [policy]
+  #keptMsOf(reply: Reply, policy: CachePolicy): number {
+    const using = policy.scope === 'shared' ? [policy, ...this.#sharing] : [policy]
     return Math.max(...using.map((one) => usableMs(reply, one)))
   }
 
-  function entryOf(call: Call, reply: Reply, body: Buffer, ageMs: number, keptMs: number): Entry {
-    const storedAt = clock.wall() - ageMs
+  #entryOf(call: Call, reply: Reply, body: Buffer, ageMs: number, keptMs: number): Entry {
+    const storedAt = this.#clock.wall() - ageMs
     // The answer and its replay are the same answer in two forms: one validator for both, hence weak where they differ.
     const weak = body === reply.body ? '' : 'W/'
     return {
@@ -155,16 +182,10 @@ export function createCache(options: CacheOptions, { local, durable, shared }: T
       unclaimed: false,
     }
   }
+}
 
-  function claim(key: string, entry: Entry): void {
-    keep(key, { ...entry, unclaimed: false }, false)
-  }
-
-  function purge(filter: PurgeFilter): number {
-    shared?.purge(filter)
-    // What is in memory is on the disk as well, where there is one; what others keep cannot be counted.
-    return Math.max(local.purge(filter), durable?.purge(filter) ?? 0)
-  }
+export function createCache(options: CacheOptions, given1: Tiers, clock: Clock, emit: Emit): Cache {
+  return new TieredCache(options, given1, clock, emit)
 }
 
 function judged(entry: Entry, tier: Tier, wishes: Wishes, policy: CachePolicy, wallMs: number): Lookup {

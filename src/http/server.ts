@@ -2,6 +2,8 @@
  * The proxy port: sockets on one side, exchanges on the other. Promises that every request gets exactly one answer, that
  * nothing behind a refused request on the same connection is ever executed, and that a drain loses nobody.
  * Knows neither routes nor why an answer is what it is.
+ *
+ * Longer than other files, because the life of a connection is read in one go.
  */
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
@@ -12,8 +14,8 @@ import type { Clock, Emit, Random } from '../ports.ts'
 import { createBadRequests, linger } from './bad-request.ts'
 import { readBody } from './body.ts'
 import { type Connection, newConnection, watch } from './connection.ts'
-import { createDrainer, type Drained, type DrainTimes } from './drain.ts'
-import { type CertificateSource, createNodeServer } from './node-server.ts'
+import { type Drainer, createDrainer, type Drained, type DrainTimes } from './drain.ts'
+import { type CertificateSource, createNodeServer, type NodeServer } from './node-server.ts'
 import { hasBody, losesBytes, readFields, readId, readRequest } from './request.ts'
 import { published, refuse, type Respond, type Response } from './respond.ts'
 import { createTargets } from './target.ts'
@@ -95,132 +97,182 @@ const mostPipelined = 100
 
 const TOO_MANY_CONNECTIONS = 'Too many connections, or too many requests ahead on this one. Use fewer.'
 
-export function createServer(options: ServerOptions, parts: ServerParts): Server {
-  const { host, port, reusePort = false, maxConnections = 20_000, keepAlive = 75_000, timeouts } = options
-  const { clock, random, emit, serving, refusesAll = () => null, certificate = null, published: documents } = parts
-  const { headersMs, requestMs, checkMs, slowReaderMs } = { ...defaults, ...timeouts }
-  const target = createTargets()
-  const connections = new Map<Socket, Connection>()
-  let openRequests = 0
-  let accepted = 0
-  let chosenPort = port
+class ProxyServer implements Server {
+  readonly #parts: ServerParts
+  readonly #host: string
+  readonly #port: number
+  readonly #reusePort: boolean
+  readonly #clock: Clock
+  readonly #random: Random
+  readonly #emit: Emit
+  readonly #serving: () => Serving
+  readonly #refusesAll: () => Reason | null
+  readonly #documents: ReadonlyMap<string, Buffer> | undefined
+  readonly #slowReaderMs: number
+  readonly #server: NodeServer['server']
+  readonly #target = createTargets()
+  readonly #connections = new Map<Socket, Connection>()
+  #openRequests = 0
+  #accepted = 0
+  #chosenPort: number
+  readonly #drainer: Drainer
 
-  const nodeOptions = {
-    maxHeaderSize,
-    headersTimeout: headersMs,
-    requestTimeout: requestMs,
-    keepAliveTimeout: keepAlive,
-    connectionsCheckingInterval: checkMs,
-    noDelay: true,
-    // Nobody reads a body here, so a request without one need not have a stream that ends.
-    optimizeEmptyRequests: true,
-    // Ours is stricter and answers with a problem document: see request.ts.
-    requireHostHeader: false,
-  }
-  const badRequests = createBadRequests({ ...parts, reasons: STATUS_CODES })
-  const { server, onConnection, cutHandshakes, cut } = createNodeServer(nodeOptions, certificate, (socket) => {
-    emit({ kind: 'plain-http', port: 'listen' })
-    badRequests.plain(socket)
-  })
-  // Node hides headers beyond its limit from us but frames by them (CVE-2026-58044): let all be seen, and count.
-  server.maxHeadersCount = 0
-  server.timeout = 0
-  server.maxConnections = maxConnections + mostExcess
-
-  const drainer = createDrainer(server, connections, clock, { cutHandshakes, cut })
-  onConnection((socket) => {
-    socket.setKeepAlive(true, probeMs + (accepted++ % probePaces) * 1_000)
-    const isExcess = connections.size >= maxConnections
-    const connection = newConnection(isExcess)
-    connections.set(socket, connection)
-    const timer = isExcess ? clock.after(excessMs, () => socket.destroy()) : null
-    socket.once('close', () => {
-      timer?.cancel()
-      connections.delete(socket)
-      for (const tell of connection.waiting ?? []) tell()
+  constructor(options: ServerOptions, parts: ServerParts) {
+    this.#parts = parts
+    const { host, port, reusePort = false, maxConnections = 20_000, keepAlive = 75_000, timeouts } = options
+    this.#host = host
+    this.#port = port
+    this.#reusePort = reusePort
+    const { clock, random, emit, serving, refusesAll = () => null, certificate = null, published: documents } = parts
+    this.#clock = clock
+    this.#random = random
+    this.#emit = emit
+    this.#serving = serving
+    this.#refusesAll = refusesAll
+    this.#documents = documents
+    const { headersMs, requestMs, checkMs, slowReaderMs } = { ...defaults, ...timeouts }
+    this.#slowReaderMs = slowReaderMs
+    this.#chosenPort = port
+    const nodeOptions = {
+      maxHeaderSize,
+      headersTimeout: headersMs,
+      requestTimeout: requestMs,
+      keepAliveTimeout: keepAlive,
+      connectionsCheckingInterval: checkMs,
+      noDelay: true,
+      // Nobody reads a body here, so a request without one need not have a stream that ends.
+      optimizeEmptyRequests: true,
+      // Ours is stricter and answers with a problem document: see request.ts.
+      requireHostHeader: false,
+    }
+    const badRequests = createBadRequests({ ...parts, reasons: STATUS_CODES })
+    const { server, onConnection, cutHandshakes, cut } = createNodeServer(nodeOptions, certificate, (socket) => {
+      emit({ kind: 'plain-http', port: 'listen' })
+      badRequests.plain(socket)
     })
-  })
-  server.on('request', receive)
-  server.on('checkContinue', receive)
-  server.on('checkExpectation', (incoming, outgoing) => {
-    receive(
-      incoming,
-      outgoing,
-      new ProxyError('REQUEST_INVALID', 'Only Expect: 100-continue is understood.', { status: 417, close: true }),
-    )
-  })
-  server.on('connect', badRequests.connect)
-  server.on('clientError', (error, socket) => {
-    const connection = connections.get(socket as Socket)
-    if (connection) badRequests.unreadable(error, socket, connection)
-    else socket.destroy()
-  })
+    this.#server = server
+    // Node hides headers beyond its limit from us but frames by them (CVE-2026-58044): let all be seen, and count.
+    server.maxHeadersCount = 0
+    server.timeout = 0
+    server.maxConnections = maxConnections + mostExcess
+    this.#drainer = createDrainer(server, this.#connections, clock, { cutHandshakes, cut })
+    onConnection((socket) => {
+      socket.setKeepAlive(true, probeMs + (this.#accepted++ % probePaces) * 1_000)
+      const isExcess = this.#connections.size >= maxConnections
+      const connection = newConnection(isExcess)
+      this.#connections.set(socket, connection)
+      const timer = isExcess ? clock.after(excessMs, () => socket.destroy()) : null
+      socket.once('close', () => {
+        timer?.cancel()
+        this.#connections.delete(socket)
+        for (const tell of connection.waiting ?? []) tell()
+      })
+    })
+    server.on('request', this.#receive)
+    server.on('checkContinue', this.#receive)
+    server.on('checkExpectation', (incoming, outgoing) => {
+      this.#receive(
+        incoming,
+        outgoing,
+        new ProxyError('REQUEST_INVALID', 'Only Expect: 100-continue is understood.', { status: 417, close: true }),
+      )
+    })
+    server.on('connect', badRequests.connect)
+    server.on('clientError', (error, socket) => {
+      const connection = this.#connections.get(socket as Socket)
+      if (connection) badRequests.unreadable(error, socket, connection)
+      else socket.destroy()
+    })
+  }
+
+  readonly listen: Server['listen'] = () =>
+    new Promise((resolve, reject) => {
+      this.#server.once('error', reject)
+      this.#server.listen({ host: this.#host, port: this.#port, reusePort: this.#reusePort }, () => {
+        this.#server.off('error', reject)
+        this.#chosenPort = (this.#server.address() as AddressInfo).port
+        resolve()
+      })
+    })
+
+  get port(): number {
+    return this.#chosenPort
+  }
+
+  get openRequests(): number {
+    return this.#openRequests
+  }
+
+  get draining(): boolean {
+    return this.#drainer.draining
+  }
+
+  readonly drain: Server['drain'] = (times) => this.#drainer.drain(times)
 
   /** Runs without a pause until the request is understood: a refusal closes the connection before the next one is read. */
-  function receive(incoming: IncomingMessage, outgoing: ServerResponse, refusal: ProxyError | null = null): void {
-    const connection = connections.get(incoming.socket)
+  readonly #receive = (
+    incoming: IncomingMessage,
+    outgoing: ServerResponse,
+    refusal: ProxyError | null = null,
+  ): void => {
+    const connection = this.#connections.get(incoming.socket)
     if (!connection || connection.closing) return
     connection.open++
     connection.last = outgoing
     const newBytes = incoming.socket.bytesRead - connection.seenBytes
     connection.seenBytes += newBytes
-    openRequests++
+    this.#openRequests++
     const fields = readFields(incoming.rawHeaders)
-    const id = readId(fields, random)
+    const id = readId(fields, this.#random)
     const reject = (error: unknown): void => {
       const refusal = ProxyError.from(error)
-      parts.refused(refusal, id)
-      settle(incoming, outgoing, connection, refuse(id, refusal))
+      this.#parts.refused(refusal, id)
+      this.#settle(incoming, outgoing, connection, refuse(id, refusal))
     }
     try {
       if (refusal) throw refusal
-      if (drainer.stopped)
+      if (this.#drainer.stopped)
         throw new ProxyError('SHUTTING_DOWN', 'This proxy is shutting down: retry on a new connection.', {
           close: true,
         })
       if (connection.isExcess || connection.open > mostPipelined)
-        throw overloaded('connections', TOO_MANY_CONNECTIONS, random.next(), { close: true })
-      const reason = refusesAll()
-      if (reason) throw overloaded(reason, 'This proxy is overloaded.', random.next(), { close: true })
+        throw overloaded('connections', TOO_MANY_CONNECTIONS, this.#random.next(), { close: true })
+      const reason = this.#refusesAll()
+      if (reason) throw overloaded(reason, 'This proxy is overloaded.', this.#random.next(), { close: true })
       const onGone = watch(incoming.socket, connection, outgoing)
-      const request = readRequest(incoming, fields, { id, arrivedAt: clock.now(), onGone, target })
+      const request = readRequest(incoming, fields, { id, arrivedAt: this.#clock.now(), onGone, target: this.#target })
       const document =
-        request.method === 'GET' || request.method === 'HEAD' ? documents?.get(request.target.path) : null
-      if (document && !hasBody(fields)) return settle(incoming, outgoing, connection, published(id, document))
+        request.method === 'GET' || request.method === 'HEAD' ? this.#documents?.get(request.target.path) : null
+      if (document && !hasBody(fields)) return this.#settle(incoming, outgoing, connection, published(id, document))
       // Nothing behind it may be executed: Node closes after such an answer, or what follows comes before the body has been judged.
       if (fields.expect !== null || hasBody(fields) || losesBytes(incoming, fields, newBytes))
         connection.closing = connection.broken = true
       const exchange = { request, client: null, call: null, limits: null, credits: [] }
-      if (!hasBody(fields)) return serve(exchange, incoming, outgoing, connection)
-      const body = readBody(incoming, request.target.path, clock)
+      if (!hasBody(fields)) return this.#serve(exchange, incoming, outgoing, connection)
+      const body = readBody(incoming, request.target.path, this.#clock)
       connection.failBody = body.fail
       void body.isEmpty
         .finally(() => (connection.failBody = null))
-        .then(() => serve(exchange, incoming, outgoing, connection), reject)
+        .then(() => this.#serve(exchange, incoming, outgoing, connection), reject)
     } catch (error) {
       reject(error)
     }
   }
 
-  function serve(
-    exchange: Exchange,
-    incoming: IncomingMessage,
-    outgoing: ServerResponse,
-    connection: Connection,
-  ): void {
-    const { handle, respond } = serving()
+  #serve(exchange: Exchange, incoming: IncomingMessage, outgoing: ServerResponse, connection: Connection): void {
+    const { handle, respond } = this.#serving()
     const fail = (error: unknown): void => {
-      emit({ kind: 'broke', where: 'http', error, request: exchange.request })
-      settle(incoming, outgoing, connection, refuse(exchange.request.id, ProxyError.from(error)))
+      this.#emit({ kind: 'broke', where: 'http', error, request: exchange.request })
+      this.#settle(incoming, outgoing, connection, refuse(exchange.request.id, ProxyError.from(error)))
     }
     const finish = (outcome: Outcome): void => {
       let response: Response | null
       try {
-        response = respond(exchange, outcome, clock.wall())
+        response = respond(exchange, outcome, this.#clock.wall())
       } catch (error) {
         return fail(error)
       }
-      settle(incoming, outgoing, connection, response)
+      this.#settle(incoming, outgoing, connection, response)
     }
     const outcome = handle(exchange)
     // A hit leaves within the turn of the loop in which it came.
@@ -229,25 +281,25 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
   }
 
   /** Never throws. */
-  function settle(
+  #settle(
     incoming: IncomingMessage,
     outgoing: ServerResponse,
     connection: Connection,
     response: Response | null,
   ): void {
     connection.open--
-    openRequests--
+    this.#openRequests--
     try {
-      if (response) answer(incoming, outgoing, connection, response)
+      if (response) this.#answer(incoming, outgoing, connection, response)
       else outgoing.destroy()
     } catch (error) {
       // Node refuses to send a header that upstream, or a caller, has managed to spoil.
-      emit({ kind: 'broke', where: 'http', error })
+      this.#emit({ kind: 'broke', where: 'http', error })
       outgoing.destroy()
     }
   }
 
-  function answer(
+  #answer(
     incoming: IncomingMessage,
     outgoing: ServerResponse,
     connection: Connection,
@@ -256,34 +308,16 @@ export function createServer(options: ServerOptions, parts: ServerParts): Server
     if (close) {
       connection.closing = true
       // What the caller is still sending would turn a plain close into a reset that swallows the answer.
-      incoming.socket.destroySoon = () => linger(incoming.socket, clock)
+      incoming.socket.destroySoon = () => linger(incoming.socket, this.#clock)
     }
-    if (close || ((drainer.draining || connection.broken) && connection.last === outgoing))
+    if (close || ((this.#drainer.draining || connection.broken) && connection.last === outgoing))
       headers.push('Connection', 'close')
     outgoing.writeHead(status, headers)
     outgoing.end(incoming.method === 'HEAD' ? null : body)
-    if (outgoing.socket && outgoing.socket.writableLength > 0) outgoing.socket.setTimeout(slowReaderMs)
+    if (outgoing.socket && outgoing.socket.writableLength > 0) outgoing.socket.setTimeout(this.#slowReaderMs)
   }
+}
 
-  return {
-    listen: () =>
-      new Promise((resolve, reject) => {
-        server.once('error', reject)
-        server.listen({ host, port, reusePort }, () => {
-          server.off('error', reject)
-          chosenPort = (server.address() as AddressInfo).port
-          resolve()
-        })
-      }),
-    get port() {
-      return chosenPort
-    },
-    get openRequests() {
-      return openRequests
-    },
-    get draining() {
-      return drainer.draining
-    },
-    drain: (times) => drainer.drain(times),
-  }
+export function createServer(options: ServerOptions, parts: ServerParts): Server {
+  return new ProxyServer(options, parts)
 }

@@ -4,13 +4,26 @@
  *
  * Jobs that callers without a token submitted are everybody's, and so are those that nobody is known to have submitted. Ids
  * are secrets: none is told to telemetry.
+ *
+ * Longer than other files, because the rules for who owns a job are read together.
  */
 import { hash } from 'node:crypto'
 import type { Call, Client, Landing, Outcome, ProxyRequest, Reply, Verdict } from '../model.ts'
-import type { Budget, JobReply, JobState, Jobs, KeyLease, OwnJob, Profile, PromisedAnswer, Through } from '../parts.ts'
+import type {
+  Budget,
+  JobDialect,
+  JobReply,
+  JobState,
+  Jobs,
+  KeyLease,
+  OwnJob,
+  Profile,
+  PromisedAnswer,
+  Through,
+} from '../parts.ts'
 import type { Clock, DiskRecord, Emit, Random } from '../ports.ts'
 import { type Archive, createArchive, type Found, type Job } from './archive.ts'
-import { createIdempotency } from './idempotency.ts'
+import { type Idempotency, createIdempotency } from './idempotency.ts'
 import { type PromiseEnd, promiseEnd } from './promise-end.ts'
 import type { Session } from '../session.ts'
 import { type JobStore, KEPT_MS } from './store.ts'
@@ -53,73 +66,133 @@ export interface JobBook extends Jobs {
   close(): void
 }
 
-export function createJobs(ports: JobPorts): JobBook {
-  const { profile, store, clock, random, emit, fill, refund, session } = ports
-  const dialect = profile.jobs
-  const archive: Archive = createArchive(store, clock, session.id, ports.maxDocumentBytes ?? MAX_DOCUMENT_BYTES)
-  const idempotency = createIdempotency({
-    questionKey: (call) => dialect.toQuestion(call).key,
-    store,
-    clock,
-    random,
-    session,
-  })
+class JobRegister implements JobBook {
+  readonly #profile: Pick<Profile, 'classify' | 'jobs'>
+  readonly #store: JobStore
+  readonly #clock: Clock
+  readonly #random: Random
+  readonly #emit: Emit
+  readonly #fill: (answer: JobAnswer) => void
+  readonly #refund: Budget['refund']
+  readonly #session: Pick<Session, 'id' | 'isLost' | 'isGone'>
+  readonly #dialect: JobDialect
+  readonly #archive: Archive
+  readonly #idempotency: Idempotency
   /** Documents of jobs that were pending a moment ago. */
-  const pending = new Map<string, { readonly reply: Reply; readonly until: number }>()
-
+  readonly #pending = new Map<string, { readonly reply: Reply; readonly until: number }>()
   /** So that nobody can tell for which job an unknown id stands. */
-  const unknownIds = random.id()
-  let isClosed = false
+  readonly #unknownIds: string
+  #isClosed = false
 
-  return { follow, promise, interrupted, resume, close: () => void (isClosed = true) }
-
-  async function follow(request: ProxyRequest, client: Client, call: Call, forward: Forward): Promise<Outcome> {
-    return call.endpoint === 'submit' ? submit(request, client, call, forward) : poll(client, call, forward)
+  constructor(ports: JobPorts) {
+    const { profile, store, clock, random, emit, fill, refund, session } = ports
+    this.#profile = profile
+    this.#store = store
+    this.#clock = clock
+    this.#random = random
+    this.#emit = emit
+    this.#fill = fill
+    this.#refund = refund
+    this.#session = session
+    this.#dialect = profile.jobs
+    this.#archive = createArchive(store, clock, session.id, ports.maxDocumentBytes ?? MAX_DOCUMENT_BYTES)
+    this.#idempotency = createIdempotency({
+      questionKey: (call) => this.#dialect.toQuestion(call).key,
+      store,
+      clock,
+      random,
+      session,
+    })
+    this.#unknownIds = random.id()
   }
+
+  readonly follow = async (request: ProxyRequest, client: Client, call: Call, forward: Forward): Promise<Outcome> => {
+    return call.endpoint === 'submit' ? this.#submit(request, client, call, forward) : this.#poll(client, call, forward)
+  }
+
+  // Promises
+
+  readonly promise = async (client: Client, call: Call, landing: Promise<Landing | null>): Promise<JobReply> => {
+    // It may come to nothing before the promise is written down.
+    const ended = promiseEnd(landing, this.#dialect)
+    const id = this.#random.id()
+    const createdAt = this.#clock.wall()
+    const job = {
+      id,
+      owner: client.name,
+      question: call,
+      keyName: null,
+      charge: null,
+      createdAt,
+      promisedBy: this.#session.id,
+    }
+    await this.#store.put(this.#archive.opening(this.#dialect.canonicalId(id), job))
+    void this.#keep(id, ended)
+    return told(this.#dialect.write({ id, question: call, createdAt, state: { kind: 'accepted' } }))
+  }
+
+  readonly interrupted = async (): Promise<readonly PromisedAnswer[]> => {
+    const left: PromisedAnswer[] = []
+    for (const { id, owner, question, status, promisedBy } of await this.#archive.promised()) {
+      if (status !== 'pending' || promisedBy === null || !owner || !question) continue
+      if (await this.#session.isLost(promisedBy)) left.push({ id, client: owner, call: question })
+    }
+    return left
+  }
+
+  readonly resume = async (id: string, landing: Promise<Landing | null>): Promise<void> => {
+    const ended = promiseEnd(landing, this.#dialect)
+    const canonical = this.#dialect.canonicalId(id)
+    const found = await this.#archive.get(canonical)
+    if (found?.job.status !== 'pending' || !(await this.#archive.promiseInstead(canonical, found))) return
+    void this.#keep(id, ended)
+  }
+
+  readonly close: JobBook['close'] = () => void (this.#isClosed = true)
 
   // Submissions
 
-  async function submit(request: ProxyRequest, client: Client, call: Call, forward: Forward): Promise<Outcome> {
-    const accepted = (landing: Landing): readonly DiskRecord[] => opened(client, call, landing)
+  async #submit(request: ProxyRequest, client: Client, call: Call, forward: Forward): Promise<Outcome> {
+    const accepted = (landing: Landing): readonly DiskRecord[] => this.#opened(client, call, landing)
     const { idempotencyKey } = request
     if (idempotencyKey !== null) {
       const submission = { request, client, call, idempotencyKey }
-      return idempotency.once(submission, (through) => forward(call, null, through), accepted)
+      return this.#idempotency.once(submission, (through) => forward(call, null, through), accepted)
     }
     return forward(
       call,
       null,
-      noting((landing) => store.put(accepted(landing))),
+      noting((landing) => this.#store.put(accepted(landing))),
     )
   }
 
-  function opened({ name }: Client, call: Call, { verdict, attempts }: Landing): readonly DiskRecord[] {
-    const id = verdict.kind === 'answered' ? dialect.submittedId(verdict.reply) : null
+  #opened({ name }: Client, call: Call, { verdict, attempts }: Landing): readonly DiskRecord[] {
+    const id = verdict.kind === 'answered' ? this.#dialect.submittedId(verdict.reply) : null
     if (id === null) return []
-    return archive.opening(dialect.canonicalId(id), {
+    return this.#archive.opening(this.#dialect.canonicalId(id), {
       id,
       owner: name,
-      question: dialect.toQuestion(call),
+      question: this.#dialect.toQuestion(call),
       keyName: attempts.at(-1)?.keyName ?? null,
       charge: verdict.charge,
-      createdAt: clock.wall(),
+      createdAt: this.#clock.wall(),
       promisedBy: null,
     })
   }
 
   // Polls
 
-  async function poll(client: Client, call: Call, forward: Forward): Promise<Outcome> {
-    const id = dialect.idOf(call)
-    const found = await archive.get(id)
-    if (found && !mayRead(found.job, client)) return pollUnknown(id, call, forward)
-    const known = await remembered(id, found)
+  async #poll(client: Client, call: Call, forward: Forward): Promise<Outcome> {
+    const id = this.#dialect.idOf(call)
+    const found = await this.#archive.get(id)
+    if (found && !mayRead(found.job, client)) return this.#pollUnknown(id, call, forward)
+    const known = await this.#remembered(id, found)
     if (known) return told(known)
     return forward(
       call,
       `job/${id}`,
       noting(async ({ verdict }) => {
-        if (verdict.kind === 'answered') await note(id, verdict.reply)
+        if (verdict.kind === 'answered') await this.#note(id, verdict.reply)
       }),
     )
   }
@@ -128,152 +201,116 @@ export function createJobs(ports: JobPorts): JobBook {
    * Another client's job must look like one that nobody knows, in every header, in the body and in how long it takes: so upstream is
    * asked for an id that it does not know. Always the same one, because polls of one unknown job join each other as well.
    */
-  async function pollUnknown(id: string, call: Call, forward: Forward): Promise<Outcome> {
-    const digits = hash('sha256', `${unknownIds}/${id}`, 'hex')
+  async #pollUnknown(id: string, call: Call, forward: Forward): Promise<Outcome> {
+    const digits = hash('sha256', `${this.#unknownIds}/${id}`, 'hex')
     const unknownId = digits.replace(/^(.{8})(.{4}).(.{3}).(.{3})(.{12}).*$/, '$1-$2-4$3-8$4-$5')
-    const outcome = await forward(dialect.toPoll(unknownId, call), `job/${dialect.canonicalId(unknownId)}`, straight)
+    const outcome = await forward(
+      this.#dialect.toPoll(unknownId, call),
+      `job/${this.#dialect.canonicalId(unknownId)}`,
+      straight,
+    )
     const isKnown = outcome.kind === 'fetched' && outcome.landing.verdict.kind === 'answered'
-    return isKnown ? told(dialect.unknown) : outcome
+    return isKnown ? told(this.#dialect.unknown) : outcome
   }
 
-  async function remembered(id: string, found: Found | null): Promise<Reply | null> {
+  async #remembered(id: string, found: Found | null): Promise<Reply | null> {
     if (found && found.document !== null) return documentReply(found.document)
-    const recent = pending.get(id)
-    if (recent && clock.now() < recent.until) return recent.reply
-    pending.delete(id)
-    return found && found.job.promisedBy !== null ? own(found) : null
+    const recent = this.#pending.get(id)
+    if (recent && this.#clock.now() < recent.until) return recent.reply
+    this.#pending.delete(id)
+    return found && found.job.promisedBy !== null ? this.#own(found) : null
   }
 
-  async function note(id: string, reply: Reply): Promise<void> {
-    const state = dialect.read(reply)
+  async #note(id: string, reply: Reply): Promise<void> {
+    const state = this.#dialect.read(reply)
     if (!state) return
-    if (state.status === 'pending') return notePending(id, reply)
-    const found = (await archive.get(id)) ?? stranger(id)
-    if (found.job.status === 'pending') await ended(id, found, state, state.status, reply)
+    if (state.status === 'pending') return this.#notePending(id, reply)
+    const found = (await this.#archive.get(id)) ?? this.#stranger(id)
+    if (found.job.status === 'pending') await this.#ended(id, found, state, state.status, reply)
   }
 
-  function notePending(id: string, reply: Reply): void {
-    const nowMs = clock.now()
-    pending.delete(id)
-    for (const [oldest, { until }] of pending) {
-      if (nowMs < until && pending.size < MAX_PENDING) break
-      pending.delete(oldest)
+  #notePending(id: string, reply: Reply): void {
+    const nowMs = this.#clock.now()
+    this.#pending.delete(id)
+    for (const [oldest, { until }] of this.#pending) {
+      if (nowMs < until && this.#pending.size < MAX_PENDING) break
+      this.#pending.delete(oldest)
     }
-    pending.set(id, { reply, until: nowMs + PENDING_MS })
+    this.#pending.set(id, { reply, until: nowMs + PENDING_MS })
   }
 
   /** Once per job. */
-  async function ended(
-    id: string,
-    found: Found,
-    state: JobState,
-    status: 'done' | 'failed',
-    reply: Reply,
-  ): Promise<void> {
+  async #ended(id: string, found: Found, state: JobState, status: 'done' | 'failed', reply: Reply): Promise<void> {
     const { job } = found
-    const wallMs = clock.wall()
+    const wallMs = this.#clock.wall()
     const createdAt = Math.min(state.createdAt ?? job.createdAt, wallMs)
-    const isFirst = await archive.end(id, found, status, reply.body.toString(), createdAt + KEPT_MS)
+    const isFirst = await this.#archive.end(id, found, status, reply.body.toString(), createdAt + KEPT_MS)
     const { owner, question } = job
     if (!isFirst || owner === null || question === null) return
-    if (status === 'failed') return refunded(job, owner, question.scraper)
-    const answer = dialect.toAnswer(question, reply)
+    if (status === 'failed') return this.#refunded(job, owner, question.scraper)
+    const answer = this.#dialect.toAnswer(question, reply)
     if (!answer) return
     const ageMs = Math.max(0, wallMs - (state.completedAt ?? wallMs))
-    const verdict = profile.classify(question, { kind: 'reply', reply: answer }, noKey)
-    if (verdict.kind === 'answered' && verdict.keepable) fill({ client: owner, call: question, verdict, ageMs })
+    const verdict = this.#profile.classify(question, { kind: 'reply', reply: answer }, noKey)
+    if (verdict.kind === 'answered' && verdict.keepable) this.#fill({ client: owner, call: question, verdict, ageMs })
   }
 
-  function refunded({ charge, keyName, createdAt }: Job, payer: string, scraper: string): void {
+  #refunded({ charge, keyName, createdAt }: Job, payer: string, scraper: string): void {
     if (charge?.state !== 'charged') return
     const key = keyName ?? noKey.name
-    refund(payer, charge.credits, createdAt, { scraper, key })
-    emit({ kind: 'job-refunded', payer, scraper, key, credits: charge.credits })
+    this.#refund(payer, charge.credits, createdAt, { scraper, key })
+    this.#emit({ kind: 'job-refunded', payer, scraper, key, credits: charge.credits })
   }
 
-  function stranger(id: string): Found {
+  #stranger(id: string): Found {
     const job: Job = {
       id,
       owner: null,
       question: null,
       keyName: null,
       charge: null,
-      createdAt: clock.wall(),
+      createdAt: this.#clock.wall(),
       promisedBy: null,
       status: 'pending',
     }
     return { job, document: null, revision: null }
   }
 
-  // Promises
-
-  async function promise(client: Client, call: Call, landing: Promise<Landing | null>): Promise<JobReply> {
-    // It may come to nothing before the promise is written down.
-    const ended = promiseEnd(landing, dialect)
-    const id = random.id()
-    const createdAt = clock.wall()
-    const job = {
-      id,
-      owner: client.name,
-      question: call,
-      keyName: null,
-      charge: null,
-      createdAt,
-      promisedBy: session.id,
-    }
-    await store.put(archive.opening(dialect.canonicalId(id), job))
-    void keep(id, ended)
-    return told(dialect.write({ id, question: call, createdAt, state: { kind: 'accepted' } }))
-  }
-
-  async function interrupted(): Promise<readonly PromisedAnswer[]> {
-    const left: PromisedAnswer[] = []
-    for (const { id, owner, question, status, promisedBy } of await archive.promised()) {
-      if (status !== 'pending' || promisedBy === null || !owner || !question) continue
-      if (await session.isLost(promisedBy)) left.push({ id, client: owner, call: question })
-    }
-    return left
-  }
-
-  async function resume(id: string, landing: Promise<Landing | null>): Promise<void> {
-    const ended = promiseEnd(landing, dialect)
-    const canonical = dialect.canonicalId(id)
-    const found = await archive.get(canonical)
-    if (found?.job.status !== 'pending' || !(await archive.promiseInstead(canonical, found))) return
-    void keep(id, ended)
-  }
-
-  async function keep(id: string, landing: Promise<PromiseEnd>): Promise<void> {
+  async #keep(id: string, landing: Promise<PromiseEnd>): Promise<void> {
     const ended = await landing
-    if (isClosed && ended.answer === null) return
-    await end(id, ended)
+    if (this.#isClosed && ended.answer === null) return
+    await this.#end(id, ended)
   }
 
-  async function end(id: string, { answer, error }: PromiseEnd): Promise<void> {
-    const canonical = dialect.canonicalId(id)
-    const found = await archive.get(canonical)
+  async #end(id: string, { answer, error }: PromiseEnd): Promise<void> {
+    const canonical = this.#dialect.canonicalId(id)
+    const found = await this.#archive.get(canonical)
     // What has ended stays ended, and has no question any more.
     if (!found?.job.question) return
     const { question, createdAt } = found.job
-    const completedAt = clock.wall()
+    const completedAt = this.#clock.wall()
     const state: OwnJob['state'] = answer
       ? { kind: 'done', completedAt, answer }
       : { kind: 'failed', completedAt, error }
-    const { body } = dialect.write({ id, question, createdAt, state })
-    await archive.end(canonical, found, answer ? 'done' : 'failed', body.toString(), createdAt + KEPT_MS)
+    const { body } = this.#dialect.write({ id, question, createdAt, state })
+    await this.#archive.end(canonical, found, answer ? 'done' : 'failed', body.toString(), createdAt + KEPT_MS)
   }
 
   /** Upstream does not know it, and is not asked. */
-  async function own({ job }: Found): Promise<Reply> {
+  async #own({ job }: Found): Promise<Reply> {
     const { id, question, createdAt, promisedBy } = job
-    if (job.status !== 'pending' || !question || clock.wall() >= createdAt + KEPT_MS) return dialect.unknown
+    if (job.status !== 'pending' || !question || this.#clock.wall() >= createdAt + KEPT_MS) return this.#dialect.unknown
     // Others may be about to take up what a dead process has left behind.
-    const isLost = promisedBy !== null && (await session.isGone(promisedBy))
-    if (!isLost) return dialect.write({ id, question, createdAt, state: { kind: 'pending' } })
-    await end(id, { answer: null, error: INTERRUPTED })
-    const document = (await archive.get(dialect.canonicalId(id)))?.document ?? null
-    return document === null ? dialect.unknown : documentReply(document)
+    const isLost = promisedBy !== null && (await this.#session.isGone(promisedBy))
+    if (!isLost) return this.#dialect.write({ id, question, createdAt, state: { kind: 'pending' } })
+    await this.#end(id, { answer: null, error: INTERRUPTED })
+    const document = (await this.#archive.get(this.#dialect.canonicalId(id)))?.document ?? null
+    return document === null ? this.#dialect.unknown : documentReply(document)
   }
+}
+
+export function createJobs(ports: JobPorts): JobBook {
+  return new JobRegister(ports)
 }
 
 function mayRead({ owner }: Job, client: Client): boolean {

@@ -9,7 +9,7 @@
  */
 import { hash } from 'node:crypto'
 import type { Call, Charge, Reply, Verdict } from '../model.ts'
-import type { Asked, Hold, Profile, Question, Upstream } from '../parts.ts'
+import type { Asked, Hold, JobDialect, Profile, Question, Upstream } from '../parts.ts'
 import type { Clock, DiskRecord, Random, Timer } from '../ports.ts'
 import type { Session } from '../session.ts'
 import { type JobStore, KEPT_MS } from './store.ts'
@@ -102,108 +102,143 @@ interface Course {
   unknowns: number
 }
 
-export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
-  const { profile, store, clock, random, session, adoptHold } = ports
-  const dialect = profile.jobs
-  const { id: processId } = session
+class DurableJobs implements DurableUpstream {
+  readonly #profile: Pick<Profile, 'classify' | 'jobs'>
+  readonly #store: JobStore
+  readonly #clock: Clock
+  readonly #random: Random
+  readonly #session: Pick<Session, 'id' | 'isLost'>
+  readonly #adoptHold: (holdId: string) => Hold | null
+  readonly #processId: string
+  readonly #dialect: JobDialect
   /** Left behind by others, and ours now. */
-  const orphans = new Map<string, DurableRecord>()
-  const untold: { submitted: DurableRecord[]; lost: DurableRecord[] } = { submitted: [], lost: [] }
-  const sleeping = new Set<Timer>()
+  readonly #orphans = new Map<string, DurableRecord>()
+  readonly #untold: { submitted: DurableRecord[]; lost: DurableRecord[] } = { submitted: [], lost: [] }
+  readonly #sleeping = new Set<Timer>()
   /** Jobs that are being followed, by the id of their record. */
-  const followed = new Map<string, Question>()
-  let searched: Promise<void> | null = null
-  let isClosed = false
+  readonly #followed = new Map<string, Question>()
+  #searched: Promise<void> | null = null
+  #isClosed = false
 
-  return { under, leftBehind, close }
+  constructor(ports: DurablePorts) {
+    const { profile, store, clock, random, session, adoptHold } = ports
+    this.#profile = profile
+    this.#store = store
+    this.#clock = clock
+    this.#random = random
+    this.#session = session
+    this.#adoptHold = adoptHold
+    this.#dialect = profile.jobs
+    const { id: processId } = session
+    this.#processId = processId
+  }
 
-  function under({ plain, execution }: DurablePolicy): Upstream {
+  readonly under = ({ plain, execution }: DurablePolicy): Upstream => {
     return {
-      async ask(question) {
+      ask: async (question) => {
         if (question.call.endpoint !== 'answer') return plain.ask(question)
-        await (searched ??= search())
-        const left = (await handedOver(question)) ?? (await adopt(question))
-        if (left) return takeUp(plain, ...left, question)
-        return execution === 'durable' ? submit(plain, question) : plain.ask(question)
+        await (this.#searched ??= this.#search())
+        const left = (await this.#handedOver(question)) ?? (await this.#adopt(question))
+        if (left) return this.#takeUp(plain, ...left, question)
+        return execution === 'durable' ? this.#submit(plain, question) : plain.ask(question)
       },
     }
   }
 
-  async function submit(plain: Upstream, question: Question): Promise<Asked> {
-    const id = random.id()
-    const record = recordOf(question)
-    await write(id, record)
-    const asked = await plain.ask({ ...question, call: dialect.toSubmission(question.call) })
-    const jobId = asked.verdict.kind === 'answered' ? dialect.submittedId(asked.verdict.reply) : null
+  readonly leftBehind = async (): Promise<LeftBehind> => {
+    await (this.#searched = this.#search())
+    return { submitted: this.#untold.submitted.splice(0), lost: this.#untold.lost.splice(0) }
+  }
+
+  readonly close = (): readonly HandedOver[] => {
+    this.#isClosed = true
+    for (const timer of this.#sleeping) timer.cancel()
+    this.#sleeping.clear()
+    const left = Array.from(this.#followed.values(), ({ identity, client, call }) => ({
+      requestId: identity.id,
+      client: client.name,
+      scraper: call.scraper,
+      credits: call.priceCredits,
+    }))
+    this.#followed.clear()
+    return left
+  }
+
+  async #submit(plain: Upstream, question: Question): Promise<Asked> {
+    const id = this.#random.id()
+    const record = this.#recordOf(question)
+    await this.#write(id, record)
+    const asked = await plain.ask({ ...question, call: this.#dialect.toSubmission(question.call) })
+    const jobId = asked.verdict.kind === 'answered' ? this.#dialect.submittedId(asked.verdict.reply) : null
     if (jobId === null) {
-      await forget(id)
+      await this.#forget(id)
       return asked
     }
     const submitted = { ...record, jobId }
-    await announce(id, submitted, question)
-    return follow(plain, id, submitted, question, FIRST_POLL_MS)
+    await this.#announce(id, submitted, question)
+    return this.#follow(plain, id, submitted, question, FIRST_POLL_MS)
   }
 
-  async function takeUp(plain: Upstream, id: string, record: DurableRecord, question: Question): Promise<Asked> {
-    const left = record.holdId === question.hold.id ? question.hold : adoptHold(record.holdId)
+  async #takeUp(plain: Upstream, id: string, record: DurableRecord, question: Question): Promise<Asked> {
+    const left = record.holdId === question.hold.id ? question.hold : this.#adoptHold(record.holdId)
     if (left !== question.hold) left?.settle()
     // A hold that is still there has not been settled, whatever was written down just before a crash: its charge is counted now.
-    const isSettled = record.isSettled && (store.isShared || left === null)
-    const mine = { ...record, processId, isSettled }
-    await announce(id, mine, question)
-    return follow(plain, id, mine, question, FIRST_POLL_MS * random.next())
+    const isSettled = record.isSettled && (this.#store.isShared || left === null)
+    const mine = { ...record, processId: this.#processId, isSettled }
+    await this.#announce(id, mine, question)
+    return this.#follow(plain, id, mine, question, FIRST_POLL_MS * this.#random.next())
   }
 
   /** For the next process, and for those who wait for this flight. */
-  async function announce(id: string, record: DurableRecord, { lease }: Question): Promise<void> {
+  async #announce(id: string, record: DurableRecord, { lease }: Question): Promise<void> {
     const job: LeasedJob = { id, record }
-    await Promise.all([write(id, record), lease.submitted(JSON.stringify(job))])
+    await Promise.all([this.#write(id, record), lease.submitted(JSON.stringify(job))])
   }
 
   /** The job that came with the lease, as far as it has come by now. */
-  async function handedOver({ takeover }: Question): Promise<[string, DurableRecord] | null> {
+  async #handedOver({ takeover }: Question): Promise<[string, DurableRecord] | null> {
     if (takeover === null) return null
     const { id, record } = JSON.parse(takeover) as LeasedJob
-    orphans.delete(id)
-    const there = await store.get(SPACE, id)
+    this.#orphans.delete(id)
+    const there = await this.#store.get(SPACE, id)
     return [id, (there?.value as DurableRecord | undefined) ?? record]
   }
 
-  async function follow(
+  async #follow(
     plain: Upstream,
     id: string,
     record: DurableRecord,
     question: Question,
     firstMs: number,
   ): Promise<Asked> {
-    const poll = { ...question, call: dialect.toPoll(record.jobId ?? '', question.call) }
+    const poll = { ...question, call: this.#dialect.toPoll(record.jobId ?? '', question.call) }
     const course: Course = { rounds: 0, failures: 0, unknowns: 0 }
-    followed.set(id, question)
-    await sleep(firstMs)
+    this.#followed.set(id, question)
+    await this.#sleep(firstMs)
     for (;;) {
       const { verdict } = await plain.ask(poll)
       count(course, verdict)
-      const polled = judge(verdict, record, question, course)
-      if (polled.kind === 'over') return over(id, record, polled.verdict)
-      await sleep(polled.waitMs)
+      const polled = this.#judge(verdict, record, question, course)
+      if (polled.kind === 'over') return this.#over(id, record, polled.verdict)
+      await this.#sleep(polled.waitMs)
     }
   }
 
   /** Only upstream's word ends a job: that it has ended, that it is unknown, or that it is pending when it cannot be any more. */
-  function judge(verdict: Verdict, record: DurableRecord, question: Question, course: Course): Polled {
-    const ageMs = clock.wall() - record.submittedAt
+  #judge(verdict: Verdict, record: DurableRecord, question: Question, course: Course): Polled {
+    const ageMs = this.#clock.wall() - record.submittedAt
     if (verdict.kind === 'answered') {
-      const answer = dialect.toAnswer(question.call, verdict.reply)
-      if (answer) return { kind: 'over', verdict: ending(question, answer) }
+      const answer = this.#dialect.toAnswer(question.call, verdict.reply)
+      if (answer) return { kind: 'over', verdict: this.#ending(question, answer) }
       if (ageMs >= LONGEST_JOB_MS) {
-        const isPending = dialect.read(verdict.reply)?.status === 'pending'
+        const isPending = this.#dialect.read(verdict.reply)?.status === 'pending'
         // A document that nobody understands is all that will ever be known of a job that was paid for.
-        return { kind: 'over', verdict: isPending ? lost(question.call) : ending(question, verdict.reply) }
+        return { kind: 'over', verdict: isPending ? lost(question.call) : this.#ending(question, verdict.reply) }
       }
-      return { kind: 'pending', waitMs: pauseMs(course.rounds, LONGEST_POLL_MS) }
+      return { kind: 'pending', waitMs: this.#pauseMs(course.rounds, LONGEST_POLL_MS) }
     }
     if (course.unknowns >= BELIEVED || ageMs >= KEPT_MS) return { kind: 'over', verdict: lost(question.call) }
-    const backoffMs = pauseMs(course.failures, LONGEST_PAUSE_MS)
+    const backoffMs = this.#pauseMs(course.failures, LONGEST_PAUSE_MS)
     // A poll is free, and the job may be done long before upstream wants to be asked again.
     const askedMs = Math.min(verdict.retryAfterMs ?? 0, LONGEST_PAUSE_MS)
     return { kind: 'pending', waitMs: Math.max(backoffMs, askedMs) }
@@ -213,108 +248,89 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
    * What the job was done for, judged as if it had been asked at once; it was paid for when it was submitted. Upstream has tried a job that
    * failed three times already: it is submitted anew once at most.
    */
-  function ending({ call, key }: Question, reply: Reply): Verdict {
-    const verdict = profile.classify(call, { kind: 'reply', reply }, key)
+  #ending({ call, key }: Question, reply: Reply): Verdict {
+    const verdict = this.#profile.classify(call, { kind: 'reply', reply }, key)
     if (verdict.kind === 'answered') return verdict
     if (verdict.charge.state === 'free') return { repeatable: 'once', ...verdict }
     return { ...verdict, charge: { state: 'charged', credits: verdict.charge.credits } }
   }
 
-  async function over(id: string, record: DurableRecord, verdict: Verdict): Promise<Asked> {
-    followed.delete(id)
+  async #over(id: string, record: DurableRecord, verdict: Verdict): Promise<Asked> {
+    this.#followed.delete(id)
     const status = verdict.reply?.status ?? null
-    const there = (await store.get(SPACE, id))?.value as DurableRecord | undefined
+    const there = (await this.#store.get(SPACE, id))?.value as DurableRecord | undefined
     // This process was taken for dead: whoever has taken it up pays.
-    if (there && there.processId !== processId)
+    if (there && there.processId !== this.#processId)
       return { verdict: { ...verdict, charge: paidBefore }, status, trouble: null }
     if (verdict.kind === 'failed') {
-      await forget(id)
+      await this.#forget(id)
       return { verdict, status, trouble: null }
     }
     // Until the answer is kept, the job is the only way back to it.
-    await write(id, { ...record, isSettled: true })
-    void sleep(SAFE_AFTER_MS).then(() => forget(id))
+    await this.#write(id, { ...record, isSettled: true })
+    void this.#sleep(SAFE_AFTER_MS).then(() => this.#forget(id))
     return { verdict: record.isSettled ? { ...verdict, charge: paidBefore } : verdict, status, trouble: null }
   }
 
   /** Who wants a fresh answer takes up only a job of somebody who did, too. */
-  async function adopt({ call, client, cacheKey }: Question): Promise<[string, DurableRecord] | null> {
+  async #adopt({ call, client, cacheKey }: Question): Promise<[string, DurableRecord] | null> {
     const wanted = identityOf(cacheKey, call, client.name)
-    for (const [id, record] of orphans) {
+    for (const [id, record] of this.#orphans) {
       const isSame = identityOf(record.cacheKey, record.call, record.client) === wanted
       if (!isSame || (call.bypass && !record.call.bypass)) continue
-      orphans.delete(id)
-      const there = (await store.get(SPACE, id))?.value as DurableRecord | undefined
+      this.#orphans.delete(id)
+      const there = (await this.#store.get(SPACE, id))?.value as DurableRecord | undefined
       // Another replica has got it with the lease.
-      if (there?.processId === processId) return [id, record]
+      if (there?.processId === this.#processId) return [id, record]
     }
     return null
   }
 
-  async function leftBehind(): Promise<LeftBehind> {
-    await (searched = search())
-    return { submitted: untold.submitted.splice(0), lost: untold.lost.splice(0) }
-  }
-
   /** Of several that search at the same time one gets it. */
-  async function search(): Promise<void> {
+  async #search(): Promise<void> {
     const verdicts = new Map<string, Promise<boolean>>()
-    for (const [id, value] of await store.list(SPACE)) {
+    for (const [id, value] of await this.#store.list(SPACE)) {
       const { processId: owner } = value as DurableRecord
-      const isDead = verdicts.get(owner) ?? session.isLost(owner)
+      const isDead = verdicts.get(owner) ?? this.#session.isLost(owner)
       verdicts.set(owner, isDead)
-      if (await isDead) await claim(id, owner)
+      if (await isDead) await this.#claim(id, owner)
     }
   }
 
-  async function claim(id: string, owner: string): Promise<void> {
-    const there = await store.get(SPACE, id)
+  async #claim(id: string, owner: string): Promise<void> {
+    const there = await this.#store.get(SPACE, id)
     const record = there?.value as DurableRecord | undefined
     if (!there || record?.processId !== owner) return
     // Who wanted a fresh answer has got it: nobody else may be given it as theirs. What was being submitted is not heard of again.
     const isLost = record.jobId === null
     const isUseless = isLost || (record.isSettled && record.call.bypass)
-    const mine = { ...record, processId }
-    const swapped = await store.swap(isUseless ? gone(id) : recorded(id, mine), there.revision)
+    const mine = { ...record, processId: this.#processId }
+    const swapped = await this.#store.swap(isUseless ? gone(id) : recorded(id, mine), there.revision)
     if (swapped.kind !== 'written') return
-    if (isLost) untold.lost.push(record)
+    if (isLost) this.#untold.lost.push(record)
     if (isUseless) return
-    orphans.set(id, mine)
-    untold.submitted.push(mine)
+    this.#orphans.set(id, mine)
+    this.#untold.submitted.push(mine)
   }
 
-  function close(): readonly HandedOver[] {
-    isClosed = true
-    for (const timer of sleeping) timer.cancel()
-    sleeping.clear()
-    const left = Array.from(followed.values(), ({ identity, client, call }) => ({
-      requestId: identity.id,
-      client: client.name,
-      scraper: call.scraper,
-      credits: call.priceCredits,
-    }))
-    followed.clear()
-    return left
-  }
-
-  function sleep(ms: number): Promise<void> {
+  #sleep(ms: number): Promise<void> {
     return new Promise((resolve) => {
-      if (isClosed) return
-      const timer = clock.after(ms, () => {
-        sleeping.delete(timer)
+      if (this.#isClosed) return
+      const timer = this.#clock.after(ms, () => {
+        this.#sleeping.delete(timer)
         resolve()
       })
-      sleeping.add(timer)
+      this.#sleeping.add(timer)
     })
   }
 
   /** Spread by a fifth, so that jobs submitted together are not polled together. */
-  function pauseMs(round: number, longestMs: number): number {
-    return Math.min(longestMs, FIRST_POLL_MS * POLL_GROWTH ** round) * (0.8 + 0.4 * random.next())
+  #pauseMs(round: number, longestMs: number): number {
+    return Math.min(longestMs, FIRST_POLL_MS * POLL_GROWTH ** round) * (0.8 + 0.4 * this.#random.next())
   }
 
-  function recordOf({ cacheKey, call, client, key, hold }: Question): DurableRecord {
-    const submittedAt = clock.wall()
+  #recordOf({ cacheKey, call, client, key, hold }: Question): DurableRecord {
+    const submittedAt = this.#clock.wall()
     return {
       cacheKey,
       call,
@@ -324,17 +340,21 @@ export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
       jobId: null,
       submittedAt,
       isSettled: false,
-      processId,
+      processId: this.#processId,
     }
   }
 
-  function write(id: string, record: DurableRecord): Promise<void> {
-    return store.put([recorded(id, record)])
+  #write(id: string, record: DurableRecord): Promise<void> {
+    return this.#store.put([recorded(id, record)])
   }
 
-  function forget(id: string): Promise<void> {
-    return store.put([gone(id)])
+  #forget(id: string): Promise<void> {
+    return this.#store.put([gone(id)])
   }
+}
+
+export function createDurableUpstream(ports: DurablePorts): DurableUpstream {
+  return new DurableJobs(ports)
 }
 
 function recorded(id: string, record: DurableRecord): DiskRecord {

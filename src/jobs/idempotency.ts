@@ -71,24 +71,35 @@ const UNAVAILABLE_RETRY_MS = 2_000
 /** Between two looks at what another process submits. */
 const LOOK_MS = 250
 
-export function createIdempotency({ questionKey, store, clock, random, session }: Ports): Idempotency {
-  const underWay = new Map<string, UnderWay>()
+class IdempotencyKeys implements Idempotency {
+  readonly #questionKey: (submission: Call) => string | null
+  readonly #store: JobStore
+  readonly #clock: Clock
+  readonly #random: Pick<Random, 'id'>
+  readonly #session: Pick<Session, 'id' | 'isGone'>
+  readonly #underWay = new Map<string, UnderWay>()
 
-  return { once }
+  constructor({ questionKey, store, clock, random, session }: Ports) {
+    this.#questionKey = questionKey
+    this.#store = store
+    this.#clock = clock
+    this.#random = random
+    this.#session = session
+  }
 
-  async function once(
+  readonly once = async (
     submission: Submission,
     submit: (through: Through) => Promise<Outcome>,
     accepted: (landing: Landing) => readonly DiskRecord[],
-  ): Promise<Outcome> {
+  ): Promise<Outcome> => {
     const { request, client, call, idempotencyKey } = submission
     const name = nameOf(client, idempotencyKey)
-    const parameters = parametersOf(call, questionKey(call))
+    const parameters = parametersOf(call, this.#questionKey(call))
     for (;;) {
-      const other = underWay.get(name)
-      if (!other) return first(request, name, parameters, submit, accepted)
+      const other = this.#underWay.get(name)
+      if (!other) return this.#first(request, name, parameters, submit, accepted)
       if ((await other.parameters) !== parameters) throw otherParameters()
-      const ended = await patiently(request, other.ended)
+      const ended = await this.#patiently(request, other.ended)
       if (ended === 'gone') return { kind: 'gone' }
       if (ended === 'late') throw stillSubmitting()
       if (ended?.verdict.kind === 'failed') {
@@ -98,7 +109,7 @@ export function createIdempotency({ questionKey, store, clock, random, session }
   }
 
   /** Of those who come to this process. */
-  async function first(
+  async #first(
     request: ProxyRequest,
     name: string,
     parameters: string,
@@ -107,22 +118,27 @@ export function createIdempotency({ questionKey, store, clock, random, session }
   ): Promise<Outcome> {
     const { promise: ended, resolve } = Promise.withResolvers<Landing | null>()
     const known = Promise.withResolvers<string>()
-    const { id: processId } = session
-    const takenAt = clock.wall()
-    const taken: Taken = { parameters, state: 'submitting', processId, claim: random.id(), takenAt, reply: null }
-    underWay.set(name, { parameters: known.promise, ended })
+    const { id: processId } = this.#session
+    const takenAt = this.#clock.wall()
+    const taken: Taken = { parameters, state: 'submitting', processId, claim: this.#random.id(), takenAt, reply: null }
+    this.#underWay.set(name, { parameters: known.promise, ended })
     let isAloft = false
     let isMine = false
-    try {
-      const outcome = await claim(request, name, taken, known.resolve)
-      if (outcome) return outcome
-      isMine = true
-      return await submit(through)
-    } finally {
-      if (!isAloft) await end(null, isMine ? [freed(name)] : [])
+    const end = async (landing: Landing | null, records: readonly DiskRecord[]): Promise<void> => {
+      if (records.length > 0) await this.#store.put(records)
+      this.#underWay.delete(name)
+      resolve(landing)
     }
-
-    async function through(flight: Promise<Landing>): Promise<Landing> {
+    const settled = (landing: Landing): readonly DiskRecord[] => {
+      const { verdict, attempts } = landing
+      if (verdict.kind === 'answered') {
+        const reply = keep(verdict.reply)
+        return [recordOf(name, { ...taken, state: 'submitted', reply }), ...accepted(landing)]
+      }
+      const isSafe = attempts.every(({ charge }) => charge.state === 'free')
+      return [isSafe ? freed(name) : recordOf(name, { ...taken, state: 'unknown' })]
+    }
+    const through: Through = async (flight) => {
       isAloft = true
       try {
         const landing = await flight
@@ -135,33 +151,25 @@ export function createIdempotency({ questionKey, store, clock, random, session }
         throw error
       }
     }
-
-    function settled(landing: Landing): readonly DiskRecord[] {
-      const { verdict, attempts } = landing
-      if (verdict.kind === 'answered') {
-        const reply = keep(verdict.reply)
-        return [recordOf(name, { ...taken, state: 'submitted', reply }), ...accepted(landing)]
-      }
-      const isSafe = attempts.every(({ charge }) => charge.state === 'free')
-      return [isSafe ? freed(name) : recordOf(name, { ...taken, state: 'unknown' })]
-    }
-
-    async function end(landing: Landing | null, records: readonly DiskRecord[]): Promise<void> {
-      if (records.length > 0) await store.put(records)
-      underWay.delete(name)
-      resolve(landing)
+    try {
+      const outcome = await this.#claim(request, name, taken, known.resolve)
+      if (outcome) return outcome
+      isMine = true
+      return await submit(through)
+    } finally {
+      if (!isAloft) await end(null, isMine ? [freed(name)] : [])
     }
   }
 
   /** Null = the key is ours. Whoever submits elsewhere and lives is waited for. */
-  async function claim(
+  async #claim(
     request: ProxyRequest,
     name: string,
     taken: Taken,
     tell: (parameters: string) => void,
   ): Promise<Outcome | null> {
     for (;;) {
-      const said = await store.claim(recordOf(name, taken))
+      const said = await this.#store.claim(recordOf(name, taken))
       if (said.kind === 'away') throw unavailable()
       const there = (said.kind === 'written' ? taken : said.there?.value) as Taken | undefined
       tell(there?.parameters ?? taken.parameters)
@@ -169,12 +177,12 @@ export function createIdempotency({ questionKey, store, clock, random, session }
       if (!there) throw fateUnknown()
       if (there.parameters !== taken.parameters) throw otherParameters()
       if (there.reply) return { kind: 'job', reply: restore(there.reply), idempotentReplay: true }
-      if (there.state !== 'submitting' || (await session.isGone(there.processId))) throw fateUnknown()
+      if (there.state !== 'submitting' || (await this.#session.isGone(there.processId))) throw fateUnknown()
       // A neighbour in the same process, which nobody here can hear.
-      if (there.processId === session.id) throw stillSubmitting()
+      if (there.processId === this.#session.id) throw stillSubmitting()
       const { promise: rested, resolve } = Promise.withResolvers<'rested'>()
-      const timer = clock.after(LOOK_MS, () => resolve('rested'))
-      const ended = await patiently(request, rested)
+      const timer = this.#clock.after(LOOK_MS, () => resolve('rested'))
+      const ended = await this.#patiently(request, rested)
       timer.cancel()
       if (ended === 'gone') return { kind: 'gone' }
       if (ended === 'late') throw stillSubmitting()
@@ -182,10 +190,10 @@ export function createIdempotency({ questionKey, store, clock, random, session }
   }
 
   /** Waits as long as the caller would, and no longer than is decent. */
-  function patiently<T>(request: ProxyRequest, work: Promise<T>): Promise<T | 'gone' | 'late'> {
+  #patiently<T>(request: ProxyRequest, work: Promise<T>): Promise<T | 'gone' | 'late'> {
     const patienceMs = Math.min(LONGEST_WAIT_MS, request.patienceMs ?? Number.POSITIVE_INFINITY)
     return new Promise((resolve) => {
-      const timer = clock.after(request.arrivedAt + patienceMs - clock.now(), () => settle('late'))
+      const timer = this.#clock.after(request.arrivedAt + patienceMs - this.#clock.now(), () => settle('late'))
       let stopListening = (): void => {}
       let isSettled = false
       stopListening = request.onGone(() => settle('gone'))
@@ -201,6 +209,10 @@ export function createIdempotency({ questionKey, store, clock, random, session }
       }
     })
   }
+}
+
+export function createIdempotency(ports: Ports): Idempotency {
+  return new IdempotencyKeys(ports)
 }
 
 function recordOf(name: string, taken: Taken): DiskRecord {

@@ -19,214 +19,232 @@ const RETRY_MS = 1_000
 const MAX_OWN = 20_000
 const BATCH = 100
 
-export function createSharedJobStore(records: SharedRecords, clock: Clock, maxOwn = MAX_OWN): SharedJobStore {
+class RedisJobStore implements SharedJobStore {
+  readonly #records: SharedRecords
+  readonly #clock: Clock
+  readonly #maxOwn: number
   /** The newest of each record that this process has written, the oldest first. */
-  const own = new Map<string, DiskRecord>()
-  const local = createLocalJobStore({
-    put: remember,
-    secure: async () => true,
-    get: ownValue,
-    list: ownList,
-    isRead: true,
-    onRead() {},
-  })
+  readonly #own = new Map<string, DiskRecord>()
+  readonly #local: JobStore
   /**
    * Names of those that are not there yet. Null = whatever is there is older; else only what is one of these texts, because it was
    * written where nothing was known.
    */
-  const late = new Map<string, string[] | null>()
+  readonly #late = new Map<string, string[] | null>()
   /** Claims that may be in the store although the caller was told `away`. */
-  const unsure = new Map<string, DiskRecord>()
-  let retry: Timer | null = null
-  let isClosed = false
+  readonly #unsure = new Map<string, DiskRecord>()
+  #retry: Timer | null = null
+  #isClosed = false
+  readonly isShared: SharedJobStore['isShared']
 
-  return { isShared: true, put, get, list, swap, claim, close }
-
-  async function put(list: readonly DiskRecord[]): Promise<void> {
-    remember(list)
-    await send(list.filter((record) => !givesWay(record)))
+  constructor(records: SharedRecords, clock: Clock, maxOwn = MAX_OWN) {
+    this.#records = records
+    this.#clock = clock
+    this.#maxOwn = maxOwn
+    this.#local = createLocalJobStore({
+      put: this.#remember,
+      secure: async () => true,
+      get: this.#ownValue,
+      list: this.#ownList,
+      isRead: true,
+      onRead() {},
+    })
+    this.isShared = true
   }
 
-  async function get(space: string, key: string): Promise<Written | null> {
-    if (late.has(nameOf(space, key))) return local.get(space, key)
-    const said = await records.get(space, key)
-    if (said.kind === 'away') return local.get(space, key)
-    return said.value ?? restored(space, key)
+  readonly put = async (list: readonly DiskRecord[]): Promise<void> => {
+    this.#remember(list)
+    await this.#send(list.filter((record) => !this.#givesWay(record)))
   }
 
-  async function list(space: string): Promise<readonly (readonly [string, unknown])[]> {
-    const said = await records.list(space)
-    if (said.kind === 'away') return [...ownList(space)]
+  readonly get = async (space: string, key: string): Promise<Written | null> => {
+    if (this.#late.has(nameOf(space, key))) return this.#local.get(space, key)
+    const said = await this.#records.get(space, key)
+    if (said.kind === 'away') return this.#local.get(space, key)
+    return said.value ?? this.#restored(space, key)
+  }
+
+  readonly list = async (space: string): Promise<readonly (readonly [string, unknown])[]> => {
+    const said = await this.#records.list(space)
+    if (said.kind === 'away') return this.#ownList(space)
     const all = new Map(said.value)
-    for (const name of late.keys()) {
-      const record = own.get(name)
+    for (const name of this.#late.keys()) {
+      const record = this.#own.get(name)
       if (record?.space === space) all.set(record.key, record.value)
     }
     return [...all].filter(([, value]) => value !== null)
   }
 
-  async function swap(record: DiskRecord, revision: string | null, others: readonly DiskRecord[] = []): Promise<Swap> {
+  readonly swap = async (
+    record: DiskRecord,
+    revision: string | null,
+    others: readonly DiskRecord[] = [],
+  ): Promise<Swap> => {
     const { space, key } = record
     // What this process has not given back is there, also when the store has lost it.
-    if (late.has(nameOf(space, key)) || (revision === null && ownValue(space, key) !== null)) {
-      return swapHere(record, revision, others)
+    if (this.#late.has(nameOf(space, key)) || (revision === null && this.#ownValue(space, key) !== null)) {
+      return this.#swapHere(record, revision, others)
     }
-    const said = await records.swap(record, revision, others)
-    if (said.kind === 'away') return swapHere(record, revision, others)
-    if (said.value.kind === 'written') acknowledge([record, ...others])
+    const said = await this.#records.swap(record, revision, others)
+    if (said.kind === 'away') return this.#swapHere(record, revision, others)
+    if (said.value.kind === 'written') this.#acknowledge([record, ...others])
     return said.value
   }
 
-  async function claim(
+  readonly claim = async (
     record: DiskRecord,
     others: readonly DiskRecord[] = [],
-  ): Promise<Swap | { readonly kind: 'away' }> {
+  ): Promise<Swap | { readonly kind: 'away' }> => {
     const { space, key } = record
     const name = nameOf(space, key)
-    if (ownValue(space, key) !== null) return local.swap(record, null, others)
-    const earlier = unsure.get(name)
-    if (earlier && !(await withdraw(name, earlier))) return { kind: 'away' }
-    const said = await records.swap(record, null, others)
+    if (this.#ownValue(space, key) !== null) return this.#local.swap(record, null, others)
+    const earlier = this.#unsure.get(name)
+    if (earlier && !(await this.#withdraw(name, earlier))) return { kind: 'away' }
+    const said = await this.#records.swap(record, null, others)
     if (said.kind === 'away') {
-      if (said.sent) unsure.set(name, record)
-      again()
+      if (said.sent) this.#unsure.set(name, record)
+      this.#again()
       return { kind: 'away' }
     }
-    if (said.value.kind === 'written') acknowledge([record, ...others])
+    if (said.value.kind === 'written') this.#acknowledge([record, ...others])
     return said.value
+  }
+
+  readonly close = (): void => {
+    this.#isClosed = true
+    this.#retry?.cancel()
   }
 
   /** Deletes a claim that nobody relies on. False = the store is away. */
-  async function withdraw(name: string, record: DiskRecord): Promise<boolean> {
-    const there = await records.get(record.space, record.key)
+  async #withdraw(name: string, record: DiskRecord): Promise<boolean> {
+    const there = await this.#records.get(record.space, record.key)
     if (there.kind === 'away') return false
     const isOurs = JSON.stringify(there.value?.value) === JSON.stringify(record.value)
-    const said = isOurs ? await records.swap({ ...record, value: null }, there.value?.revision ?? null) : there
+    const said = isOurs ? await this.#records.swap({ ...record, value: null }, there.value?.revision ?? null) : there
     if (said.kind === 'away') return false
-    if (unsure.get(name) === record) unsure.delete(name)
+    if (this.#unsure.get(name) === record) this.#unsure.delete(name)
     return true
   }
 
-  function acknowledge(list: readonly DiskRecord[]): void {
-    remember(list)
-    for (const one of list) settle(nameOf(one.space, one.key), one)
+  #acknowledge(list: readonly DiskRecord[]): void {
+    this.#remember(list)
+    for (const one of list) this.#settle(nameOf(one.space, one.key), one)
   }
 
   /** A revision of there is none of here: what was read there and can be written only here has not been changed here. */
-  async function swapHere(record: DiskRecord, revision: string | null, others: readonly DiskRecord[]): Promise<Swap> {
+  async #swapHere(record: DiskRecord, revision: string | null, others: readonly DiskRecord[]): Promise<Swap> {
     const { space, key, value } = record
-    const mine = await local.get(space, key)
-    const swapped = await local.swap(record, revision === null ? null : (mine?.revision ?? null), others)
+    const mine = await this.#local.get(space, key)
+    const swapped = await this.#local.swap(record, revision === null ? null : (mine?.revision ?? null), others)
     if (swapped.kind !== 'written') return swapped
     const name = nameOf(space, key)
-    if (revision === null && !late.has(name)) late.set(name, [JSON.stringify(value)])
-    await send([record, ...others].filter((one) => !givesWay(one)))
-    again()
+    if (revision === null && !this.#late.has(name)) this.#late.set(name, [JSON.stringify(value)])
+    await this.#send([record, ...others].filter((one) => !this.#givesWay(one)))
+    this.#again()
     return swapped
   }
 
   /** It waits for its turn, and whoever was first is right. */
-  function givesWay({ space, key, value }: DiskRecord): boolean {
-    const texts = late.get(nameOf(space, key))
+  #givesWay({ space, key, value }: DiskRecord): boolean {
+    const texts = this.#late.get(nameOf(space, key))
     texts?.push(JSON.stringify(value))
     return Boolean(texts)
   }
 
-  async function send(list: readonly DiskRecord[]): Promise<void> {
+  async #send(list: readonly DiskRecord[]): Promise<void> {
     if (list.length === 0) return
-    const said = await records.put(list)
+    const said = await this.#records.put(list)
     for (const record of list) {
       const name = nameOf(record.space, record.key)
       // A newer one takes care of itself.
-      if (own.get(name) !== record) continue
-      if (said.kind === 'known') settle(name, record)
-      else late.set(name, null)
+      if (this.#own.get(name) !== record) continue
+      if (said.kind === 'known') this.#settle(name, record)
+      else this.#late.set(name, null)
     }
-    again()
+    this.#again()
   }
 
-  function settle(name: string, { value }: DiskRecord): void {
-    late.delete(name)
-    if (value === null) own.delete(name)
+  #settle(name: string, { value }: DiskRecord): void {
+    this.#late.delete(name)
+    if (value === null) this.#own.delete(name)
   }
 
-  function again(): void {
-    if (isClosed || late.size + unsure.size === 0) return
-    retry ??= clock.after(RETRY_MS, () => {
-      void catchUp().finally(() => {
-        retry = null
-        again()
+  #again(): void {
+    if (this.#isClosed || this.#late.size + this.#unsure.size === 0) return
+    this.#retry ??= this.#clock.after(RETRY_MS, () => {
+      void this.#catchUp().finally(() => {
+        this.#retry = null
+        this.#again()
       })
     })
   }
 
-  async function catchUp(): Promise<void> {
-    const waiting = [...late].slice(0, BATCH)
+  async #catchUp(): Promise<void> {
+    const waiting = [...this.#late].slice(0, BATCH)
     const sure = waiting.filter(([, texts]) => texts === null)
-    await send(sure.flatMap(([name]) => own.get(name) ?? []))
-    for (const [name, texts] of waiting) if (texts && !(await offer(name, texts))) return
-    for (const [name, record] of [...unsure].slice(0, BATCH)) if (!(await withdraw(name, record))) return
+    await this.#send(sure.flatMap(([name]) => this.#own.get(name) ?? []))
+    for (const [name, texts] of waiting) if (texts && !(await this.#offer(name, texts))) return
+    for (const [name, record] of [...this.#unsure].slice(0, BATCH)) if (!(await this.#withdraw(name, record))) return
   }
 
   /** False = the store is away. */
-  async function offer(name: string, texts: readonly string[]): Promise<boolean> {
-    const record = own.get(name)
-    if (!record) return late.delete(name)
-    const said = await records.swap(record, null)
+  async #offer(name: string, texts: readonly string[]): Promise<boolean> {
+    const record = this.#own.get(name)
+    if (!record) return this.#late.delete(name)
+    const said = await this.#records.swap(record, null)
     if (said.kind === 'away') return false
     const there = said.value.kind === 'written' ? record : said.value.there
     const isOurs = there !== null && texts.includes(JSON.stringify(there.value))
     if (!isOurs) {
-      late.delete(name)
-      own.delete(name)
-    } else if (said.value.kind === 'written' && own.get(name) === record) {
-      settle(name, record)
+      this.#late.delete(name)
+      this.#own.delete(name)
+    } else if (said.value.kind === 'written' && this.#own.get(name) === record) {
+      this.#settle(name, record)
     } else {
-      late.set(name, null)
+      this.#late.set(name, null)
     }
     return true
   }
 
-  function restored(space: string, key: string): Promise<Written | null> {
-    if (ownValue(space, key) !== null) {
-      late.set(nameOf(space, key), null)
-      again()
+  #restored(space: string, key: string): Promise<Written | null> {
+    if (this.#ownValue(space, key) !== null) {
+      this.#late.set(nameOf(space, key), null)
+      this.#again()
     }
-    return local.get(space, key)
+    return this.#local.get(space, key)
   }
 
-  function remember(list: readonly DiskRecord[]): void {
+  readonly #remember = (list: readonly DiskRecord[]): void => {
     for (const record of list) {
       const name = nameOf(record.space, record.key)
-      own.delete(name)
-      own.set(name, record)
+      this.#own.delete(name)
+      this.#own.set(name, record)
     }
-    for (const [name, record] of own) {
-      if (own.size <= maxOwn && (isGood(record) || late.has(name))) break
-      own.delete(name)
-      late.delete(name)
-    }
-  }
-
-  function ownValue(space: string, key: string): unknown {
-    const record = own.get(nameOf(space, key))
-    return record && isGood(record) ? record.value : null
-  }
-
-  function* ownList(space: string): Iterable<readonly [string, unknown]> {
-    for (const record of own.values()) {
-      if (record.space === space && record.value !== null && isGood(record)) yield [record.key, record.value]
+    for (const [name, record] of this.#own) {
+      if (this.#own.size <= this.#maxOwn && (this.#isGood(record) || this.#late.has(name))) break
+      this.#own.delete(name)
+      this.#late.delete(name)
     }
   }
 
-  function isGood({ expiresAt }: DiskRecord): boolean {
-    return expiresAt === null || expiresAt > clock.wall()
+  readonly #ownValue = (space: string, key: string): unknown => {
+    const record = this.#own.get(nameOf(space, key))
+    return record && this.#isGood(record) ? record.value : null
   }
 
-  function close(): void {
-    isClosed = true
-    retry?.cancel()
+  readonly #ownList = (space: string): readonly (readonly [string, unknown])[] => {
+    return [...this.#own.values()]
+      .filter((record) => record.space === space && record.value !== null && this.#isGood(record))
+      .map(({ key, value }) => [key, value] as const)
   }
+
+  #isGood({ expiresAt }: DiskRecord): boolean {
+    return expiresAt === null || expiresAt > this.#clock.wall()
+  }
+}
+
+export function createSharedJobStore(records: SharedRecords, clock: Clock, maxOwn = MAX_OWN): SharedJobStore {
+  return new RedisJobStore(records, clock, maxOwn)
 }
 
 function nameOf(space: string, key: string): string {

@@ -2,6 +2,8 @@
  * Gives upstream keys to requests, heavier ones more often, and learns from every verdict which keys must rest. Where a key is being
  * tried, or comes back within moments, a request waits for it; otherwise it is told when it does. A key may get another secret while
  * the proxy runs: that is another key, and what is said of the old one is dropped. The secrets are revealed here and nowhere else.
+ *
+ * Longer than other files, because the choice of a key and what changes its state belong together.
  */
 import { ProxyError } from '../errors.ts'
 import type { FailureClass } from '../failures.ts'
@@ -100,68 +102,120 @@ export function createKeys({ clock, random, emit, memory = noMemory, ...policy }
   return pool
 }
 
-function poolOf(surroundings: Surroundings, policy: KeysPolicy, before: readonly Key[]): KeyPool {
-  const { clock, random, emit, memory } = surroundings
-  const { keyRest } = policy
-  const keys = policy.keys.map(({ name, secret, weight }): Key => ({ known: knownAs(name, secret), weight, turn: 0 }))
+class Pool implements KeyPool {
+  readonly #surroundings: Surroundings
+  readonly #before: readonly Key[]
+  readonly #clock: Clock
+  readonly #random: Random
+  readonly #emit: Emit
+  readonly #memory: KeyMemory
+  readonly #keyRest: KeyRest
+  readonly #keys: Key[]
 
-  function knownAs(name: string, secret: Secret): Known {
-    const known = before.find((one) => one.known.name === name)?.known
-    if (!known) return { name, secret, condition: memory.recall(name, secret), blockedQuestion: null }
-    // Whoever still asks with the old secret keeps it: it may be of another upstream.
-    return known.secret.reveal() === secret.reveal() ? known : { name, secret, condition: ready, blockedQuestion: null }
+  constructor(surroundings: Surroundings, policy: KeysPolicy, before: readonly Key[]) {
+    this.#surroundings = surroundings
+    this.#before = before
+    const { clock, random, emit, memory } = surroundings
+    this.#clock = clock
+    this.#random = random
+    this.#emit = emit
+    this.#memory = memory
+    const { keyRest } = policy
+    this.#keyRest = keyRest
+    this.#keys = policy.keys.map(({ name, secret, weight }): Key => ({
+      known: this.#knownAs(name, secret),
+      weight,
+      turn: 0,
+    }))
   }
 
-  function inForce(): void {
-    surroundings.reported = new Set(keys.map(({ known }) => known))
-    for (const known of surroundings.reported) {
-      change(known, restEnded(known.condition, clock.now()))
-      memory.note(known.name, known.secret, known.condition)
-    }
-  }
-
-  async function lease(call: Call, turn: Turn): Promise<KeyLease> {
+  readonly lease = async (call: Call, turn: Turn): Promise<KeyLease> => {
     for (;;) {
       // The attempt has waited for a place, credits, the shared lease, or for a key, since this was last checked.
       if (turn.startableMs() <= 0)
         throw new ProxyError('DEADLINE_EXCEEDED', 'The time for this request was up before upstream could be asked.')
       if (call.endpoint === 'status') return noKeyNeeded
-      const key = nextInTurn(usable(turn.spentKeys))
-      if (key) return acquired(key, call)
-      const waitMs = worthwhileWait(turn)
-      if (waitMs === null) throw noneAvailable(turn.spentKeys)
-      await changeWithin(waitMs)
+      const key = nextInTurn(this.#usable(turn.spentKeys))
+      if (key) return this.#acquired(key, call)
+      const waitMs = this.#worthwhileWait(turn)
+      if (waitMs === null) throw this.#noneAvailable(turn.spentKeys)
+      await this.#changeWithin(waitMs)
     }
   }
 
-  function changeWithin(ms: number): Promise<void> {
+  readonly hasOther = (spent: ReadonlySet<string>): boolean => {
+    return this.#usable(spent).length > 0
+  }
+
+  readonly refusal: KeyPool['refusal'] = () => this.#noneAvailable(new Set())
+
+  readonly replace = (name: string, secret: Secret): boolean => {
+    const known = this.#named(name)
+    if (!known || known.secret.reveal() === secret.reveal()) return false
+    known.secret = secret
+    known.blockedQuestion = null
+    this.#change(known, ready)
+    this.#memory.note(name, secret, ready)
+    return true
+  }
+
+  readonly heed = (name: string, reason: FailureClass, untilAt: number): void => {
+    const known = this.#named(name)
+    if (known) this.#change(known, told(this.#current(known), { reason, untilAt }, this.#clock.now()))
+  }
+
+  readonly tryNow = (name: string): KeyStatus | null => {
+    const known = this.#named(name)
+    if (!known) return null
+    this.#change(known, restEnded(this.#current(known), this.#clock.now()))
+    return this.#statusOf(known)
+  }
+
+  readonly under: KeyPool['under'] = (next) => poolOf(this.#surroundings, next, this.#keys)
+
+  readonly inForce = (): void => {
+    this.#surroundings.reported = new Set(this.#keys.map(({ known }) => known))
+    for (const known of this.#surroundings.reported) {
+      this.#change(known, restEnded(known.condition, this.#clock.now()))
+      this.#memory.note(known.name, known.secret, known.condition)
+    }
+  }
+
+  readonly states = (): KeyStatus[] => {
+    return this.#keys.map(({ known }) => this.#statusOf(known))
+  }
+
+  #knownAs(name: string, secret: Secret): Known {
+    const known = this.#before.find((one) => one.known.name === name)?.known
+    if (!known) return { name, secret, condition: this.#memory.recall(name, secret), blockedQuestion: null }
+    // Whoever still asks with the old secret keeps it: it may be of another upstream.
+    return known.secret.reveal() === secret.reveal() ? known : { name, secret, condition: ready, blockedQuestion: null }
+  }
+
+  #changeWithin(ms: number): Promise<void> {
     return new Promise((resolve) => {
-      const timer = clock.after(ms, wake)
-      surroundings.waiting.add(wake)
-      function wake(): void {
+      const wake = (): void => {
         timer.cancel()
-        surroundings.waiting.delete(wake)
+        this.#surroundings.waiting.delete(wake)
         resolve()
       }
+      const timer = this.#clock.after(ms, wake)
+      this.#surroundings.waiting.add(wake)
     })
   }
 
-  function hasOther(spent: ReadonlySet<string>): boolean {
-    return usable(spent).length > 0
-  }
-
-  function acquired({ known }: Key, call: Call): KeyLease {
+  #acquired({ known }: Key, call: Call): KeyLease {
     const isTrial = known.condition.kind === 'resting'
     const { name, secret } = known
-    become(known, used(known.condition, clock.now()))
+    this.#become(known, used(known.condition, this.#clock.now()))
     return {
       name,
       secret: secret.reveal(),
-      report(verdict: Verdict) {
-        if (known.secret !== secret || mayBeTheQuestion(known, call, verdict)) return
-        const isLast = isNoneOpen(known)
-        const judging = { isTrial, isLast, rest: keyRest, now: clock.now(), chance: random.next }
-        change(known, judged(current(known), verdict, judging))
+      report: (verdict: Verdict) => {
+        if (known.secret !== secret || this.#mayBeTheQuestion(known, call, verdict)) return
+        const isLast = this.#isNoneOpen(known)
+        const judging = { isTrial, isLast, rest: this.#keyRest, now: this.#clock.now(), chance: this.#random.next }
+        this.#change(known, judged(this.#current(known), verdict, judging))
       },
     }
   }
@@ -170,129 +224,95 @@ function poolOf(surroundings: Surroundings, policy: KeysPolicy, before: readonly
    * A firewall may refuse one prompt: that must not take the last key from everybody else. It rests once two different questions in a
    * row were blocked.
    */
-  function mayBeTheQuestion(known: Known, { promptHash }: Call, verdict: Verdict): boolean {
+  #mayBeTheQuestion(known: Known, { promptHash }: Call, verdict: Verdict): boolean {
     const isBlocked = verdict.kind === 'failed' && verdict.class === 'blocked'
     const isFirst = known.blockedQuestion === null || known.blockedQuestion === promptHash
     if (isBlocked) known.blockedQuestion = promptHash
     else if (verdict.kind === 'answered') known.blockedQuestion = null
-    return isBlocked && isFirst && !hasOther(new Set([known.name]))
+    return isBlocked && isFirst && !this.hasOther(new Set([known.name]))
   }
 
-  function replace(name: string, secret: Secret): boolean {
-    const known = named(name)
-    if (!known || known.secret.reveal() === secret.reveal()) return false
-    known.secret = secret
-    known.blockedQuestion = null
-    change(known, ready)
-    memory.note(name, secret, ready)
-    return true
-  }
-
-  function heed(name: string, reason: FailureClass, untilAt: number): void {
-    const known = named(name)
-    if (known) change(known, told(current(known), { reason, untilAt }, clock.now()))
-  }
-
-  function tryNow(name: string): KeyStatus | null {
-    const known = named(name)
-    if (!known) return null
-    change(known, restEnded(current(known), clock.now()))
-    return statusOf(known)
-  }
-
-  function named(name: string): Known | undefined {
-    return keys.find(({ known }) => known.name === name)?.known
+  #named(name: string): Known | undefined {
+    return this.#keys.find(({ known }) => known.name === name)?.known
   }
 
   /** How long to wait for a key that is being tried, or that comes back by itself and soon; null = do not. */
-  function worthwhileWait(turn: Turn): number | null {
-    const next = firstToReturn(turn.spentKeys)
+  #worthwhileWait(turn: Turn): number | null {
+    const next = this.#firstToReturn(turn.spentKeys)
     if (next?.condition.kind !== 'resting') return null
     const { trialAt, reason, untilAt } = next.condition
-    const now = clock.now()
+    const now = this.#clock.now()
     const isWorthIt = trialAt !== null || (reason === 'rateLimited' && untilAt - now <= worthWaitingMs)
-    const waitMs = ((nextUse(next) ?? now) - now) * (1 + spread * random.next())
+    const waitMs = ((this.#nextUse(next) ?? now) - now) * (1 + spread * this.#random.next())
     return isWorthIt && waitMs < turn.startableMs() ? Math.max(1, waitMs) : null
   }
 
-  function noneAvailable(spent: ReadonlySet<string>): ProxyError {
-    const next = firstToReturn(spent)
-    const leftMs = next ? (nextUse(next) ?? 0) - clock.now() : 0
-    return new ProxyError('NO_KEY_AVAILABLE', noKeyText(statuses(), clock.now(), clock.wall()), {
-      retryAfterMs: Math.max(shortestRetryAfterMs, leftMs) * (1 + spread * random.next()),
+  #noneAvailable(spent: ReadonlySet<string>): ProxyError {
+    const next = this.#firstToReturn(spent)
+    const leftMs = next ? (this.#nextUse(next) ?? 0) - this.#clock.now() : 0
+    return new ProxyError('NO_KEY_AVAILABLE', noKeyText(this.states(), this.#clock.now(), this.#clock.wall()), {
+      retryAfterMs: Math.max(shortestRetryAfterMs, leftMs) * (1 + spread * this.#random.next()),
     })
   }
 
-  function firstToReturn(spent: ReadonlySet<string>): Known | null {
-    const unspent = keys.map(({ known }) => known).filter(({ name }) => !spent.has(name))
-    const resting = unspent.filter((known) => nextUse(known) !== null)
-    return resting.toSorted((a, b) => (nextUse(a) ?? 0) - (nextUse(b) ?? 0))[0] ?? null
+  #firstToReturn(spent: ReadonlySet<string>): Known | null {
+    const unspent = this.#keys.map(({ known }) => known).filter(({ name }) => !spent.has(name))
+    const resting = unspent.filter((known) => this.#nextUse(known) !== null)
+    return resting.toSorted((a, b) => (this.#nextUse(a) ?? 0) - (this.#nextUse(b) ?? 0))[0] ?? null
   }
 
-  function nextUse(known: Known): number | null {
-    return nextUseAt(current(known), isNoneOpen(known), clock.now())
+  #nextUse(known: Known): number | null {
+    return nextUseAt(this.#current(known), this.#isNoneOpen(known), this.#clock.now())
   }
 
-  function usable(spent: ReadonlySet<string>): Key[] {
-    const now = clock.now()
-    return keys.filter(({ known }) => {
-      const condition = current(known)
-      return !spent.has(known.name) && (isOpen(condition, now) || isTriable(condition, isNoneOpen(known), now))
+  #usable(spent: ReadonlySet<string>): Key[] {
+    const now = this.#clock.now()
+    return this.#keys.filter(({ known }) => {
+      const condition = this.#current(known)
+      return !spent.has(known.name) && (isOpen(condition, now) || isTriable(condition, this.#isNoneOpen(known), now))
     })
   }
 
   /** No key but this one can be used without a trial. */
-  function isNoneOpen(but: Known): boolean {
-    return !keys.some(({ known }) => known !== but && isOpen(current(known), clock.now()))
+  #isNoneOpen(but: Known): boolean {
+    return !this.#keys.some(({ known }) => known !== but && isOpen(this.#current(known), this.#clock.now()))
   }
 
-  function current(known: Known): KeyCondition {
-    become(known, refreshed(known.condition, clock.now()))
+  #current(known: Known): KeyCondition {
+    this.#become(known, refreshed(known.condition, this.#clock.now()))
     return known.condition
   }
 
   /** By a verdict, an operator or another replica: a request that waits for a key looks again. */
-  function change(known: Known, next: KeyCondition): void {
+  #change(known: Known, next: KeyCondition): void {
     if (next === known.condition) return
-    become(known, next)
-    for (const wake of surroundings.waiting) wake()
+    this.#become(known, next)
+    for (const wake of this.#surroundings.waiting) wake()
   }
 
-  function become(known: Known, next: KeyCondition): void {
+  #become(known: Known, next: KeyCondition): void {
     const { name, secret, condition: before } = known
     if (next === before) return
     known.condition = next
-    if (!surroundings.reported.has(known)) return
-    memory.note(name, secret, next)
-    if (!isNews(before, next, clock.now())) return
+    if (!this.#surroundings.reported.has(known)) return
+    this.#memory.note(name, secret, next)
+    if (!isNews(before, next, this.#clock.now())) return
     const [reason, untilAt] = next.kind === 'resting' ? [next.reason, next.untilAt] : [null, null]
-    emit({ kind: 'key-changed', key: name, to: stateOf(next), because: reason, untilAt })
+    this.#emit({ kind: 'key-changed', key: name, to: stateOf(next), because: reason, untilAt })
   }
 
-  function statusOf(known: Known): KeyStatus {
+  #statusOf(known: Known): KeyStatus {
     const { name } = known
-    const condition = current(known)
+    const condition = this.#current(known)
     const state = stateOf(condition)
     if (condition.kind === 'ready') return { name, state, problem: null, untilAt: null, tryAt: null }
-    const untilAt = condition.untilAt > clock.now() ? condition.untilAt : null
-    return { name, state, problem: problemOf(name, condition.reason), untilAt, tryAt: nextUse(known) }
+    const untilAt = condition.untilAt > this.#clock.now() ? condition.untilAt : null
+    return { name, state, problem: problemOf(name, condition.reason), untilAt, tryAt: this.#nextUse(known) }
   }
+}
 
-  function statuses(): KeyStatus[] {
-    return keys.map(({ known }) => statusOf(known))
-  }
-
-  return {
-    lease,
-    hasOther,
-    refusal: () => noneAvailable(new Set()),
-    replace,
-    heed,
-    tryNow,
-    under: (next) => poolOf(surroundings, next, keys),
-    inForce,
-    states: statuses,
-  }
+function poolOf(surroundings: Surroundings, policy: KeysPolicy, before: readonly Key[]): KeyPool {
+  return new Pool(surroundings, policy, before)
 }
 
 const noKeyNeeded: KeyLease = { name: 'none', secret: null, report: () => {} }

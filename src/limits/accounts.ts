@@ -65,111 +65,80 @@ export interface Accounts {
   reload(): void
 }
 
-export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Accounts {
-  const accounts = new Map<string, Account>()
-  let lookedAt = clock.now()
+class AccountBook implements Accounts {
+  readonly #clock: Clock
+  readonly #emit: Emit
+  readonly #store: BudgetStore
+  readonly #accounts = new Map<string, Account>()
+  #lookedAt: number
 
-  return { of, reserve, resume, release, spend, book, correct, held, reload }
+  constructor(clock: Clock, emit: Emit, store: BudgetStore) {
+    this.#clock = clock
+    this.#emit = emit
+    this.#store = store
+    this.#lookedAt = clock.now()
+  }
 
-  function of(client: string, period: Period): Account {
+  readonly of = (client: string, period: Period): Account => {
     const key = keyOf(client, period)
-    const known = accounts.get(key)
+    const known = this.#accounts.get(key)
     if (known) return known
-    forgetOld()
-    const spentCredits = storedCredits(key)
+    this.#forgetOld()
+    const spentCredits = this.#storedCredits(key)
     const made = {
       client,
       period,
       heldCredits: 0,
       spentCredits,
       settledCredits: spentCredits,
-      touchedAt: clock.now(),
+      touchedAt: this.#clock.now(),
       toldPercent: null,
     }
-    accounts.set(key, made)
+    this.#accounts.set(key, made)
     return made
   }
 
-  function storedCredits(key: string): number {
-    const { credits } = (store?.get('spent', key) ?? {}) as { readonly credits?: unknown }
-    return isCredits(credits) ? credits : 0
-  }
-
-  function reload(): void {
-    for (const [key, account] of accounts) {
-      const others = storedCredits(key) - account.settledCredits
-      // A store that has less than it was told has lost it.
-      if (others < 0) store?.put([spentSum(account, -others)])
-      account.settledCredits += Math.max(0, others)
-      account.spentCredits += Math.max(0, others)
-    }
-  }
-
-  /** Now and then: at the turn of a day each client gets new accounts, one after the other. */
-  function forgetOld(): void {
-    const now = clock.now()
-    if (now - lookedAt < DAY_MS / 24) return
-    lookedAt = now
-    const before = now - FORGET_AFTER_MS
-    for (const [key, { heldCredits, spentCredits, settledCredits, touchedAt }] of accounts) {
-      const isSettled = heldCredits === 0 && spentCredits === settledCredits
-      if (isSettled && touchedAt < before) accounts.delete(key)
-    }
-  }
-
-  function reserve(charged: readonly Charged[], credits: number): void {
+  readonly reserve = (charged: readonly Charged[], credits: number): void => {
     const refusing = charged
       .filter(({ account, limitCredits }) => limitCredits !== null && leftOf(account, limitCredits) < credits)
       .toSorted((a, b) => b.account.period.resetAt - a.account.period.resetAt)[0]
-    if (refusing) throw exhausted(refusing.account, clock.wall())
+    if (refusing) throw exhausted(refusing.account, this.#clock.wall())
     for (const { account } of charged) {
       account.heldCredits += credits
-      account.touchedAt = clock.now()
+      account.touchedAt = this.#clock.now()
     }
   }
 
-  function resume(charged: readonly Charged[], heldCredits: number, spentCredits: number): void {
+  readonly resume = (charged: readonly Charged[], heldCredits: number, spentCredits: number): void => {
     for (const { account } of charged) {
       account.heldCredits += heldCredits
       account.spentCredits += spentCredits
     }
   }
 
-  function release(charged: readonly Charged[], credits: number): void {
+  readonly release = (charged: readonly Charged[], credits: number): void => {
     for (const { account } of charged) account.heldCredits -= credits
   }
 
-  function spend(charged: readonly Charged[], credits: number): void {
+  readonly spend = (charged: readonly Charged[], credits: number): void => {
     for (const { account, wholeCredits } of charged) {
       account.spentCredits += credits
-      account.touchedAt = clock.now()
-      if (wholeCredits !== null && wholeCredits > 0) tell(account, wholeCredits)
+      account.touchedAt = this.#clock.now()
+      if (wholeCredits !== null && wholeCredits > 0) this.#tell(account, wholeCredits)
     }
   }
 
-  function tell(account: Account, limitCredits: number): void {
-    const { client, period, spentCredits, settledCredits } = account
-    // An earlier process has told what the store knows.
-    account.toldPercent ??= TOLD_AT.findLast((percent) => settledCredits * 100 >= percent * limitCredits) ?? 0
-    for (const percent of TOLD_AT) {
-      if (percent <= account.toldPercent || spentCredits * 100 < percent * limitCredits) continue
-      account.toldPercent = percent
-      const usedUpAt = usedUpAtThisPace(account, limitCredits, clock.wall())
-      emit({ kind: 'budget-used', client, period, percent, spentCredits, limitCredits, usedUpAt })
-    }
-  }
-
-  function book(charged: readonly Charged[], credits: number, others: readonly (DiskRecord | DiskSum)[]): void {
+  readonly book = (charged: readonly Charged[], credits: number, others: readonly (DiskRecord | DiskSum)[]): void => {
     for (const { account } of charged) account.settledCredits += credits
     const sums = credits === 0 ? [] : charged.map(({ account }) => spentSum(account, credits))
-    if (sums.length + others.length > 0) store?.put([...sums, ...others])
+    if (sums.length + others.length > 0) this.#store?.put([...sums, ...others])
   }
 
-  function correct(
+  readonly correct = (
     charged: readonly Charged[],
     credits: number,
     othersOf: (credits: number) => readonly DiskSum[],
-  ): number {
+  ): number => {
     // None of them falls below what was never spent in it: a day may know less of it than its month.
     const changes = charged.map(({ account }) => ({ account, by: Math.max(credits, -account.settledCredits) }))
     const given = changes.findLast(({ account }) => account.client !== '')?.by ?? 0
@@ -178,18 +147,61 @@ export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Ac
       account.settledCredits += by
       return by === 0 ? [] : [spentSum(account, by)]
     })
-    if (sums.length > 0) store?.put([...sums, ...(given === 0 ? [] : othersOf(given))])
+    if (sums.length > 0) this.#store?.put([...sums, ...(given === 0 ? [] : othersOf(given))])
     return given
   }
 
   /** Each hold is in the account of one day, today's or one before. */
-  function held(): ReadonlyMap<string, number> {
+  readonly held = (): ReadonlyMap<string, number> => {
     const credits = new Map<string, number>()
-    for (const { client, period, heldCredits } of accounts.values()) {
+    for (const { client, period, heldCredits } of this.#accounts.values()) {
       if (period.kind === 'day') credits.set(client, (credits.get(client) ?? 0) + heldCredits)
     }
     return credits
   }
+
+  readonly reload = (): void => {
+    for (const [key, account] of this.#accounts) {
+      const others = this.#storedCredits(key) - account.settledCredits
+      // A store that has less than it was told has lost it.
+      if (others < 0) this.#store?.put([spentSum(account, -others)])
+      account.settledCredits += Math.max(0, others)
+      account.spentCredits += Math.max(0, others)
+    }
+  }
+
+  #storedCredits(key: string): number {
+    const { credits } = (this.#store?.get('spent', key) ?? {}) as { readonly credits?: unknown }
+    return isCredits(credits) ? credits : 0
+  }
+
+  /** Now and then: at the turn of a day each client gets new accounts, one after the other. */
+  #forgetOld(): void {
+    const now = this.#clock.now()
+    if (now - this.#lookedAt < DAY_MS / 24) return
+    this.#lookedAt = now
+    const before = now - FORGET_AFTER_MS
+    for (const [key, { heldCredits, spentCredits, settledCredits, touchedAt }] of this.#accounts) {
+      const isSettled = heldCredits === 0 && spentCredits === settledCredits
+      if (isSettled && touchedAt < before) this.#accounts.delete(key)
+    }
+  }
+
+  #tell(account: Account, limitCredits: number): void {
+    const { client, period, spentCredits, settledCredits } = account
+    // An earlier process has told what the store knows.
+    account.toldPercent ??= TOLD_AT.findLast((percent) => settledCredits * 100 >= percent * limitCredits) ?? 0
+    for (const percent of TOLD_AT) {
+      if (percent <= account.toldPercent || spentCredits * 100 < percent * limitCredits) continue
+      account.toldPercent = percent
+      const usedUpAt = usedUpAtThisPace(account, limitCredits, this.#clock.wall())
+      this.#emit({ kind: 'budget-used', client, period, percent, spentCredits, limitCredits, usedUpAt })
+    }
+  }
+}
+
+export function createAccounts(clock: Clock, emit: Emit, store: BudgetStore): Accounts {
+  return new AccountBook(clock, emit, store)
 }
 
 function spentSum({ client, period }: Account, credits: number): DiskSum {

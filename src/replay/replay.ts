@@ -14,7 +14,7 @@ import { createAdmission } from '../limits/admission.ts'
 import { createBudget } from '../limits/budget.ts'
 import type { Client, Exchange, Outcome, ProxyRequest, Wishes } from '../model.ts'
 import { createPipeline } from '../pipeline.ts'
-import type { Emit } from '../ports.ts'
+import type { Clock, Emit } from '../ports.ts'
 import { createBreakers } from '../resilience/breaker.ts'
 import { createBulkhead } from '../resilience/bulkhead.ts'
 import { createFlights } from '../resilience/coalesce.ts'
@@ -22,9 +22,9 @@ import { neverOverloaded } from '../resilience/overload.ts'
 import { createRetryBudget } from '../resilience/retry-budget.ts'
 import { createRetry } from '../resilience/retry.ts'
 import { loneFlights } from '../resilience/shared-flight.ts'
-import { createLedger } from '../telemetry/ledger.ts'
+import { createLedger, type Ledger } from '../telemetry/ledger.ts'
 import { createLuck, createSeededRandom } from './chance.ts'
-import { createTally, type Figures } from './figures.ts'
+import { createTally, type Figures, type Tally } from './figures.ts'
 import type { Kept, Question, Traffic } from './traffic.ts'
 import { callOf, jobs, noVendor, questionOf, read, refused } from './stand-ins.ts'
 import { createReplayedUpstream, type ReplayedRequest } from './upstream.ts'
@@ -68,19 +68,7 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
   const random = createSeededRandom(seed)
   const tally = createTally()
   let bug: unknown = null
-  const ledger = createLedger({
-    metrics: {
-      creditsSpent: silent,
-      creditsUncertain: silent,
-      creditsWasted: silent,
-      creditsSaved: silent,
-      creditsDelivered: silent,
-      creditsUnclaimed: silent,
-      creditsRefunded: silent,
-      ledgerImbalance: silent,
-    },
-    broke: (error) => void (bug = error),
-  })
+  const ledger = silentLedger((error) => void (bug = error))
   const clients = new Map(
     Object.keys(config.clients).map((name): [string, Client] => [name, { name, ...resolveClient(config, name) }]),
   )
@@ -121,69 +109,24 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
     recorder: { begin: () => {}, record },
   })
 
-  inTurn(traffic.kept, keep)
-  inTurn(traffic.questions(), ask)
+  inTurn(traffic.kept, clock, keep)
+  inTurn(traffic.questions(), clock, ask)
   await clock.run()
   if (bug !== null) throw bug
   const { spent, uncertain, saved } = ledger.status().total
   const credits = { spent, uncertain, saved: saved.hit + saved.joined + saved.stale + saved.rescued }
   return { ...tally.figures(), credits }
 
-  /** Each one at its time. */
-  function inTurn<T extends { readonly at: number }>(items: Iterable<T>, act: (item: T) => void): void {
-    const left = items[Symbol.iterator]()
-    next()
-
-    function next(): void {
-      const { done, value } = left.next()
-      if (done) return
-      clock.after(value.at - clock.now(), () => {
-        act(value)
-        next()
-      })
-    }
-  }
-
   function ask(question: Question): void {
     if (question.number % REPORT_EVERY === 0) onProgress(question.number)
     const exchange: Exchange = {
-      request: requestOf(question),
+      request: requestOf(question, recordedDeadlineMs(question.client), clock),
       client: null,
       call: null,
       limits: null,
       credits: [],
     }
     void handle(exchange)
-  }
-
-  function requestOf(question: Question): ReplayedRequest {
-    const { number, client, patienceMs, wish, goneAfterMs, laterAfterMs } = question
-    const isOwnPatience = patienceMs !== null && patienceMs < recordedDeadlineMs(client)
-    return {
-      question,
-      lastFailure: null,
-      id: String(number),
-      method: wish === 'head' ? 'HEAD' : 'GET',
-      target: { path: '', params: [], token: null },
-      token: null,
-      source: { host: null, origin: null, fetchSite: null },
-      wishes: wish === 'only-if-cached' ? { ...noWishes, onlyIfCached: true } : noWishes,
-      ifNoneMatch: null,
-      patienceMs: isOwnPatience ? patienceMs : null,
-      idempotencyKey: null,
-      respondAsyncAfterMs: laterAfterMs,
-      traceparent: null,
-      arrivedAt: clock.now(),
-      onGone: goneAfterMs === null ? stays : leavesAfter(goneAfterMs),
-    }
-  }
-
-  function leavesAfter(ms: number): ProxyRequest['onGone'] {
-    const leavesAt = clock.now() + ms
-    return (listener) => {
-      const timer = clock.after(leavesAt - clock.now(), listener)
-      return () => timer.cancel()
-    }
   }
 
   /** As the proxy does it: who has no place in the settings is anonymous, where that is allowed. */
@@ -212,22 +155,88 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
   }
 
   function emit(event: Parameters<Emit>[0]): void {
-    const { kind } = event
-    if (kind === 'attempt-started') ledger.started()
-    else if (kind === 'flight-landed') ledger.landed(event.payer, event.scraper, event.landing, event.claimed)
-    else if (kind === 'retried') tally.retried(1)
-    else if (kind === 'retry-refused') tally.stopped(event.reason)
-    else if (kind === 'broke') bug = event.error
-    else if (kind === 'breaker-changed' && event.to === 'open' && !event.isStillOpen) tally.opened()
-    else if (kind === 'attempt-ended') {
-      tally.attempted(event.attempt.charge)
-      ledger.ended(event.payer, event.scraper, event.attempt)
-    }
+    if (event.kind === 'broke') bug = event.error
+    else count(event, ledger, tally)
   }
 }
 
 const free = { state: 'free', credits: 0 } as const
 const stays: ProxyRequest['onGone'] = () => () => {}
+
+/** Each one at its time. */
+function inTurn<T extends { readonly at: number }>(items: Iterable<T>, clock: Clock, act: (item: T) => void): void {
+  const left = items[Symbol.iterator]()
+  next()
+
+  function next(): void {
+    const { done, value } = left.next()
+    if (done) return
+    clock.after(value.at - clock.now(), () => {
+      act(value)
+      next()
+    })
+  }
+}
+
+function requestOf(question: Question, recordedDeadlineMs: number, clock: Clock): ReplayedRequest {
+  const { number, patienceMs, wish, goneAfterMs, laterAfterMs } = question
+  const isOwnPatience = patienceMs !== null && patienceMs < recordedDeadlineMs
+  return {
+    question,
+    lastFailure: null,
+    id: String(number),
+    method: wish === 'head' ? 'HEAD' : 'GET',
+    target: { path: '', params: [], token: null },
+    token: null,
+    source: { host: null, origin: null, fetchSite: null },
+    wishes: wish === 'only-if-cached' ? { ...noWishes, onlyIfCached: true } : noWishes,
+    ifNoneMatch: null,
+    patienceMs: isOwnPatience ? patienceMs : null,
+    idempotencyKey: null,
+    respondAsyncAfterMs: laterAfterMs,
+    traceparent: null,
+    arrivedAt: clock.now(),
+    onGone: goneAfterMs === null ? stays : leavesAfter(goneAfterMs, clock),
+  }
+}
+
+function leavesAfter(ms: number, clock: Clock): ProxyRequest['onGone'] {
+  const leavesAt = clock.now() + ms
+  return (listener) => {
+    const timer = clock.after(leavesAt - clock.now(), listener)
+    return () => timer.cancel()
+  }
+}
+
+function count(event: Parameters<Emit>[0], ledger: Ledger, tally: Tally): void {
+  const { kind } = event
+  if (kind === 'attempt-started') ledger.started()
+  else if (kind === 'flight-landed') ledger.landed(event.payer, event.scraper, event.landing, event.claimed)
+  else if (kind === 'retried') tally.retried(1)
+  else if (kind === 'retry-refused') tally.stopped(event.reason)
+  else if (kind === 'breaker-changed' && event.to === 'open' && !event.isStillOpen) tally.opened()
+  else if (kind === 'attempt-ended') {
+    tally.attempted(event.attempt.charge)
+    ledger.ended(event.payer, event.scraper, event.attempt)
+  }
+}
+
+/** Its sums are read at the end; its metrics go nowhere. */
+function silentLedger(broke: (error: unknown) => void): Ledger {
+  return createLedger({
+    metrics: {
+      creditsSpent: silent,
+      creditsUncertain: silent,
+      creditsWasted: silent,
+      creditsSaved: silent,
+      creditsDelivered: silent,
+      creditsUnclaimed: silent,
+      creditsRefunded: silent,
+      ledgerImbalance: silent,
+    },
+    broke,
+  })
+}
 
 function codeOf(outcome: Outcome): Code | null {
   if (outcome.kind === 'refused') return outcome.error.code

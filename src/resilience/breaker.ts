@@ -16,9 +16,9 @@ import type { Health } from '../model.ts'
 import type { Attempted, BreakerEntry, Breakers, BreakerStatus, Pass } from '../parts.ts'
 import type { Clock, Emit, Random, Timer } from '../ports.ts'
 import type { BreakerState } from '../telemetry/events.ts'
-import { createDoubts } from './doubts.ts'
+import { type Doubts, createDoubts } from './doubts.ts'
 import { createEvidence, type EvidencePolicy, type SeenCall } from './evidence.ts'
-import { createHeldQueue } from './held.ts'
+import { createHeldQueue, type HeldQueue } from './held.ts'
 
 /** Durations in milliseconds. */
 export interface BreakerPolicy extends EvidencePolicy {
@@ -123,84 +123,125 @@ export function createBreakers(ports: BreakersPorts): CircuitBreakers {
 
 const unguarded: Pass = { heldMs: 0, isVoid: () => false, start() {} }
 
-function createCircuit(scraper: string, { clock, random, emit }: BreakersPorts): Circuit {
-  const gate = createGate()
-  const evidence = createEvidence()
-  const doubts = createDoubts(clock)
-  const held = createHeldQueue<Grant>(clock, (end, heldMs) => {
-    emit({ kind: 'hold-ended', scraper, end, heldMs })
-    if (end === 'left') arm()
-  })
-  let state: BreakerState = 'closed'
-  let opening: Opening | null = null
-  let generation = 0
+class ScraperCircuit implements Circuit {
+  readonly #scraper: string
+  readonly #clock: Clock
+  readonly #random: Random
+  readonly #emit: Emit
+  readonly #gate = createGate()
+  readonly #evidence = createEvidence()
+  readonly #doubts: Doubts
+  readonly #held: HeldQueue<Grant>
+  #state: BreakerState = 'closed'
+  #opening: Opening | null = null
+  #generation = 0
   /** How often the time until the next trial has been doubled. */
-  let doublings = 0
-  let closedAt = clock.now()
-  let batch = FIRST_BATCH
-  let nextBatchAt = 0
-  let timer: Timer | null = null
+  #doublings = 0
+  #closedAt: number
+  #batch = FIRST_BATCH
+  #nextBatchAt = 0
+  #timer: Timer | null = null
 
-  async function run(entry: BreakerEntry, work: Work, policy: BreakerPolicy): Promise<Attempted | null> {
+  constructor(scraper: string, { clock, random, emit }: BreakersPorts) {
+    this.#scraper = scraper
+    this.#clock = clock
+    this.#random = random
+    this.#emit = emit
+    this.#doubts = createDoubts(clock)
+    this.#held = createHeldQueue<Grant>(clock, (end, heldMs) => {
+      emit({ kind: 'hold-ended', scraper, end, heldMs })
+      if (end === 'left') this.#arm()
+    })
+    this.#closedAt = clock.now()
+  }
+
+  readonly run = async (entry: BreakerEntry, work: Work, policy: BreakerPolicy): Promise<Attempted | null> => {
     for (;;) {
-      const admitted = await admit(entry, policy)
+      const admitted = await this.#admit(entry, policy)
       if (!admitted) return null
       if (admitted.pass.isVoid()) continue
       let health: Health = 'neutral'
       try {
-        const attempted = await gate.through(() => work(admitted.pass))
+        const attempted = await this.#gate.through(() => work(admitted.pass))
         // Null = the circuit opened while the attempt waited for its place.
         if (attempted) {
           health = attempted.verdict.health
           return attempted
         }
       } finally {
-        learn(admitted, health, policy)
+        this.#learn(admitted, health, policy)
       }
     }
+  }
+
+  readonly status = (): BreakerStatus => {
+    const openUntil = this.#state === 'open' && this.#opening ? this.#opening.nextTrialAt : null
+    return { scraper: this.#scraper, state: this.#state, openUntil, held: this.#held.size + this.#doubts.size }
+  }
+
+  readonly isWell: Circuit['isWell'] = () => this.#opening === null && this.#evidence.isMostlyWell(this.#clock.now())
+
+  readonly closeNow = (): BreakerStatus => {
+    if (this.#opening) {
+      if (this.#state === 'open') this.#gate.unlock()
+      this.#doublings = 0
+      this.#close()
+    }
+    return this.status()
+  }
+
+  readonly close = (): void => {
+    // What is under way has nothing to tell any more.
+    this.#generation += 1
+    this.#opening = null
+    this.#state = 'closed'
+    this.#gate.end()
+    this.#doubts.endAll()
+    this.#held.refuse(shuttingDown())
+    this.#arm()
   }
 
   // Letting in
 
   /** Null = the retry budget forbids it, and the circuit does not open. */
-  async function admit(entry: BreakerEntry, policy: BreakerPolicy): Promise<Admitted | null> {
+  async #admit(entry: BreakerEntry, policy: BreakerPolicy): Promise<Admitted | null> {
     const { isLast, isOverBudget, flight } = entry
-    const since = clock.now()
+    const since = this.#clock.now()
     let isAllowed = !isOverBudget
-    if ((isLast || isOverBudget) && isDoubtful(policy) && doubts.size < MOST_HELD) {
-      const answer = await doubts.wait(() => isDoubtful(policy), policy.hold, flight)
+    if ((isLast || isOverBudget) && this.#isDoubtful(policy) && this.#doubts.size < MOST_HELD) {
+      const answer = await this.#doubts.wait(() => this.#isDoubtful(policy), policy.hold, flight)
       if (answer === 'known') isAllowed = true
     }
-    if (!opening && held.size === 0) {
+    if (!this.#opening && this.#held.size === 0) {
       if (!isAllowed) return null
-      return letIn(entry, policy, { generation, trial: null }, clock.now() - since)
+      return this.#letIn(entry, policy, { generation: this.#generation, trial: null }, this.#clock.now() - since)
     }
-    if (opening && held.size === 0 && mayTry(opening))
-      return letIn(entry, policy, tryOnce(opening), clock.now() - since)
-    if (held.size >= MOST_HELD || (opening && isHoldOver(opening))) throw circuitOpen()
-    const granted = held.wait(flight, isLast, circuitOpen)
-    arm()
-    return letIn(entry, policy, await granted, clock.now() - since)
+    if (this.#opening && this.#held.size === 0 && this.#mayTry(this.#opening))
+      return this.#letIn(entry, policy, this.#tryOnce(this.#opening), this.#clock.now() - since)
+    if (this.#held.size >= MOST_HELD || (this.#opening && this.#isHoldOver(this.#opening))) throw this.#circuitOpen()
+    const granted = this.#held.wait(flight, isLast, this.#circuitOpen)
+    this.#arm()
+    return this.#letIn(entry, policy, await granted, this.#clock.now() - since)
   }
 
-  function isDoubtful(policy: BreakerPolicy): boolean {
-    return opening === null && evidence.isDoubtful(policy, clock.now())
+  #isDoubtful(policy: BreakerPolicy): boolean {
+    return this.#opening === null && this.#evidence.isDoubtful(policy, this.#clock.now())
   }
 
-  function letIn({ question }: BreakerEntry, policy: BreakerPolicy, grant: Grant, heldMs: number): Admitted {
+  #letIn({ question }: BreakerEntry, policy: BreakerPolicy, grant: Grant, heldMs: number): Admitted {
     const admitted: Admitted = {
       ...grant,
       call: null,
       pass: {
         heldMs,
-        isVoid: () => opening !== null && admitted.generation !== generation,
-        start() {
-          if (admitted.generation !== generation) admitted.trial = null
-          admitted.generation = generation
+        isVoid: () => this.#opening !== null && admitted.generation !== this.#generation,
+        start: () => {
+          if (admitted.generation !== this.#generation) admitted.trial = null
+          admitted.generation = this.#generation
           if (admitted.trial) {
-            admitted.trial.startedAt = clock.now()
-            arm()
-          } else admitted.call = evidence.started(question, clock.now(), policy)
+            admitted.trial.startedAt = this.#clock.now()
+            this.#arm()
+          } else admitted.call = this.#evidence.started(question, this.#clock.now(), policy)
         },
       },
     }
@@ -208,47 +249,54 @@ function createCircuit(scraper: string, { clock, random, emit }: BreakersPorts):
   }
 
   /** Lets in as many as it may, and refuses the others when they have been held for long enough. */
-  function pump(): void {
-    const now = clock.now()
-    if (opening) {
-      while (held.size > 0 && mayTry(opening)) held.letIn(tryOnce(opening), 'trial')
-      if (held.size > 0 && isHoldOver(opening)) held.refuse(circuitOpen())
-    } else if (held.size > 0 && now >= nextBatchAt) {
-      for (let left = batch; left > 0 && held.size > 0; left -= 1) held.letIn({ generation, trial: null }, 'free')
-      batch *= 2
-      nextBatchAt = now + BATCH_EVERY_MS
+  readonly #pump = (): void => {
+    const now = this.#clock.now()
+    if (this.#opening) {
+      while (this.#held.size > 0 && this.#mayTry(this.#opening)) this.#held.letIn(this.#tryOnce(this.#opening), 'trial')
+      if (this.#held.size > 0 && this.#isHoldOver(this.#opening)) this.#held.refuse(this.#circuitOpen())
+    } else if (this.#held.size > 0 && now >= this.#nextBatchAt) {
+      for (let left = this.#batch; left > 0 && this.#held.size > 0; left -= 1)
+        this.#held.letIn({ generation: this.#generation, trial: null }, 'free')
+      this.#batch *= 2
+      this.#nextBatchAt = now + BATCH_EVERY_MS
     }
-    arm()
+    this.#arm()
   }
 
   /** A timer is set only while somebody is held. */
-  function arm(): void {
-    timer?.cancel()
-    timer = held.size === 0 ? null : clock.after((opening ? nextChangeOf(opening) : nextBatchAt) - clock.now(), pump)
+  #arm(): void {
+    this.#timer?.cancel()
+    this.#timer =
+      this.#held.size === 0
+        ? null
+        : this.#clock.after(
+            (this.#opening ? this.#nextChangeOf(this.#opening) : this.#nextBatchAt) - this.#clock.now(),
+            this.#pump,
+          )
   }
 
   // Trials
 
   /** One at its time, though the one before may hang; and two more for each that outlives failures. */
-  function mayTry(opening: Opening): boolean {
-    const survivors = survivorsOf(opening)
-    return clock.now() >= opening.nextTrialAt || (survivors > 0 && opening.trials.size < 1 + 2 * survivors)
+  #mayTry(opening: Opening): boolean {
+    const survivors = this.#survivorsOf(opening)
+    return this.#clock.now() >= opening.nextTrialAt || (survivors > 0 && opening.trials.size < 1 + 2 * survivors)
   }
 
-  function tryOnce(opening: Opening): Grant {
+  #tryOnce(opening: Opening): Grant {
     const trial = { startedAt: null }
     opening.trials.add(trial)
-    doublings += 1
-    opening.nextTrialAt = clock.now() + openMs(opening.policy)
-    if (state === 'open') {
-      gate.unlock()
-      enter('half-open')
+    this.#doublings += 1
+    opening.nextTrialAt = this.#clock.now() + this.#openMs(opening.policy)
+    if (this.#state === 'open') {
+      this.#gate.unlock()
+      this.#enter('half-open')
     }
-    return { generation, trial }
+    return { generation: this.#generation, trial }
   }
 
-  function survivorsOf({ trials, setbackAt }: Opening): number {
-    const before = clock.now() - evidence.survivalMs()
+  #survivorsOf({ trials, setbackAt }: Opening): number {
+    const before = this.#clock.now() - this.#evidence.survivalMs()
     let survivors = 0
     for (const { startedAt } of trials)
       if (startedAt !== null && startedAt >= setbackAt && startedAt <= before) survivors += 1
@@ -256,13 +304,13 @@ function createCircuit(scraper: string, { clock, random, emit }: BreakersPorts):
   }
 
   /** While a trial looks well, nobody is refused. */
-  function isHoldOver(opening: Opening): boolean {
-    return clock.now() >= opening.holdUntil && survivorsOf(opening) === 0
+  #isHoldOver(opening: Opening): boolean {
+    return this.#clock.now() >= opening.holdUntil && this.#survivorsOf(opening) === 0
   }
 
-  function nextChangeOf({ trials, nextTrialAt, holdUntil, setbackAt }: Opening): number {
-    const now = clock.now()
-    const survivalMs = evidence.survivalMs()
+  #nextChangeOf({ trials, nextTrialAt, holdUntil, setbackAt }: Opening): number {
+    const now = this.#clock.now()
+    const survivalMs = this.#evidence.survivalMs()
     let next = holdUntil > now ? Math.min(nextTrialAt, holdUntil) : nextTrialAt
     for (const { startedAt } of trials) {
       if (startedAt === null || startedAt < setbackAt) continue
@@ -273,58 +321,58 @@ function createCircuit(scraper: string, { clock, random, emit }: BreakersPorts):
   }
 
   /** Where trials are rare, a second one soon follows the first: one call may fail in fair weather, too. */
-  function trySoonAgain(opening: Opening): void {
-    const soonAt = clock.now() + opening.policy.openFor
+  #trySoonAgain(opening: Opening): void {
+    const soonAt = this.#clock.now() + opening.policy.openFor
     opening.isSecond = !opening.isSecond && opening.nextTrialAt - soonAt > opening.policy.openForMax / 2
     if (opening.isSecond) opening.nextTrialAt = soonAt
   }
 
-  function openMs({ openFor, openForMax }: BreakerPolicy): number {
-    return Math.min(openFor * 2 ** doublings, openForMax) * (1 - SPREAD * random.next())
+  #openMs({ openFor, openForMax }: BreakerPolicy): number {
+    return Math.min(openFor * 2 ** this.#doublings, openForMax) * (1 - SPREAD * this.#random.next())
   }
 
   // Learning
 
-  function learn({ generation: began, trial, call }: Admitted, health: Health, policy: BreakerPolicy): void {
-    if (began !== generation) return
-    if (opening && trial) return judge(opening, trial, health)
+  #learn({ generation: began, trial, call }: Admitted, health: Health, policy: BreakerPolicy): void {
+    if (began !== this.#generation) return
+    if (this.#opening && trial) return this.#judge(this.#opening, trial, health)
     if (!call) return
-    const now = clock.now()
-    evidence.ended(call, health, now)
-    if (isFailure(health) && evidence.isDamning(policy, now)) open(policy)
-    else if (doubts.size > 0) doubts.review()
+    const now = this.#clock.now()
+    this.#evidence.ended(call, health, now)
+    if (isFailure(health) && this.#evidence.isDamning(policy, now)) this.#open(policy)
+    else if (this.#doubts.size > 0) this.#doubts.review()
   }
 
-  function judge(opening: Opening, trial: Trial, health: Health): void {
+  #judge(opening: Opening, trial: Trial, health: Health): void {
     opening.trials.delete(trial)
-    if (health === 'up') return close()
-    const now = clock.now()
+    if (health === 'up') return this.#close()
+    const now = this.#clock.now()
     if (!isFailure(health)) opening.nextTrialAt = Math.min(opening.nextTrialAt, now + opening.policy.openFor)
     else {
-      evidence.failureTook(now - (trial.startedAt ?? now))
+      this.#evidence.failureTook(now - (trial.startedAt ?? now))
       opening.failed += 1
-      const survivors = survivorsOf(opening)
+      const survivors = this.#survivorsOf(opening)
       if (opening.failed >= opening.policy.failureRate * (opening.failed + survivors)) {
         opening.failed = 0
         opening.setbackAt = now
-        trySoonAgain(opening)
+        this.#trySoonAgain(opening)
       }
     }
-    if (opening.trials.size === 0 && state === 'half-open') {
-      gate.shut()
-      enter('open', opening.nextTrialAt - now, true)
+    if (opening.trials.size === 0 && this.#state === 'half-open') {
+      this.#gate.shut()
+      this.#enter('open', opening.nextTrialAt - now, true)
     }
-    pump()
+    this.#pump()
   }
 
   // States
 
-  function open(policy: BreakerPolicy): void {
-    const now = clock.now()
+  #open(policy: BreakerPolicy): void {
+    const now = this.#clock.now()
     // A recovery that lasted is one.
-    if (now - closedAt >= policy.openForMax) doublings = 0
-    const openForMs = openMs(policy)
-    opening = {
+    if (now - this.#closedAt >= policy.openForMax) this.#doublings = 0
+    const openForMs = this.#openMs(policy)
+    this.#opening = {
       policy,
       holdUntil: now + policy.hold,
       nextTrialAt: now + openForMs,
@@ -333,71 +381,42 @@ function createCircuit(scraper: string, { clock, random, emit }: BreakersPorts):
       setbackAt: now,
       isSecond: false,
     }
-    generation += 1
-    evidence.forget()
-    gate.shut()
-    enter('open', openForMs)
-    doubts.endAll()
-    arm()
+    this.#generation += 1
+    this.#evidence.forget()
+    this.#gate.shut()
+    this.#enter('open', openForMs)
+    this.#doubts.endAll()
+    this.#arm()
   }
 
-  function close(): void {
-    opening = null
-    generation += 1
-    closedAt = clock.now()
-    batch = FIRST_BATCH
-    nextBatchAt = closedAt
-    enter('closed')
-    pump()
+  #close(): void {
+    this.#opening = null
+    this.#generation += 1
+    this.#closedAt = this.#clock.now()
+    this.#batch = FIRST_BATCH
+    this.#nextBatchAt = this.#closedAt
+    this.#enter('closed')
+    this.#pump()
   }
 
-  function closeNow(): BreakerStatus {
-    if (opening) {
-      if (state === 'open') gate.unlock()
-      doublings = 0
-      close()
-    }
-    return status()
-  }
-
-  function enter(to: BreakerState, openForMs: number | null = null, isStillOpen = false): void {
-    state = to
+  #enter(to: BreakerState, openForMs: number | null = null, isStillOpen = false): void {
+    this.#state = to
     const roundedMs = openForMs === null ? null : Math.round(openForMs)
-    emit({ kind: 'breaker-changed', scraper, to, openForMs: roundedMs, isStillOpen })
+    this.#emit({ kind: 'breaker-changed', scraper: this.#scraper, to, openForMs: roundedMs, isStillOpen })
   }
 
-  function circuitOpen(): ProxyError {
-    const leftMs = opening ? opening.nextTrialAt - clock.now() : 0
+  readonly #circuitOpen = (): ProxyError => {
+    const leftMs = this.#opening ? this.#opening.nextTrialAt - this.#clock.now() : 0
     return new ProxyError(
       'CIRCUIT_OPEN',
       'Upstream has been failing for this scraper, so it is not asked now. Retry after the time in Retry-After.',
       { retryAfterMs: Math.max(1_000, leftMs) },
     )
   }
+}
 
-  function status(): BreakerStatus {
-    const openUntil = state === 'open' && opening ? opening.nextTrialAt : null
-    return { scraper, state, openUntil, held: held.size + doubts.size }
-  }
-
-  function shutDown(): void {
-    // What is under way has nothing to tell any more.
-    generation += 1
-    opening = null
-    state = 'closed'
-    gate.end()
-    doubts.endAll()
-    held.refuse(shuttingDown())
-    arm()
-  }
-
-  return {
-    run,
-    status,
-    isWell: () => opening === null && evidence.isMostlyWell(clock.now()),
-    closeNow,
-    close: shutDown,
-  }
+function createCircuit(scraper: string, ports: BreakersPorts): Circuit {
+  return new ScraperCircuit(scraper, ports)
 }
 
 function isFailure(health: Health): boolean {

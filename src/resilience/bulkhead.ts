@@ -60,72 +60,115 @@ export interface SizedBulkhead extends Bulkhead, BulkheadGauges {
   adopt(policy: BulkheadPolicy): void
 }
 
-export function createBulkhead(first: BulkheadPolicy, ports: BulkheadPorts): SizedBulkhead {
-  let policy = first
-  const { clock, random, emit } = ports
+class FairBulkhead implements SizedBulkhead {
+  readonly #clock: Clock
+  readonly #random: Random
+  readonly #emit: Emit
+  #policy: BulkheadPolicy
   /** In the order of their turns. */
-  const lanes = new Map<string, Lane>()
-  let inAll = 0
+  readonly #lanes = new Map<string, Lane>()
+  #inAll = 0
 
-  function enter(scraper: string, flight: Patience, client: QueuedClient, isRepeat: boolean): Permit | Promise<Permit> {
-    const lane = laneOf(scraper)
-    if (hasRoom(lane)) return take(lane)
-    const { size, maxWait } = policy.queue
-    if (size === 0 || maxWait === 0) throw noPlace()
-    // A repetition has been in already: places and the retry budget bound their number.
-    if (!isRepeat && lane.queue.newcomers >= size) makeRoom(lane, client)
-    return wait(lane, flight, client, isRepeat)
+  constructor(first: BulkheadPolicy, ports: BulkheadPorts) {
+    this.#policy = first
+    const { clock, random, emit } = ports
+    this.#clock = clock
+    this.#random = random
+    this.#emit = emit
   }
 
-  function laneOf(scraper: string): Lane {
-    const known = lanes.get(scraper)
+  readonly enter = (
+    scraper: string,
+    flight: Patience,
+    client: QueuedClient,
+    isRepeat: boolean,
+  ): Permit | Promise<Permit> => {
+    const lane = this.#laneOf(scraper)
+    if (this.#hasRoom(lane)) return this.#take(lane)
+    const { size, maxWait } = this.#policy.queue
+    if (size === 0 || maxWait === 0) throw this.#noPlace()
+    // A repetition has been in already: places and the retry budget bound their number.
+    if (!isRepeat && lane.queue.newcomers >= size) this.#makeRoom(lane, client)
+    return this.#wait(lane, flight, client, isRepeat)
+  }
+
+  readonly inFlight = (scraper?: string): number => {
+    return scraper === undefined ? this.#inAll : (this.#lanes.get(scraper)?.found.underWay ?? 0)
+  }
+
+  readonly queued = (scraper?: string): number => {
+    if (scraper !== undefined) return this.#lanes.get(scraper)?.queue.size ?? 0
+    return this.#lanes.values().reduce((sum, { queue }) => sum + queue.size, 0)
+  }
+
+  readonly limit: SizedBulkhead['limit'] = (scraper) =>
+    Math.min(this.#fixedLimit(scraper), this.#lanes.get(scraper)?.found.current ?? Number.POSITIVE_INFINITY)
+
+  readonly adopt = (next: BulkheadPolicy): void => {
+    if (!next.adaptive) for (const { found } of this.#lanes.values()) found.reset()
+    this.#policy = next
+    while (this.#passOn());
+  }
+
+  #laneOf(scraper: string): Lane {
+    const known = this.#lanes.get(scraper)
     if (known) return known
     const lane = { scraper, queue: createFairQueue<Waiter>(), found: createAdaptiveLimit() }
-    lanes.set(scraper, lane)
+    this.#lanes.set(scraper, lane)
     return lane
   }
 
-  function take(lane: Lane): Permit {
-    inAll += 1
-    const call = lane.found.letIn(clock.now())
+  #take(lane: Lane): Permit {
+    this.#inAll += 1
+    const call = lane.found.letIn(this.#clock.now())
     let isTaken = true
     return {
-      ended: (verdict, otherKeyReady) => ended(lane, call, verdict, otherKeyReady),
-      leave() {
+      ended: (verdict, otherKeyReady) => this.#ended(lane, call, verdict, otherKeyReady),
+      leave: () => {
         if (!isTaken) return
         isTaken = false
-        inAll -= 1
-        lane.found.left(call, clock.now())
-        while (passOn());
+        this.#inAll -= 1
+        lane.found.left(call, this.#clock.now())
+        while (this.#passOn());
       },
     }
   }
 
-  function ended(lane: Lane, call: CallUnderWay, verdict: Verdict, otherKeyReady: boolean): boolean {
-    if (!policy.adaptive) return false
+  #ended(lane: Lane, call: CallUnderWay, verdict: Verdict, otherKeyReady: boolean): boolean {
+    if (!this.#policy.adaptive) return false
     if (verdict.kind === 'answered') {
-      lane.found.answered(fixedLimit(lane.scraper), clock.now())
+      lane.found.answered(this.#fixedLimit(lane.scraper), this.#clock.now())
       return false
     }
     if (!tooManyCalls.has(verdict.class) || (verdict.fault === 'key' && otherKeyReady)) return false
-    return lane.found.refused(call, clock.now())
+    return lane.found.refused(call, this.#clock.now())
   }
 
   /** The queue is full: whoever takes most of it for its weight gives way. Throws when that is the client that comes. */
-  function makeRoom(lane: Lane, client: QueuedClient): void {
-    const error = overloaded('queue', 'Too many requests wait for a place among the upstream calls.', random.next())
+  #makeRoom(lane: Lane, client: QueuedClient): void {
+    const error = overloaded(
+      'queue',
+      'Too many requests wait for a place among the upstream calls.',
+      this.#random.next(),
+    )
     const displaced = lane.queue.displaced(client)
     if (!displaced) throw error
     displaced.refuse(error)
   }
 
-  function wait(lane: Lane, flight: Patience, client: QueuedClient, isRepeat: boolean): Promise<Permit> {
+  #wait(lane: Lane, flight: Patience, client: QueuedClient, isRepeat: boolean): Promise<Permit> {
     return new Promise((resolve, reject) => {
-      const startedAt = clock.now()
+      const startedAt = this.#clock.now()
+      const stepOut = (): void => {
+        timer.cancel()
+        stopListening()
+        ticket.leave()
+        this.#emit({ kind: 'queue-left', scraper: lane.scraper, waitedMs: this.#clock.now() - startedAt })
+      }
       const waiter: Waiter = {
-        letIn() {
+        letIn: () => {
           stepOut()
-          resolve(take(lane))
+          resolve(this.#take(lane))
         },
         refuse(error) {
           stepOut()
@@ -133,30 +176,23 @@ export function createBulkhead(first: BulkheadPolicy, ports: BulkheadPorts): Siz
         },
       }
       const ticket = lane.queue.add(client, waiter, isRepeat)
-      const { maxWait } = policy.queue
-      let timer = clock.after(maxWait, () => {
+      const { maxWait } = this.#policy.queue
+      let timer = this.#clock.after(maxWait, () => {
         // Whoever has waited so long for a queue that moves is not refused just before its turn.
-        if (!ticket.isNear(EXTRA_WAIT)) return waiter.refuse(noPlace())
-        timer = clock.after(EXTRA_WAIT * maxWait, () => waiter.refuse(noPlace()))
+        if (!ticket.isNear(EXTRA_WAIT)) return waiter.refuse(this.#noPlace())
+        timer = this.#clock.after(EXTRA_WAIT * maxWait, () => waiter.refuse(this.#noPlace()))
       })
-      const stopListening = flight.onAbandoned(() => waiter.refuse(noPlace()))
-
-      function stepOut(): void {
-        timer.cancel()
-        stopListening()
-        ticket.leave()
-        emit({ kind: 'queue-left', scraper: lane.scraper, waitedMs: clock.now() - startedAt })
-      }
+      const stopListening = flight.onAbandoned(() => waiter.refuse(this.#noPlace()))
     })
   }
 
   /** A free place goes to the scraper whose turn it is among those that may have one. False = to nobody. */
-  function passOn(): boolean {
+  #passOn(): boolean {
     for (const priority of ['interactive', 'batch'] as const) {
-      for (const lane of lanes.values()) {
-        if (!lane.queue.has(priority) || !hasRoom(lane)) continue
-        lanes.delete(lane.scraper)
-        lanes.set(lane.scraper, lane)
+      for (const lane of this.#lanes.values()) {
+        if (!lane.queue.has(priority) || !this.#hasRoom(lane)) continue
+        this.#lanes.delete(lane.scraper)
+        this.#lanes.set(lane.scraper, lane)
         lane.queue.next(priority)?.letIn()
         return true
       }
@@ -164,44 +200,25 @@ export function createBulkhead(first: BulkheadPolicy, ports: BulkheadPorts): Siz
     return false
   }
 
-  function adopt(next: BulkheadPolicy): void {
-    if (!next.adaptive) for (const { found } of lanes.values()) found.reset()
-    policy = next
-    while (passOn());
+  #hasRoom(lane: Lane): boolean {
+    return this.#inAll < this.#policy.maxConcurrent && lane.found.underWay < this.#limitOf(lane)
   }
 
-  function hasRoom(lane: Lane): boolean {
-    return inAll < policy.maxConcurrent && lane.found.underWay < limitOf(lane)
+  #limitOf({ scraper, found }: Lane): number {
+    return Math.min(this.#fixedLimit(scraper), found.current)
   }
 
-  function limitOf({ scraper, found }: Lane): number {
-    return Math.min(fixedLimit(scraper), found.current)
-  }
-
-  function fixedLimit(scraper: string): number {
-    const { maxConcurrent, perScraper } = policy
+  #fixedLimit(scraper: string): number {
+    const { maxConcurrent, perScraper } = this.#policy
     const limit = typeof perScraper === 'number' ? perScraper : perScraper?.[scraper]
     return Math.min(maxConcurrent, limit ?? maxConcurrent)
   }
 
-  function inFlight(scraper?: string): number {
-    return scraper === undefined ? inAll : (lanes.get(scraper)?.found.underWay ?? 0)
+  #noPlace(): ProxyError {
+    return overloaded('places', 'Too many upstream calls are under way.', this.#random.next())
   }
+}
 
-  function queued(scraper?: string): number {
-    if (scraper !== undefined) return lanes.get(scraper)?.queue.size ?? 0
-    return lanes.values().reduce((sum, { queue }) => sum + queue.size, 0)
-  }
-
-  function noPlace(): ProxyError {
-    return overloaded('places', 'Too many upstream calls are under way.', random.next())
-  }
-
-  return {
-    enter,
-    inFlight,
-    queued,
-    limit: (scraper) => Math.min(fixedLimit(scraper), lanes.get(scraper)?.found.current ?? Number.POSITIVE_INFINITY),
-    adopt,
-  }
+export function createBulkhead(first: BulkheadPolicy, ports: BulkheadPorts): SizedBulkhead {
+  return new FairBulkhead(first, ports)
 }

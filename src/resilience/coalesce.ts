@@ -51,22 +51,33 @@ interface Airborne {
   isHeld: boolean
 }
 
-export function createFlights({ clock, emit, random, maxAskers = 10_000 }: FlightsPorts): Flights {
-  const aloft = createRoster<Airborne>()
+class FlightTable implements Flights {
+  readonly #clock: Clock
+  readonly #emit: Emit
+  readonly #random: Random
+  readonly #maxAskers: number
+  readonly #aloft = createRoster<Airborne>()
   /** Places in the roster: what the map forgets late is empty by then. */
-  const joinable = new Map<string, Present<Airborne>>()
-  let whenIdle: (() => void)[] = []
-  let grounded: ProxyError | null = null
+  readonly #joinable = new Map<string, Present<Airborne>>()
+  #whenIdle: (() => void)[] = []
+  #grounded: ProxyError | null = null
 
-  function join(key: string | null, asker: Asker, fly: Fly): Joined {
-    if (grounded) throw grounded
-    const known = key === null ? null : joinable.get(key)?.member
-    if (known) return { role: 'joined', landing: board(known, asker), made: known.made }
+  constructor({ clock, emit, random, maxAskers = 10_000 }: FlightsPorts) {
+    this.#clock = clock
+    this.#emit = emit
+    this.#random = random
+    this.#maxAskers = maxAskers
+  }
+
+  readonly join = (key: string | null, asker: Asker, fly: Fly): Joined => {
+    if (this.#grounded) throw this.#grounded
+    const known = key === null ? null : this.#joinable.get(key)?.member
+    if (known) return { role: 'joined', landing: this.#board(known, asker), made: known.made }
 
     const { scraper } = asker
     const airborne: Airborne = {
       scraper,
-      startedAt: clock.wall(),
+      startedAt: this.#clock.wall(),
       leader: null,
       latest: { deadlineAt: 0, endsAt: 0 },
       made: { attempts: 0, credits: 0 },
@@ -75,17 +86,35 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
       progress: null,
       isHeld: false,
     }
-    const place = aloft.add(airborne)
-    if (key !== null) joinable.set(key, place)
+    const place = this.#aloft.add(airborne)
+    if (key !== null) this.#joinable.set(key, place)
     // The leader boards before the take-off, so that there is patience from the first moment.
-    const landing = board(airborne, asker)
-    void start(key, place, airborne, fly)
+    const landing = this.#board(airborne, asker)
+    void this.#start(key, place, airborne, fly)
     return { role: 'leader', landing, made: airborne.made }
   }
 
-  function board(airborne: Airborne, asker: Asker): Promise<Landing | null> {
-    if (airborne.waiting.size >= maxAskers)
-      throw overloaded('queue', 'Too many requests wait for the same answer.', random.next())
+  readonly has: Flights['has'] = (key) => key !== null && this.#joinable.has(key)
+
+  readonly list = (): FlightStatus[] => {
+    return Array.from(this.#aloft, ({ scraper, startedAt, waiting }) => ({ scraper, startedAt, askers: waiting.size }))
+  }
+
+  readonly ground: Flights['ground'] = (error) => {
+    this.#grounded = error
+    for (const { waiting } of this.#aloft) for (const { fail } of waiting) fail(error)
+  }
+
+  readonly idle: Flights['idle'] = () =>
+    this.#aloft.size === 0 ? Promise.resolve() : new Promise((resolve) => this.#whenIdle.push(resolve))
+
+  get size(): number {
+    return this.#aloft.size
+  }
+
+  #board(airborne: Airborne, asker: Asker): Promise<Landing | null> {
+    if (airborne.waiting.size >= this.#maxAskers)
+      throw overloaded('queue', 'Too many requests wait for the same answer.', this.#random.next())
 
     const landing = new Promise<Landing | null>((resolve, reject) => {
       const waiting: Waiting = {
@@ -99,12 +128,12 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
       airborne.waiting.add(waiting)
       if (airborne.latest) airborne.latest = later(airborne.latest, waiting)
       airborne.leader ??= waiting
-      const timer = clock.after(asker.deadlineAt - clock.now(), () => leave(timeIsUp))
+      const timer = this.#clock.after(asker.deadlineAt - this.#clock.now(), () => leave(timeIsUp))
       let stopListening = (): void => {}
       stopListening = asker.onGone(() => leave(() => resolve(null)))
       // Gone already, and the listener was called before it could be taken off.
       if (!airborne.waiting.has(waiting)) stopListening()
-      else if (airborne.isHeld && asker.hasFallback) fallBack(airborne, waiting)
+      else if (airborne.isHeld && asker.hasFallback) this.#fallBack(airborne, waiting)
 
       function timeIsUp(): void {
         if (airborne.progress) return resolve(airborne.progress)
@@ -125,11 +154,11 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
     return landing
   }
 
-  async function start(key: string | null, place: Present<Airborne>, airborne: Airborne, fly: Fly): Promise<void> {
+  async #start(key: string | null, place: Present<Airborne>, airborne: Airborne, fly: Fly): Promise<void> {
     const flight: Flight = {
       leaderWaits: () => airborne.leader !== null && airborne.waiting.has(airborne.leader),
-      patienceUntil: () => latestOf(airborne).deadlineAt,
-      endsAt: () => latestOf(airborne).endsAt,
+      patienceUntil: () => this.#latestOf(airborne).deadlineAt,
+      endsAt: () => this.#latestOf(airborne).endsAt,
       policies: () => new Set(Array.from(airborne.waiting, ({ policy }) => policy)),
       made: airborne.made,
       onAbandoned(listener) {
@@ -140,66 +169,48 @@ export function createFlights({ clock, emit, random, maxAskers = 10_000 }: Fligh
         airborne.progress = progress
         airborne.isHeld = false
       },
-      held() {
+      held: () => {
         airborne.isHeld = true
-        for (const waiting of airborne.waiting) if (waiting.hasFallback) fallBack(airborne, waiting)
+        for (const waiting of airborne.waiting) if (waiting.hasFallback) this.#fallBack(airborne, waiting)
       },
     }
     try {
       const landing = await fly(flight)
-      end(key, place, airborne, ({ land }) => land(landing))
+      this.#end(key, place, airborne, ({ land }) => land(landing))
     } catch (error) {
       // Nobody is left to be told of a bug, so the log is.
-      if (airborne.waiting.size === 0 && !(error instanceof ProxyError)) emit({ kind: 'broke', where: 'flight', error })
-      end(key, place, airborne, ({ fail }) => fail(error))
+      if (airborne.waiting.size === 0 && !(error instanceof ProxyError))
+        this.#emit({ kind: 'broke', where: 'flight', error })
+      this.#end(key, place, airborne, ({ fail }) => fail(error))
     }
   }
 
-  function fallBack({ progress }: Airborne, { land, fail }: Waiting): void {
+  #fallBack({ progress }: Airborne, { land, fail }: Waiting): void {
     if (progress) land(progress)
     else fail(new ProxyError('CIRCUIT_OPEN', 'Upstream has been failing for this scraper, so it is not asked now.'))
   }
 
   /** 0 when nobody waits. */
-  function latestOf(airborne: Airborne): { readonly deadlineAt: number; readonly endsAt: number } {
+  #latestOf(airborne: Airborne): { readonly deadlineAt: number; readonly endsAt: number } {
     if (airborne.latest) return airborne.latest
     let latest = { deadlineAt: 0, endsAt: 0 }
     for (const waiting of airborne.waiting) latest = later(latest, waiting)
     return (airborne.latest = latest)
   }
 
-  function end(
-    key: string | null,
-    place: Present<Airborne>,
-    airborne: Airborne,
-    tell: (waiting: Waiting) => void,
-  ): void {
+  #end(key: string | null, place: Present<Airborne>, airborne: Airborne, tell: (waiting: Waiting) => void): void {
     place.leave()
-    if (key !== null) joinable.delete(key)
+    if (key !== null) this.#joinable.delete(key)
     airborne.listeners.clear()
     for (const waiting of airborne.waiting) tell(waiting)
-    if (aloft.size > 0) return
-    for (const resolve of whenIdle) resolve()
-    whenIdle = []
+    if (this.#aloft.size > 0) return
+    for (const resolve of this.#whenIdle) resolve()
+    this.#whenIdle = []
   }
+}
 
-  function list(): FlightStatus[] {
-    return Array.from(aloft, ({ scraper, startedAt, waiting }) => ({ scraper, startedAt, askers: waiting.size }))
-  }
-
-  return {
-    join,
-    has: (key) => key !== null && joinable.has(key),
-    list,
-    ground(error) {
-      grounded = error
-      for (const { waiting } of aloft) for (const { fail } of waiting) fail(error)
-    },
-    idle: () => (aloft.size === 0 ? Promise.resolve() : new Promise((resolve) => whenIdle.push(resolve))),
-    get size() {
-      return aloft.size
-    },
-  }
+export function createFlights(ports: FlightsPorts): Flights {
+  return new FlightTable(ports)
 }
 
 function later(

@@ -70,75 +70,105 @@ const OVERDUE_FACTOR = 1.5
 /** Before anything was answered. */
 const USUAL_OVERDUE_MS = 60_000
 
-export function createEvidence(): Evidence {
+class OutcomeWindow implements Evidence {
   /** In the order of their start. */
-  let calls: SeenCall[] = []
-  let pruneAt = 0
+  #calls: SeenCall[] = []
+  #pruneAt = 0
   /** How long the latest failures and answers took. */
-  const failures: number[] = []
-  let longestFailureMs = 0
+  readonly #failures: number[] = []
+  #longestFailureMs = 0
   /** Null = not worked out since the last answer. */
-  let usualAnswerMs: number | null = null
-  const answers: number[] = []
+  #usualAnswerMs: number | null = null
+  readonly #answers: number[] = []
 
-  function started(question: string, now: number, policy: EvidencePolicy): SeenCall {
+  readonly started = (question: string, now: number, policy: EvidencePolicy): SeenCall => {
     const call: SeenCall = { question, startedAt: now, health: 'under way' }
-    if (calls.length >= pruneAt) prune(policy, now)
-    calls.push(call)
+    if (this.#calls.length >= this.#pruneAt) this.#prune(policy, now)
+    this.#calls.push(call)
     return call
   }
 
-  function ended(call: SeenCall, health: Health, now: number): void {
+  readonly ended = (call: SeenCall, health: Health, now: number): void => {
     call.health = health
-    if (weights[health] > 0) failureTook(now - call.startedAt)
+    if (weights[health] > 0) this.failureTook(now - call.startedAt)
     if (health !== 'up') return
-    remember(answers, REMEMBERED_ANSWERS, now - call.startedAt)
-    usualAnswerMs = null
+    remember(this.#answers, REMEMBERED_ANSWERS, now - call.startedAt)
+    this.#usualAnswerMs = null
   }
 
-  function failureTook(ms: number): void {
-    remember(failures, REMEMBERED_FAILURES, ms)
-    longestFailureMs = Math.max(...failures)
+  readonly failureTook = (ms: number): void => {
+    remember(this.#failures, REMEMBERED_FAILURES, ms)
+    this.#longestFailureMs = Math.max(...this.#failures)
+  }
+
+  readonly isDamning = (policy: EvidencePolicy, now: number): boolean => {
+    return this.#isRowDamning(policy, now) || this.#isRateDamning(policy, now)
+  }
+
+  readonly isDoubtful = (policy: EvidencePolicy, now: number): boolean => {
+    const questions = questionsOf(policy)
+    const known = this.#weigher(now)
+    const failing = new Set<string>()
+    for (const call of newestFirst(this.#calls)) {
+      if (isWell(call, known)) return false
+      if (weights[call.health] > 0) failing.add(call.question)
+      if (failing.size >= questions) return true
+    }
+    return false
+  }
+
+  readonly isMostlyWell = (now: number): boolean => {
+    const { failed, all } = this.#voteOf(WELL_WINDOW, WELL_WINDOW, now)
+    return all >= FEWEST_VOTES && failed < WELL_BELOW * all
+  }
+
+  readonly survivalMs = (): number => {
+    return Math.max(SHORTEST_SURVIVAL_MS, SURVIVAL_FACTOR * most(this.#failures))
+  }
+
+  readonly forget: Evidence['forget'] = () => {
+    this.#calls = []
+    this.#pruneAt = 0
+  }
+
+  get size(): number {
+    return this.#calls.length
   }
 
   /** The chance that a failing call has failed by that age. */
-  function shownBy(ageMs: number): number {
-    if (ageMs >= longestFailureMs) return failures.length === 0 ? 0 : 1
+  #shownBy(ageMs: number): number {
+    if (ageMs >= this.#longestFailureMs) return this.#failures.length === 0 ? 0 : 1
     let shown = 0
-    for (const duration of failures) if (duration <= ageMs) shown += 1
-    return shown / failures.length
+    for (const duration of this.#failures) if (duration <= ageMs) shown += 1
+    return shown / this.#failures.length
   }
 
   /** How much a call counts in the denominator. One that is under way for longer than answers take may hang: it says nothing. */
-  function weigher(now: number): (call: SeenCall) => number {
-    const overdueBefore = now - overdueMs()
+  #weigher(now: number): (call: SeenCall) => number {
+    const overdueBefore = now - this.#overdueMs()
     return ({ health, startedAt }) => {
       if (health === 'neutral' || (health === 'under way' && startedAt < overdueBefore)) return 0
       if (health === 'up') return 1
-      return health === 'slow' ? weights.slow * shownBy(now - startedAt) : shownBy(now - startedAt)
+      return health === 'slow' ? weights.slow * this.#shownBy(now - startedAt) : this.#shownBy(now - startedAt)
     }
   }
 
-  function overdueMs(): number {
-    usualAnswerMs ??= most(answers)
-    if (answers.length === 0) return USUAL_OVERDUE_MS
-    return Math.max(SHORTEST_OVERDUE_MS, OVERDUE_FACTOR * usualAnswerMs)
-  }
-
-  function isDamning(policy: EvidencePolicy, now: number): boolean {
-    return isRowDamning(policy, now) || isRateDamning(policy, now)
+  #overdueMs(): number {
+    this.#usualAnswerMs ??= most(this.#answers)
+    if (this.#answers.length === 0) return USUAL_OVERDUE_MS
+    return Math.max(SHORTEST_OVERDUE_MS, OVERDUE_FACTOR * this.#usualAnswerMs)
   }
 
   /** Failures since the last answer. One question fills a part of the row at most. */
-  function isRowDamning(policy: EvidencePolicy, now: number): boolean {
+  #isRowDamning(policy: EvidencePolicy, now: number): boolean {
     const { consecutive, failureRate } = policy
     const questions = questionsOf(policy)
-    const known = weigher(now)
+    const known = this.#weigher(now)
     const votes = new Map<string, number>()
     const mostVotes = Math.ceil(consecutive / questions)
     let failed = 0
     let all = 0
-    for (const call of newestFirst(calls)) {
+    for (const call of newestFirst(this.#calls)) {
       if (isWell(call, known)) return false
       const cast = votes.get(call.question) ?? 0
       if (weights[call.health] > 0 && cast >= mostVotes) continue
@@ -151,25 +181,20 @@ export function createEvidence(): Evidence {
     return false
   }
 
-  function isRateDamning(policy: EvidencePolicy, now: number): boolean {
+  #isRateDamning(policy: EvidencePolicy, now: number): boolean {
     const { window, failureRate } = policy
-    const { failures, failed, all } = voteOf(window, (1 - failureRate) * window, now)
+    const { failures, failed, all } = this.#voteOf(window, (1 - failureRate) * window, now)
     return all >= policy.minimum && failures >= questionsOf(policy) && failed >= failureRate * all
   }
 
-  function isMostlyWell(now: number): boolean {
-    const { failed, all } = voteOf(WELL_WINDOW, WELL_WINDOW, now)
-    return all >= FEWEST_VOTES && failed < WELL_BELOW * all
-  }
-
   /** The latest call of each question has a vote. It stops when more than `most` have not failed. */
-  function voteOf(window: number, most: number, now: number) {
-    const known = weigher(now)
+  #voteOf(window: number, most: number, now: number) {
+    const known = this.#weigher(now)
     const voted = new Set<string>()
     let failures = 0
     let failed = 0
     let all = 0
-    for (const call of newestFirst(calls)) {
+    for (const call of newestFirst(this.#calls)) {
       if (all >= window || all - failed > most) break
       if (call.health === 'neutral' || voted.has(call.question)) continue
       voted.add(call.question)
@@ -180,27 +205,11 @@ export function createEvidence(): Evidence {
     return { failures, failed, all }
   }
 
-  function isDoubtful(policy: EvidencePolicy, now: number): boolean {
-    const questions = questionsOf(policy)
-    const known = weigher(now)
-    const failing = new Set<string>()
-    for (const call of newestFirst(calls)) {
-      if (isWell(call, known)) return false
-      if (weights[call.health] > 0) failing.add(call.question)
-      if (failing.size >= questions) return true
-    }
-    return false
-  }
-
-  function survivalMs(): number {
-    return Math.max(SHORTEST_SURVIVAL_MS, SURVIVAL_FACTOR * most(failures))
-  }
-
   /** Calls under way stay; of the others as many as the rules can look at. */
-  function prune({ window, consecutive }: EvidencePolicy, now: number): void {
+  #prune({ window, consecutive }: EvidencePolicy, now: number): void {
     const most = 4 * Math.max(window, consecutive)
     let left = most
-    calls = calls
+    this.#calls = this.#calls
       .toReversed()
       .filter((call) => {
         if (call.health === 'under way') return true
@@ -208,25 +217,12 @@ export function createEvidence(): Evidence {
         return left >= 0 && call.health !== 'neutral' && now - call.startedAt < MEMORY_MS
       })
       .toReversed()
-    pruneAt = 2 * calls.length + most
+    this.#pruneAt = 2 * this.#calls.length + most
   }
+}
 
-  return {
-    started,
-    ended,
-    failureTook,
-    isDamning,
-    isDoubtful,
-    isMostlyWell,
-    survivalMs,
-    forget() {
-      calls = []
-      pruneAt = 0
-    },
-    get size() {
-      return calls.length
-    },
-  }
+export function createEvidence(): Evidence {
+  return new OutcomeWindow()
 }
 
 /** Two failures in a row are those of two questions at most. */

@@ -59,31 +59,42 @@ interface Course {
   returns: number
 }
 
-/** What a repetition is that takes nothing from the retry budget. */
+/** A repetition that takes nothing from the retry budget. */
 const free = { isLast: false, isOverBudget: false, isPaid: false }
-
 /** The smallest `timeout` that upstream takes (API notes 1.3): an attempt with less time left would be refused. */
 const SHORTEST_ATTEMPT_MS = 10_000
 /** What the first attempt needs at least of a `retry.deadline` that is hardly longer than that, or shorter. */
 const FIRST_ATTEMPT_SHARE = 0.9
 
-export function createRetry({ clock, random, emit, budget, isDraining = () => false }: RetryPorts): Retry {
-  return { run }
+class RetryLoop implements Retry {
+  readonly #clock: Clock
+  readonly #random: Random
+  readonly #emit: Emit
+  readonly #budget: RetryBudget
+  readonly #isDraining: () => boolean
 
-  async function run(
+  constructor({ clock, random, emit, budget, isDraining = () => false }: RetryPorts) {
+    this.#clock = clock
+    this.#random = random
+    this.#emit = emit
+    this.#budget = budget
+    this.#isDraining = isDraining
+  }
+
+  readonly run = async (
     call: Call,
     spender: Spender,
     flight: Flight,
     attempt: (turn: Turn) => Promise<Attempted | null>,
-  ): Promise<Landing> {
+  ): Promise<Landing> => {
     let wasAbandoned = false
     const stopListening = flight.onAbandoned(() => void (wasAbandoned = true))
     try {
-      return await fly(call, spender, flight, async (turn) => {
+      return await this.#fly(call, spender, flight, async (turn) => {
         wasAbandoned = false
         const tried = await attempt(turn)
         // Told only now: an attempt that was refused, or waited for its place in vain, has asked nothing.
-        if (wasAbandoned) emit({ kind: 'flight-orphaned', scraper: call.scraper })
+        if (wasAbandoned) this.#emit({ kind: 'flight-orphaned', scraper: call.scraper })
         return tried
       })
     } finally {
@@ -91,19 +102,19 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
     }
   }
 
-  async function fly(
+  async #fly(
     call: Call,
     spender: Spender,
     flight: Flight,
     attempt: (turn: Turn) => Promise<Attempted | null>,
   ): Promise<Landing> {
     const policy = mostGenerous(flight.policies())
-    if (policy === null || flight.patienceUntil() <= clock.now()) throw tooLate()
+    if (policy === null || flight.patienceUntil() <= this.#clock.now()) throw tooLate()
     const course: Course = {
       call,
       policy,
       flight,
-      allowance: budget.open(call.scraper, spender),
+      allowance: this.#budget.open(call.scraper, spender),
       attempts: [],
       failures: new Map(),
       spentKeys: new Map(),
@@ -117,19 +128,19 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
     for (;;) {
       let tried: Attempted | null
       try {
-        tried = await attempt(turnOf(course, waitedMs, repeat))
+        tried = await attempt(this.#turnOf(course, waitedMs, repeat))
       } catch (error) {
         if (!last || !(error instanceof ProxyError)) throw error
         if (repeat?.isPaid) course.allowance.unused()
-        return stop(course, last, flight.patienceUntil() === 0 ? 'abandoned' : reasonOf(error.code))
+        return this.#stop(course, last, flight.patienceUntil() === 0 ? 'abandoned' : reasonOf(error.code))
       }
       if (!tried) {
         if (!last) throw new TypeError('The first attempt needs no budget')
-        return stop(course, last, 'budget')
+        return this.#stop(course, last, 'budget')
       }
       const { verdict } = tried
       course.attempts.push(tried.attempt)
-      if (repeat) emit({ kind: 'retried', scraper: call.scraper, class: repeat.class, waitMs: waitedMs })
+      if (repeat) this.#emit({ kind: 'retried', scraper: call.scraper, class: repeat.class, waitMs: waitedMs })
       if (verdict.kind === 'answered') {
         course.allowance.succeeded()
         return landing(course, verdict, null)
@@ -137,21 +148,21 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
 
       last = verdict
       flight.report(landing(course, verdict, 'deadline'))
-      const step = decide(course, tried, verdict, repeat)
-      if (step.kind === 'stop') return stop(course, verdict, step.reason)
+      const step = this.#decide(course, tried, verdict, repeat)
+      if (step.kind === 'stop') return this.#stop(course, verdict, step.reason)
 
-      waitedMs = await pause(flight, step.waitMs)
+      waitedMs = await this.#pause(flight, step.waitMs)
       // The world may have changed meanwhile: whoever would have waited long enough may be gone.
-      const late = hindrance(course, 0)
+      const late = this.#hindrance(course, 0)
       if (late) {
         if (step.isPaid) course.allowance.unused()
-        return stop(course, verdict, late)
+        return this.#stop(course, verdict, late)
       }
       repeat = step
     }
   }
 
-  function decide(course: Course, tried: Attempted, verdict: Failed, before: Repeat | null): Step {
+  #decide(course: Course, tried: Attempted, verdict: Failed, before: Repeat | null): Step {
     if (verdict.class === 'rejected') return { kind: 'stop', reason: 'final' }
     const failure = verdict.class
     course.policy = mostGenerous(course.flight.policies()) ?? course.policy
@@ -160,19 +171,19 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
     if (!mayAskAgain(course.call, course.onceFailures, verdict)) return { kind: 'stop', reason: 'final' }
     const { keyName } = tried.attempt
     if (verdict.fault === 'key' && tried.otherKeyReady && !course.spentKeys.has(keyName))
-      return failOver(course, failure, keyName, before)
+      return this.#failOver(course, failure, keyName, before)
     // Who allows one attempt only has ruled out any repetition.
     if (tried.wasTooMany && Math.min(policy.attempts, course.policy.attempts) > 1)
-      return sendBack(course, policy, verdict, failure, before)
+      return this.#sendBack(course, policy, verdict, failure, before)
     const sameClass = (course.failures.get(failure) ?? 0) + 1
     course.failures.set(failure, sameClass)
-    return sameKeyAgain(course, policy, verdict, failure, sameClass)
+    return this.#sameKeyAgain(course, policy, verdict, failure, sameClass)
   }
 
   /** Only the key is at fault: another key takes over at once, and the attempt does not count. Bounded by the number of keys. */
-  function failOver(course: Course, failure: FailureClass, keyName: string, before: Repeat | null): Step {
+  #failOver(course: Course, failure: FailureClass, keyName: string, before: Repeat | null): Step {
     course.uncounted += 1
-    const reason = hindrance(course, 0)
+    const reason = this.#hindrance(course, 0)
     if (reason) return { kind: 'stop', reason }
     course.spentKeys.set(keyName, failure)
     const bypassCache = before?.bypassCache ?? false
@@ -180,74 +191,63 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
   }
 
   /** The proxy offered more calls than upstream takes. The attempt does not count: the call waits for a place again, now among fewer. */
-  function sendBack(
-    course: Course,
-    policy: ClassPolicy,
-    verdict: Failed,
-    failure: FailureClass,
-    before: Repeat | null,
-  ): Step {
+  #sendBack(course: Course, policy: ClassPolicy, verdict: Failed, failure: FailureClass, before: Repeat | null): Step {
     course.uncounted += 1
     course.returns += 1
-    const waitMs = backoffMs(policy.backoff, course.returns, verdict.retryAfterMs, random.next())
-    const reason = hindrance(course, waitMs)
+    const waitMs = backoffMs(policy.backoff, course.returns, verdict.retryAfterMs, this.#random.next())
+    const reason = this.#hindrance(course, waitMs)
     if (reason) return { kind: 'stop', reason }
-    forgetLimits(course)
+    this.#forgetLimits(course)
     const bypassCache = before?.bypassCache ?? false
     return { kind: 'repeat', class: failure, waitMs, bypassCache, ...free }
   }
 
   /** After a pause, keys that were limited may be used again. */
-  function forgetLimits({ spentKeys }: Course): void {
+  #forgetLimits({ spentKeys }: Course): void {
     for (const [key, because] of spentKeys) if (!isKeyRefused(because)) spentKeys.delete(key)
   }
 
-  function sameKeyAgain(
-    course: Course,
-    policy: ClassPolicy,
-    verdict: Failed,
-    failure: FailureClass,
-    sameClass: number,
-  ): Step {
+  #sameKeyAgain(course: Course, policy: ClassPolicy, verdict: Failed, failure: FailureClass, sameClass: number): Step {
     if (sameClass >= policy.attempts) return { kind: 'stop', reason: isKeyRefused(failure) ? 'key' : 'attempts' }
     if (counted(course) >= course.policy.attempts) return { kind: 'stop', reason: 'attempts' }
-    const waitMs = backoffMs(policy.backoff, sameClass, verdict.retryAfterMs, random.next())
-    const reason = hindrance(course, waitMs)
+    const waitMs = backoffMs(policy.backoff, sameClass, verdict.retryAfterMs, this.#random.next())
+    const reason = this.#hindrance(course, waitMs)
     if (reason) return { kind: 'stop', reason }
     // Asked last: what is refused for another reason costs nothing.
     const isPaid = course.allowance.pay(failures[failure].isSlow)
     // Only what the circuit counts can open it.
     if (!isPaid && verdict.health === 'neutral') return { kind: 'stop', reason: 'budget' }
-    forgetLimits(course)
+    this.#forgetLimits(course)
     const isLast = sameClass + 1 >= policy.attempts || counted(course) + 1 >= course.policy.attempts
     const { bypassCache } = policy
     return { kind: 'repeat', class: failure, waitMs, bypassCache, isLast, isOverBudget: !isPaid, isPaid }
   }
 
   /** Why no attempt may start in so many milliseconds; null = one may. */
-  function hindrance(course: Course, waitMs: number): Refused | null {
-    if (isDraining()) return 'shutdown'
+  #hindrance(course: Course, waitMs: number): Refused | null {
+    if (this.#isDraining()) return 'shutdown'
     if (course.flight.patienceUntil() === 0) return 'abandoned'
-    return waitMs < startableMs(course) ? null : 'deadline'
+    return waitMs < this.#startableMs(course) ? null : 'deadline'
   }
 
-  function startableMs({ flight, attempts, policy }: Course): number {
+  #startableMs({ flight, attempts, policy }: Course): number {
     const neededMs =
       attempts.length > 0 ? SHORTEST_ATTEMPT_MS : Math.min(SHORTEST_ATTEMPT_MS, FIRST_ATTEMPT_SHARE * policy.deadline)
-    return Math.min(flight.patienceUntil(), flight.endsAt() - neededMs) - clock.now()
+    return Math.min(flight.patienceUntil(), flight.endsAt() - neededMs) - this.#clock.now()
   }
 
   /** Sleeps while somebody waits; who boards an abandoned flight in time finds the pause going on. Returns its length. */
-  async function pause(flight: Flight, ms: number): Promise<number> {
-    const startedAt = clock.now()
+  async #pause(flight: Flight, ms: number): Promise<number> {
+    const startedAt = this.#clock.now()
     const until = startedAt + ms
-    while (clock.now() < until && flight.patienceUntil() > 0 && !isDraining()) await nap(flight, until - clock.now())
-    return clock.now() - startedAt
+    while (this.#clock.now() < until && flight.patienceUntil() > 0 && !this.#isDraining())
+      await this.#nap(flight, until - this.#clock.now())
+    return this.#clock.now() - startedAt
   }
 
-  function nap(flight: Flight, ms: number): Promise<void> {
+  #nap(flight: Flight, ms: number): Promise<void> {
     return new Promise((resolve) => {
-      const timer = clock.after(ms, wake)
+      const timer = this.#clock.after(ms, wake)
       const stopListening = flight.onAbandoned(wake)
       function wake(): void {
         timer.cancel()
@@ -257,7 +257,7 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
     })
   }
 
-  function turnOf(course: Course, waitedMs: number, repeat: Repeat | null): Turn {
+  #turnOf(course: Course, waitedMs: number, repeat: Repeat | null): Turn {
     const { attempts, spentKeys, flight } = course
     return {
       number: attempts.length + 1,
@@ -266,15 +266,19 @@ export function createRetry({ clock, random, emit, budget, isDraining = () => fa
       isLast: repeat?.isLast ?? false,
       isOverBudget: repeat?.isOverBudget ?? false,
       spentKeys: new Set(spentKeys.keys()),
-      leftMs: () => Math.max(SHORTEST_ATTEMPT_MS, flight.endsAt() - clock.now()),
-      startableMs: () => startableMs(course),
+      leftMs: () => Math.max(SHORTEST_ATTEMPT_MS, flight.endsAt() - this.#clock.now()),
+      startableMs: () => this.#startableMs(course),
     }
   }
 
-  function stop(course: Course, verdict: Failed, reason: Refused): Landing {
-    if (reason !== 'final') emit({ kind: 'retry-refused', scraper: course.call.scraper, reason })
+  #stop(course: Course, verdict: Failed, reason: Refused): Landing {
+    if (reason !== 'final') this.#emit({ kind: 'retry-refused', scraper: course.call.scraper, reason })
     return landing(course, verdict, reason)
   }
+}
+
+export function createRetry(ports: RetryPorts): Retry {
+  return new RetryLoop(ports)
 }
 
 function tooLate(): ProxyError {

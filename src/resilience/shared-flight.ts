@@ -7,9 +7,11 @@
  * waits until the process that holds it is gone, or, while the store is away, until it would have been found gone: a store that blinks
  * costs no second call. Whoever waits has its own deadline. Afterwards there is no lease, no subscription and no timer left. What upstream is asked
  * and where answers are kept is known elsewhere.
+ *
+ * Longer than other files, because leading and following are one protocol.
  */
 import { hash } from 'node:crypto'
-import { createBlink } from '../blink.ts'
+import { type Blink, createBlink } from '../blink.ts'
 import { ProxyError } from '../errors.ts'
 import type { Entry, Landing } from '../model.ts'
 import type { FlightLease, SharedFlights, SharedQuestion } from '../parts.ts'
@@ -18,7 +20,7 @@ import { type Session, SILENT_MS } from '../session.ts'
 import { acquire, type Acquired, type Claimant, type Names, openLease, type OpenLease } from './shared-flight-lease.ts'
 import { landingOfEntry, landingOfMark, mayTryMore, readMark, type Seal } from './shared-flight-marks.ts'
 import { createNotifier, type Notifier } from './shared-flight-notifier.ts'
-import { createOutcomes, type Keep } from './shared-flight-outcome.ts'
+import { type Outcomes, createOutcomes, type Keep } from './shared-flight-outcome.ts'
 
 export interface SharedFlightPorts {
   readonly store: SharedStore
@@ -84,211 +86,245 @@ export const loneFlights: SharedFlights = {
   close: () => {},
 }
 
-export function createSharedFlights(ports: SharedFlightPorts, options: SharedFlightOptions = {}): SharedFlights {
-  const { pollMs = 1_000, lateMs = 60_000, silentMs = SILENT_MS } = options
-  const { store, clock, random, emit, session, seal, read, keep } = ports
-  const notifiers = new Set<Notifier>()
-  const leases = new Set<OpenLease>()
-  const blink = createBlink(store, clock, options.blinkMs)
-  const outcomes = createOutcomes({ store, clock, emit, keep, pollMs, lateMs, forget })
-  const stopListening = store.onState(() => notifiers.forEach(({ notify }) => notify()))
-  const stopBeats = session.onBeat((isNew) => {
-    void announce(isNew)
-    void outcomes.releaseAll()
-  })
-  let isClosed = false
+class ReplicaFlights implements SharedFlights {
+  readonly #ports: SharedFlightPorts
+  readonly #pollMs: number
+  readonly #silentMs: number
+  readonly #store: SharedStore
+  readonly #clock: Clock
+  readonly #random: Random
+  readonly #emit: Emit
+  readonly #session: Session
+  readonly #seal: Seal
+  readonly #read: (key: string) => Promise<Entry | null | 'away'>
+  readonly #notifiers = new Set<Notifier>()
+  readonly #leases = new Set<OpenLease>()
+  readonly #blink: Blink
+  readonly #outcomes: Outcomes
+  readonly #stopListening: () => void
+  readonly #stopBeats: () => void
+  #isClosed = false
+  readonly idle: SharedFlights['idle']
 
-  return { fly, idle: outcomes.idle, close }
+  constructor(ports: SharedFlightPorts, options: SharedFlightOptions = {}) {
+    this.#ports = ports
+    const { pollMs = 1_000, lateMs = 60_000, silentMs = SILENT_MS } = options
+    this.#pollMs = pollMs
+    this.#silentMs = silentMs
+    const { store, clock, random, emit, session, seal, read, keep } = ports
+    this.#store = store
+    this.#clock = clock
+    this.#random = random
+    this.#emit = emit
+    this.#session = session
+    this.#seal = seal
+    this.#read = read
+    this.#blink = createBlink(store, clock, options.blinkMs)
+    this.#outcomes = createOutcomes({ store, clock, emit, keep, pollMs, lateMs, forget: this.#forget })
+    this.#stopListening = store.onState(() => this.#notifiers.forEach(({ notify }) => notify()))
+    this.#stopBeats = session.onBeat((isNew) => {
+      void this.#announce(isNew)
+      void this.#outcomes.releaseAll()
+    })
+    this.idle = this.#outcomes.idle
+  }
 
-  async function fly(
+  readonly fly = async (
     question: SharedQuestion,
     flight: Flown,
     lead: (lease: FlightLease) => Promise<Landing>,
-  ): Promise<Landing> {
+  ): Promise<Landing> => {
     const { key, scraper } = question
     if (key === null) return lead(unleased)
-    const id = random.id()
+    const id = this.#random.id()
     const course = {
       question: { ...question, key },
       flight,
       names: namesOf(key),
       scraper,
-      owner: () => `${session.mark()}/${id}`,
+      owner: () => `${this.#session.mark()}/${id}`,
       ignoredToken: '0',
       seenToken: '0',
       isUnsure: false,
     }
     for (;;) {
-      const found = await find(course).catch((error: unknown) => {
-        if (course.isUnsure) outcomes.releaseLater(course)
+      const found = await this.#find(course).catch((error: unknown) => {
+        if (course.isUnsure) this.#outcomes.releaseLater(course)
         throw error
       })
       if (found.kind === 'landed') {
-        if (course.isUnsure) outcomes.releaseLater(course)
+        if (course.isUnsure) this.#outcomes.releaseLater(course)
         return found.landing
       }
       if (found.kind === 'unshared') {
         const landing = await lead(unleased)
-        outcomes.tell(course, null, landing)
+        this.#outcomes.tell(course, null, landing)
         return landing
       }
       const { lease } = found
       try {
         const landing = await lead(lease)
-        outcomes.tell(course, lease, landing)
+        this.#outcomes.tell(course, lease, landing)
         return landing
       } catch (error) {
         if (!lease.isTurnedBack) {
-          outcomes.tell(course, lease, null)
+          this.#outcomes.tell(course, lease, null)
           throw error
         }
-        forget(lease)
+        this.#forget(lease)
       }
     }
+  }
+
+  readonly close = (): void => {
+    this.#isClosed = true
+    this.#blink.close()
+    this.#stopListening()
+    this.#stopBeats()
+    // What others can go on with need not wait until we are missed.
+    for (const lease of this.#leases) this.#outcomes.giveBack(lease)
+    this.#outcomes.close()
+    for (const { notify } of this.#notifiers) notify()
   }
 
   // Who makes the call
 
-  async function find(course: Course): Promise<Settled> {
-    let found = await look(course)
-    for (let n = 1; n < LOOKS && found.kind === 'away' && (await blink.isOver()); n++) {
+  async #find(course: Course): Promise<Settled> {
+    let found = await this.#look(course)
+    for (let n = 1; n < LOOKS && found.kind === 'away' && (await this.#blink.isOver()); n++) {
       if (course.flight.patienceUntil() === 0) throw new ProxyError('DEADLINE_EXCEEDED', 'Nobody waits any more.')
-      found = await look(course)
+      found = await this.#look(course)
     }
     if (found.kind === 'held') {
-      const gone = await goneOf(found.owner)
-      if (gone !== '') found = await look(course, gone)
+      const gone = await this.#goneOf(found.owner)
+      if (gone !== '') found = await this.#look(course, gone)
     }
-    if (found.kind === 'held') return follow(course, found.owner, found.job)
-    return found.kind === 'away' || found.kind === 'forgotten' ? alone(course, '') : found
+    if (found.kind === 'held') return this.#follow(course, found.owner, found.job)
+    return found.kind === 'away' || found.kind === 'forgotten' ? this.#alone(course, '') : found
   }
 
   /** Waits while another replica makes the call and somebody here wants to know. Nobody's deadline is kept here: those who wait have theirs. */
-  async function follow(course: Course, heldBy: string, heldJob: string): Promise<Settled> {
+  async #follow(course: Course, heldBy: string, heldJob: string): Promise<Settled> {
     const { names, scraper, flight } = course
-    const notifier = openNotifier()
-    const subscription = store.subscribe(names.channel, { onMessage: notifier.notify, onSubscribed: notifier.notify })
+    const notifier = this.#openNotifier()
+    const subscription = this.#store.subscribe(names.channel, {
+      onMessage: notifier.notify,
+      onSubscribed: notifier.notify,
+    })
     const stopWatching = flight.onAbandoned(notifier.notify)
     let end: 'landed' | 'led' | 'left' = 'left'
-    let [owner, job, seenAt] = [heldBy, heldJob, clock.now()]
+    let [owner, job, seenAt] = [heldBy, heldJob, this.#clock.now()]
     try {
       for (;;) {
-        await notifier.pause(pollMs * (0.75 + 0.5 * random.next()))
-        if (isClosed) throw new ProxyError('SHUTTING_DOWN', 'The proxy is shutting down.')
+        await notifier.pause(this.#pollMs * (0.75 + 0.5 * this.#random.next()))
+        if (this.#isClosed) throw new ProxyError('SHUTTING_DOWN', 'The proxy is shutting down.')
         if (flight.patienceUntil() === 0) throw new ProxyError('DEADLINE_EXCEEDED', 'Nobody waits any more.')
-        let found = await look(course, await goneOf(owner))
-        const isOver = clock.now() - seenAt >= silentMs
+        let found = await this.#look(course, await this.#goneOf(owner))
+        const isOver = this.#clock.now() - seenAt >= this.#silentMs
         if (found.kind === 'forgotten' && isOver) {
           course.seenToken = '0'
-          found = await look(course)
+          found = await this.#look(course)
         }
         if (found.kind === 'held') {
-          ;[owner, job, seenAt] = [found.owner, found.job, clock.now()]
+          ;[owner, job, seenAt] = [found.owner, found.job, this.#clock.now()]
           continue
         }
         if (found.kind === 'forgotten' || (found.kind === 'away' && !isOver)) continue
         end = found.kind === 'landed' ? 'landed' : 'led'
-        return found.kind === 'away' ? alone(course, job) : found
+        return found.kind === 'away' ? this.#alone(course, job) : found
       }
     } finally {
       stopWatching()
       subscription.close()
-      notifiers.delete(notifier)
-      emit({ kind: 'flight-followed', scraper, end })
+      this.#notifiers.delete(notifier)
+      this.#emit({ kind: 'flight-followed', scraper, end })
     }
   }
 
   /** What the owners of a process that is gone begin with; '' = it is there. */
-  async function goneOf(owner: string): Promise<string> {
+  async #goneOf(owner: string): Promise<string> {
     const mark = owner.slice(0, owner.indexOf('/'))
-    return (await session.isLost(mark)) ? `${mark}/` : ''
+    return (await this.#session.isLost(mark)) ? `${mark}/` : ''
   }
 
-  async function look(course: Course, gone = ''): Promise<Found> {
+  async #look(course: Course, gone = ''): Promise<Found> {
     for (;;) {
       const { ignoredToken, seenToken } = course
-      const sinceMs = clock.now() - course.question.askedAt
-      const said = await acquire(ports, course, { sinceMs, ignoredToken, gone, seenToken })
+      const sinceMs = this.#clock.now() - course.question.askedAt
+      const said = await acquire(this.#ports, course, { sinceMs, ignoredToken, gone, seenToken })
       if (said.kind === 'away') {
         course.isUnsure ||= said.sent
         return said
       }
       const { value } = said
       if (value.kind === 'forgotten') return value
-      if (value.kind === 'leased') return mine(course, value)
+      if (value.kind === 'leased') return this.#mine(course, value)
       if (value.kind === 'held') {
         course.seenToken = value.token
         return value
       }
-      const landed = await landingOf(course, value.mark)
+      const landed = await this.#landingOf(course, value.mark)
       if (landed) return landed
       // Forged, or the answer is gone already, or a client that waits here is more patient than those who waited there.
       course.ignoredToken = value.token
     }
   }
 
-  async function landingOf({ question, names, flight }: Course, sealed: string): Promise<Found | null> {
-    const text = seal.open(names.digest, sealed)
+  async #landingOf({ question, names, flight }: Course, sealed: string): Promise<Found | null> {
+    const text = this.#seal.open(names.digest, sealed)
     if (text === null) return null
     const mark = readMark(text)
     if (mark.kind === 'unshared') return { kind: 'unshared' }
     if (mark.kind === 'failed' && mayTryMore(mark, flight.policies())) return null
     if (mark.kind !== 'kept') return { kind: 'landed', landing: landingOfMark(mark) }
-    const entry = await read(question.key)
+    const entry = await this.#read(question.key)
     if (entry === 'away') return { kind: 'away' }
     return entry && { kind: 'landed', landing: landingOfEntry(entry) }
   }
 
-  function mine(course: Course, { token, from, job }: Extract<Acquired, { kind: 'leased' }>): Found {
-    const left = jobOf(course, job)
+  #mine(course: Course, { token, from, job }: Extract<Acquired, { kind: 'leased' }>): Found {
+    const left = this.#jobOf(course, job)
     if (from === 'sent')
-      emit({ kind: 'flight-taken-over', scraper: course.scraper, from: left === null ? 'sent' : 'job' })
-    return { kind: 'mine', lease: open(course, token, left) }
+      this.#emit({ kind: 'flight-taken-over', scraper: course.scraper, from: left === null ? 'sent' : 'job' })
+    return { kind: 'mine', lease: this.#open(course, token, left) }
   }
 
-  function alone(course: Course, job: string): { readonly kind: 'mine'; readonly lease: OpenLease } {
-    return { kind: 'mine', lease: open(course, null, jobOf(course, job)) }
+  #alone(course: Course, job: string): { readonly kind: 'mine'; readonly lease: OpenLease } {
+    return { kind: 'mine', lease: this.#open(course, null, this.#jobOf(course, job)) }
   }
 
-  function open(course: Course, token: string | null, job: string | null): OpenLease {
-    const lease = openLease(ports, course, { token, job })
-    leases.add(lease)
+  #open(course: Course, token: string | null, job: string | null): OpenLease {
+    const lease = openLease(this.#ports, course, { token, job })
+    this.#leases.add(lease)
     return lease
   }
 
-  function forget(lease: OpenLease): void {
+  readonly #forget = (lease: OpenLease): void => {
     lease.end()
-    leases.delete(lease)
+    this.#leases.delete(lease)
   }
 
-  function jobOf({ names }: Course, sealed: string): string | null {
-    return sealed === '' ? null : seal.open(names.digest, sealed)
-  }
-
-  function close(): void {
-    isClosed = true
-    blink.close()
-    stopListening()
-    stopBeats()
-    // What others can go on with need not wait until we are missed.
-    for (const lease of leases) outcomes.giveBack(lease)
-    outcomes.close()
-    for (const { notify } of notifiers) notify()
+  #jobOf({ names }: Course, sealed: string): string | null {
+    return sealed === '' ? null : this.#seal.open(names.digest, sealed)
   }
 
   /** What the store may not know of: all leases, or those of flights that began while it was away. */
-  async function announce(isNew: boolean): Promise<void> {
-    const unknown = Array.from(leases).filter(({ fence }) => isNew || fence === null)
+  async #announce(isNew: boolean): Promise<void> {
+    const unknown = Array.from(this.#leases).filter(({ fence }) => isNew || fence === null)
     for (let from = 0; from < unknown.length; from += BATCH) {
       await Promise.all(unknown.slice(from, from + BATCH).map((lease) => lease.announce()))
     }
   }
 
-  function openNotifier(): Notifier {
-    const notifier = createNotifier(clock)
-    notifiers.add(notifier)
+  #openNotifier(): Notifier {
+    const notifier = createNotifier(this.#clock)
+    this.#notifiers.add(notifier)
     return notifier
   }
+}
+
+export function createSharedFlights(ports: SharedFlightPorts, options: SharedFlightOptions = {}): SharedFlights {
+  return new ReplicaFlights(ports, options)
 }
 
 function namesOf(key: string): Names {

@@ -56,133 +56,164 @@ const PRICE_CREDITS = 3
 const NOTHING: Success = { status: 200, body: {} }
 const MAX_REMEMBERED = 100_000
 
-export function createVendor(parts: VendorParts): Vendor {
-  const { now, chance, ledger, scripts, skies, switches } = parts
-  const accounts = createAccounts(parts.keys, ledger, now)
-  const jobs = createJobs(now, ledger, switches)
-  const calls = new Map<string, number>()
-  const cache = new Map<string, { readonly body: Body; readonly storedAt: number }>()
+class SimulatedVendor implements Vendor {
+  readonly #parts: VendorParts
+  readonly #now: () => number
+  readonly #chance: Chance
+  readonly #ledger: Books
+  readonly #scripts: Scripts
+  readonly #skies: Skies
+  readonly #switches: () => Switches
+  readonly accounts: Accounts
+  readonly jobs: Jobs
+  readonly #calls = new Map<string, number>()
+  readonly #cache = new Map<string, { readonly body: Body; readonly storedAt: number }>()
 
-  function decide(request: RecordedRequest): Work {
-    const refusal = refuse(request)
+  constructor(parts: VendorParts) {
+    this.#parts = parts
+    const { now, chance, ledger, scripts, skies, switches } = parts
+    this.#now = now
+    this.#chance = chance
+    this.#ledger = ledger
+    this.#scripts = scripts
+    this.#skies = skies
+    this.#switches = switches
+    this.accounts = createAccounts(parts.keys, ledger, now)
+    this.jobs = createJobs(now, ledger, switches)
+  }
+
+  readonly decide = (request: RecordedRequest): Work => {
+    const refusal = this.#refuse(request)
     if (refusal !== null) return { request, step: refusal, callNumber: 0, durationMs: 0 }
-    const callNumber = countCall(request)
-    const durationMs = drawDuration(request, callNumber)
-    const step = scripts.next(request, switches().promptScripts) ?? unscripted(request, callNumber, durationMs)
+    const callNumber = this.#countCall(request)
+    const durationMs = this.#drawDuration(request, callNumber)
+    const step =
+      this.#scripts.next(request, this.#switches().promptScripts) ?? this.#unscripted(request, callNumber, durationMs)
     return { request, step, callNumber, durationMs }
   }
 
-  function refuse(request: RecordedRequest): StepDetail | null {
-    const wrongRoute = refuseRoute(request, switches())
-    if (wrongRoute !== null) return wrongRoute
-    if (request.call === 'poll') return jobs.known(request.jobId ?? '') ? null : { kind: '404' }
-    return accounts.refuse(request.key, PRICE_CREDITS, switches()) ?? refuseParameters(request, switches())
-  }
-
-  function unscripted(request: RecordedRequest, callNumber: number, durationMs: number): StepDetail {
-    if (request.call !== 'sync' && request.call !== 'submit') return { kind: '200' }
-    const limited = accounts.limit(request, parts.open, switches())
-    if (limited !== null) return limited
-    const luck = luckOf(chance, scraperOf(request), promptOf(request), callNumber)
-    const failure = skies.meet(scraperOf(request), request.call, luck)
-    if (failure !== null) return failure
-    if (request.call === 'submit') return { kind: '200' }
-    if (!request.bypassCache && cached(request) !== null) return { kind: 'cached' }
-    return durationMs > timeoutMs(request) ? { kind: '408', delayMs: scaled(timeoutMs(request)) } : { kind: '200' }
-  }
-
-  function delayMs({ request, durationMs }: Work, step: StepDetail): number {
+  readonly delayMs = ({ request, durationMs }: Work, step: StepDetail): number => {
     if (step.delayMs !== undefined) return step.delayMs
     if (request.call !== 'sync') return 0
-    if (step.kind === '408' && switches().timeout408 === 'at-timeout') return scaled(timeoutMs(request))
-    return isCharged(step) && step.kind !== 'cached' ? scaled(durationMs) : 0
+    if (step.kind === '408' && this.#switches().timeout408 === 'at-timeout') return this.#scaled(timeoutMs(request))
+    return isCharged(step) && step.kind !== 'cached' ? this.#scaled(durationMs) : 0
   }
 
-  function perform(work: Work, step: StepDetail): Reply {
-    return replyTo(step, success(work, step), work.request.key, switches())
+  readonly perform = (work: Work, step: StepDetail): Reply => {
+    return replyTo(step, this.#success(work, step), work.request.key, this.#switches())
   }
 
-  function success(work: Work, step: StepDetail): Success {
-    if (work.request.call === 'poll') return poll(work.request, step)
+  readonly clear: Vendor['clear'] = () => {
+    this.accounts.clear()
+    this.jobs.clear()
+    this.#calls.clear()
+    this.#cache.clear()
+  }
+
+  #refuse(request: RecordedRequest): StepDetail | null {
+    const wrongRoute = refuseRoute(request, this.#switches())
+    if (wrongRoute !== null) return wrongRoute
+    if (request.call === 'poll') return this.jobs.known(request.jobId ?? '') ? null : { kind: '404' }
+    return (
+      this.accounts.refuse(request.key, PRICE_CREDITS, this.#switches()) ?? refuseParameters(request, this.#switches())
+    )
+  }
+
+  #unscripted(request: RecordedRequest, callNumber: number, durationMs: number): StepDetail {
+    if (request.call !== 'sync' && request.call !== 'submit') return { kind: '200' }
+    const limited = this.accounts.limit(request, this.#parts.open, this.#switches())
+    if (limited !== null) return limited
+    const luck = luckOf(this.#chance, scraperOf(request), promptOf(request), callNumber)
+    const failure = this.#skies.meet(scraperOf(request), request.call, luck)
+    if (failure !== null) return failure
+    if (request.call === 'submit') return { kind: '200' }
+    if (!request.bypassCache && this.#cached(request) !== null) return { kind: 'cached' }
+    return durationMs > timeoutMs(request)
+      ? { kind: '408', delayMs: this.#scaled(timeoutMs(request)) }
+      : { kind: '200' }
+  }
+
+  #success(work: Work, step: StepDetail): Success {
+    if (work.request.call === 'poll') return this.#poll(work.request, step)
     if (!isCharged(step)) {
-      if (step.kind === '500' && work.request.call === 'sync') reserve(work)
+      if (step.kind === '500' && work.request.call === 'sync') this.#reserve(work)
       return NOTHING
     }
-    return work.request.call === 'submit' ? submit(work, step) : { status: 200, body: answer(work, step) }
+    return work.request.call === 'submit' ? this.#submit(work, step) : { status: 200, body: this.#answer(work, step) }
   }
 
-  function answer(work: Work, step: StepDetail): Body {
+  #answer(work: Work, step: StepDetail): Body {
     const { request } = work
     const isCached = step.kind === 'cached'
-    const credits = step.credits ?? (isCached && switches().cachedCharge === 'free' ? 0 : PRICE_CREDITS)
-    const kept = isCached ? cached(request) : null
-    const body = kept?.body ?? freshAnswer(work, credits, syncJobId(work))
-    const stored = kept?.storedAt ?? now()
-    const repeated = kept !== null && switches().cachedJobId === 'same'
-    const jobId = repeated ? String(body['job_id']) : syncJobId(work)
-    charge(work, 'sync', jobId, credits)
+    const credits = step.credits ?? (isCached && this.#switches().cachedCharge === 'free' ? 0 : PRICE_CREDITS)
+    const kept = isCached ? this.#cached(request) : null
+    const body = kept?.body ?? this.#freshAnswer(work, credits, this.#syncJobId(work))
+    const stored = kept?.storedAt ?? this.#now()
+    const repeated = kept !== null && this.#switches().cachedJobId === 'same'
+    const jobId = repeated ? String(body['job_id']) : this.#syncJobId(work)
+    this.#charge(work, 'sync', jobId, credits)
     if (isCached) {
-      const cachedAt = switches().cachedAt ? { cached_at: isoOf(stored) } : {}
+      const cachedAt = this.#switches().cachedAt ? { cached_at: isoOf(stored) } : {}
       return { ...body, job_id: jobId, credits_used: credits, cached: true, ...cachedAt }
     }
-    if (step.kind === '200') store(request, body)
+    if (step.kind === '200') this.#store(request, body)
     return step.kind === 'failed' ? { ...body, status: 'failed', error: 'execution failed' } : body
   }
 
-  function submit(work: Work, step: StepDetail): Success {
+  #submit(work: Work, step: StepDetail): Success {
     const { request } = work
-    const id = chance.uuid('job', scraperOf(request), promptOf(request), work.callNumber)
+    const id = this.#chance.uuid('job', scraperOf(request), promptOf(request), work.callNumber)
     const credits = step.credits ?? PRICE_CREDITS
-    const fate = fateOf(work, step)
-    jobs.create({
+    const fate = this.#fateOf(work, step)
+    this.jobs.create({
       id,
       key: request.key ?? '',
       scraper: scraperOf(request),
       prompt: promptOf(request),
       country: request.country ?? 'US',
-      result: jobResultOf(freshAnswer(work, credits, id), switches()),
-      entry: charge(work, 'job', id, credits),
+      result: jobResultOf(this.#freshAnswer(work, credits, id), this.#switches()),
+      entry: this.#charge(work, 'job', id, credits),
       ...fate,
     })
-    const createdAt = { created_at: isoOf(now()) }
+    const createdAt = { created_at: isoOf(this.#now()) }
     const more = { status: 'pending', scraper: request.scraper }
-    const { submitBody } = switches()
+    const { submitBody } = this.#switches()
     if (submitBody === 'job-id') return { status: 202, body: { job_id: id } }
     return { status: 202, body: { job_id: id, ...more, ...(submitBody === 'created-at' ? createdAt : {}) } }
   }
 
-  function fateOf(work: Work, step: StepDetail): Pick<NewJob, 'ending' | 'outcome'> {
+  #fateOf(work: Work, step: StepDetail): Pick<NewJob, 'ending' | 'outcome'> {
     if (step.kind === 'pending') return { ending: { kind: 'release' }, outcome: step.outcome ?? 'done' }
-    const { attempts, outcome } = vendorAttempts(work)
-    const inTime: Ending = { kind: 'at', at: now() + scaled(work.durationMs) * attempts }
+    const { attempts, outcome } = this.#vendorAttempts(work)
+    const inTime: Ending = { kind: 'at', at: this.#now() + this.#scaled(work.durationMs) * attempts }
     if (step.kind !== 'done' && step.kind !== 'failed') return { ending: inTime, outcome }
     return { ending: step.polls === undefined ? inTime : { kind: 'polls', polls: step.polls }, outcome: step.kind }
   }
 
-  function vendorAttempts({ request, callNumber }: Work): { attempts: number; outcome: 'done' | 'failed' } {
-    const rate = skies.failureRate(scraperOf(request))
-    for (let attempt = 1; attempt <= switches().jobAttempts; attempt += 1) {
-      const luck = chance.number('attempt', attempt, scraperOf(request), promptOf(request), callNumber)
+  #vendorAttempts({ request, callNumber }: Work): { attempts: number; outcome: 'done' | 'failed' } {
+    const rate = this.#skies.failureRate(scraperOf(request))
+    for (let attempt = 1; attempt <= this.#switches().jobAttempts; attempt += 1) {
+      const luck = this.#chance.number('attempt', attempt, scraperOf(request), promptOf(request), callNumber)
       if (luck >= rate) return { attempts: attempt, outcome: 'done' }
     }
-    return { attempts: switches().jobAttempts, outcome: 'failed' }
+    return { attempts: this.#switches().jobAttempts, outcome: 'failed' }
   }
 
-  function poll(request: RecordedRequest, step: StepDetail): Success {
+  #poll(request: RecordedRequest, step: StepDetail): Success {
     const says = step.kind === 'done' || step.kind === 'failed' || step.kind === 'pending' ? step.kind : undefined
-    const body = isCharged(step) ? jobs.poll(request.jobId ?? '', says) : null
+    const body = isCharged(step) ? this.jobs.poll(request.jobId ?? '', says) : null
     return { status: 200, body: body ?? {} }
   }
 
-  function reserve(work: Work): void {
-    if (switches().sync500 === 'free') return
-    const entry = charge(work, 'sync', syncJobId(work), PRICE_CREDITS)
-    ledger.refundAt(entry, now() + switches().refundDelayMs)
+  #reserve(work: Work): void {
+    if (this.#switches().sync500 === 'free') return
+    const entry = this.#charge(work, 'sync', this.#syncJobId(work), PRICE_CREDITS)
+    this.#ledger.refundAt(entry, this.#now() + this.#switches().refundDelayMs)
   }
 
-  function charge({ request }: Work, kind: 'sync' | 'job', jobId: string, credits: number): LedgerEntry {
+  #charge({ request }: Work, kind: 'sync' | 'job', jobId: string, credits: number): LedgerEntry {
     const { key } = request
-    return ledger.charge({
+    return this.#ledger.charge({
       key: key ?? '',
       scraper: scraperOf(request),
       prompt: promptOf(request),
@@ -192,59 +223,52 @@ export function createVendor(parts: VendorParts): Vendor {
     })
   }
 
-  function freshAnswer({ request, callNumber, durationMs }: Work, credits: number, jobId: string): Body {
-    return answerOf({ request, callNumber, jobId, credits, elapsedMs: durationMs, answeredAt: now() }, switches())
+  #freshAnswer({ request, callNumber, durationMs }: Work, credits: number, jobId: string): Body {
+    return answerOf(
+      { request, callNumber, jobId, credits, elapsedMs: durationMs, answeredAt: this.#now() },
+      this.#switches(),
+    )
   }
 
-  function cached(request: RecordedRequest): { readonly body: Body; readonly storedAt: number } | null {
-    const entry = cache.get(cacheKey(request))
-    if (entry === undefined || now() - entry.storedAt >= switches().vendorCacheTtlMs) return null
+  #cached(request: RecordedRequest): { readonly body: Body; readonly storedAt: number } | null {
+    const entry = this.#cache.get(cacheKey(request))
+    if (entry === undefined || this.#now() - entry.storedAt >= this.#switches().vendorCacheTtlMs) return null
     return entry
   }
 
-  function store(request: RecordedRequest, body: Body): void {
-    if (switches().vendorCacheTtlMs === 0 || (request.bypassCache && !switches().bypassRefreshes)) return
-    remember(cache, cacheKey(request), { body, storedAt: now() })
+  #store(request: RecordedRequest, body: Body): void {
+    if (this.#switches().vendorCacheTtlMs === 0 || (request.bypassCache && !this.#switches().bypassRefreshes)) return
+    remember(this.#cache, cacheKey(request), { body, storedAt: this.#now() })
   }
 
-  function countCall(request: RecordedRequest): number {
+  #countCall(request: RecordedRequest): number {
     if (request.call === 'poll') return 0
     const question = `${scraperOf(request)} ${promptOf(request)}`
-    const callNumber = (calls.get(question) ?? 0) + 1
-    remember(calls, question, callNumber)
+    const callNumber = (this.#calls.get(question) ?? 0) + 1
+    remember(this.#calls, question, callNumber)
     return callNumber
   }
 
-  function drawDuration(request: RecordedRequest, callNumber: number): number {
-    const { minMs, maxMs } = parts.latency
+  #drawDuration(request: RecordedRequest, callNumber: number): number {
+    const { minMs, maxMs } = this.#parts.latency
     const about = [scraperOf(request), promptOf(request), callNumber]
-    const luck = chance.number('latency', ...about)
-    const isTail = switches().latencyShape === 'tail' && chance.number('tail', ...about) < 0.1
+    const luck = this.#chance.number('latency', ...about)
+    const isTail = this.#switches().latencyShape === 'tail' && this.#chance.number('tail', ...about) < 0.1
     const longestMs = isTail ? Math.max(maxMs, timeoutMs(request)) : maxMs
     return Math.round((minMs + luck * (longestMs - minMs)) * 10) / 10
   }
 
-  function syncJobId({ request, callNumber }: Work): string {
-    return `job_${chance.hex('sync', scraperOf(request), promptOf(request), callNumber)}`
+  #syncJobId({ request, callNumber }: Work): string {
+    return `job_${this.#chance.hex('sync', scraperOf(request), promptOf(request), callNumber)}`
   }
 
-  function scaled(ms: number): number {
-    return ms / parts.speedUp
+  #scaled(ms: number): number {
+    return ms / this.#parts.speedUp
   }
+}
 
-  return {
-    accounts,
-    jobs,
-    decide,
-    delayMs,
-    perform,
-    clear: () => {
-      accounts.clear()
-      jobs.clear()
-      calls.clear()
-      cache.clear()
-    },
-  }
+export function createVendor(parts: VendorParts): Vendor {
+  return new SimulatedVendor(parts)
 }
 
 function cacheKey(request: RecordedRequest): string {

@@ -12,7 +12,7 @@ import type { RequestIdentity } from '../parts.ts'
 import type { Clock } from '../ports.ts'
 import type { Access } from './access-log.ts'
 import { flightLine, hitLine, operatorLine, requestLine, type LineFacts } from './audit-line.ts'
-import { createCircumstances } from './circumstances.ts'
+import { type Circumstances, createCircumstances } from './circumstances.ts'
 import type { TelemetryEvent } from './events.ts'
 import { createFlightRecorder, type FlightRecorder } from './flight-recorder.ts'
 import { createOpenRequests } from './open-requests.ts'
@@ -67,130 +67,154 @@ interface Unwritten {
 const MiB = 1024 * 1024
 const noEvents: readonly TrailEvent[] = []
 
-export function createAudit(
-  { prompts: promptsAtFirst, mostAsked = 2_000, mostOthers = 1_000, mostBytes = 8 * MiB }: AuditOptions,
-  { clock, keyOf, append }: AuditPorts,
-): Audit {
-  const asked = createTrailRing<Remembered>(mostAsked, mostBytes)
-  const others = createTrailRing<Remembered>(mostOthers, mostBytes)
-  const open = createOpenRequests()
-  const unwritten = new Map<RecordedFlight, Unwritten>()
-  const circumstances = createCircumstances(clock)
-  const flights = createFlightRecorder({
-    clock,
-    tookOff: ({ call, events }) => void events.push(...circumstances.standing(call.scraper)),
-    landed,
-  })
-  let prompts = promptsAtFirst
-  let isClosed = false
+class AuditTrail implements Audit {
+  readonly #mostAsked: number
+  readonly #mostOthers: number
+  readonly #clock: Clock
+  readonly #keyOf: (call: Call, client: Client) => string | null
+  readonly #append: ((line: string) => void) | null
+  readonly #asked: TrailRing<Remembered>
+  readonly #others: TrailRing<Remembered>
+  readonly #open = createOpenRequests()
+  readonly #unwritten = new Map<RecordedFlight, Unwritten>()
+  readonly #circumstances: Circumstances
+  readonly #flights: FlightRecorder
+  #prompts: boolean
+  #isClosed = false
+  readonly begin: Audit['begin']
+  readonly retry: Audit['retry']
+  readonly upstream: Audit['upstream']
 
-  return {
-    begin: open.add,
-    ended,
-    refused,
-    note,
-    keepPrompts: (wanted) => void (prompts = wanted),
-    openPrompts,
-    retry: flights.retry,
-    upstream: flights.upstream,
-    find: (id) => [...everything((trail) => trail.id === id)].toSorted((a, b) => b.at - a.at),
-    recent,
-    troubles: () => troublesIn(everything(() => true)),
-    kept: () => ({ asked: fillOf(asked, mostAsked), others: fillOf(others, mostOthers) }),
-    close,
+  constructor(
+    { prompts: promptsAtFirst, mostAsked = 2_000, mostOthers = 1_000, mostBytes = 8 * MiB }: AuditOptions,
+    { clock, keyOf, append }: AuditPorts,
+  ) {
+    this.#mostAsked = mostAsked
+    this.#mostOthers = mostOthers
+    this.#clock = clock
+    this.#keyOf = keyOf
+    this.#append = append
+    this.#asked = createTrailRing<Remembered>(mostAsked, mostBytes)
+    this.#others = createTrailRing<Remembered>(mostOthers, mostBytes)
+    this.#circumstances = createCircumstances(clock)
+    this.#flights = createFlightRecorder({
+      clock,
+      tookOff: ({ call, events }) => void events.push(...this.#circumstances.standing(call.scraper)),
+      landed: this.#landed,
+    })
+    this.#prompts = promptsAtFirst
+    this.begin = this.#open.add
+    this.retry = this.#flights.retry
+    this.upstream = this.#flights.upstream
   }
 
-  function ended(exchange: Exchange, outcome: Outcome, access: Access): void {
+  readonly ended = (exchange: Exchange, outcome: Outcome, access: Access): void => {
     const { request, call } = exchange
-    open.delete(exchange)
+    this.#open.delete(exchange)
     if (outcome.kind === 'hit' && call) {
-      const trail = trailOf(access, null, null, null)
-      others.push(trail)
-      if (append && !isClosed) append(hitLine(trail, call, outcome.entry))
+      const trail = this.#trailOf(access, null, null, null)
+      this.#others.push(trail)
+      if (this.#append && !this.#isClosed) this.#append(hitLine(trail, call, outcome.entry))
       return
     }
-    const flight = flightOf(exchange, outcome)
-    const trail = trailOf(access, outcome, flight, roleOf(request, outcome, flight))
+    const flight = this.#flightOf(exchange, outcome)
+    const trail = this.#trailOf(access, outcome, flight, roleOf(request, outcome, flight))
     const isAsked = trail.role !== null || (outcome.kind === 'refused' && outcome.error.fault !== 'client')
-    const ring = isAsked ? asked : others
+    const ring = isAsked ? this.#asked : this.#others
     ring.push(trail)
-    write(trail, flight, factsOf(exchange, outcome, trail.at))
+    this.#write(trail, flight, factsOf(exchange, outcome, trail.at))
     if (flight?.owner === request && flight.landedAt !== null) flight.owner = null
   }
 
-  function note(event: TelemetryEvent): void {
-    circumstances.note(event, flights.aloft)
-    if (event.kind === 'operator-acted' && append && !isClosed) append(operatorLine(clock.wall(), event))
-  }
-
   /** A refusal so early that there was no exchange. */
-  function refused(access: Access, error: ProxyError): void {
-    const trail = { ...trailOf(access, null, null, null), detail: error.message }
-    others.push(trail)
-    write(trail, null, { call: null, patienceMs: null, stored: null, ageMs: null })
+  readonly refused = (access: Access, error: ProxyError): void => {
+    const trail = { ...this.#trailOf(access, null, null, null), detail: error.message }
+    this.#others.push(trail)
+    this.#write(trail, null, { call: null, patienceMs: null, stored: null, ageMs: null })
   }
 
-  function write(trail: Trail, flight: RecordedFlight | null, facts: LineFacts): void {
-    if (flight && trail.role === 'leader' && flight.landedAt === null) unwritten.set(flight, { trail, facts })
-    else if (append && !isClosed) append(requestLine(trail, flight, facts))
+  readonly note = (event: TelemetryEvent): void => {
+    this.#circumstances.note(event, this.#flights.aloft)
+    if (event.kind === 'operator-acted' && this.#append && !this.#isClosed)
+      this.#append(operatorLine(this.#clock.wall(), event))
   }
 
-  function landed(flight: RecordedFlight): void {
-    const waiting = unwritten.get(flight)
-    unwritten.delete(flight)
+  readonly keepPrompts: Audit['keepPrompts'] = (wanted) => void (this.#prompts = wanted)
+
+  readonly openPrompts = (): readonly string[] => {
+    if (this.#prompts) return []
+    const calls = Array.from(this.#flights.aloft, ({ call }) => call)
+    return [...Array.from(this.#open.all(), ({ request }) => request.target), ...calls].flatMap(({ params }) =>
+      promptsIn(params),
+    )
+  }
+
+  readonly find: Audit['find'] = (id) =>
+    [...this.#everything((trail) => trail.id === id)].toSorted((a, b) => b.at - a.at)
+
+  readonly recent = (count: number, isWanted: (trail: Trail) => boolean = () => true): readonly Trail[] => {
+    const begun = [...this.#open.all()].toReversed().map(this.#waiting).filter(isWanted).slice(0, count)
+    const over = [this.#asked, this.#others].flatMap((ring) => [...ring.newestFirst().filter(isWanted).take(count)])
+    return [...begun, ...over.toSorted((a, b) => endOf(b) - endOf(a))].slice(0, count)
+  }
+
+  readonly troubles: Audit['troubles'] = () => troublesIn(this.#everything(() => true))
+
+  readonly kept: Audit['kept'] = () => ({
+    asked: fillOf(this.#asked, this.#mostAsked),
+    others: fillOf(this.#others, this.#mostOthers),
+  })
+
+  readonly close = (): void => {
+    for (const [flight, { trail, facts }] of this.#unwritten) this.#append?.(requestLine(trail, flight, facts))
+    this.#unwritten.clear()
+    this.#isClosed = true
+  }
+
+  #write(trail: Trail, flight: RecordedFlight | null, facts: LineFacts): void {
+    if (flight && trail.role === 'leader' && flight.landedAt === null) this.#unwritten.set(flight, { trail, facts })
+    else if (this.#append && !this.#isClosed) this.#append(requestLine(trail, flight, facts))
+  }
+
+  readonly #landed = (flight: RecordedFlight): void => {
+    const waiting = this.#unwritten.get(flight)
+    this.#unwritten.delete(flight)
     const { owner } = flight
     // Its request is about to be recorded; or else nobody waits for it, and it is told by itself.
-    if (owner && open.has(owner)) return
+    if (owner && this.#open.has(owner)) return
     // A trail is kept for long, and must not keep the request, with its sockets and headers, as well.
     flight.owner = null
     // By now it is known what its call has cost.
-    if (waiting) return write({ ...waiting.trail, credits: creditsOf(flight) }, flight, waiting.facts)
+    if (waiting) return this.#write({ ...waiting.trail, credits: creditsOf(flight) }, flight, waiting.facts)
     if (!owner) return
-    const trail = unattended(flight, owner)
-    asked.push(trail)
-    if (append && !isClosed) append(flightLine(trail, flight))
+    const trail = this.#unattended(flight, owner)
+    this.#asked.push(trail)
+    if (this.#append && !this.#isClosed) this.#append(flightLine(trail, flight))
   }
 
-  function* openPrompts(): Generator<string> {
-    if (prompts) return
-    for (const { request } of open.all()) yield* promptsIn(request.target.params)
-    for (const { call } of flights.aloft) yield* promptsIn(call.params)
-  }
-
-  function close(): void {
-    for (const [flight, { trail, facts }] of unwritten) append?.(requestLine(trail, flight, facts))
-    unwritten.clear()
-    isClosed = true
-  }
-
-  function flightOf({ request, client, call }: Exchange, outcome: Outcome): RecordedFlight | null {
+  #flightOf({ request, client, call }: Exchange, outcome: Outcome): RecordedFlight | null {
     // The caller got what was known; whatever is asked for it afterwards is asked for nobody.
     if (outcome.kind === 'stale' && outcome.because === 'revalidating') return null
-    const known = flights.ofOutcome(outcome) ?? flights.begunFor(request)
+    const known = this.#flights.ofOutcome(outcome) ?? this.#flights.begunFor(request)
     if (known) return known
     const leftEarly =
       outcome.kind === 'gone' || (outcome.kind === 'refused' && outcome.error.code === 'DEADLINE_EXCEEDED')
-    return leftEarly ? joinedBy(request, client, call) : null
+    return leftEarly ? this.#joinedBy(request, client, call) : null
   }
 
   /** The flight under way that somebody who waits, or has waited, must have joined. */
-  function joinedBy({ wishes }: ProxyRequest, client: Client | null, call: Call | null): RecordedFlight | null {
+  #joinedBy({ wishes }: ProxyRequest, client: Client | null, call: Call | null): RecordedFlight | null {
     if (!client || !call || call.bypass || wishes.noCache || wishes.noStore) return null
-    const key = keyOf(call, client)
+    const key = this.#keyOf(call, client)
     if (key === null) return null
-    for (const flight of flights.aloft) if (flight.cacheKey === key) return flight
+    for (const flight of this.#flights.aloft) if (flight.cacheKey === key) return flight
     return null
   }
 
-  function trailOf(
-    access: Access,
-    outcome: Outcome | null,
-    flight: RecordedFlight | null,
-    role: Role | null,
-  ): Remembered {
+  #trailOf(access: Access, outcome: Outcome | null, flight: RecordedFlight | null, role: Role | null): Remembered {
     const { call, code, reason = null, durationMs } = access
     const id = access.id ?? ''
-    const prompt = prompts ? promptOf(call) : null
+    const prompt = this.#prompts ? promptOf(call) : null
     const landing = outcome && 'landing' in outcome ? outcome.landing : null
     const detail = outcome?.kind === 'refused' ? outcome.error.message : null
     return {
@@ -198,7 +222,7 @@ export function createAudit(
       id,
       traceId: access.traceId ?? null,
       // The wall has whole milliseconds, rounded down.
-      at: Math.ceil(clock.wall() - durationMs),
+      at: Math.ceil(this.#clock.wall() - durationMs),
       durationMs,
       client: access.client,
       scraper: call?.scraper ?? 'none',
@@ -215,19 +239,19 @@ export function createAudit(
       role,
       flight,
       stoppedBy: landing?.stoppedBy ?? null,
-      events: code === 'CIRCUIT_OPEN' || code === 'NO_KEY_AVAILABLE' ? standingFor(call) : noEvents,
+      events: code === 'CIRCUIT_OPEN' || code === 'NO_KEY_AVAILABLE' ? this.#standingFor(call) : noEvents,
     }
   }
 
-  function standingFor(call: Call | null): readonly TrailEvent[] {
-    return call ? circumstances.standing(call.scraper) : noEvents
+  #standingFor(call: Call | null): readonly TrailEvent[] {
+    return call ? this.#circumstances.standing(call.scraper) : noEvents
   }
 
-  function unattended(flight: RecordedFlight, owner: RequestIdentity): Remembered {
+  #unattended(flight: RecordedFlight, owner: RequestIdentity): Remembered {
     const { call, client, attempts, startedAt } = flight
-    const wall = clock.wall()
+    const wall = this.#clock.wall()
     return {
-      ...underWay({ request: owner, client, call }, startedAt),
+      ...this.#underWay({ request: owner, client, call }, startedAt),
       bytes: 400 + 2 * owner.id.length + 250 * attempts.length,
       durationMs: wall - startedAt,
       status: flight.lastStatus,
@@ -240,7 +264,7 @@ export function createAudit(
   }
 
   /** What is known of a request that has not ended. */
-  function underWay(
+  #underWay(
     { request, client, call }: { readonly request: RequestIdentity } & Pick<Exchange, 'client' | 'call'>,
     at: number,
   ): Trail {
@@ -253,7 +277,7 @@ export function createAudit(
       scraper: call?.scraper ?? 'none',
       endpoint: call?.endpoint ?? null,
       promptHash: call?.promptHash ?? null,
-      prompt: prompts ? promptOf(call) : null,
+      prompt: this.#prompts ? promptOf(call) : null,
       status: null,
       cache: null,
       tier: null,
@@ -268,25 +292,23 @@ export function createAudit(
     }
   }
 
-  function waiting({ request, client, call }: Exchange): Trail {
-    const begun = flights.begunFor(request)
-    const flight = begun ?? joinedBy(request, client, call)
-    const at = clock.wall() - (clock.now() - request.arrivedAt)
+  readonly #waiting = ({ request, client, call }: Exchange): Trail => {
+    const begun = this.#flights.begunFor(request)
+    const flight = begun ?? this.#joinedBy(request, client, call)
+    const at = this.#clock.wall() - (this.#clock.now() - request.arrivedAt)
     const role = begun ? 'leader' : flight ? 'joined' : null
-    return { ...underWay({ request, client, call }, at), role, flight }
-  }
+    return { ...this.#underWay({ request, client, call }, at), role, flight }
+  };
 
-  function* everything(isWanted: (trail: Pick<Trail, 'id'>) => boolean): Generator<Trail> {
-    for (const exchange of open.all()) if (isWanted(exchange.request)) yield waiting(exchange)
-    for (const trail of asked.newestFirst()) if (isWanted(trail)) yield trail
-    for (const trail of others.newestFirst()) if (isWanted(trail)) yield trail
+  *#everything(isWanted: (trail: Pick<Trail, 'id'>) => boolean): Generator<Trail> {
+    for (const exchange of this.#open.all()) if (isWanted(exchange.request)) yield this.#waiting(exchange)
+    for (const trail of this.#asked.newestFirst()) if (isWanted(trail)) yield trail
+    for (const trail of this.#others.newestFirst()) if (isWanted(trail)) yield trail
   }
+}
 
-  function recent(count: number, isWanted: (trail: Trail) => boolean = () => true): readonly Trail[] {
-    const begun = [...open.all()].toReversed().map(waiting).filter(isWanted).slice(0, count)
-    const over = [asked, others].flatMap((ring) => [...ring.newestFirst().filter(isWanted).take(count)])
-    return [...begun, ...over.toSorted((a, b) => endOf(b) - endOf(a))].slice(0, count)
-  }
+export function createAudit(options: AuditOptions, ports: AuditPorts): Audit {
+  return new AuditTrail(options, ports)
 }
 
 function roleOf(request: ProxyRequest, outcome: Outcome, flight: RecordedFlight | null): Role | null {

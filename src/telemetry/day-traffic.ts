@@ -11,14 +11,14 @@ interface Traffic {
 }
 
 /** Callers that are nobody have no row. */
-export function watchTraffic(traffic: () => Traffic) {
+export function watchTraffic(traffic: Traffic) {
   return {
     ended({ client, call }: Exchange, outcome: Outcome): void {
       if (!client) return
       const attempts = outcome.kind === 'fetched' && outcome.role === 'leader' ? outcome.landing.attempts : []
       const subject = { client: client.name, scraper: call?.scraper ?? 'none', key: attempts.at(-1)?.keyName ?? 'none' }
       const saved = savedBy(outcome)
-      traffic().add(subject, saved?.how ?? null, saved?.credits ?? 0)
+      traffic.add(subject, saved?.how ?? null, saved?.credits ?? 0)
     },
   }
 }

@@ -69,78 +69,35 @@ export const shownMsOf = { hour: 3_600_000, day: 86_400_000 } as const
 const marksKept = 200
 const actsKept = 5
 
-export function createHistory({ clock, credits }: HistoryPorts): History {
-  const rings = { hour: new Map<number, Slot>(), day: new Map<number, Slot>() }
-  const latestAt = { hour: 0, day: 0 }
-  const marks: Mark[] = []
-  const acts: Act[] = []
-  const wrong = new Map<string, Mark>()
-  let openQuestions = 0
-  let counted = { spent: 0, saved: 0 }
-  let store: Store | null = null
+class TrafficHistory implements History {
+  readonly #clock: Clock
+  readonly #credits: () => { readonly spent: number; readonly saved: number }
+  readonly #rings = { hour: new Map<number, Slot>(), day: new Map<number, Slot>() }
+  readonly #latestAt = { hour: 0, day: 0 }
+  readonly #marks: Mark[] = []
+  readonly #acts: Act[] = []
+  readonly #wrong = new Map<string, Mark>()
+  #openQuestions = 0
+  #counted = { spent: 0, saved: 0 }
+  #store: Store | null = null
 
-  mark('started')
-
-  function keepIn(opened: Store): void {
-    store = opened
-    const now = clock.wall()
-    const oldest = now - spans.day.steps * spans.day.stepMs
-    const kept = Array.from(opened.list(space), ([key, value]) => slotFrom(Number(key), value))
-    for (const slot of kept) if (slot && slot.at > oldest && slot.at <= now) rings.day.set(slot.at, slot)
+  constructor({ clock, credits }: HistoryPorts) {
+    this.#clock = clock
+    this.#credits = credits
+    this.#mark('started')
   }
 
-  /** Closes steps that are over and opens those of now; what credits changed since belongs to the step before. */
-  function roll(): Readonly<Record<Span, Slot>> {
-    const now = clock.wall()
-    return { hour: slotOf('hour', now), day: slotOf('day', now) }
+  readonly begin = (): void => {
+    this.#openQuestions += 1
+    const { hour, day } = this.#roll()
+    for (const slot of [hour, day]) slot.open = Math.max(slot.open, this.#openQuestions)
   }
 
-  function slotOf(span: Span, now: number): Slot {
-    const { stepMs, steps } = spans[span]
-    const at = Math.floor(now / stepMs) * stepMs
-    const ring = rings[span]
-    const current = at === latestAt[span] ? ring.get(at) : undefined
-    if (current) return current
-    settle()
-    if (span === 'day') keepLatest()
-    const slot = ring.get(at) ?? emptySlot(at, openQuestions)
-    ring.delete(at)
-    ring.set(at, slot)
-    latestAt[span] = at
-    // A clock that was set back leaves steps of the future: they go as well.
-    for (const key of ring.keys()) if (key <= at - steps * stepMs || key > at) ring.delete(key)
-    return slot
-  }
-
-  function keepLatest(): void {
-    const latest = [...rings.day.values()].at(-1)
-    if (!latest) return
-    const expiresAt = latest.at + spans.day.steps * spans.day.stepMs
-    store?.put([{ space, key: String(latest.at), value: numbersOf(latest), expiresAt }])
-  }
-
-  function settle(): void {
-    const { spent, saved } = credits()
-    for (const ring of [rings.hour, rings.day]) {
-      const latest = [...ring.values()].at(-1)
-      if (!latest) continue
-      latest.spent += spent - counted.spent
-      latest.saved += saved - counted.saved
-    }
-    counted = { spent, saved }
-  }
-
-  function begin(): void {
-    openQuestions += 1
-    const { hour, day } = roll()
-    for (const slot of [hour, day]) slot.open = Math.max(slot.open, openQuestions)
-  }
-
-  function ended(_exchange: Exchange, outcome: Outcome, { status, cache, durationMs }: Access): void {
-    openQuestions -= 1
+  readonly ended = (_exchange: Exchange, outcome: Outcome, { status, cache, durationMs }: Access): void => {
+    this.#openQuestions -= 1
     const index = indexOf(outcome, status)
     const latency = outcome.kind === 'fetched' && outcome.role === 'leader' && cache !== 'none' ? durationMs : null
-    const { hour, day } = roll()
+    const { hour, day } = this.#roll()
     for (const slot of [hour, day]) {
       if (index !== null) slot.requests[index] = (slot.requests[index] ?? 0) + 1
       if (latency === null || status !== 200) continue
@@ -149,79 +106,131 @@ export function createHistory({ clock, credits }: HistoryPorts): History {
     }
   }
 
-  function note(event: TelemetryEvent): void {
+  readonly note = (event: TelemetryEvent): void => {
     if (event.kind === 'reloaded') {
-      mark(event.result === 'invalid' ? 'settings refused' : `settings no. ${event.generation}`)
-      went('settings', event.result === 'invalid')
+      this.#mark(event.result === 'invalid' ? 'settings refused' : `settings no. ${event.generation}`)
+      this.#went('settings', event.result === 'invalid')
     } else if (event.kind === 'breaker-changed') {
       if (event.to !== 'half-open' && !event.isStillOpen)
-        mark(`circuit of ${event.scraper} ${event.to === 'open' ? 'opened' : 'closed'}`)
-      went(`circuit of ${event.scraper}`, event.to !== 'closed')
+        this.#mark(`circuit of ${event.scraper} ${event.to === 'open' ? 'opened' : 'closed'}`)
+      this.#went(`circuit of ${event.scraper}`, event.to !== 'closed')
     } else if (event.kind === 'key-changed') {
-      mark(`key ${event.key} ${event.to}`)
-      went(`key ${event.key}`, event.to !== 'ready')
+      this.#mark(`key ${event.key} ${event.to}`)
+      this.#went(`key ${event.key}`, event.to !== 'ready')
     } else if (event.kind === 'redis-changed') {
-      mark(`Redis ${event.to}`)
-      went('Redis', event.to !== 'up')
+      this.#mark(`Redis ${event.to}`)
+      this.#went('Redis', event.to !== 'up')
     } else if (event.kind === 'disk-changed') {
-      mark(`disk ${event.to}`)
-      went('disk', event.to !== 'up')
+      this.#mark(`disk ${event.to}`)
+      this.#went('disk', event.to !== 'up')
     } else if (event.kind === 'overload-changed') {
-      mark(event.to === 'calm' ? 'overload is over' : 'overload')
-      went('overload', event.to !== 'calm')
+      this.#mark(event.to === 'calm' ? 'overload is over' : 'overload')
+      this.#went('overload', event.to !== 'calm')
     } else if (event.kind === 'operator-acted') {
-      acts.unshift({ at: clock.wall(), text: actTexts[event.action](event.what), from: event.from, by: event.by })
-      acts.splice(actsKept)
-      if (event.action === 'purge') mark('answers purged')
+      this.#acts.unshift({
+        at: this.#clock.wall(),
+        text: actTexts[event.action](event.what),
+        from: event.from,
+        by: event.by,
+      })
+      this.#acts.splice(actsKept)
+      if (event.action === 'purge') this.#mark('answers purged')
     }
   }
 
-  function mark(text: string): void {
-    const latest = marks.at(-1)
-    // A circuit that opens again and again within a step is one mark.
-    if (latest?.text === text && clock.wall() - latest.at < spans.hour.stepMs) return
-    marks.push({ at: clock.wall(), text })
-    if (marks.length > marksKept) marks.shift()
+  readonly steps = (span: Span): readonly Step[] => {
+    this.#roll()
+    this.#settle()
+    const from = this.#clock.wall() - shownMsOf[span]
+    return this.#slots(span, from, Infinity).map(stepFrom)
   }
 
-  function went(name: string, isWrong: boolean): void {
-    if (!isWrong) wrong.delete(name)
-    else if (!wrong.has(name)) wrong.set(name, { at: clock.wall(), text: name })
-  }
-
-  function steps(span: Span): readonly Step[] {
-    roll()
-    settle()
-    const from = clock.wall() - shownMsOf[span]
-    return slots(span, from, Infinity).map(stepFrom)
-  }
-
-  function slots(span: Span, from: number, to: number): readonly Slot[] {
-    return [...rings[span].values()].filter(({ at }) => at > from && at <= to).toSorted((a, b) => a.at - b.at)
-  }
-
-  function hours(): { now: Hour; dayAgo: Hour | null } {
-    roll()
-    settle()
-    const now = clock.wall()
-    const dayAgo = slots('day', now - 25 * 3_600_000, now - 24 * 3_600_000)
+  readonly hours = (): { now: Hour; dayAgo: Hour | null } => {
+    this.#roll()
+    this.#settle()
+    const now = this.#clock.wall()
+    const dayAgo = this.#slots('day', now - 25 * 3_600_000, now - 24 * 3_600_000)
     return {
-      now: hourFrom(slots('hour', now - 3_600_000, now)),
+      now: hourFrom(this.#slots('hour', now - 3_600_000, now)),
       dayAgo: dayAgo.length > 0 ? hourFrom(dayAgo) : null,
     }
   }
 
-  return {
-    begin,
-    ended,
-    note,
-    steps,
-    hours,
-    marks: (span) => marks.filter(({ at }) => at > clock.wall() - shownMsOf[span]),
-    acts: () => [...acts],
-    troubles: () => [...wrong.values()],
-    keepIn,
+  readonly marks: History['marks'] = (span) => this.#marks.filter(({ at }) => at > this.#clock.wall() - shownMsOf[span])
+
+  readonly acts: History['acts'] = () => [...this.#acts]
+
+  readonly troubles: History['troubles'] = () => [...this.#wrong.values()]
+
+  readonly keepIn = (opened: Store): void => {
+    this.#store = opened
+    const now = this.#clock.wall()
+    const oldest = now - spans.day.steps * spans.day.stepMs
+    const kept = Array.from(opened.list(space), ([key, value]) => slotFrom(Number(key), value))
+    for (const slot of kept) if (slot && slot.at > oldest && slot.at <= now) this.#rings.day.set(slot.at, slot)
   }
+
+  /** Closes steps that are over and opens those of now; what credits changed since belongs to the step before. */
+  #roll(): Readonly<Record<Span, Slot>> {
+    const now = this.#clock.wall()
+    return { hour: this.#slotOf('hour', now), day: this.#slotOf('day', now) }
+  }
+
+  #slotOf(span: Span, now: number): Slot {
+    const { stepMs, steps } = spans[span]
+    const at = Math.floor(now / stepMs) * stepMs
+    const ring = this.#rings[span]
+    const current = at === this.#latestAt[span] ? ring.get(at) : undefined
+    if (current) return current
+    this.#settle()
+    if (span === 'day') this.#keepLatest()
+    const slot = ring.get(at) ?? emptySlot(at, this.#openQuestions)
+    ring.delete(at)
+    ring.set(at, slot)
+    this.#latestAt[span] = at
+    // A clock that was set back leaves steps of the future: they go as well.
+    for (const key of ring.keys()) if (key <= at - steps * stepMs || key > at) ring.delete(key)
+    return slot
+  }
+
+  #keepLatest(): void {
+    const latest = [...this.#rings.day.values()].at(-1)
+    if (!latest) return
+    const expiresAt = latest.at + spans.day.steps * spans.day.stepMs
+    this.#store?.put([{ space, key: String(latest.at), value: numbersOf(latest), expiresAt }])
+  }
+
+  #settle(): void {
+    const { spent, saved } = this.#credits()
+    for (const ring of [this.#rings.hour, this.#rings.day]) {
+      const latest = [...ring.values()].at(-1)
+      if (!latest) continue
+      latest.spent += spent - this.#counted.spent
+      latest.saved += saved - this.#counted.saved
+    }
+    this.#counted = { spent, saved }
+  }
+
+  #mark(text: string): void {
+    const latest = this.#marks.at(-1)
+    // A circuit that opens again and again within a step is one mark.
+    if (latest?.text === text && this.#clock.wall() - latest.at < spans.hour.stepMs) return
+    this.#marks.push({ at: this.#clock.wall(), text })
+    if (this.#marks.length > marksKept) this.#marks.shift()
+  }
+
+  #went(name: string, isWrong: boolean): void {
+    if (!isWrong) this.#wrong.delete(name)
+    else if (!this.#wrong.has(name)) this.#wrong.set(name, { at: this.#clock.wall(), text: name })
+  }
+
+  #slots(span: Span, from: number, to: number): readonly Slot[] {
+    return [...this.#rings[span].values()].filter(({ at }) => at > from && at <= to).toSorted((a, b) => a.at - b.at)
+  }
+}
+
+export function createHistory(ports: HistoryPorts): History {
+  return new TrafficHistory(ports)
 }
 
 const actTexts: Readonly<Record<OperatorAction, (what: OperatorAct['what']) => string>> = {

@@ -79,135 +79,149 @@ type Tally = { -readonly [Field in Exclude<keyof Account, 'saved'>]: number } & 
   imbalance: number
 }
 
-export function createLedger({ metrics, broke }: LedgerPorts): Ledger {
-  const tallies = new Map<string, Tally>()
-  const ends = { charged: 0, free: 0, uncertain: 0 }
-  const totals = { spent: 0, saved: 0 }
-  let startedCount = 0
+class CreditLedger implements Ledger {
+  readonly #metrics: Pick<
+    Metrics,
+    | 'creditsSpent'
+    | 'creditsUncertain'
+    | 'creditsWasted'
+    | 'creditsSaved'
+    | 'creditsDelivered'
+    | 'creditsUnclaimed'
+    | 'creditsRefunded'
+    | 'ledgerImbalance'
+  >
+  readonly #broke: (error: Error) => void
+  readonly #tallies = new Map<string, Tally>()
+  readonly #ends = { charged: 0, free: 0, uncertain: 0 }
+  readonly #totals = { spent: 0, saved: 0 }
+  #startedCount = 0
   /** Charged attempts whose flight is under way, and who pays. An attempt that is forgotten stays in its client's sum. */
-  const settling = new WeakMap<Attempt, string>()
+  readonly #settling = new WeakMap<Attempt, string>()
 
-  return {
-    started: () => void (startedCount += 1),
-    ended,
-    landed,
-    lost,
-    answered,
-    refunded,
-    status,
-    totals: () => ({ ...totals }),
+  constructor({ metrics, broke }: LedgerPorts) {
+    this.#metrics = metrics
+    this.#broke = broke
   }
 
-  function ended(payer: string, scraper: string, attempt: Attempt): void {
+  readonly started: Ledger['started'] = () => void (this.#startedCount += 1)
+
+  readonly ended = (payer: string, scraper: string, attempt: Attempt): void => {
     const { charge, keyName } = attempt
-    const tally = tallyOf(payer)
+    const tally = this.#tallyOf(payer)
     const isUseless = attempt.class !== 'ok'
-    if (charge.state === 'free') ends.free += 1
+    if (charge.state === 'free') this.#ends.free += 1
     if (charge.state === 'unknown') {
-      ends.uncertain += 1
+      this.#ends.uncertain += 1
       tally.uncertain += charge.credits
-      metrics.creditsUncertain.add(charge.credits, payer, scraper, keyName)
-      if (isUseless) metrics.creditsWasted.add(charge.credits, payer, scraper, 'uncertain')
+      this.#metrics.creditsUncertain.add(charge.credits, payer, scraper, keyName)
+      if (isUseless) this.#metrics.creditsWasted.add(charge.credits, payer, scraper, 'uncertain')
     }
     if (charge.state === 'charged') {
-      ends.charged += 1
+      this.#ends.charged += 1
       tally.spent += charge.credits
-      totals.spent += charge.credits
-      metrics.creditsSpent.add(charge.credits, payer, scraper, keyName)
-      if (isUseless) waste(payer, scraper, charge.credits)
+      this.#totals.spent += charge.credits
+      this.#metrics.creditsSpent.add(charge.credits, payer, scraper, keyName)
+      if (isUseless) this.#waste(payer, scraper, charge.credits)
       else {
         tally.settling += charge.credits
-        settling.set(attempt, payer)
+        this.#settling.set(attempt, payer)
       }
     }
-    check(payer)
+    this.#check(payer)
   }
 
-  function refunded(payer: string, scraper: string, keyName: string, credits: number): void {
-    tallyOf(payer).refunded += credits
-    metrics.creditsRefunded.add(credits, payer, scraper, keyName)
-  }
-
-  function waste(payer: string, scraper: string, credits: number): void {
-    tallyOf(payer).wasted += credits
-    metrics.creditsWasted.add(credits, payer, scraper, 'invalid')
-  }
-
-  function landed(payer: string, scraper: string, { attempts, verdict }: Landing, claimed: boolean): void {
-    settle(attempts)
+  readonly landed = (payer: string, scraper: string, { attempts, verdict }: Landing, claimed: boolean): void => {
+    this.#settle(attempts)
     if (verdict.kind === 'answered' && verdict.charge.state === 'charged') {
-      if (claimed) deliver(payer, verdict.charge.credits)
+      if (claimed) this.#deliver(payer, verdict.charge.credits)
       else {
-        tallyOf(payer).unclaimed += verdict.charge.credits
-        metrics.creditsUnclaimed.add(verdict.charge.credits, payer, scraper)
+        this.#tallyOf(payer).unclaimed += verdict.charge.credits
+        this.#metrics.creditsUnclaimed.add(verdict.charge.credits, payer, scraper)
       }
     }
-    check(payer)
+    this.#check(payer)
   }
 
-  function lost(payer: string, scraper: string, attempts: readonly Attempt[]): void {
-    waste(payer, scraper, settle(attempts))
-    check(payer)
+  readonly lost = (payer: string, scraper: string, attempts: readonly Attempt[]): void => {
+    this.#waste(payer, scraper, this.#settle(attempts))
+    this.#check(payer)
   }
 
-  /** They settle no more. Says how much that was. */
-  function settle(attempts: readonly Attempt[]): number {
-    let credits = 0
-    for (const attempt of attempts) {
-      const owner = settling.get(attempt)
-      if (owner === undefined) continue
-      settling.delete(attempt)
-      tallyOf(owner).settling -= attempt.charge.credits
-      credits += attempt.charge.credits
-    }
-    return credits
-  }
-
-  function answered(client: string, scraper: string, outcome: Outcome): void {
+  readonly answered = (client: string, scraper: string, outcome: Outcome): void => {
     const saved = savedBy(outcome)
     if (!saved) return
-    tallyOf(client).saved[saved.how] += saved.credits
-    totals.saved += saved.credits
-    metrics.creditsSaved.add(saved.credits, client, scraper, saved.how)
-    deliver(client, saved.credits)
+    this.#tallyOf(client).saved[saved.how] += saved.credits
+    this.#totals.saved += saved.credits
+    this.#metrics.creditsSaved.add(saved.credits, client, scraper, saved.how)
+    this.#deliver(client, saved.credits)
   }
 
-  function deliver(client: string, credits: number): void {
-    tallyOf(client).delivered += credits
-    metrics.creditsDelivered.add(credits, client)
+  readonly refunded = (payer: string, scraper: string, keyName: string, credits: number): void => {
+    this.#tallyOf(payer).refunded += credits
+    this.#metrics.creditsRefunded.add(credits, payer, scraper, keyName)
   }
 
-  function check(client: string): void {
-    const tally = tallyOf(client)
-    const imbalance = imbalanceOf(tally)
-    if (imbalance === tally.imbalance) return
-    metrics.ledgerImbalance.add(Math.abs(imbalance) - Math.abs(tally.imbalance))
-    tally.imbalance = imbalance
-    if (imbalance !== 0) broke(new Error(`${imbalance} credits of client ${client} are not accounted for`))
-  }
-
-  function status(): LedgerStatus {
+  readonly status = (): LedgerStatus => {
     const total = emptyTally()
-    const clients = Array.from(tallies, ([client, tally]) => {
+    const clients = Array.from(this.#tallies, ([client, tally]) => {
       add(total, tally)
       return { client, ...accountOf(tally) }
     })
-    const underway = startedCount - ends.charged - ends.free - ends.uncertain
+    const underway = this.#startedCount - this.#ends.charged - this.#ends.free - this.#ends.uncertain
     return {
-      attempts: { started: startedCount, ...ends, underway },
+      attempts: { started: this.#startedCount, ...this.#ends, underway },
       total: accountOf(total),
       clients,
       imbalance: total.imbalance,
     }
   }
 
-  function tallyOf(client: string): Tally {
-    const known = tallies.get(client)
+  readonly totals: Ledger['totals'] = () => ({ ...this.#totals })
+
+  #waste(payer: string, scraper: string, credits: number): void {
+    this.#tallyOf(payer).wasted += credits
+    this.#metrics.creditsWasted.add(credits, payer, scraper, 'invalid')
+  }
+
+  /** They settle no more. Says how much that was. */
+  #settle(attempts: readonly Attempt[]): number {
+    let credits = 0
+    for (const attempt of attempts) {
+      const owner = this.#settling.get(attempt)
+      if (owner === undefined) continue
+      this.#settling.delete(attempt)
+      this.#tallyOf(owner).settling -= attempt.charge.credits
+      credits += attempt.charge.credits
+    }
+    return credits
+  }
+
+  #deliver(client: string, credits: number): void {
+    this.#tallyOf(client).delivered += credits
+    this.#metrics.creditsDelivered.add(credits, client)
+  }
+
+  #check(client: string): void {
+    const tally = this.#tallyOf(client)
+    const imbalance = imbalanceOf(tally)
+    if (imbalance === tally.imbalance) return
+    this.#metrics.ledgerImbalance.add(Math.abs(imbalance) - Math.abs(tally.imbalance))
+    tally.imbalance = imbalance
+    if (imbalance !== 0) this.#broke(new Error(`${imbalance} credits of client ${client} are not accounted for`))
+  }
+
+  #tallyOf(client: string): Tally {
+    const known = this.#tallies.get(client)
     if (known) return known
     const made = emptyTally()
-    tallies.set(client, made)
+    this.#tallies.set(client, made)
     return made
   }
+}
+
+export function createLedger(ports: LedgerPorts): Ledger {
+  return new CreditLedger(ports)
 }
 
 /** What the answer would have cost without the proxy; null = nothing was saved. */

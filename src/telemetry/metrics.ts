@@ -458,13 +458,9 @@ export interface Gauges {
   readonly redis?: (() => SharedState) | undefined
 }
 
-export interface MetricsOptions extends ListOptions {
-  readonly gauges: Gauges
-}
-
 export type Metrics = ReturnType<typeof createMetrics>
 
-export function createMetrics(options: MetricsOptions) {
+export function createMetrics(options: ListOptions) {
   const lists = closedLists(options)
   const registry = new prom.Registry()
   /** Shows the zeros of metrics whose labels may have got new values. */
@@ -476,17 +472,23 @@ export function createMetrics(options: MetricsOptions) {
     ...counters(levelRows, 'gauge'),
     ...histograms(),
     admit,
+    showGauges,
     /** Everything, as OpenMetrics with examples where `accept` prefers that. */
     text,
   }
-  for (const reading of readingRows) {
-    expose(describe('gauge', reading), () =>
-      reading
-        .read(options)
-        .map(([value, ...values]) => ({ value, labels: named(reading.labels.map(shownName), values) })),
-    )
-  }
   return metrics
+
+  /** Once: from now on what the parts hold at the moment is shown, too. */
+  function showGauges(gauges: Gauges): void {
+    const given = { ...options, gauges }
+    for (const reading of readingRows) {
+      expose(describe('gauge', reading), () =>
+        reading
+          .read(given)
+          .map(([value, ...values]) => ({ value, labels: named(reading.labels.map(shownName), values) })),
+      )
+    }
+  }
 
   async function text(accept = '') {
     const body = await registry.metrics()
@@ -553,7 +555,9 @@ interface Row {
 }
 
 interface Reading extends Row {
-  readonly read: (options: MetricsOptions) => readonly (readonly [value: number, ...labels: readonly LabelValue[]])[]
+  readonly read: (
+    given: ListOptions & { readonly gauges: Gauges },
+  ) => readonly (readonly [value: number, ...labels: readonly LabelValue[]])[]
 }
 
 function budgetsOf({ budgets }: Gauges, valueOf: (budget: BudgetStatus) => number) {

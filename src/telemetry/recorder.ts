@@ -10,10 +10,10 @@ import type { Clock, Emit } from '../ports.ts'
 import type { Access, AccessLog } from './access-log.ts'
 import type { OperatorAct, OperatorAction, TelemetryEvent } from './events.ts'
 import type { JobOutcome, SampleGroup } from './labels.ts'
-import { createLedger, type LedgerStatus } from './ledger.ts'
+import { type Ledger, createLedger, type LedgerStatus } from './ledger.ts'
 import type { Log } from './log.ts'
 import type { Metrics } from './metrics.ts'
-import { createReachability } from './reachability.ts'
+import { type Reachability, createReachability } from './reachability.ts'
 import { traceIdOf } from './traceparent.ts'
 import { promptsIn } from './trail.ts'
 
@@ -59,23 +59,45 @@ const actMessages: Readonly<Record<OperatorAction, string | null>> = {
   credits: null,
 }
 
-export function createRecorder(ports: RecorderPorts): Telemetry {
-  const { metrics, access, log, clock, matches, watchers = [], openPrompts = () => [] } = ports
-  const traceOf = ports.traceIdOf ?? (({ traceparent }) => traceIdOf(traceparent))
-  const nextAnomalyLogAt = new Map<string, number>()
-  const reachability = createReachability({ clock, log })
-  const ledger = createLedger({ metrics, broke: (error) => logBug('ledger', error, null) })
+class ExchangeRecorder implements Telemetry {
+  readonly #metrics: Metrics
+  readonly #access: AccessLog
+  readonly #log: Log
+  readonly #clock: Clock
+  readonly #matches: (ifNoneMatch: string, etag: string) => boolean
+  readonly #watchers: readonly Watcher[]
+  readonly #openPrompts: () => Iterable<string>
+  readonly #traceOf: (request: Exchange['request']) => string | null
+  readonly #nextAnomalyLogAt = new Map<string, number>()
+  readonly #reachability: Reachability
+  readonly #ledger: Ledger
+  readonly credits: Telemetry['credits']
+  readonly totals: Telemetry['totals']
 
-  return { begin, record, refused, uncaught, emit, credits: ledger.status, totals: ledger.totals }
-
-  function begin(exchange: Exchange): void {
-    metrics.inFlightRequests.add(1)
-    for (const watcher of watchers) watcher.begin?.(exchange)
+  constructor(ports: RecorderPorts) {
+    const { metrics, access, log, clock, matches, watchers = [], openPrompts = () => [] } = ports
+    this.#metrics = metrics
+    this.#access = access
+    this.#log = log
+    this.#clock = clock
+    this.#matches = matches
+    this.#watchers = watchers
+    this.#openPrompts = openPrompts
+    this.#traceOf = ports.traceIdOf ?? (({ traceparent }) => traceIdOf(traceparent))
+    this.#reachability = createReachability({ clock, log })
+    this.#ledger = createLedger({ metrics, broke: (error) => this.#logBug('ledger', error, null) })
+    this.credits = this.#ledger.status
+    this.totals = this.#ledger.totals
   }
 
-  function record(exchange: Exchange, outcome: Outcome): void {
+  readonly begin = (exchange: Exchange): void => {
+    this.#metrics.inFlightRequests.add(1)
+    for (const watcher of this.#watchers) watcher.begin?.(exchange)
+  }
+
+  readonly record = (exchange: Exchange, outcome: Outcome): void => {
     const { request, call } = exchange
-    const endedAt = clock.now()
+    const endedAt = this.#clock.now()
     const durationMs = endedAt - request.arrivedAt
     const client = exchange.client?.name ?? 'unknown'
     const scraper = call?.scraper ?? 'none'
@@ -83,22 +105,22 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
     const made = madeFor(outcome)
     const cache = cacheLabelOf(outcome, call)
     const code = codeOf(outcome)
-    const status = isNotModified(exchange, outcome) ? 304 : statusOf(outcome, code)
+    const status = this.#isNotModified(exchange, outcome) ? 304 : statusOf(outcome, code)
 
-    metrics.inFlightRequests.add(-1)
-    metrics.requests.add(1, client, scraper, status, cache)
-    metrics.requestDuration.observeAs(request.id, durationMs / 1000, scraper, cache)
+    this.#metrics.inFlightRequests.add(-1)
+    this.#metrics.requests.add(1, client, scraper, status, cache)
+    this.#metrics.requestDuration.observeAs(request.id, durationMs / 1000, scraper, cache)
     if (isOverheadKnown(outcome)) {
-      metrics.overhead.observe(overheadMs(request.arrivedAt, endedAt, landing?.attempts ?? []) / 1000)
+      this.#metrics.overhead.observe(overheadMs(request.arrivedAt, endedAt, landing?.attempts ?? []) / 1000)
     }
-    if (call?.endpoint === 'answer') metrics.samples.add(1, scraper, sampleGroupOf(call.sample ?? 1))
-    if (code) metrics.refusals.add(1, client, code)
+    if (call?.endpoint === 'answer') this.#metrics.samples.add(1, scraper, sampleGroupOf(call.sample ?? 1))
+    if (code) this.#metrics.refusals.add(1, client, code)
     const reason = outcome.kind === 'refused' ? outcome.error.reason : null
-    if (reason) metrics.overloaded.add(1, reason)
-    if (cache === 'joined') metrics.joinedRequests.add(1, scraper)
-    ledger.answered(client, scraper, outcome)
-    if (call && call.endpoint !== 'answer') metrics.jobs.add(1, scraper, jobOutcomeOf(outcome, call))
-    if (outcome.kind === 'refused' && code === 'INTERNAL') logBug('request', outcome.error.cause, request)
+    if (reason) this.#metrics.overloaded.add(1, reason)
+    if (cache === 'joined') this.#metrics.joinedRequests.add(1, scraper)
+    this.#ledger.answered(client, scraper, outcome)
+    if (call && call.endpoint !== 'answer') this.#metrics.jobs.add(1, scraper, jobOutcomeOf(outcome, call))
+    if (outcome.kind === 'refused' && code === 'INTERNAL') this.#logBug('request', outcome.error.cause, request)
 
     const line: Access = {
       id: request.id,
@@ -112,142 +134,150 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
       attempts: made?.attempts ?? landing?.attempts.length ?? 0,
       credits: made?.credits ?? (cache === 'joined' ? 0 : (landing?.chargedCredits ?? 0)),
       durationMs,
-      traceId: traceOf(request),
+      traceId: this.#traceOf(request),
     }
-    access.write(line)
-    for (const watcher of watchers) watcher.ended?.(exchange, outcome, line)
+    this.#access.write(line)
+    for (const watcher of this.#watchers) watcher.ended?.(exchange, outcome, line)
   }
 
-  function refused(error: ProxyError, id: string | null = null): void {
-    metrics.requests.add(1, 'unknown', 'none', error.status, 'none')
-    metrics.refusals.add(1, 'unknown', error.code)
+  readonly refused = (error: ProxyError, id: string | null = null): void => {
+    this.#metrics.requests.add(1, 'unknown', 'none', error.status, 'none')
+    this.#metrics.refusals.add(1, 'unknown', error.code)
     const { status, code, reason } = error
-    if (reason) metrics.overloaded.add(1, reason)
+    if (reason) this.#metrics.overloaded.add(1, reason)
     const nothing = { call: null, tier: null, attempts: 0, credits: 0, durationMs: 0 }
     const line: Access = { ...nothing, id, client: 'unknown', status, cache: 'none', code, reason }
-    access.write(line)
-    for (const watcher of watchers) watcher.refused?.(line, error)
-    if (code === 'INTERNAL') logBug('http', error.cause, id === null ? null : { id, target: nowhere })
+    this.#access.write(line)
+    for (const watcher of this.#watchers) watcher.refused?.(line, error)
+    if (code === 'INTERNAL') this.#logBug('http', error.cause, id === null ? null : { id, target: nowhere })
   }
 
-  function isNotModified({ request }: Exchange, outcome: Outcome): boolean {
-    if (request.ifNoneMatch === null) return false
-    const entry = entryOf(outcome)
-    return entry?.status === 200 && matches(request.ifNoneMatch, entry.etag)
+  readonly uncaught = (error: unknown): void => {
+    this.#metrics.bugs.add(1)
+    this.#log.error('uncaught', { error }, [...this.#openPrompts()])
   }
 
-  function emit(event: TelemetryEvent): void {
-    for (const watcher of watchers) watcher.note?.(event)
+  readonly emit = (event: TelemetryEvent): void => {
+    for (const watcher of this.#watchers) watcher.note?.(event)
     switch (event.kind) {
       case 'attempt-started':
-        ledger.started()
-        return metrics.upstreamInFlight.add(1, event.scraper)
+        this.#ledger.started()
+        return this.#metrics.upstreamInFlight.add(1, event.scraper)
       case 'attempt-ended':
-        metrics.upstreamInFlight.add(-1, event.scraper)
-        ledger.ended(event.payer, event.scraper, event.attempt)
-        return countAttempt(event)
+        this.#metrics.upstreamInFlight.add(-1, event.scraper)
+        this.#ledger.ended(event.payer, event.scraper, event.attempt)
+        return this.#countAttempt(event)
       case 'wire-ended':
-        if (event.trouble) metrics.upstreamUnreachable.add(1, event.scraper, event.trouble.reason)
-        return reachability.note(event.trouble)
+        if (event.trouble) this.#metrics.upstreamUnreachable.add(1, event.scraper, event.trouble.reason)
+        return this.#reachability.note(event.trouble)
       case 'flight-landed':
-        return ledger.landed(event.payer, event.scraper, event.landing, event.claimed)
+        return this.#ledger.landed(event.payer, event.scraper, event.landing, event.claimed)
       case 'flight-lost':
-        return ledger.lost(event.payer, event.scraper, event.attempts)
+        return this.#ledger.lost(event.payer, event.scraper, event.attempts)
       case 'credits-away':
-        return metrics.creditsAway.add(event.credits, event.client, event.how)
+        return this.#metrics.creditsAway.add(event.credits, event.client, event.how)
       case 'flight-followed':
-        return metrics.sharedFlights.add(1, event.end)
+        return this.#metrics.sharedFlights.add(1, event.end)
       case 'flight-taken-over':
-        return metrics.sharedFlights.add(1, event.from)
+        return this.#metrics.sharedFlights.add(1, event.from)
       case 'lease-lost':
-        return metrics.sharedFlights.add(1, 'lost')
+        return this.#metrics.sharedFlights.add(1, 'lost')
       case 'budget-used':
         if (event.percent !== 80 || event.client === '') return undefined
-        return log.warn('credit budget nearly spent', {
+        return this.#log.warn('credit budget nearly spent', {
           client: event.client,
           period: event.period.kind,
           spent: event.spentCredits,
           limit: event.limitCredits,
         })
       case 'credits-corrected':
-        return log.info('credits of a client corrected', {
+        return this.#log.info('credits of a client corrected', {
           client: event.client,
           before: event.beforeCredits,
           spent: event.spentCredits,
         })
       case 'holds-swept':
-        return log.warn('credits of an earlier run counted as spent', { holds: event.holds, credits: event.credits })
+        return this.#log.warn('credits of an earlier run counted as spent', {
+          holds: event.holds,
+          credits: event.credits,
+        })
       case 'overload-changed':
-        return logOverload(event)
+        return this.#logOverload(event)
       case 'cache-gives-way':
-        return logCache(event)
+        return this.#logCache(event)
       case 'queue-left':
-        return metrics.queueWait.observe(event.waitedMs / 1000)
+        return this.#metrics.queueWait.observe(event.waitedMs / 1000)
       case 'retried':
-        return metrics.retries.add(1, event.scraper, event.class)
+        return this.#metrics.retries.add(1, event.scraper, event.class)
       case 'retry-refused':
         // A failure that is never repeated was refused nothing.
-        return event.reason === 'final' ? undefined : metrics.retriesRefused.add(1, event.reason)
+        return event.reason === 'final' ? undefined : this.#metrics.retriesRefused.add(1, event.reason)
       case 'breaker-changed':
-        metrics.breakerTransitions.add(1, event.scraper, event.to)
-        return logBreaker(event)
+        this.#metrics.breakerTransitions.add(1, event.scraper, event.to)
+        return this.#logBreaker(event)
       case 'hold-ended':
-        return metrics.breakerHolds.add(1, event.end)
+        return this.#metrics.breakerHolds.add(1, event.end)
       case 'key-changed':
-        return logKey(event)
+        return this.#logKey(event)
       case 'operator-acted':
-        return logAct(event)
+        return this.#logAct(event)
       case 'cache-looked-up':
-        return metrics.cacheLookups.add(1, event.tier, event.result)
+        return this.#metrics.cacheLookups.add(1, event.tier, event.result)
       case 'cache-evicted':
-        return metrics.cacheEvictions.add(1, event.tier)
+        return this.#metrics.cacheEvictions.add(1, event.tier)
       case 'job-refunded':
-        return ledger.refunded(event.payer, event.scraper, event.key, event.credits)
+        return this.#ledger.refunded(event.payer, event.scraper, event.key, event.credits)
       case 'disk-changed':
-        return logDisk(event)
+        return this.#logDisk(event)
       case 'audit-changed':
-        metrics.auditLinesLost.add(event.lostLines)
+        this.#metrics.auditLinesLost.add(event.lostLines)
         return event.to === 'up'
-          ? log.info('audit file is back', { lost_lines: event.lostLines })
-          : log.warn('audit file lost', { because: event.because })
+          ? this.#log.info('audit file is back', { lost_lines: event.lostLines })
+          : this.#log.warn('audit file lost', { because: event.because })
       case 'cache-rejected':
-        return metrics.cacheRejections.add(1, event.tier, event.because)
+        return this.#metrics.cacheRejections.add(1, event.tier, event.because)
       case 'redis-changed':
-        if (event.to === 'up') return log.info('redis is up')
-        if (event.to === 'down') return log.warn('redis lost', { because: event.because })
-        return log.warn('redis refuses writes', { because: event.because, word: event.word })
+        if (event.to === 'up') return this.#log.info('redis is up')
+        if (event.to === 'down') return this.#log.warn('redis lost', { because: event.because })
+        return this.#log.warn('redis refuses writes', { because: event.because, word: event.word })
       case 'redis-cause-changed':
-        return log.warn('redis is still away', { state: event.state, because: event.because, word: event.word })
+        return this.#log.warn('redis is still away', { state: event.state, because: event.because, word: event.word })
       case 'redis-failed':
-        return metrics.redisErrors.add(1, event.operation)
+        return this.#metrics.redisErrors.add(1, event.operation)
       case 'flight-orphaned':
-        return metrics.orphanedFlights.add(1, event.scraper)
+        return this.#metrics.orphanedFlights.add(1, event.scraper)
       case 'reloaded':
-        metrics.configReloads.add(1, event.result)
-        return logReload(event)
+        this.#metrics.configReloads.add(1, event.result)
+        return this.#logReload(event)
       case 'plain-http':
-        return log.warn('HTTP without TLS refused', { port: event.port })
+        return this.#log.warn('HTTP without TLS refused', { port: event.port })
       case 'broke':
-        return logBug(event.where, event.error, event.request ?? null)
+        return this.#logBug(event.where, event.error, event.request ?? null)
     }
   }
 
-  function countAttempt({ scraper, id, attempt }: Extract<TelemetryEvent, { kind: 'attempt-ended' }>): void {
-    metrics.upstreamResponses.add(1, scraper, attempt.status ?? 'none')
-    metrics.attemptDuration.observe(attempt.durationMs / 1000, scraper)
-    if (attempt.class !== 'ok') metrics.upstreamFailures.add(1, scraper, attempt.class)
-    if (attempt.charge.state === 'unknown') metrics.ambiguousAttempts.add(1, scraper)
+  #isNotModified({ request }: Exchange, outcome: Outcome): boolean {
+    if (request.ifNoneMatch === null) return false
+    const entry = entryOf(outcome)
+    return entry?.status === 200 && this.#matches(request.ifNoneMatch, entry.etag)
+  }
+
+  #countAttempt({ scraper, id, attempt }: Extract<TelemetryEvent, { kind: 'attempt-ended' }>): void {
+    this.#metrics.upstreamResponses.add(1, scraper, attempt.status ?? 'none')
+    this.#metrics.attemptDuration.observe(attempt.durationMs / 1000, scraper)
+    if (attempt.class !== 'ok') this.#metrics.upstreamFailures.add(1, scraper, attempt.class)
+    if (attempt.charge.state === 'unknown') this.#metrics.ambiguousAttempts.add(1, scraper)
     for (const anomaly of attempt.anomalies ?? []) {
-      metrics.upstreamAnomalies.add(1, scraper, anomaly)
-      logAnomaly(scraper, anomaly, id, attempt.status)
+      this.#metrics.upstreamAnomalies.add(1, scraper, anomaly)
+      this.#logAnomaly(scraper, anomaly, id, attempt.status)
     }
   }
 
   /** Reloads and corrections have lines of their own. */
-  function logAct({ action, what: { key, ...what }, from, by }: OperatorAct): void {
+  #logAct({ action, what: { key, ...what }, from, by }: OperatorAct): void {
     const message = actMessages[action]
     if (message === null) return
-    log.info(message, {
+    this.#log.info(message, {
       ...(key === undefined ? {} : { key_name: key }),
       ...what,
       from,
@@ -256,70 +286,69 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
   }
 
   /** Once an hour for each kind and scraper: a member that upstream has renamed is in every answer. */
-  function logAnomaly(scraper: string, anomaly: Anomaly, id: string, status: number | null): void {
+  #logAnomaly(scraper: string, anomaly: Anomaly, id: string, status: number | null): void {
     const name = `${scraper} ${anomaly}`
-    const now = clock.now()
-    if (now < (nextAnomalyLogAt.get(name) ?? 0)) return
-    nextAnomalyLogAt.set(name, now + ANOMALY_LOG_MS)
-    log.warn('unexpected upstream answer', { scraper, anomaly, status, id })
+    const now = this.#clock.now()
+    if (now < (this.#nextAnomalyLogAt.get(name) ?? 0)) return
+    this.#nextAnomalyLogAt.set(name, now + ANOMALY_LOG_MS)
+    this.#log.warn('unexpected upstream answer', { scraper, anomaly, status, id })
   }
 
-  function logBreaker(event: Extract<TelemetryEvent, { kind: 'breaker-changed' }>): void {
+  #logBreaker(event: Extract<TelemetryEvent, { kind: 'breaker-changed' }>): void {
     const { scraper, to, openForMs, isStillOpen } = event
-    if (isStillOpen) return log.info('circuit stays open: a trial failed', { scraper, next_trial_ms: openForMs })
-    if (to === 'open') return log.warn('circuit opened', { scraper, next_trial_ms: openForMs })
-    log.info(to === 'closed' ? 'circuit closed' : 'circuit half-open', { scraper })
+    if (isStillOpen) return this.#log.info('circuit stays open: a trial failed', { scraper, next_trial_ms: openForMs })
+    if (to === 'open') return this.#log.warn('circuit opened', { scraper, next_trial_ms: openForMs })
+    this.#log.info(to === 'closed' ? 'circuit closed' : 'circuit half-open', { scraper })
   }
 
-  function logOverload(event: Extract<TelemetryEvent, { kind: 'overload-changed' }>): void {
+  #logOverload(event: Extract<TelemetryEvent, { kind: 'overload-changed' }>): void {
     const { to, because, eventLoopDelayMs, memory } = event
     const fields = { because, event_loop_delay_ms: Math.round(eventLoopDelayMs), memory: Number(memory.toFixed(2)) }
-    if (to === 'calm') return log.info('overload is over', fields)
-    if (to === 'shedding') return log.warn('overload: misses are refused', fields)
-    log.error('overload: all new requests are refused', fields)
+    if (to === 'calm') return this.#log.info('overload is over', fields)
+    if (to === 'shedding') return this.#log.warn('overload: misses are refused', fields)
+    this.#log.error('overload: all new requests are refused', fields)
   }
 
-  function logCache({ isOver, maxBytes, memory }: Extract<TelemetryEvent, { kind: 'cache-gives-way' }>): void {
+  #logCache({ isOver, maxBytes, memory }: Extract<TelemetryEvent, { kind: 'cache-gives-way' }>): void {
     const fields = { max_bytes: maxBytes, memory: Number(memory.toFixed(2)) }
-    if (isOver) return log.info('memory is free again: the memory cache has its full size', fields)
-    log.warn('memory is short: the memory cache gives way', fields)
+    if (isOver) return this.#log.info('memory is free again: the memory cache has its full size', fields)
+    this.#log.warn('memory is short: the memory cache gives way', fields)
   }
 
-  function logKey({ key, to, because, untilAt }: Extract<TelemetryEvent, { kind: 'key-changed' }>): void {
+  #logKey({ key, to, because, untilAt }: Extract<TelemetryEvent, { kind: 'key-changed' }>): void {
     const fields = { key_name: key, because, until: isoTime(untilAt) }
-    if (to === 'ready') return log.info('upstream key ready', fields)
-    if (to === 'resting') return log.warn('upstream key rests', fields)
-    log.error('upstream key spent', fields)
+    if (to === 'ready') return this.#log.info('upstream key ready', fields)
+    if (to === 'resting') return this.#log.warn('upstream key rests', fields)
+    this.#log.error('upstream key spent', fields)
   }
 
-  function logDisk({ file, to, because }: Extract<TelemetryEvent, { kind: 'disk-changed' }>): void {
+  #logDisk({ file, to, because }: Extract<TelemetryEvent, { kind: 'disk-changed' }>): void {
     if (file === 'answers') {
-      return to === 'up' ? log.info('disk cache is back') : log.warn('disk cache lost', { because })
+      return to === 'up' ? this.#log.info('disk cache is back') : this.#log.warn('disk cache lost', { because })
     }
-    if (to === 'up') return log.info('records file is back: budgets and jobs are saved again')
+    if (to === 'up') return this.#log.info('records file is back: budgets and jobs are saved again')
     if (because === 'locked')
-      return log.warn('data folder is held by another process: waiting until it ends', { because })
-    log.error('records file lost: budgets and jobs cannot be saved', { because })
+      return this.#log.warn('data folder is held by another process: waiting until it ends', { because })
+    this.#log.error('records file lost: budgets and jobs cannot be saved', { because })
   }
 
-  function logReload(event: Extract<TelemetryEvent, { kind: 'reloaded' }>): void {
+  #logReload(event: Extract<TelemetryEvent, { kind: 'reloaded' }>): void {
     const { result, because, generation, changed, waiting, mistakes } = event
-    if (result === 'invalid') return log.error('settings not reloaded', { because, generation, mistakes })
-    log.info('settings reloaded', { because, generation, changed })
-    if (waiting.length > 0) log.warn('settings wait for a restart', { because, generation, waiting })
-  }
-
-  function uncaught(error: unknown): void {
-    metrics.bugs.add(1)
-    log.error('uncaught', { error }, [...openPrompts()])
+    if (result === 'invalid') return this.#log.error('settings not reloaded', { because, generation, mistakes })
+    this.#log.info('settings reloaded', { because, generation, changed })
+    if (waiting.length > 0) this.#log.warn('settings wait for a restart', { because, generation, waiting })
   }
 
   /** An error may quote what it was about: no prompt that is being asked, and none of this request, is shown. */
-  function logBug(where: string, error: unknown, request: Pick<Exchange['request'], 'id' | 'target'> | null): void {
-    metrics.bugs.add(1)
-    const prompts = [...(request ? promptsIn(request.target.params) : []), ...openPrompts()]
-    log.error('bug', { where, id: request?.id ?? null, error }, prompts)
+  #logBug(where: string, error: unknown, request: Pick<Exchange['request'], 'id' | 'target'> | null): void {
+    this.#metrics.bugs.add(1)
+    const prompts = [...(request ? promptsIn(request.target.params) : []), ...this.#openPrompts()]
+    this.#log.error('bug', { where, id: request?.id ?? null, error }, prompts)
   }
+}
+
+export function createRecorder(ports: RecorderPorts): Telemetry {
+  return new ExchangeRecorder(ports)
 }
 
 const ANOMALY_LOG_MS = 3_600_000

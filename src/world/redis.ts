@@ -1,15 +1,17 @@
 /**
  * The shared store on Redis: it can only help. Every call ends within the time limit, whatever Redis does; while it is known
  * not to answer, calls end at once and only a probe in the background asks. Keys and channels get the prefix here.
+ *
+ * Longer than other files, because every operation depends on the state that its failures change.
  */
 import { createHash } from 'node:crypto'
 import type { Clock, Emit, Random, Shared, SharedScript, SharedState, SharedStore } from '../ports.ts'
 import type { RedisOperation, RedisTrouble } from '../telemetry/events.ts'
-import { createRedisBreaker } from './redis-breaker.ts'
-import { type Argument, createRedisClient, type RedisAccess } from './redis-client.ts'
-import { createRedisEars } from './redis-ears.ts'
+import { type RedisBreaker, createRedisBreaker } from './redis-breaker.ts'
+import { type Argument, createRedisClient, type RedisAccess, type RedisClient } from './redis-client.ts'
+import { type RedisEars, createRedisEars } from './redis-ears.ts'
 import { failureOf, isOtherType, type RedisFailure, TIMED_OUT } from './redis-failure.ts'
-import { createRedisRefusals, PROBE_SCRIPT } from './redis-refusals.ts'
+import { type RedisRefusals, createRedisRefusals, PROBE_SCRIPT } from './redis-refusals.ts'
 
 export interface RedisOptions extends RedisAccess {
   /** The longest that any call takes. */
@@ -30,204 +32,239 @@ const UNSURE = { kind: 'away', sent: true } as const
 
 type Settled = { readonly value: unknown } | { readonly failure: RedisFailure }
 
-export function createRedis(
-  options: RedisOptions,
-  clock: Clock,
-  random: Random,
-  emit: Emit,
-  connect: typeof createRedisClient = createRedisClient,
-): SharedStore {
-  const { prefix, timeoutMs } = options
-  const digests = new WeakMap<SharedScript, string>()
-  const listeners = new Set<(state: SharedState) => void>()
+class RedisStore implements SharedStore {
+  readonly #clock: Clock
+  readonly #random: Random
+  readonly #emit: Emit
+  readonly #prefix: string
+  readonly #timeoutMs: number
+  readonly #digests = new WeakMap<SharedScript, string>()
+  readonly #listeners = new Set<(state: SharedState) => void>()
   /** Ends the calls that somebody waits for. */
-  const waiting = new Set<() => void>()
-  let open = 0
-  let told: SharedState | null = null
-  let trouble: RedisTrouble | null = null
-  let toldTrouble: RedisTrouble | null = null
-  let toldTroubleAt = Number.NEGATIVE_INFINITY
-  let closed = false
-  let movedAt = Number.NEGATIVE_INFINITY
+  readonly #waiting = new Set<() => void>()
+  #open = 0
+  #told: SharedState | null = null
+  #trouble: RedisTrouble | null = null
+  #toldTrouble: RedisTrouble | null = null
+  #toldTroubleAt = Number.NEGATIVE_INFINITY
+  #closed = false
+  #movedAt = Number.NEGATIVE_INFINITY
+  readonly #breaker: RedisBreaker
+  readonly #refusals: RedisRefusals
+  readonly #client: RedisClient
+  readonly #ears: RedisEars
+  readonly trust: SharedStore['trust']
 
-  const breaker = createRedisBreaker({ clock, random, probe, changed: review })
-  const refusals = createRedisRefusals({ clock, random, probe: probeWrite, changed: () => review(null) })
-  const client = connect(
-    options,
-    { silenceMs: Math.max(SILENCE_MS, 4 * timeoutMs), pauseMs, mayMove },
-    {
-      ready: () => {
-        breaker.probeNow()
-        refusals.probeNow()
-        review(null)
+  constructor(
+    options: RedisOptions,
+    clock: Clock,
+    random: Random,
+    emit: Emit,
+    connect: typeof createRedisClient = createRedisClient,
+  ) {
+    this.#clock = clock
+    this.#random = random
+    this.#emit = emit
+    const { prefix, timeoutMs } = options
+    this.#prefix = prefix
+    this.#timeoutMs = timeoutMs
+    this.#breaker = createRedisBreaker({ clock, random, probe: this.#probe, changed: this.#review })
+    this.#refusals = createRedisRefusals({ clock, random, probe: this.#probeWrite, changed: () => this.#review(null) })
+    this.#client = connect(
+      options,
+      { silenceMs: Math.max(SILENCE_MS, 4 * timeoutMs), pauseMs: this.#pauseMs, mayMove: this.#mayMove },
+      {
+        ready: () => {
+          this.#breaker.probeNow()
+          this.#refusals.probeNow()
+          this.#review(null)
+        },
+        lost: () => this.#review(this.#trouble ?? 'unreachable'),
+        failed: (error) => {
+          this.#trouble = failureOf(error).because
+          emit({ kind: 'redis-failed', operation: 'connect' })
+          this.#review(this.#trouble)
+        },
       },
-      lost: () => review(trouble ?? 'unreachable'),
-      failed: (error) => {
-        trouble = failureOf(error).because
-        emit({ kind: 'redis-failed', operation: 'connect' })
-        review(trouble)
-      },
-    },
-  )
-  const ears = createRedisEars({ clock, emit, listen: client.listen, pauseMs })
-
-  return {
-    get,
-    set,
-    delete: remove,
-    run,
-    publish,
-    channelName: (channel) => prefix + channel,
-    subscribe: (channel, listener) => ears.subscribe(prefix + channel, listener),
-    get state() {
-      return stateNow()
-    },
-    get trouble() {
-      return stateNow() === 'up' ? null : trouble
-    },
-    trust: client.trust,
-    onState(listener) {
-      listeners.add(listener)
-      return () => void listeners.delete(listener)
-    },
-    close,
+    )
+    this.#ears = createRedisEars({ clock, emit, listen: this.#client.listen, pauseMs: this.#pauseMs })
+    this.trust = this.#client.trust
   }
 
   // Operations
 
-  async function get(key: string): Promise<Shared<Buffer | null>> {
-    const found = await ask('get', prefix + key, () => client.call('get', [prefix + key], true), isOtherType)
+  readonly get = async (key: string): Promise<Shared<Buffer | null>> => {
+    const found = await this.#ask(
+      'get',
+      this.#prefix + key,
+      () => this.#client.call('get', [this.#prefix + key], true),
+      isOtherType,
+    )
     return known(found, (value) => (Buffer.isBuffer(value) ? value : null))
   }
 
-  async function set(key: string, value: Buffer | string, ttlMs: number): Promise<Shared<null>> {
-    const args = [prefix + key, value, 'PX', Math.max(1, Math.ceil(ttlMs))]
-    return known(await ask('set', prefix + key, () => client.call('set', args, false)), () => null)
+  readonly set = async (key: string, value: Buffer | string, ttlMs: number): Promise<Shared<null>> => {
+    const args = [this.#prefix + key, value, 'PX', Math.max(1, Math.ceil(ttlMs))]
+    return known(await this.#ask('set', this.#prefix + key, () => this.#client.call('set', args, false)), () => null)
   }
 
-  async function remove(keys: readonly string[]): Promise<Shared<number>> {
+  readonly delete = async (keys: readonly string[]): Promise<Shared<number>> => {
     const bySlot = Map.groupBy(
-      keys.map((key) => prefix + key),
-      (key) => client.slotOf(key),
+      keys.map((key) => this.#prefix + key),
+      (key) => this.#client.slotOf(key),
     )
     const all = await Promise.all(
-      Array.from(bySlot.values(), (names) => ask('delete', names[0] ?? '', () => client.call('unlink', names, false))),
+      Array.from(bySlot.values(), (names) =>
+        this.#ask('delete', names[0] ?? '', () => this.#client.call('unlink', names, false)),
+      ),
     )
     const away = all.find((one) => one.kind === 'away')
     if (away) return all.some((one) => one.kind === 'known' || one.sent) ? UNSURE : AWAY
     return { kind: 'known', value: all.reduce((sum, one) => sum + (one.kind === 'known' ? Number(one.value) : 0), 0) }
   }
 
-  function run(script: SharedScript, keys: readonly string[], args: readonly Argument[]): Promise<Shared<unknown>> {
-    const names = keys.map((key) => prefix + key)
+  readonly run = (
+    script: SharedScript,
+    keys: readonly string[],
+    args: readonly Argument[],
+  ): Promise<Shared<unknown>> => {
+    const names = keys.map((key) => this.#prefix + key)
     const rest = [script.numberOfKeys, ...names, ...args]
     const isBytes = script.replies === 'bytes'
-    return ask('script', names[0] ?? prefix, async () => {
+    return this.#ask('script', names[0] ?? this.#prefix, async () => {
       try {
-        return await client.call('evalsha', [digestOf(script), ...rest], isBytes)
+        return await this.#client.call('evalsha', [this.#digestOf(script), ...rest], isBytes)
       } catch (error) {
         if (failureOf(error).word !== 'NOSCRIPT') throw error
-        return client.call('eval', [script.lua, ...rest], isBytes)
+        return this.#client.call('eval', [script.lua, ...rest], isBytes)
       }
     })
   }
 
-  async function publish(channel: string, message: string): Promise<Shared<null>> {
-    const name = prefix + channel
-    return known(await ask('publish', name, () => client.call('publish', [name, message], false)), () => null)
+  readonly publish = async (channel: string, message: string): Promise<Shared<null>> => {
+    const name = this.#prefix + channel
+    return known(
+      await this.#ask('publish', name, () => this.#client.call('publish', [name, message], false)),
+      () => null,
+    )
   }
 
-  function digestOf(script: SharedScript): string {
-    const known = digests.get(script)
+  readonly channelName: SharedStore['channelName'] = (channel) => this.#prefix + channel
+
+  readonly subscribe: SharedStore['subscribe'] = (channel, listener) =>
+    this.#ears.subscribe(this.#prefix + channel, listener)
+
+  get state(): SharedState {
+    return this.#stateNow()
+  }
+
+  get trouble(): RedisTrouble | null {
+    return this.#stateNow() === 'up' ? null : this.#trouble
+  }
+
+  readonly onState: SharedStore['onState'] = (listener) => {
+    this.#listeners.add(listener)
+    return () => void this.#listeners.delete(listener)
+  }
+
+  readonly close = (): void => {
+    this.#closed = true
+    this.#breaker.close()
+    this.#refusals.close()
+    this.#ears.close()
+    this.#client.close()
+    for (const giveUp of this.#waiting) giveUp()
+    this.#listeners.clear()
+  }
+
+  #digestOf(script: SharedScript): string {
+    const known = this.#digests.get(script)
     if (known !== undefined) return known
     const digest = createHash('sha1').update(script.lua).digest('hex')
-    digests.set(script, digest)
+    this.#digests.set(script, digest)
     return digest
   }
 
   // One call
 
   /** `isNothing`: a refusal that stands for "there is nothing". */
-  async function ask(
+  async #ask(
     operation: RedisOperation,
     key: string,
     command: () => Promise<unknown>,
     isNothing: (failure: RedisFailure) => boolean = () => false,
   ): Promise<Shared<unknown>> {
-    const part = client.partOf(client.slotOf(key))
-    if (closed || !client.isReady || breaker.isDown(part)) return AWAY
-    if (open >= MAX_OPEN) {
-      emit({ kind: 'redis-failed', operation })
+    const part = this.#client.partOf(this.#client.slotOf(key))
+    if (this.#closed || !this.#client.isReady || this.#breaker.isDown(part)) return AWAY
+    if (this.#open >= MAX_OPEN) {
+      this.#emit({ kind: 'redis-failed', operation })
       return AWAY
     }
-    const answersAtStart = breaker.answers(part)
-    const settled = await within(command)
+    const answersAtStart = this.#breaker.answers(part)
+    const settled = await this.#within(command)
     if ('value' in settled) {
-      breaker.answered(part)
+      this.#breaker.answered(part)
       return { kind: 'known', value: settled.value }
     }
     const { failure } = settled
-    emit({ kind: 'redis-failed', operation })
-    if (failure.refusesWrites) refusals.refused(failure, operation, key)
-    if (failure.isRefusal) breaker.answered(part)
-    else breaker.failed(part, failure.because, answersAtStart, key)
+    this.#emit({ kind: 'redis-failed', operation })
+    if (failure.refusesWrites) this.#refusals.refused(failure, operation, key)
+    if (failure.isRefusal) this.#breaker.answered(part)
+    else this.#breaker.failed(part, failure.because, answersAtStart, key)
     return isNothing(failure) ? { kind: 'known', value: null } : UNSURE
   }
 
   /** Never rejects, and takes no longer than the time limit; the command counts as open until it has really ended. */
-  function within(command: () => Promise<unknown>): Promise<Settled> {
-    open += 1
+  #within(command: () => Promise<unknown>): Promise<Settled> {
+    this.#open += 1
     return new Promise((resolve) => {
-      let timer = clock.after(timeoutMs, () => {
-        // What came in while this process was busy with something else is read first.
-        timer = clock.after(0, giveUp)
-      })
-      waiting.add(giveUp)
-
-      function giveUp(): void {
-        end({ failure: TIMED_OUT })
-      }
-      function end(settled: Settled): void {
-        waiting.delete(giveUp)
+      const giveUp = (): void => end({ failure: TIMED_OUT })
+      const end = (settled: Settled): void => {
+        this.#waiting.delete(giveUp)
         timer.cancel()
         resolve(settled)
       }
+      let timer = this.#clock.after(this.#timeoutMs, () => {
+        // What came in while this process was busy with something else is read first.
+        timer = this.#clock.after(0, giveUp)
+      })
+      this.#waiting.add(giveUp)
       command()
         .then(
           (value) => end({ value }),
           (error: unknown) => end({ failure: failureOf(error) }),
         )
-        .finally(() => (open -= 1))
+        .finally(() => (this.#open -= 1))
     })
   }
 
   /** A write, because a server that only reads is of no use to those who were refused; in the slot of the key that failed. */
-  async function probe(key: string): Promise<boolean> {
-    if (!client.isReady) return false
-    const settled = await within(() => client.call('set', [probeKey(key), '', 'PX', 1_000], false))
+  readonly #probe = async (key: string): Promise<boolean> => {
+    if (!this.#client.isReady) return false
+    const settled = await this.#within(() => this.#client.call('set', [this.#probeKey(key), '', 'PX', 1_000], false))
     const isThere = 'value' in settled || settled.failure.isRefusal
     if ('value' in settled || isThere) return true
-    emit({ kind: 'redis-failed', operation: 'probe' })
-    review(settled.failure.because)
+    this.#emit({ kind: 'redis-failed', operation: 'probe' })
+    this.#review(settled.failure.because)
     return false
   }
 
-  function probeKey(key: string, name = ''): string {
+  #probeKey(key: string, name = ''): string {
     const tag = /\{([^}]+)\}/.exec(key)?.[1] ?? key
-    return `${prefix}probe${name}:{${tag}}`
+    return `${this.#prefix}probe${name}:{${tag}}`
   }
 
-  async function probeWrite(operation: RedisOperation, key: string): Promise<'accepted' | 'refused' | 'away'> {
-    if (!client.isReady || breaker.isDown(client.partOf(client.slotOf(key)))) return 'away'
-    const settled = await within(() => {
+  readonly #probeWrite = async (operation: RedisOperation, key: string): Promise<'accepted' | 'refused' | 'away'> => {
+    if (!this.#client.isReady || this.#breaker.isDown(this.#client.partOf(this.#client.slotOf(key)))) return 'away'
+    const settled = await this.#within(() => {
       if (operation === 'script') {
-        const names = ['', '-hash', '-set'].map((name) => probeKey(key, name))
-        return client.call('eval', [PROBE_SCRIPT, names.length, ...names, `${prefix}probe`], false)
+        const names = ['', '-hash', '-set'].map((name) => this.#probeKey(key, name))
+        return this.#client.call('eval', [PROBE_SCRIPT, names.length, ...names, `${this.#prefix}probe`], false)
       }
-      if (operation === 'publish') return client.call('publish', [`${prefix}probe`, ''], false)
-      if (operation === 'delete') return client.call('unlink', [probeKey(key)], false)
-      if (operation === 'get') return client.call('get', [probeKey(key)], false)
-      return client.call('set', [probeKey(key), '', 'PX', 1_000], false)
+      if (operation === 'publish') return this.#client.call('publish', [`${this.#prefix}probe`, ''], false)
+      if (operation === 'delete') return this.#client.call('unlink', [this.#probeKey(key)], false)
+      if (operation === 'get') return this.#client.call('get', [this.#probeKey(key)], false)
+      return this.#client.call('set', [this.#probeKey(key), '', 'PX', 1_000], false)
     })
     if ('value' in settled) return 'accepted'
     return settled.failure.refusesWrites ? 'refused' : 'away'
@@ -235,61 +272,66 @@ export function createRedis(
 
   // Up and down
 
-  function stateNow(): SharedState {
-    if (closed || !client.isReady || breaker.downParts > 0) return 'down'
-    return refusals.current ? 'refusing' : 'up'
+  #stateNow(): SharedState {
+    if (this.#closed || !this.#client.isReady || this.#breaker.downParts > 0) return 'down'
+    return this.#refusals.current ? 'refusing' : 'up'
   }
 
-  function review(because: RedisTrouble | null): void {
-    const now = stateNow()
-    if (closed || (now === told && now === 'up')) return
-    const refusal = now === 'refusing' ? refusals.current : null
+  readonly #review = (because: RedisTrouble | null): void => {
+    const now = this.#stateNow()
+    if (this.#closed || (now === this.#told && now === 'up')) return
+    const refusal = now === 'refusing' ? this.#refusals.current : null
     const reason = refusal?.because ?? because
-    if (reason !== null) trouble = reason
-    if (now === told && now !== 'up') return reviewCause(now, refusal?.word ?? null)
-    const isFirstTime = now === 'up' && told === null
-    emit({
+    if (reason !== null) this.#trouble = reason
+    if (now === this.#told && now !== 'up') return this.#reviewCause(now, refusal?.word ?? null)
+    const isFirstTime = now === 'up' && this.#told === null
+    this.#emit({
       kind: 'redis-changed',
       to: now,
-      because: isFirstTime ? null : (trouble ?? 'unreachable'),
+      because: isFirstTime ? null : (this.#trouble ?? 'unreachable'),
       word: refusal?.word ?? null,
     })
-    toldTrouble = trouble
-    toldTroubleAt = clock.now()
-    const isFirst = told === null && now === 'down'
-    told = now
-    if (now === 'up') trouble = null
-    if (!isFirst) for (const listener of listeners) listener(now)
+    this.#toldTrouble = this.#trouble
+    this.#toldTroubleAt = this.#clock.now()
+    const isFirst = this.#told === null && now === 'down'
+    this.#told = now
+    if (now === 'up') this.#trouble = null
+    if (!isFirst) for (const listener of this.#listeners) listener(now)
   }
 
   /** What is said about a trouble is its present cause, not the first. */
-  function reviewCause(state: 'down' | 'refusing', word: string | null): void {
-    if (trouble === null || trouble === toldTrouble || clock.now() - toldTroubleAt < CAUSE_MS) return
-    toldTrouble = trouble
-    toldTroubleAt = clock.now()
-    emit({ kind: 'redis-cause-changed', state, because: trouble, word })
+  #reviewCause(state: 'down' | 'refusing', word: string | null): void {
+    if (
+      this.#trouble === null ||
+      this.#trouble === this.#toldTrouble ||
+      this.#clock.now() - this.#toldTroubleAt < CAUSE_MS
+    )
+      return
+    this.#toldTrouble = this.#trouble
+    this.#toldTroubleAt = this.#clock.now()
+    this.#emit({ kind: 'redis-cause-changed', state, because: this.#trouble, word })
   }
 
   /** Grows to a second, and is never the same for all replicas. */
-  function pauseMs(attempt: number): number {
-    return Math.min(MAX_PAUSE_MS, 50 * 2 ** Math.min(attempt, 10)) * (0.5 + random.next() / 2)
+  readonly #pauseMs = (attempt: number): number => {
+    return Math.min(MAX_PAUSE_MS, 50 * 2 ** Math.min(attempt, 10)) * (0.5 + this.#random.next() / 2)
   }
 
-  function mayMove(): boolean {
-    if (clock.now() - movedAt < MOVE_MS) return false
-    movedAt = clock.now()
+  readonly #mayMove = (): boolean => {
+    if (this.#clock.now() - this.#movedAt < MOVE_MS) return false
+    this.#movedAt = this.#clock.now()
     return true
   }
+}
 
-  function close(): void {
-    closed = true
-    breaker.close()
-    refusals.close()
-    ears.close()
-    client.close()
-    for (const giveUp of waiting) giveUp()
-    listeners.clear()
-  }
+export function createRedis(
+  options: RedisOptions,
+  clock: Clock,
+  random: Random,
+  emit: Emit,
+  connect: typeof createRedisClient = createRedisClient,
+): SharedStore {
+  return new RedisStore(options, clock, random, emit, connect)
 }
 
 function known<T>(shared: Shared<unknown>, take: (value: unknown) => T): Shared<T> {

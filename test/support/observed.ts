@@ -109,14 +109,14 @@ export function observed(observation: Observation = {}) {
     keys: names,
     tiers: ['memory'],
     version: '0.0.0-test',
-    gauges: {
-      breakers: () => breakers.states(),
-      keys: () => keys.states(),
-      budgets: () => budget.states(),
-      retryTokens: (scraper) => retryBudget.tokens(scraper),
-      cache: tiers,
-      configGeneration: () => 1,
-    },
+  })
+  metrics.showGauges({
+    breakers: () => breakers.states(),
+    keys: () => keys.states(),
+    budgets: () => budget.states(),
+    retryTokens: (scraper) => retryBudget.tokens(scraper),
+    cache: tiers,
+    configGeneration: () => 1,
   })
   const sink = (text: string): void => void output.push(text)
   const access = createAccessLog({ level: 'info', prompts: false }, { clock, sink })

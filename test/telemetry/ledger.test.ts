@@ -27,8 +27,8 @@ function createScene() {
     keys: ['main', 'spare'],
     tiers: ['memory'],
     version: '1',
-    gauges,
   })
+  metrics.showGauges(gauges)
   const clock = fakeClock()
   const log = createLog({ level: 'info', sink: (text) => void lines.push(text), secrets: [] })
   const access = { write() {}, flush() {}, adopt() {} }

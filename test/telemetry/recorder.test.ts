@@ -30,21 +30,21 @@ function createScene(
     keys: ['main', 'spare'],
     tiers: names.tiers ?? ['memory'],
     version: '1.2.3',
-    gauges: {
-      breakers: () => live.breakers,
-      keys: () => live.keys,
-      budgets: () => names.budgets ?? [budget, { ...budget, client: '' }],
-      tokens: () => (names.clients ?? ['batch']).map((client) => ({ client, name: '1 abcdef', lastUsedAt: 1 })),
-      disk: () => ({ answers: 'up', records: 'up' }),
-      redis: () => 'up',
-      auditFile: () => 'down',
-      limits: { upstream: () => 40, maxConcurrent: () => 1_000, queueSize: () => 1_000 },
-      retryTokens: (scraper) => (scraper === 'chatgpt' ? 95 : 100),
-      cache: () => [{ tier: 'memory', entries: 2, bytes: 8192, maxBytes: 65_536 }],
-      configGeneration: () => live.generation,
-      certificateUntil: () => start + 86_400_000,
-      overload: () => ({ state: 'shedding', memory: 0.9 }),
-    },
+  })
+  metrics.showGauges({
+    breakers: () => live.breakers,
+    keys: () => live.keys,
+    budgets: () => names.budgets ?? [budget, { ...budget, client: '' }],
+    tokens: () => (names.clients ?? ['batch']).map((client) => ({ client, name: '1 abcdef', lastUsedAt: 1 })),
+    disk: () => ({ answers: 'up', records: 'up' }),
+    redis: () => 'up',
+    auditFile: () => 'down',
+    limits: { upstream: () => 40, maxConcurrent: () => 1_000, queueSize: () => 1_000 },
+    retryTokens: (scraper) => (scraper === 'chatgpt' ? 95 : 100),
+    cache: () => [{ tier: 'memory', entries: 2, bytes: 8192, maxBytes: 65_536 }],
+    configGeneration: () => live.generation,
+    certificateUntil: () => start + 86_400_000,
+    overload: () => ({ state: 'shedding', memory: 0.9 }),
   })
   const access = createAccessLog({ level: 'info', prompts: false }, { clock, sink })
   const log = createLog({ level: 'debug', sink, secrets: [canary.key] })
