@@ -33,7 +33,7 @@ export interface Row {
 }
 
 const tag = 'scrapellm-proxy'
-const circuitChanges = `sum by (scraper, to) (increase(${metric('breaker_transitions_total')}[1m])) > 0`
+const circuitChanges = `sum by (scraper, to) (increase(${metric('breaker_transitions_total', 'to!="half-open"')}[1m])) > 0`
 
 export function dashboardOf({ name, title, answers, rows }: Page): Dashboard {
   const builder = new DashboardBuilder(`scrapellm-proxy: ${title}`)

@@ -153,7 +153,8 @@ function target({ kind, examples }: Panel, index: number, [expression, name]: Qu
   const query = new DataqueryBuilder()
     .refId('ABCDEFGH'.charAt(index))
     .datasource(source)
-    .expr(expression)
+    // What is not there needs no place in the legend.
+    .expr(kind === 'stack' ? `(${expression}) > 0` : expression)
     .legendFormat(name)
   if (examples) query.exemplar(true)
   if (kind === 'heatmap') query.format(PromQueryFormat.Heatmap)

@@ -32,8 +32,8 @@ export function rate(name: string, ...matchers: readonly string[]): string {
 }
 
 /** Whole numbers, for what happens now and then: a rate would show a single one as many. */
-export function happened(by: string, name: string): string {
-  return `round(sum by (${by}) (increase(${metric(name)}[$__rate_interval])))`
+export function happened(by: string, name: string, ...matchers: readonly string[]): string {
+  return `round(sum by (${by}) (increase(${metric(name, ...matchers)}[$__rate_interval])))`
 }
 
 /** Over the time that the dashboard shows. */
@@ -48,6 +48,11 @@ export function share(part: string, whole: string): string {
 
 export function quantile(q: number, name: string, by: readonly string[], ...matchers: readonly string[]): string {
   return `histogram_quantile(${q}, sum by (${['le', ...by].join(', ')}) (${rate(`${name}_bucket`, ...matchers)}))`
+}
+
+/** As it was a day before. */
+export function yesterday(q: number, name: string, ...matchers: readonly string[]): string {
+  return `histogram_quantile(${q}, sum by (le) (rate(${metric(`${name}_bucket`, ...matchers)}[$__rate_interval] offset 1d)))`
 }
 
 /** What a caller got who asked for something that can be answered. `gone` and mistakes of callers are in neither. */

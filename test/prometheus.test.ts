@@ -51,6 +51,8 @@ const failing = [
 /** Queries without data here, by panel, and why that is right. */
 const mayBeEmpty: Readonly<Record<string, string>> = {
   'Compared with last week': 'there was no last week',
+  'Latency of misses, p50': 'there was no yesterday',
+  'Latency of misses, p95': 'there was no yesterday',
 }
 
 interface Stage {
@@ -144,10 +146,14 @@ async function shown({ adminUrl }: Running, value: RegExp, atLeast: number): Pro
 
 /** With the choices of somebody who has just opened the dashboard. */
 function asked(expression: string): string {
-  return expression
-    .replaceAll(/\$(?:instance|client|scraper)\b/g, '.*')
-    .replaceAll('$__rate_interval', '1m')
-    .replaceAll('$__range', '1h')
+  return (
+    expression
+      .replaceAll(/\$(?:instance|client|scraper)\b/g, '.*')
+      .replaceAll('$__rate_interval', '1m')
+      // A stack leaves out what is zero.
+      .replace(/^\((.*)\) > 0$/s, '$1')
+      .replaceAll('$__range', '1h')
+  )
 }
 
 async function firing({ api }: Prometheus): Promise<readonly string[]> {

@@ -1,6 +1,6 @@
 import type { Page } from '../dashboard.ts'
 import type { Panel } from '../panel.ts'
-import { metric, rate, servable, served, share, total, withoutCall } from '../query.ts'
+import { metric, quantile, rate, servable, served, share, total, withoutCall, yesterday } from '../query.ts'
 
 export const success: Panel = {
   kind: 'stat',
@@ -176,22 +176,39 @@ const more: readonly Panel[] = [
   {
     kind: 'now',
     title: 'Least budget left',
-    shows: 'Credits left of the budget that has the fewest left, of any client.',
+    shows: 'What is left of the budget that has the least left, of any client, as a share of it.',
     red: 'this client is refused with BUDGET_EXHAUSTED; answers that are kept still come. Credits dashboard: which one, and what it spends on.',
-    unit: 'short',
-    queries: [[`min(${metric('credits_budget_remaining')})`, 'left']],
-    warn: 30,
-    bad: 3,
+    unit: 'percentunit',
+    queries: [[`min(${metric('credits_budget_remaining')} / (${metric('credits_budget_limit')} > 0))`, 'left']],
+    warn: 0.2,
+    bad: 0.05,
+    max: 1,
     empty: 'no budgets',
   },
   bugs,
 ]
+
+function latencyOf(q: number, name: string): Panel {
+  const misses = ['cache=~"miss|bypass"']
+  return {
+    kind: 'graph',
+    title: `Latency of misses, ${name}`,
+    shows: `How long callers waited for answers that upstream was asked for (${name}), beside the same time yesterday.`,
+    red: null,
+    unit: 's',
+    queries: [
+      [quantile(q, 'request_duration_seconds', [], ...misses), 'now'],
+      [yesterday(q, 'request_duration_seconds', ...misses), 'yesterday'],
+    ],
+  }
+}
 
 export const overview: Page = {
   name: 'overview',
   title: 'overview',
   answers: 'Is it well, what does it cost, what does it save, and where does it hurt?',
   rows: [
+    { title: 'Latency', lines: [[latencyOf(0.5, 'p50'), latencyOf(0.95, 'p95')]] },
     { title: 'Now', lines: [[success, hitRatio, ...stats], more] },
     {
       title: 'Traffic',

@@ -283,10 +283,11 @@ export const upstream: Page = {
           {
             kind: 'stack',
             title: 'Circuit changes',
-            shows: 'Changes of circuit breakers about the time they happened, by scraper and new state.',
+            shows:
+              'When circuits opened and closed, by scraper: an outage is one opening, however many trials fail in it.',
             red: 'a circuit flaps: upstream recovers for a moment and fails again. A longer `breaker.openFor` asks it less often.',
             unit: 'short',
-            queries: [[happened('scraper, to', 'breaker_transitions_total'), '{{scraper}} {{to}}']],
+            queries: [[happened('scraper, to', 'breaker_transitions_total', 'to!="half-open"'), '{{scraper}} {{to}}']],
           },
           {
             kind: 'stack',

@@ -69,7 +69,7 @@ ul{margin:.3rem 0;padding-left:1.2rem}
 .hidden{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap}
 @media (max-width:48rem){
 .wide{display:none}.narrow{display:block;font-weight:400}
-th,td{padding-right:.5rem;overflow-wrap:anywhere}.tag{white-space:normal}select{max-width:100%}
+th,td{padding-right:.5rem;overflow-wrap:anywhere}th .tag{white-space:normal}select{max-width:100%}
 .clip .id{max-width:35vw}
 input{width:100%}form{flex:1 1 100%}label{flex:1 1 100%}form input{flex:1 1 8rem;width:auto}
 dl{grid-template-columns:minmax(0,8rem) 1fr}

@@ -71,7 +71,7 @@ const counterRows = {
   breakerTransitions: row(
     ['scraper', 'to'],
     'breaker_transitions_total',
-    'Changes of a circuit breaker, by new state.',
+    'Changes of a circuit breaker, by new state; open again because a trial failed is none.',
   ),
   breakerHolds: row(
     ['hold'],

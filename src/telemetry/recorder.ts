@@ -213,7 +213,8 @@ class ExchangeRecorder implements Telemetry {
         // A failure that is never repeated was refused nothing.
         return event.reason === 'final' ? undefined : this.#metrics.retriesRefused.add(1, event.reason)
       case 'breaker-changed':
-        this.#metrics.breakerTransitions.add(1, event.scraper, event.to)
+        // A trial that failed ends no opening, and begins none.
+        if (!event.isStillOpen) this.#metrics.breakerTransitions.add(1, event.scraper, event.to)
         return this.#logBreaker(event)
       case 'hold-ended':
         return this.#metrics.breakerHolds.add(1, event.end)

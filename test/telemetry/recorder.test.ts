@@ -606,6 +606,8 @@ void t.test('events beside the outcomes are counted, and those an operator must 
     { level: 'error', msg: 'bug', where: 'flights', error: { message: 'x of undefined', stack: /TypeError/ } },
   ])
   t.equal(scene.lines().length, 12, 'nothing is logged for the rest')
+  scene.emit({ kind: 'breaker-changed', scraper: 'gemini', to: 'open', openForMs: 9_000, isStillOpen: true })
+  t.equal((await scene.scrape())('breaker_transitions_total{scraper="gemini",to="open"}'), 1, 'a trial failed')
 })
 
 void t.test('a bug behind a refusal is in the log with its stack, under the request id', async (t) => {
