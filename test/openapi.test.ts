@@ -47,7 +47,9 @@ function checker(): (operation: Operation, answer: Answer) => string {
     if (!response.content) return ''
     const media = response.content[String(headers['content-type']).split(';')[0] ?? '']
     if (!media) return `${status} ${String(headers['content-type'])} is not described`
-    const isValid = ajv.validate({ $ref: `api${media.schema.$ref}` }, json)
+    const isRefusal = headers['content-type'] === 'application/problem+json'
+    const schema = isRefusal ? '#/components/schemas/Refusal' : media.schema.$ref
+    const isValid = ajv.validate({ $ref: `api${schema}` }, json)
     return isValid ? '' : ajv.errorsText()
   }
 }

@@ -55,7 +55,8 @@ const always: readonly HeaderName[] = [
   'RateLimit-Policy',
   'RateLimit',
 ]
-const kept: readonly HeaderName[] = [...always, 'X-Proxy-Sample', 'Age', 'ETag', 'Cache-Control']
+const promised: readonly HeaderName[] = [...always, 'X-Proxy-Sample']
+const kept: readonly HeaderName[] = [...promised, 'Age', 'ETag', 'Cache-Control']
 
 interface Parameter {
   readonly name: string
@@ -71,42 +72,33 @@ const sample: Parameter = {
   description: 'One of several independent answers to the same question; each is asked and paid for once.',
   schema: { type: 'integer', minimum: 1, maximum: MOST_SAMPLES, default: 1 },
 }
-const requestId: Parameter = {
-  name: 'X-Request-Id',
-  in: 'header',
-  description: 'An id of your own for logs and trails.',
-  schema: text,
-}
-const patience: Parameter = {
-  name: 'X-Request-Timeout',
-  in: 'header',
-  description: 'Seconds that the caller waits. The call goes on, and its answer is kept.',
-  schema: { type: 'number', exclusiveMinimum: 0 },
-}
-const prefer: Parameter = {
-  name: 'Prefer',
-  in: 'header',
-  description: '`respond-async`: a job at once, or with `wait=N` after N seconds (RFC 7240).',
-  schema: { type: 'string', examples: ['respond-async, wait=20'] },
-}
-const cacheControl: Parameter = {
-  name: 'Cache-Control',
-  in: 'header',
-  description: '`no-cache`, `no-store`, `max-age`, `max-stale`, `min-fresh`, `only-if-cached` (RFC 9111 5.2.1).',
-  schema: text,
-}
-const ifNoneMatch: Parameter = {
-  name: 'If-None-Match',
-  in: 'header',
-  description: 'An `ETag` of before: 304 when it still holds.',
-  schema: text,
-}
-const idempotencyKey: Parameter = {
-  name: 'Idempotency-Key',
-  in: 'header',
-  description: 'The same key and question give the first job again, for 24 hours and without a second charge.',
-  schema: { type: 'string', maxLength: 255 },
-}
+const requestId = header('X-Request-Id', 'An id of your own for logs and trails.', text)
+const patience = header(
+  'X-Request-Timeout',
+  'Seconds that the caller waits. The call goes on, and its answer is kept.',
+  { type: 'number', exclusiveMinimum: 0 },
+)
+const prefer = header('Prefer', '`respond-async`: a job at once, or with `wait=N` after N seconds (RFC 7240).', {
+  type: 'string',
+  examples: ['respond-async, wait=20'],
+})
+const cacheControl = header(
+  'Cache-Control',
+  '`no-cache`, `no-store`, `max-age`, `max-stale`, `min-fresh`, `only-if-cached` (RFC 9111 5.2.1).',
+  text,
+)
+const ifNoneMatch = header('If-None-Match', 'An `ETag` of before: 304 when it still holds.', text)
+const sampleHeader = header('X-Sample', 'As the parameter `sample`, for clients that cannot add one.', {
+  type: 'integer',
+  minimum: 1,
+  maximum: MOST_SAMPLES,
+})
+const traceparent = header('traceparent', 'W3C trace context, continued upstream.', text)
+const idempotencyKey = header(
+  'Idempotency-Key',
+  'The same key and question give the first job again, for 24 hours and without a second charge.',
+  { type: 'string', maxLength: 255 },
+)
 const jobId: Parameter = {
   name: 'job_id',
   in: 'path',
@@ -158,13 +150,21 @@ export function openApi(version: string): object {
       schemas: {
         ...Object.fromEntries(scrapers.map((scraper) => [nameOf(scraper), answerSchema(scraper)])),
         Submission: submissionSchema,
-        Job: jobSchema(names),
+        Answer: { anyOf: names.map((name) => ({ $ref: name })) },
+        Job: jobSchema,
+        Failure: failureSchema,
         UpstreamError: errorSchema,
         Code: { type: 'string', enum: codes },
         Refusal: refusalSchema,
       },
     },
   }
+}
+
+/** In both media types, because some generators know one type for each status, the first. */
+const failureSchema: Schema = {
+  anyOf: [{ $ref: '#/components/schemas/Refusal' }, { $ref: '#/components/schemas/UpstreamError' }],
+  description: 'A refusal of the proxy in `application/problem+json`, an error of ScrapeLLM in `application/json`.',
 }
 
 /** RFC 9457. */
@@ -188,10 +188,19 @@ function answering(scraper: Scraper): [path: string, item: object] {
   const operation = {
     operationId: `ask_${scraper}`,
     summary: `Ask ${scraper}, and wait for the answer`,
-    parameters: [...questionOf(scraper), requestId, patience, prefer, cacheControl, ifNoneMatch],
+    parameters: [
+      ...questionOf(scraper),
+      sampleHeader,
+      requestId,
+      patience,
+      prefer,
+      cacheControl,
+      ifNoneMatch,
+      traceparent,
+    ],
     responses: {
       200: answer,
-      202: jsonOf('A promise: poll its `Location`.', 'Submission', [...always, 'Location', 'Preference-Applied']),
+      202: jsonOf('A promise: poll its `Location`.', 'Submission', [...promised, 'Location', 'Preference-Applied']),
       304: { description: 'What the caller has still holds.', headers: refs(kept) },
       ...failureRefs,
     },
@@ -203,9 +212,9 @@ function submitting(scraper: Scraper): [path: string, item: object] {
   const operation = {
     operationId: `submit_${scraper}`,
     summary: `Submit a question to ${scraper} as a job`,
-    parameters: [...questionOf(scraper), requestId, idempotencyKey],
+    parameters: [...questionOf(scraper), sampleHeader, requestId, idempotencyKey, traceparent],
     responses: {
-      202: jsonOf('Submitted, and charged.', 'Submission', [...always, 'Idempotent-Replayed']),
+      202: jsonOf('Submitted, and charged.', 'Submission', [...promised, 'Idempotent-Replayed']),
       ...failureRefs,
     },
   }
@@ -219,6 +228,10 @@ function polling(): object {
     parameters: [jobId, requestId],
     responses: { 200: jsonOf('Pending, done or failed.', 'Job', always), ...failureRefs },
   }
+}
+
+function header(name: string, description: string, schema: Schema): Parameter {
+  return { name, in: 'header', description, schema }
 }
 
 function questionOf(scraper: Scraper): readonly Parameter[] {
@@ -249,8 +262,8 @@ function failureOf(what: string): object {
     description: what,
     headers: refs([...always, 'X-Proxy-Code', 'Retry-After']),
     content: {
-      'application/problem+json': { schema: { $ref: '#/components/schemas/Refusal' } },
-      'application/json': { schema: { $ref: '#/components/schemas/UpstreamError' } },
+      'application/problem+json': { schema: { $ref: '#/components/schemas/Failure' } },
+      'application/json': { schema: { $ref: '#/components/schemas/Failure' } },
     },
   }
 }

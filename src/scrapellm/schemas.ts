@@ -62,23 +62,22 @@ export const submissionSchema: Schema = {
   required: ['job_id'],
 }
 
-/** `result` refers to the schemas of the answers by these names. */
-export function jobSchema(answers: readonly string[]): Schema {
-  const properties = {
+export const jobSchema: Schema = {
+  ...objectOf({
     job_id: text,
     status: { type: 'string', enum: ['pending', 'done', 'failed'] },
     scraper: common.scraper,
     prompt: text,
     country: text,
     result: {
-      anyOf: answers.map((name) => ({ $ref: name })),
+      $ref: '#/components/schemas/Answer',
       description: 'Once it is done. May lack members that a direct answer has.',
     },
     error: { type: 'string', description: 'Why it failed.' },
     created_at: { type: 'string', format: 'date-time' },
     completed_at: { type: ['string', 'null'], format: 'date-time' },
-  }
-  return { ...objectOf(properties), required: ['job_id', 'status'] }
+  }),
+  required: ['job_id', 'status'],
 }
 
 /** An error of the vendor: a sentence, or the list of what is wrong with each parameter. */
