@@ -78,7 +78,7 @@ function mustBeNoPage({ host, origin, fetchSite }: RequestSource, hosts: Readonl
   if (fetchSite === 'cross-site' || fetchSite === 'same-site' || (origin !== null && !isOwn(origin, host)))
     throw new ProxyError(
       'ORIGIN_REFUSED',
-      'A web page of another origin may not ask without a client token: it would spend credits. Ask from a server, or send a token.',
+      'A web page of another origin may not ask without a client token: it would spend credits. Ask from a server; pages cannot read the answers (no CORS).',
     )
   if (hosts === null || host === null || isLoopback(hostOf(host)) || hosts.has(hostOf(host))) return
   throw new ProxyError(
