@@ -165,7 +165,7 @@ function preferenceOf({ request: { respondAsyncAfterMs } }: Exchange): string {
 
 /**
  * An answer that is kept: its caller may keep it, too. `max-age` is the whole lifetime, of which `Age` is gone (RFC 9111 section
- * 4.2): a cache downstream subtracts one from the other.
+ * 4.2): a cache downstream subtracts one from the other. It must not give one sample for another, although the URL is the same.
  */
 function known(
   exchange: Exchange,
@@ -178,7 +178,7 @@ function known(
   const { ifNoneMatch } = exchange.request
   const lifetime = toSeconds(lifetimeOf(exchange, entry))
   headers.push('Age', String(ageSeconds(entry, wallAt)), 'ETag', entry.etag)
-  headers.push('Cache-Control', `private, max-age=${lifetime}`)
+  headers.push('Cache-Control', `private, max-age=${lifetime}`, 'Vary', 'X-Sample')
   if (ifNoneMatch !== null && entry.status === 200 && matches(ifNoneMatch, entry.etag))
     return { status: 304, headers, body: null, close: false }
   return content(entry.status, headers, contentType, body)

@@ -35,6 +35,7 @@ export const answerHeaders = {
   RateLimit: { says: 'What is left of them, and the seconds until they are reset.', schema: text },
   Age: { says: 'Seconds since the answer was stored.', schema: whole },
   ETag: { says: 'For `If-None-Match`.', schema: text },
+  Vary: { says: 'A cache of the caller must not give one sample for another.', schema: text },
   'Cache-Control': { says: '`private, max-age` with the whole lifetime, or `no-store`.', schema: text },
   Location: { says: 'Where a promised answer can be polled.', schema: text },
   'Preference-Applied': { says: 'What was done of `Prefer` (RFC 7240).', schema: text },
@@ -56,7 +57,7 @@ const always: readonly HeaderName[] = [
   'RateLimit',
 ]
 const promised: readonly HeaderName[] = [...always, 'X-Proxy-Sample']
-const kept: readonly HeaderName[] = [...promised, 'Age', 'ETag', 'Cache-Control']
+const kept: readonly HeaderName[] = [...promised, 'Age', 'ETag', 'Cache-Control', 'Vary']
 
 interface Parameter {
   readonly name: string

@@ -105,6 +105,7 @@ void t.test('a hit: nothing was asked, nothing was paid', async (t) => {
     'cache-control': 'private, max-age=400',
     'content-type': 'application/json',
     'content-length': String(kept.length),
+    vary: 'X-Sample',
   })
   const edges = headersOf(respond({ kind: 'hit', entry, tier: 'disk' }, exchange(), epoch - 5000))
   t.equal(edges['age'], '0', 'a clock that stepped back makes no negative age')

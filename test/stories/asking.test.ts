@@ -360,7 +360,11 @@ void t.test('samples are independent answers to one question: each is asked once
   t.match(second.headers, { 'x-proxy-sample': '2', 'x-proxy-credits': '3' })
   t.not(second.json['result'], first.json['result'])
   const again = await ask(path, { headers: { 'x-sample': '2' } })
-  t.match(again.headers, { 'x-proxy-sample': '2', 'x-proxy-credits': '0' })
+  t.match(
+    again.headers,
+    { 'x-proxy-sample': '2', 'x-proxy-credits': '0', vary: 'X-Sample' },
+    'also for a cache of yours',
+  )
   t.equal(again.json['result'], second.json['result'])
   t.strictSame(
     sim.requests.map(({ params }) => params),
