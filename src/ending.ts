@@ -85,12 +85,17 @@ export function createEnding({ log, clock, times, parts }: EndingPorts): Ending 
   async function cut(): Promise<Drained> {
     const { server, flights, jobs, durable, generations } = parts()
     const isIdle = server.openRequests === 0 && flights.size === 0
-    if (!isIdle) log.warn('grace is over', { open_requests: server.openRequests, open_calls: flights.size })
+    if (!isIdle)
+      log.warn('shutdown grace period expired', { open_requests: server.openRequests, open_calls: flights.size })
     isCutting = true
     jobs.close()
     for (const { requestId, client, scraper, credits } of durable.close())
-      log.info('job left to be taken up', { id: requestId, client, scraper, credits })
-    flights.ground(new ProxyError('SHUTTING_DOWN', 'This proxy is shutting down.', { retryAfterMs: LAST_WORDS_MS }))
+      log.info('job left for another process to resume', { id: requestId, client, scraper, credits })
+    flights.ground(
+      new ProxyError('SHUTTING_DOWN', 'The proxy is shutting down. Retry later, or on another replica.', {
+        retryAfterMs: LAST_WORDS_MS,
+      }),
+    )
     generations.close()
     const answered = server.drain({ readinessDelayMs: 0, graceMs: LAST_WORDS_MS })
     const lastWords = Promise.withResolvers<void>()

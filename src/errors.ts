@@ -19,88 +19,103 @@ interface Refusal {
 
 /** One row per refusal: the contract's table of codes. */
 export const refusals = {
-  CLIENT_UNKNOWN: { statuses: [401], fault: 'client', title: 'Unknown client', when: 'no or wrong token' },
+  CLIENT_UNKNOWN: { statuses: [401], fault: 'client', title: 'Unknown client', when: 'no valid client token' },
   ORIGIN_REFUSED: {
     statuses: [403],
     fault: 'client',
     title: 'Origin refused',
-    when: 'a web page asks without a token',
+    when: 'a web page of another origin sent a request without a token',
   },
   SCRAPER_NOT_ALLOWED: {
     statuses: [403],
     fault: 'client',
     title: 'Scraper not allowed',
-    when: "the client's `scrapers` does not name it",
+    when: "the scraper is not in the client's `scrapers`",
   },
   REQUEST_INVALID: {
     statuses: [400, 414, 431],
     fault: 'client',
     title: 'Invalid request',
-    when: 'malformed target, repeated parameter, two tokens, body on a GET, over-long',
+    when: 'malformed or oversized target, repeated parameter, two different tokens, or a body on a GET',
   },
   ENDPOINT_UNKNOWN: { statuses: [404], fault: 'client', title: 'Unknown endpoint', when: 'no such route or scraper' },
   METHOD_NOT_ALLOWED: {
     statuses: [405],
     fault: 'client',
     title: 'Method not allowed',
-    when: 'the route exists, this method does not (`Allow` names those that do)',
+    when: 'the route does not support this method; `Allow` lists the supported ones',
   },
-  RATE_LIMITED: { statuses: [429], fault: 'client', title: 'Rate limit exceeded', when: 'the client asks too often' },
+  RATE_LIMITED: {
+    statuses: [429],
+    fault: 'client',
+    title: 'Rate limit exceeded',
+    when: "the client's rate limit is exceeded",
+  },
   CONCURRENCY_LIMITED: {
     statuses: [429],
     fault: 'client',
-    title: 'Too many open questions',
-    when: 'the client has too many open questions',
+    title: 'Too many open requests',
+    when: "the client's limit of open requests is reached",
   },
   BUDGET_EXHAUSTED: {
     statuses: [429],
     fault: 'client',
     title: 'Credit budget exhausted',
-    when: 'the client has no credits left this period; known answers still come',
+    when: 'the client has no credits left in this period; cached answers are still served',
   },
   BUDGET_UNAVAILABLE: {
     statuses: [503],
     fault: 'proxy',
     title: 'Credit budget unavailable',
-    when: "the store that counts credits (Redis, or the data folder) is away, and the client's allowance is used up; known answers still come",
+    when: 'the store that counts credits (Redis or the data folder) is unavailable, and the credits that may be spent without it are used up; cached answers are still served',
   },
   STORE_UNAVAILABLE: {
     statuses: [503],
     fault: 'proxy',
     title: 'Store unavailable',
-    when: 'what must survive a restart cannot be written down, and `jobs.execution: durable` depends on it',
+    when: 'the data folder cannot be written to, and `jobs.execution: durable` requires that',
   },
   CACHE_MISS: {
     statuses: [504],
     fault: 'client',
     title: 'Not in the cache',
-    when: '`only-if-cached` and no answer kept',
+    when: 'the request says `only-if-cached`, and no answer is cached',
   },
   NO_KEY_AVAILABLE: {
     statuses: [503],
     fault: 'key',
     title: 'No upstream key available',
-    when: 'every upstream key rests',
+    when: 'no upstream key is usable: each is limited, out of credits or refused',
   },
-  CIRCUIT_OPEN: { statuses: [503], fault: 'upstream', title: 'Circuit open', when: 'this scraper rests' },
-  OVERLOADED: { statuses: [503], fault: 'proxy', title: 'Overloaded', when: 'bulkhead or memory limit' },
+  CIRCUIT_OPEN: {
+    statuses: [503],
+    fault: 'upstream',
+    title: 'Circuit open',
+    when: 'calls to this scraper keep failing, so its circuit breaker is open',
+  },
+  OVERLOADED: {
+    statuses: [503],
+    fault: 'proxy',
+    title: 'Overloaded',
+    when: 'too many upstream calls, connections or waiting requests, or too little memory',
+  },
   UPSTREAM_UNREACHABLE: {
     statuses: [504],
     fault: 'upstream',
     title: 'Upstream unreachable',
-    when: 'no answer on the wire after all attempts',
+    when: 'no attempt got a complete answer',
   },
   UPSTREAM_INVALID: {
     statuses: [502],
     fault: 'upstream',
     title: 'Invalid upstream answer',
-    when: "upstream's answer was cut off, not JSON, or too big",
+    when: "upstream's answer is incomplete, not JSON, or too large",
   },
   DEADLINE_EXCEEDED: {
     statuses: [504],
     fault: 'upstream',
     title: 'Deadline exceeded',
-    when: "the request's time is up and no attempt has been answered",
+    when: 'the time limit of the request has passed, and no attempt was answered',
   },
   IDEMPOTENCY_CONFLICT: {
     statuses: [409, 422],
@@ -112,16 +127,21 @@ export const refusals = {
     statuses: [409],
     fault: 'client',
     title: 'Idempotency unresolved',
-    when: 'a crash cut the submission, and nothing will ever tell whether it arrived: use a new key',
+    when: 'a crash interrupted the submission, so its outcome is unknown: use a new key',
   },
   IDEMPOTENCY_UNAVAILABLE: {
     statuses: [503],
     fault: 'proxy',
     title: 'Idempotency keys unavailable',
-    when: 'an `Idempotency-Key` cannot be checked because the store is away; nothing was submitted',
+    when: 'the store is unavailable, so the `Idempotency-Key` cannot be checked; nothing was submitted',
   },
-  SHUTTING_DOWN: { statuses: [503], fault: 'proxy', title: 'Shutting down', when: 'draining' },
-  INTERNAL: { statuses: [500], fault: 'proxy', title: 'Internal error', when: 'a bug; nothing of it in the body' },
+  SHUTTING_DOWN: { statuses: [503], fault: 'proxy', title: 'Shutting down', when: 'the proxy is draining' },
+  INTERNAL: {
+    statuses: [500],
+    fault: 'proxy',
+    title: 'Internal error',
+    when: 'a bug in the proxy; the log has the details',
+  },
 } as const satisfies Record<string, Refusal>
 
 export type Code = keyof typeof refusals
@@ -173,7 +193,7 @@ export class ProxyError extends Error {
   /** Whatever was thrown, as a refusal: what is not one already is a bug, whose cause is for the log alone. */
   static from(error: unknown): ProxyError {
     if (error instanceof ProxyError) return error
-    return new ProxyError('INTERNAL', 'The proxy failed to handle this request. Quote the request id.', {
+    return new ProxyError('INTERNAL', 'Internal error. Include the request ID when you report it.', {
       cause: error,
     })
   }

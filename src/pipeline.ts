@@ -62,12 +62,11 @@ class RequestPipeline {
     return outcome
   }
 
-  /** What time alone has not given back yet. */
+  /** Unless time alone may have given it back. */
   #giveBackRate(exchange: Exchange): void {
     const { client, limits, request } = exchange
-    if (!client || !limits) return
-    const leftMs = limits.resetMs - (this.#parts.clock.now() - request.arrivedAt)
-    if (leftMs > 0) exchange.limits = this.#parts.admission.giveBack(client, limits, leftMs)
+    if (client && limits && this.#parts.clock.now() - request.arrivedAt < limits.resetMs)
+      exchange.limits = this.#parts.admission.giveBack(client, limits)
   }
 
   #standing(exchange: Exchange, outcome: Outcome): Outcome {
@@ -97,8 +96,7 @@ class RequestPipeline {
       exchange.limits = limits
       const key = this.#parts.cache.keyOf(call, client)
       if (call.endpoint !== 'answer') return this.#follow(this.#fetchOf(request, client, call, key), request)
-      const until = deadlineOf(request, client)
-      return after(this.#parts.cache.lookup(key, call, request.wishes, client.cache, until), (known) => {
+      return after(this.#parts.cache.lookup(key, call, request.wishes, client.cache), (known) => {
         if (known.kind === 'fresh') return this.#given(key, known)
         const fetch = this.#fetchOf(request, client, call, key)
         if (known.kind === 'stale' && known.because !== 'error') return this.#expired(fetch, request, known)
@@ -173,12 +171,12 @@ class RequestPipeline {
     return { ...known, landing: null }
   }
 
-  #askerOf(request: ProxyRequest, client: Client, call: Call, hasFallback: boolean): Asker {
-    const { retry: policy } = client
+  #askerOf(request: ProxyRequest, { retry: policy }: Client, call: Call, hasFallback: boolean): Asker {
     // Its caller takes a job id in place of the answer, and may hang up with it.
     if (promiseAt(request, call) !== null) return patientAsker(call, policy, hasFallback, this.#parts.clock.now())
     const { arrivedAt: askedAt, onGone } = request
-    return { scraper: call.scraper, deadlineAt: deadlineOf(request, client), askedAt, policy, hasFallback, onGone }
+    const deadlineAt = askedAt + Math.min(policy.deadline, request.patienceMs ?? Number.POSITIVE_INFINITY)
+    return { scraper: call.scraper, deadlineAt, askedAt, policy, hasFallback, onGone }
   }
 
   /** The landing, or `later` when it has not come by then. */
@@ -196,11 +194,6 @@ function after<T, U>(value: T | Promise<T>, next: (value: T) => U | Promise<U>):
   return value instanceof Promise ? value.then(next) : next(value)
 }
 
-/** By the clock: the caller's own patience, or what its client may take. */
-function deadlineOf({ arrivedAt, patienceMs }: ProxyRequest, { retry }: Client): number {
-  return arrivedAt + Math.min(retry.deadline, patienceMs ?? Number.POSITIVE_INFINITY)
-}
-
 const NOTHING_KNOWN: Lookup = { kind: 'missing', unwanted: false }
 
 /** A question that only the cache may answer ends here. */
@@ -208,9 +201,13 @@ function mayForward(request: ProxyRequest): void {
   if (request.wishes.onlyIfCached)
     throw new ProxyError('CACHE_MISS', 'No answer is kept, and only-if-cached forbids asking for one: leave it out.')
   if (request.method === 'HEAD') {
-    throw new ProxyError('METHOD_NOT_ALLOWED', 'HEAD is answered from the cache only, and nothing is kept for it.', {
-      allow: 'GET',
-    })
+    throw new ProxyError(
+      'METHOD_NOT_ALLOWED',
+      'HEAD is answered from the cache only, and no answer is cached. Use GET.',
+      {
+        allow: 'GET',
+      },
+    )
   }
 }
 

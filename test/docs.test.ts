@@ -255,7 +255,7 @@ for (const { file, command, isPersistent } of samples) {
 
     const refused = await ask('a-token-that-nobody-has')
     t.equal(refused.code, 1)
-    t.match(refused.stderr, 'The client token of this request is not known here.')
+    t.match(refused.stderr, 'The client token is not valid.')
     t.equal(sim.requests.length, 0)
 
     sim.script({}, ['503', '200'])

@@ -215,7 +215,7 @@ function reportOf({ stores, inForce }: AdminBase, month: string) {
 function notShared(what: string): ProxyError {
   return new ProxyError(
     'REQUEST_INVALID',
-    `${what} is for a proxy with its own data folder: with redis, credits are counted there. Use the metric credits_spent_total for sums.`,
+    `${what} requires a data folder of the proxy. With redis, credits are counted in Redis: use the metric credits_spent_total.`,
   )
 }
 

@@ -108,7 +108,7 @@ export function buildEdge(base: EdgeBase) {
       watch: world.watchFile,
       replace: (name, secret) => generations.current.keys.replace(name, secret),
       tell({ name, kind, secret }) {
-        if (!secret) return log.warn('upstream key file is no good', { key_name: name, because: kind })
+        if (!secret) return log.warn('upstream key file is invalid', { key_name: name, because: kind })
         log.hide(secret.reveal())
         log.info('upstream key replaced', { key_name: name })
       },

@@ -180,14 +180,14 @@ function tls() {
   const files = map({
     cert: restart(
       text('the path of a file'),
-      'The certificate, its chain after it, as PEM; read anew when it changes.',
+      'Path of the PEM file with the certificate followed by its chain; reloaded when it changes.',
     ),
     key: restart(
       text('the path of a file'),
-      'Its private key, as PEM, without a passphrase; read anew when it changes.',
+      'Path of the PEM file with the private key, without a passphrase; reloaded when it changes.',
     ),
   })
-  return restart(files.optional(), 'HTTPS instead of HTTP, from TLS 1.2 on.')
+  return restart(files.optional(), 'Serves HTTPS instead of HTTP, with TLS 1.2 or later.')
 }
 
 const listen = map({
@@ -198,19 +198,19 @@ const listen = map({
   ),
   reusePort: restart(
     flag().prefault(false),
-    'Lets several processes of this machine listen on the same port, each with an admin port of its own.',
+    'Lets several processes on this machine listen on the same port. Each needs its own admin port.',
   ),
   hosts: live(
     z.array(hostName(), { error: 'expected a list of host names, found {found}' }).prefault([]),
-    'Names in `Host` that callers without a token may use beside loopback names, when `host` is a loopback address: for a balancer on the same machine that passes the name on.',
+    'Additional names that callers without a token may use in the `Host` header when `host` is a loopback address: for a load balancer on the same machine that passes the name on.',
   ),
   maxConnections: restart(
     count(1, 1_000_000).prefault(20_000),
-    'Connections of clients at the same time; who comes beyond that is answered 503 OVERLOADED and disconnected.',
+    'Maximum number of client connections. Further connections get 503 OVERLOADED and are closed.',
   ),
   keepAlive: restart(
     duration(1_000, 86_400_000).prefault('75s'),
-    'How long an idle connection of a caller is kept; longer than the balancer in front keeps its own (table in docs/several-replicas.md).',
+    'How long an idle client connection is kept open. Must be longer than the idle timeout of the load balancer in front (table in docs/several-replicas.md).',
   ),
   tls: tls(),
 })
@@ -223,7 +223,7 @@ const admin = map({
   port: restart(count(0, 65_535).prefault(9464), 'Admin port; 0 = any free port.'),
   token: live(
     secret(16).optional(),
-    'Bearer token that the admin port demands, at least 16 characters; obligatory off loopback.',
+    'Bearer token for the admin port, at least 16 characters. Required unless the admin port listens on loopback.',
   ),
   tls: tls(),
 })
@@ -231,26 +231,26 @@ const admin = map({
 const key = map({
   name: live(name("a key's name"), 'Name of the key in metrics and logs.'),
   secret: live(secret(1), 'The key itself: `${NAME}` from the environment or `file:/path`.'),
-  weight: live(count(1, 1000).prefault(1), 'Share of the calls that this key gets, relative to the others.'),
+  weight: live(count(1, 1000).prefault(1), 'Share of calls that use this key, relative to the other keys.'),
 })
 
 const upstream = map({
-  url: live(origin().prefault('https://api.scrapellm.com'), 'Where upstream is: scheme, host and port only.'),
+  url: live(origin().prefault('https://api.scrapellm.com'), 'URL of the upstream API: scheme, host and port only.'),
   allowInsecure: live(
     flag().prefault(false),
-    'Lets `url` be plain http beyond loopback, where anyone on the way can read keys and prompts.',
+    'Allows plain http in `url` for other hosts than loopback. Keys and prompts are then readable on the network.',
   ),
   ca: live(
     text('the path of a file').optional(),
-    'Certificates of a CA of your own, as PEM, for a gateway that has one; the usual CAs are trusted as well. Read again when it changes.',
+    'Path of a PEM file with additional trusted CA certificates, for example of a gateway; the usual CAs stay trusted. Reloaded when it changes.',
   ),
   keys: live(
     list(key).prefault(defaultKeys),
-    'Upstream keys, one or more; a spent or limited key rests, the others carry on.',
+    'Upstream API keys, at least one. While a key is out of credits or rate limited, the others are used.',
   ),
   maxConcurrent: live(
     count(1, 100_000).prefault(1000),
-    'The most upstream calls under way at the same time, over all scrapers.',
+    'Maximum number of concurrent upstream calls, for all scrapers together.',
   ),
   perScraper: live(
     z
@@ -258,55 +258,55 @@ const upstream = map({
         error: 'expected a whole number, or a map of scraper names to whole numbers, found {found}',
       })
       .optional(),
-    'The most upstream calls under way at the same time for one scraper: a number for each, or a map of scraper names to numbers.',
+    'Maximum number of concurrent upstream calls per scraper: one number for all, or a map of scraper names to numbers.',
   ),
   adaptive: live(
     flag().prefault(true),
-    'Within these limits, find for each scraper how many calls upstream takes at once: 429 for a rate limit or a full queue lowers the limit, answers raise it. `false` = the limits are fixed.',
+    'Adapts the limit of each scraper below these maxima: a 429 for a rate limit or a full queue lowers it, answers raise it. `false` = fixed limits.',
   ),
   queue: live(
     map({
       size: live(
         count(0, 10_000).prefault(1000),
-        'Calls that may wait for each scraper. In a full queue the client that waits with most for its weight gives way. 0 = no call waits.',
+        'Maximum number of calls waiting per scraper. When the queue is full, the client with the most waiting calls for its weight loses one. 0 = no queue.',
       ),
       maxWait: live(
         duration(0, 600_000).prefault('60s'),
-        'Maximum wait before 503 OVERLOADED; a caller that waits less leaves the queue earlier.',
+        'Maximum wait in the queue before 503 OVERLOADED. Calls whose callers disconnect leave the queue earlier.',
       ),
     }).prefault({}),
-    'Where calls wait for a place; clients take turns.',
+    'Queue for calls beyond the limits; clients are served in turns.',
   ),
   credits: live(
     map({
-      perDay: live(credits().optional(), 'Credits of all clients together per UTC day; without it, any number.'),
-      perMonth: live(credits().optional(), 'Credits of all clients together per UTC month; without it, any number.'),
-      reserve: live(credits().prefault(0), 'The last credits of each are kept for clients with `mayUseReserve: true`.'),
+      perDay: live(credits().optional(), 'Credits of all clients together per UTC day. Default: unlimited.'),
+      perMonth: live(credits().optional(), 'Credits of all clients together per UTC month. Default: unlimited.'),
+      reserve: live(
+        credits().prefault(0),
+        'Number of credits at the end of each period that only clients with `mayUseReserve: true` may spend.',
+      ),
     }).optional(),
-    'What the account as a whole may spend, whoever asks. Known answers still come.',
+    'Credit budget of all clients together. When it is used up, cached answers are still served.',
   ),
-  connectTimeout: live(duration(10, 600_000).prefault('5s'), 'How long a connection to upstream may take to open.'),
+  connectTimeout: live(duration(10, 600_000).prefault('5s'), 'Time limit for opening a connection to upstream.'),
   connectionMaxAge: live(
     duration(1_000, day).prefault('30s'),
-    'An older connection to upstream is not used for another call, so that a change of its address in DNS is followed.',
+    'Maximum age of a reused connection to upstream, so that DNS changes take effect.',
   ),
   proxy: live(
     outboundProxy().optional(),
-    'Outbound proxy for calls to upstream, `http://` or `https://`, with user name and password where it wants them; `false` = none. Left out: as `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` say.',
+    'Outbound proxy for upstream calls, `http://` or `https://`, optionally with user name and password; `false` = none. Default: from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`.',
   ),
   maxResponseSize: live(
     size(1024, 1024 ** 3).prefault('16MiB'),
-    'The longest answer taken from upstream; a longer one is an invalid answer.',
+    'Maximum size of an upstream answer. Larger answers count as invalid.',
   ),
 })
 
 const rate = map({
-  limit: live(count(1, 1_000_000_000), 'Requests let in per `per`.'),
-  per: live(duration(1, 30 * day), 'The time in which `limit` requests are let in.'),
-  burst: live(
-    count(1, 1_000_000_000).optional(),
-    'Requests let in at once after a quiet time; the same as `limit` when left out.',
-  ),
+  limit: live(count(1, 1_000_000_000), 'Requests allowed per `per`.'),
+  per: live(duration(1, 30 * day), 'Period in which `limit` requests are allowed.'),
+  burst: live(count(1, 1_000_000_000).optional(), 'Requests allowed at once after a quiet period. Default: `limit`.'),
 }).transform((given) => ({ ...given, burst: given.burst ?? given.limit }))
 
 function keeping() {
@@ -322,41 +322,44 @@ const disk = map({
     text('the path of a file')
       .regex(/^(?!(?:.*\/)?records\.db$)/, { error: 'expected another name: records.db is the file of money and jobs' })
       .prefault('data/cache.db'),
-    'The file of the answers. Money, jobs and key rests are in `records.db` beside it. The folder is made when missing, and belongs to one process.',
+    'Path of the cache file. Budgets, jobs and key cooldowns are in `records.db` in the same folder. The folder is created if missing, and is used by one process only.',
   ),
   maxSize: restart(
     size(1024 ** 2, 1024 ** 4).prefault('2GiB'),
-    'All that the answers may take on the disk; the least recently used go first. `records.db` is small, and not in it.',
+    'Maximum size of the cache file; the least recently used answers are evicted first. `records.db` is small and not included.',
   ),
 })
 
 const cache = map({
   ttl: live(keeping().prefault('12h'), 'How long an answer is fresh.'),
-  staleIfError: live(keeping().prefault('12h'), 'How long after that it may still be given instead of an error.'),
+  staleIfError: live(keeping().prefault('12h'), 'How much longer an expired answer may be served instead of an error.'),
   staleWhileRevalidate: live(
     keeping().prefault('0s'),
-    'How long after that it is given at once, while one fresh answer is asked for in the background.',
+    'How much longer an expired answer is served at once while a fresh answer is fetched in the background.',
   ),
-  emptyResultTtl: live(keeping().prefault('60s'), 'How long an "empty result" answer is remembered; 0s = never.'),
+  emptyResultTtl: live(keeping().prefault('60s'), 'How long an "empty result" answer is cached; 0s = never.'),
   scope: live(
     scope().prefault('shared'),
-    '`shared`: all clients share answers; `client`: no answer crosses from one client to another.',
+    '`shared`: all clients share cached answers; `client`: each client has its own.',
   ),
-  markReplays: live(flag().prefault(true), 'A replayed body says `"cached": true` and `"credits_used": 0`.'),
+  markReplays: live(
+    flag().prefault(true),
+    'Sets `"cached": true` and `"credits_used": 0` in the body of a cached answer.',
+  ),
   memory: live(
     map({
       maxSize: live(
         size(1024 ** 2, 1024 ** 4).optional(),
-        'Memory for kept answers; the least recently used go first. Left out: 256MiB, or a quarter of what the process may take, whichever is less. While memory is short it is less (`overload.memory`).',
+        'Memory for cached answers; the least recently used are evicted first. Default: 256MiB or a quarter of the memory available to the process, whichever is less. Smaller while memory is low (`overload.memory`).',
       ),
     }).prefault({}),
-    'Answers kept in memory.',
+    'Answers cached in memory.',
   ),
   disk: restart(
     z
       .union([disk, z.literal(false)], { error: 'expected false, or a map with path and maxSize, found {found}' })
       .prefault({}),
-    'Answers, jobs and budgets that survive a restart; `false` = none of them does.',
+    'Answers, jobs and budgets that survive a restart; `false` = nothing survives a restart.',
   ),
 })
 
@@ -383,8 +386,9 @@ function deadline() {
 }
 
 const pause = () => duration(0, day)
-const baseMeaning = 'Upper limit of the first pause, doubled for each further one; the pause is random below it.'
-const maxMeaning = 'No pause is longer.'
+const baseMeaning =
+  'Upper limit of the first pause, doubled for each further pause. The actual pause is random between 0 and that limit.'
+const maxMeaning = 'Maximum pause.'
 
 const backoff = map({
   base: live(pause().prefault('500ms'), baseMeaning),
@@ -406,19 +410,19 @@ function failureClass(name: FailureClass) {
       // No prefault: a default above `retry.attempts` must not outlive someone's `retry.attempts: 1`.
       attempts: live(
         attempts().optional(),
-        'Attempts in all when this is what failed; `retry.attempts` when neither is set.',
+        'Total attempts for failures of this class. Default: `retry.attempts`.',
       ).meta(defaults.attempts === undefined ? {} : { default: defaults.attempts }),
       backoff: live(
         classBackoff(defaults.base).prefault({}),
-        'Pause before the next attempt; what is left out comes from `retry.backoff`.',
+        'Pause before the next attempt; missing values come from `retry.backoff`.',
       ),
       bypassCache: live(
         flag().prefault(defaults.bypassCache ?? false),
-        "The next attempt goes past upstream's own cache.",
+        "Sends the next attempt with `bypass_cache=true`, past upstream's own cache.",
       ),
       keyRest: live(
         defaults.keyRest === undefined ? rest.optional() : rest.prefault(defaults.keyRest),
-        'How long a key that met this rests; 0s = not at all. While no key is ready, each is tried every 30 s.',
+        'How long the key is not used after a failure of this class; 0s = keep using it. While no key is ready, each is tried every 30 s.',
       ),
     }).prefault({}),
     meaning,
@@ -426,20 +430,20 @@ function failureClass(name: FailureClass) {
 }
 
 const retry = map({
-  attempts: live(attempts().prefault(4), 'Attempts for one request in all, the first included.'),
+  attempts: live(attempts().prefault(4), 'Total attempts per request, including the first.'),
   deadline: live(
     deadline().prefault('600s'),
-    'Time for a whole upstream question, all attempts and pauses. No attempt starts with less than 10 s left. A caller that waits less (`X-Request-Timeout`) ends its own wait only.',
+    "Time limit for a request to upstream including all attempts and pauses. No attempt starts with less than 10 s left. `X-Request-Timeout` of a caller ends only that caller's wait.",
   ),
-  backoff: live(backoff.prefault({}), 'Pauses between attempts: full jitter.'),
+  backoff: live(backoff.prefault({}), 'Pauses between attempts (exponential back-off with full jitter).'),
   budget: live(
     map({
-      capacity: live(count(1, 1_000_000).prefault(100), 'Tokens in the retry budget of each scraper when it is full.'),
-      cost: live(count(0, 1_000_000).prefault(5), 'Tokens that one repetition takes.'),
-      costSlow: live(count(0, 1_000_000).prefault(10), 'Tokens that a repetition takes after a timeout.'),
-      refill: live(duration(1, day).prefault('12s'), 'One token comes back in this time.'),
+      capacity: live(count(1, 1_000_000).prefault(100), 'Capacity of the retry budget of each scraper, in tokens.'),
+      cost: live(count(0, 1_000_000).prefault(5), 'Tokens that a retry takes.'),
+      costSlow: live(count(0, 1_000_000).prefault(10), 'Tokens that a retry after a timeout takes.'),
+      refill: live(duration(1, day).prefault('12s'), 'Time in which one token is refilled.'),
     }).prefault({}),
-    'Limits repetitions when upstream is in trouble.',
+    'Limits retries while upstream is failing.',
   ),
   classes: live(
     map(
@@ -448,38 +452,38 @@ const retry = map({
         ReturnType<typeof failureClass>
       >,
     ).prefault({}),
-    'What differs for each class of failure.',
+    'Overrides for each failure class.',
   ),
 })
 
 const clientCache = map({
-  ttl: live(keeping().optional(), 'In place of `cache.ttl`.'),
-  staleIfError: live(keeping().optional(), 'In place of `cache.staleIfError`.'),
-  staleWhileRevalidate: live(keeping().optional(), 'In place of `cache.staleWhileRevalidate`.'),
-  emptyResultTtl: live(keeping().optional(), 'In place of `cache.emptyResultTtl`.'),
-  scope: live(scope().optional(), 'In place of `cache.scope`.'),
+  ttl: live(keeping().optional(), 'Overrides `cache.ttl`.'),
+  staleIfError: live(keeping().optional(), 'Overrides `cache.staleIfError`.'),
+  staleWhileRevalidate: live(keeping().optional(), 'Overrides `cache.staleWhileRevalidate`.'),
+  emptyResultTtl: live(keeping().optional(), 'Overrides `cache.emptyResultTtl`.'),
+  scope: live(scope().optional(), 'Overrides `cache.scope`.'),
 })
 
 /** Without `keyRest`: keys are everybody's. */
 const clientRetry = map({
-  attempts: live(attempts().optional(), 'In place of `retry.attempts`.'),
-  deadline: live(deadline().optional(), 'In place of `retry.deadline`.'),
-  backoff: live(classBackoff(undefined).optional(), 'In place of `retry.backoff`.'),
+  attempts: live(attempts().optional(), 'Overrides `retry.attempts`.'),
+  deadline: live(deadline().optional(), 'Overrides `retry.deadline`.'),
+  backoff: live(classBackoff(undefined).optional(), 'Overrides `retry.backoff`.'),
   classes: live(
     map(
       Object.fromEntries(
         failureClasses.map((name) => [name, live(clientClass().optional(), `In place of \`retry.classes.${name}\`.`)]),
       ) as Record<FailureClass, z.ZodOptional<ReturnType<typeof clientClass>>>,
     ).optional(),
-    'What differs for each class of failure; what is left out comes from `retry.classes`.',
+    'Overrides for each failure class; missing values come from `retry.classes`.',
   ),
 })
 
 function clientClass() {
   return map({
-    attempts: live(attempts().optional(), 'In place of `retry.classes.CLASS.attempts`.'),
-    backoff: live(classBackoff(undefined).optional(), 'In place of `retry.classes.CLASS.backoff`.'),
-    bypassCache: live(flag().optional(), 'In place of `retry.classes.CLASS.bypassCache`.'),
+    attempts: live(attempts().optional(), 'Overrides `retry.classes.CLASS.attempts`.'),
+    backoff: live(classBackoff(undefined).optional(), 'Overrides `retry.classes.CLASS.backoff`.'),
+    bypassCache: live(flag().optional(), 'Overrides `retry.classes.CLASS.bypassCache`.'),
   })
 }
 
@@ -489,51 +493,45 @@ function credits() {
 
 const datedToken = map({
   sha256: live(digest(), 'SHA-256 of the token in hexadecimal.'),
-  expires: live(date().optional(), 'From this day or time (UTC) on the token is no longer accepted.'),
+  expires: live(date().optional(), 'Day or time (UTC) from which the token is no longer accepted.'),
 })
 
 const client = map({
-  token: live(oneOrMore(secret(16)), 'Its token, at least 16 characters, or a list of tokens.'),
+  token: live(oneOrMore(secret(16)), 'Token of the client, at least 16 characters, or a list of tokens.'),
   tokenSha256: live(
     oneOrMore(
       z.union([digest(), datedToken], { error: 'expected 64 hexadecimal digits, or a map with sha256 and expires' }),
     ),
-    'SHA-256 of its token in hexadecimal, or a map with `sha256` and `expires`, or a list of them: what `scrapellm-proxy token NAME` prints.',
+    'SHA-256 of the token in hexadecimal, a map with `sha256` and `expires`, or a list of either. `scrapellm-proxy token NAME` prints the lines.',
   ),
-  rate: live(rate.optional(), 'How often it may ask; without it, as often as it likes.'),
-  concurrency: live(
-    count(1, 100_000).optional(),
-    'Questions it may have open at the same time; without it, any number.',
-  ),
-  weight: live(
-    count(1, 1000).prefault(1),
-    'Its share of the places for upstream calls, relative to other clients that wait.',
-  ),
+  rate: live(rate.optional(), 'Rate limit of the client. Default: unlimited.'),
+  concurrency: live(count(1, 100_000).optional(), 'Maximum number of open requests of the client. Default: unlimited.'),
+  weight: live(count(1, 1000).prefault(1), 'Share of upstream calls relative to other clients in the queue.'),
   priority: live(
     z.enum(['interactive', 'batch'], { error: 'expected interactive or batch, found {found}' }).prefault('interactive'),
-    '`batch`: its questions are asked when no `interactive` one waits.',
+    '`batch`: requests wait until no `interactive` request is in the queue.',
   ),
   credits: live(
     map({
-      perDay: live(credits().optional(), 'Credits per UTC day; without it, any number.'),
-      perMonth: live(credits().optional(), 'Credits per UTC month; without it, any number.'),
+      perDay: live(credits().optional(), 'Credits per UTC day. Default: unlimited.'),
+      perMonth: live(credits().optional(), 'Credits per UTC month. Default: unlimited.'),
     }).optional(),
-    'What it may spend. When that is gone, known answers still come.',
+    'Credit budget of the client. When it is used up, cached answers are still served.',
   ),
   topUp: live(
     map({
-      credits: live(credits(), 'Credits on top of `credits.perMonth`.'),
-      until: live(date(), 'They are gone from this day or time (UTC) on. Each month until then has them.'),
+      credits: live(credits(), 'Credits added to `credits.perMonth`.'),
+      until: live(date(), 'Day or time (UTC) at which the top-up ends. Each month until then includes it.'),
     }).optional(),
-    'More credits for a while.',
+    'Additional credits for a limited time.',
   ),
-  mayUseReserve: live(flag().optional(), 'It may also spend `upstream.credits.reserve`.'),
-  scrapers: live(list(name("a scraper's name")).optional(), 'The scrapers it may ask; without it, all.'),
-  retry: live(clientRetry.optional(), 'What differs from `retry` for its requests.'),
-  cache: live(clientCache.optional(), 'What differs from `cache` for its requests.'),
+  mayUseReserve: live(flag().optional(), 'Lets the client spend `upstream.credits.reserve`.'),
+  scrapers: live(list(name("a scraper's name")).optional(), 'Scrapers that the client may use. Default: all.'),
+  retry: live(clientRetry.optional(), 'Overrides of `retry` for requests of this client.'),
+  cache: live(clientCache.optional(), 'Overrides of `cache` for requests of this client.'),
   allowAnonymousOnNetwork: live(
     flag().optional(),
-    'Only for `anonymous`: lets callers without a token in from the network, too.',
+    'Only for `anonymous`: also accepts callers without a token from the network.',
   ),
 })
 
@@ -545,53 +543,59 @@ function share(what: string) {
 const breaker = map({
   failureRate: live(
     share('a share of failures').prefault(0.9),
-    'The circuit of a scraper opens when at least this share of its calls fails; calls under way count as not failed once failures would have shown.',
+    'The circuit of a scraper opens when at least this share of its calls fails. Calls in progress count as successful once they have run longer than failures take.',
   ),
-  window: live(count(1, 10_000).prefault(50), 'How many of the latest questions the share is taken of.'),
-  minimum: live(count(1, 10_000).prefault(30), 'Outcomes needed before the share counts; at most `window`.'),
-  consecutive: live(count(1, 10_000).prefault(20), 'So many failures since the last answer open it as well.'),
+  window: live(count(1, 10_000).prefault(50), 'Number of recent requests from which the failure rate is calculated.'),
+  minimum: live(
+    count(1, 10_000).prefault(30),
+    'Minimum number of results before the failure rate counts; at most `window`.',
+  ),
+  consecutive: live(count(1, 10_000).prefault(20), 'Number of failures in a row that also opens the circuit.'),
   questions: live(
     count(1, 10_000).prefault(3),
-    'Failures of at least so many different questions are needed to open it; no more than `consecutive`.',
+    'Minimum number of different requests that must have failed before the circuit opens; at most `consecutive`.',
   ),
-  openFor: live(
-    duration(1, day).prefault('1s'),
-    'Time from the opening to the first trial: one call that is let through.',
+  openFor: live(duration(1, day).prefault('1s'), 'Time from opening to the first trial call.'),
+  openForMax: live(
+    duration(1, day).prefault('20s'),
+    'Maximum time between trial calls; each failed trial doubles the time until the next.',
   ),
-  openForMax: live(duration(1, day).prefault('20s'), 'Each failed trial doubles the time to the next one, up to this.'),
   hold: live(
     duration(0, day).prefault('30s'),
-    'For so long after the opening, questions wait for it to close instead of failing with 503 CIRCUIT_OPEN; never beyond their own deadline. 0s = they fail at once.',
+    'How long after opening requests wait for the circuit to close instead of failing with 503 CIRCUIT_OPEN, within their own deadline. 0s = requests fail at once.',
   ),
 })
 
 const jobs = map({
   execution: live(
     z.enum(['sync', 'durable'], { error: 'expected sync or durable, found {found}' }).prefault('sync'),
-    '`durable`: a question is backed by a job upstream, which is taken up again after a restart.',
+    '`durable`: each request runs as an upstream job, which is resumed after a restart.',
   ),
 })
 
 const audit = map({
-  path: restart(text('the path of a file').prefault('data/audit.ndjson'), 'The file; its folder is made when missing.'),
+  path: restart(
+    text('the path of a file').prefault('data/audit.ndjson'),
+    'Path of the audit file; its folder is created if missing.',
+  ),
   maxSize: restart(
     size(1024 ** 2, 1024 ** 4).prefault('100MiB'),
-    'When it is full, it is set aside as `.1`, in place of the one before.',
+    'Maximum size. A full file is renamed to `.1`, replacing the previous `.1`.',
   ),
 })
 
 const notify = z.array(
   map({
-    url: live(webhook(), 'Where a POST goes for each event: https, or http on this machine.'),
+    url: live(webhook(), 'URL that receives a POST for each event: https, or http on this machine.'),
     secret: live(
       secret(16).optional(),
-      'Signs the body: `X-Proxy-Signature: sha256=…`, HMAC-SHA256 in hexadecimal. Without it nothing is signed.',
+      'Key for `X-Proxy-Signature: sha256=…`, the HMAC-SHA256 of the body in hexadecimal. Default: no signature.',
     ),
     on: live(
       list(z.enum(notifiedEvents, { error: 'expected budget, key, circuit, store or reload, found {found}' })).prefault(
         [...notifiedEvents],
       ),
-      'Which events.',
+      'Events to send.',
     ),
   }),
   { error: 'expected a list, found {found}' },
@@ -602,28 +606,28 @@ const price = map({
     z
       .number({ error: 'expected a number, found {found}' })
       .min(0, { error: 'expected a number from 0 on, found {found}' }),
-    'What one credit costs.',
+    'Price of one credit.',
   ),
   currency: live(
     z
       .string({ error: 'expected three letters such as USD, found {found}' })
       .regex(/^[A-Z]{3}$/, { error: 'expected three letters such as USD, found {found}' }),
-    'Its currency, three letters (ISO 4217).',
+    'Currency of the price, three letters (ISO 4217).',
   ),
 })
 
 const overload = map({
   eventLoopDelay: live(
     duration(0, 60_000).prefault('200ms'),
-    'When the event loop is late by this for two seconds on end, only known answers are given; five times as late, none. 0s = it is not looked at.',
+    'Event loop delay that, sustained for two seconds, makes the proxy serve cached answers only; at five times this delay it refuses all new requests. 0s = off.',
   ),
   memory: live(
     share('a share of memory').prefault(0.85),
-    'From this share of the memory that the process may take (container, machine or heap) on, the memory cache gives way, and if that is not enough, only known answers are given.',
+    'Share of the available memory (container, machine or heap) from which the memory cache shrinks and, if that is not enough, only cached answers are served.',
   ),
   memoryCritical: live(
     share('a share of memory').prefault(0.95),
-    'From this share on, every new request is refused; the admin port still answers.',
+    'Share of the available memory from which every new request is refused; the admin port still answers.',
   ),
 })
 
@@ -632,17 +636,17 @@ const log = map({
     z
       .enum(['debug', 'info', 'warn', 'error'], { error: 'expected debug, info, warn or error, found {found}' })
       .prefault('info'),
-    'The least important lines that are still written.',
+    'Lowest level that is written.',
   ),
-  prompts: live(flag().prefault(false), 'Writes prompts, which are sensitive, instead of their hash.'),
+  prompts: live(flag().prefault(false), 'Logs prompts, which are sensitive, instead of their hash.'),
 })
 
 const shutdown = map({
   readinessDelay: live(
     duration(0, 3_600_000).prefault('0s'),
-    'Between `/readyz` turning 503 and the last new connection.',
+    'Time between `/readyz` turning 503 and the proxy refusing new connections.',
   ),
-  grace: live(duration(0, day).prefault('660s'), 'How long open requests may take to finish.'),
+  grace: live(duration(0, day).prefault('660s'), 'Time for open requests to finish before they are cut.'),
 })
 
 /** May hold a password, which is not printed. */
@@ -662,37 +666,40 @@ function redisUrl() {
 }
 
 const redis = map({
-  url: restart(redisUrl().optional(), 'One server; `rediss://` for TLS. Or else `sentinel`, or `cluster`.'),
+  url: restart(
+    redisUrl().optional(),
+    'URL of a single server; `rediss://` for TLS. Alternatives: `sentinel`, `cluster`.',
+  ),
   sentinel: restart(
     map({
-      urls: restart(list(redisUrl()), 'Where the Sentinels are.'),
-      name: restart(text('a name'), 'Under which name they watch over the master.'),
+      urls: restart(list(redisUrl()), 'Addresses of the Sentinels.'),
+      name: restart(text('a name'), "Name of the master in the Sentinels' configuration."),
     }).optional(),
-    'A master that Sentinels watch over.',
+    'A Redis master monitored by Sentinels.',
   ),
-  cluster: restart(list(redisUrl()).optional(), 'Some servers of a cluster; it names the others.'),
-  ca: restart(
-    text('the path of a file').optional(),
-    'The same as `upstream.ca`, for `rediss://`; read anew when it changes.',
+  cluster: restart(list(redisUrl()).optional(), 'Some nodes of a Redis Cluster; the others are discovered.'),
+  ca: restart(text('the path of a file').optional(), 'Like `upstream.ca`, for `rediss://`. Reloaded when it changes.'),
+  username: restart(text('a name').optional(), 'User name, if it is not in the URL.'),
+  password: restart(secret(1).optional(), 'Password, if it is not in the URL; with Sentinel always here.'),
+  database: restart(count(0, 9_999).prefault(0), 'Database number; 0 in a cluster.'),
+  timeout: restart(
+    duration(10, 10_000).prefault('250ms'),
+    'Time limit per command. After it, the proxy continues without Redis.',
   ),
-  username: restart(text('a name').optional(), 'Who we are, where it is not in the URL.'),
-  password: restart(secret(1).optional(), 'Where it is not in the URL; for Sentinel always.'),
-  database: restart(count(0, 9_999).prefault(0), 'Number of the database; 0 in a cluster.'),
-  timeout: restart(duration(10, 10_000).prefault('250ms'), 'The longest that any command takes before we do without.'),
-  prefix: restart(text('a prefix').prefault('slp:'), 'Before every key and channel of ours.'),
+  prefix: restart(text('a prefix').prefault('slp:'), 'Prefix of all keys and channels.'),
   signingKey: live(
     oneOrMore(secret(16)),
-    'Signs what is shared, so that a foreign value is not believed; a list is for rotation. Made from the upstream keys when left out.',
+    'Key that signs shared values, so that foreign values are rejected; a list allows rotation. Default: derived from the upstream keys.',
   ),
   whenAway: live(
     z.enum(['closed', 'open'], { error: 'expected closed or open, found {found}' }).prefault('closed'),
-    'What budgets do without Redis: `closed` = only a small allowance that was taken in advance, `open` = each replica counts for itself.',
+    'How budgets work while Redis is unavailable: `closed` = only a small allowance taken in advance may be spent, `open` = each replica counts alone.',
   ),
 })
 
 export const schema = map({
-  listen: restart(listen.prefault({}), 'The port for clients.'),
-  admin: restart(admin.prefault({}), 'The port for operators.'),
+  listen: restart(listen.prefault({}), 'The proxy port, for clients.'),
+  admin: restart(admin.prefault({}), 'The admin port, for operators.'),
   upstream: live(upstream.prefault({}), 'The paid API behind the proxy.'),
   clients: live(
     z
@@ -700,28 +707,25 @@ export const schema = map({
         error: 'expected a map of client names, found {found}',
       })
       .prefault({ anonymous: {} }),
-    'Who may ask. The name is the metric label; `anonymous` = callers without a token. Without `clients`, anonymous callers on loopback are let in without limits.',
+    'Clients and their limits. The name is the metric label; `anonymous` = callers without a token. Without `clients`, anonymous callers on loopback are accepted without limits.',
   ),
-  cache: live(cache.prefault({}), 'Answers kept so that they need not be paid for twice.'),
-  retry: live(retry.prefault({}), 'When and how a failed call is repeated.'),
+  cache: live(cache.prefault({}), 'Cached answers, so that nothing is paid twice.'),
+  retry: live(retry.prefault({}), 'Retries of failed calls.'),
   breaker: live(breaker.prefault({}), 'The circuit breaker of each scraper.'),
   redis: restart(
     redis.optional(),
-    'What replicas share: answers, flights, limits, budgets. Leave it out on a single machine.',
+    'Redis, for state shared by replicas: answers, calls in flight, limits, budgets. Omit it on a single machine.',
   ),
-  jobs: live(jobs.prefault({}), 'How questions are carried out.'),
+  jobs: live(jobs.prefault({}), 'How requests are executed upstream.'),
   notify: live(
     notify.prefault([]),
-    'Webhooks: one POST per event (budgets at 50, 80, 95 and 100 %, keys, circuits, stores, reloads), repeated for an hour.',
+    'Webhooks: one POST per event (budgets at 50, 80, 95 and 100 %, keys, circuits, stores, reloads), retried for an hour.',
   ),
-  price: live(price.optional(), 'Adds money to the report.'),
-  audit: restart(audit.optional(), 'One line for each request with all its attempts, as a file: what `replay` reads.'),
-  overload: live(
-    overload.prefault({}),
-    'When the process has more to do than it can: what is refused then gets 503 OVERLOADED.',
-  ),
-  log: live(log.prefault({}), 'What is written to standard output.'),
-  shutdown: live(shutdown.prefault({}), 'What SIGTERM does.'),
+  price: live(price.optional(), 'Price of credits, to show money in the report.'),
+  audit: restart(audit.optional(), 'File with one line per request and all its attempts, as read by `replay`.'),
+  overload: live(overload.prefault({}), 'Limits beyond which the process refuses requests with 503 OVERLOADED.'),
+  log: live(log.prefault({}), 'Log on standard output.'),
+  shutdown: live(shutdown.prefault({}), 'Graceful shutdown on SIGTERM.'),
 })
 
 type Frozen<T> = T extends Secret | string | number | boolean | undefined

@@ -111,7 +111,7 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
     const found = routes.filter((route) => segmentOf(route.path, pathname) !== null)
     const route = found.find(({ method }) => method === (incoming.method === 'HEAD' ? 'GET' : incoming.method))
     if (!route?.open) mustKnowToken(incoming)
-    if (found.length === 0) throw new ProxyError('ENDPOINT_UNKNOWN', 'The admin port has no such page.')
+    if (found.length === 0) throw new ProxyError('ENDPOINT_UNKNOWN', 'No such page on the admin port.')
     if (!route) throw notAllowed(found)
     const body = route.method === 'POST' ? await readBody(incoming) : ''
     const segment = segmentOf(route.path, pathname) ?? ''
@@ -133,14 +133,14 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
     const { host, origin } = headers
     const site = headers['sec-fetch-site']
     if (rawHeaders.filter((name, index) => index % 2 === 0 && name.toLowerCase() === 'host').length > 1)
-      throw new ProxyError('REQUEST_INVALID', 'The header Host is given twice.', { close: true })
+      throw new ProxyError('REQUEST_INVALID', 'The Host header is repeated.', { close: true })
     if (onlyLoopback && host !== undefined && !isLoopback(hostOf(host))) {
-      const detail = 'The admin port answers under loopback names only, such as 127.0.0.1 and localhost.'
+      const detail = 'The admin port accepts loopback names only, such as 127.0.0.1 and localhost.'
       throw new ProxyError('REQUEST_INVALID', detail, { status: 421 })
     }
     const isOfOthers = method === 'POST' && (site === 'cross-site' || site === 'same-site')
     if (isOfOthers || (origin !== undefined && origin !== `http://${host}` && origin !== `https://${host}`))
-      throw new ProxyError('REQUEST_INVALID', 'The admin port does not answer to pages of other origins.', {
+      throw new ProxyError('REQUEST_INVALID', 'The admin port does not accept requests from pages of other origins.', {
         status: 403,
       })
   }
@@ -149,7 +149,7 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
     if (!tokenDigest) return
     const { token } = credentialsIn(headers.authorization)
     if (token === null || !timingSafeEqual(hash('sha256', token, 'buffer'), tokenDigest))
-      throw new ProxyError('CLIENT_UNKNOWN', 'The admin token is needed.')
+      throw new ProxyError('CLIENT_UNKNOWN', 'The admin token is missing or wrong.')
   }
 
   function refusal(error: ProxyError, incoming: IncomingMessage): AdminAnswer {
@@ -189,7 +189,7 @@ export function createAdmin(options: AdminOptions, parts: AdminParts): Admin {
 
 /** A client that speaks HTTP to a port of TLS would otherwise see a reset. */
 function tellHttps(socket: Socket): void {
-  const body = 'This port speaks HTTPS: write https:// in the URL.\n'
+  const body = 'This port requires HTTPS. Use https:// in the URL.\n'
   const head = `HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: ${body.length}\r\nConnection: close`
   socket.on('error', () => socket.destroy())
   socket.resume()

@@ -73,7 +73,7 @@ export function createBadRequests({ clock, random, refused, reasons }: BadReques
     plain(socket) {
       socket.on('error', () => socket.destroy())
       socket.resume()
-      write(socket, new ProxyError('REQUEST_INVALID', 'This port speaks HTTPS: write https:// in the URL.'))
+      write(socket, new ProxyError('REQUEST_INVALID', 'This port requires HTTPS. Use https:// in the URL.'))
     },
 
     connect(_incoming, socket) {
@@ -135,17 +135,17 @@ function refusalOf(error: Unreadable): ProxyError | null {
     case 'ERR_HTTP_REQUEST_TIMEOUT':
       return new ProxyError('REQUEST_INVALID', 'The request did not arrive in time.', { status: 408 })
     case 'HPE_INVALID_URL':
-      return new ProxyError('REQUEST_INVALID', `The request target holds ${encodeHint}`)
+      return new ProxyError('REQUEST_INVALID', `The request target contains ${encodeHint}`)
     case 'HPE_INVALID_CONSTANT':
       return new ProxyError(
         'REQUEST_INVALID',
-        `Behind the request target comes no HTTP version. Maybe it holds ${encodeHint}`,
+        `The request line has no HTTP version after the target. The target may contain ${encodeHint}`,
       )
     case 'HPE_INVALID_METHOD':
       if (isRequestLine(lineOf(error)))
-        return new ProxyError('METHOD_NOT_ALLOWED', 'This method is not known.', { allow: 'GET, HEAD, POST' })
+        return new ProxyError('METHOD_NOT_ALLOWED', 'Unknown method.', { allow: 'GET, HEAD, POST' })
   }
-  return code.startsWith('HPE_') ? new ProxyError('REQUEST_INVALID', 'This is not an HTTP/1.1 request.') : null
+  return code.startsWith('HPE_') ? new ProxyError('REQUEST_INVALID', 'Not a valid HTTP/1.1 request.') : null
 }
 
 function closing({ code, message, status }: ProxyError): ProxyError {

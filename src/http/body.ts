@@ -21,7 +21,7 @@ export interface Body {
 
 export function readBody(incoming: IncomingMessage, path: string, clock: Clock): Body {
   const { promise, resolve, reject } = Promise.withResolvers<string | null>()
-  const late = clock.after(LONGEST_MS, () => reject(broken('The body of the request did not arrive in time.', 408)))
+  const late = clock.after(LONGEST_MS, () => reject(broken('The request body did not arrive in time.', 408)))
   const chunks: Buffer[] = []
   let bytes = 0
   incoming.on('data', (chunk: Buffer) => {
@@ -30,10 +30,10 @@ export function readBody(incoming: IncomingMessage, path: string, clock: Clock):
     else chunks.push(chunk)
   })
   incoming.once('end', () => {
-    if (incoming.rawTrailers.length > 0) reject(broken('A body has no trailers here.', 400))
+    if (incoming.rawTrailers.length > 0) reject(broken('Trailers are not supported.', 400))
     else resolve(Buffer.concat(chunks).toString())
   })
-  incoming.once('close', () => reject(broken('The body of the request was cut off.', 400)))
+  incoming.once('close', () => reject(broken('The request body is incomplete.', 400)))
   const isEmpty = promise
     .then((text) => {
       if (text === null || !isNothing(text)) throw misplaced('POST', path, text === null ? [] : namesIn(text))

@@ -57,19 +57,17 @@ export function createClients({ vendor, clients, uses, wall, anonymous, hosts }:
 
   function unknownOr(token: string): string {
     const expiresAt = byDigest.get(hash('sha256', token, 'hex'))?.token.expiresAt ?? null
-    return expiresAt === null
-      ? unknown
-      : `The client token of this request expired at ${new Date(expiresAt).toISOString()}.`
+    return expiresAt === null ? unknown : `The client token expired at ${new Date(expiresAt).toISOString()}.`
   }
 }
 
-const missing = 'This request has no client token.'
-const unknown = 'The client token of this request is not known here.'
+const missing = 'The request has no client token.'
+const unknown = 'The client token is not valid.'
 
 function tokenAdvice(vendor: string): string {
   return (
     `Send a token of this proxy, not a key of ${vendor}, as "Authorization: Bearer TOKEN", "X-API-Key: TOKEN" or "?api_key=TOKEN". ` +
-    'Its operator makes one with "scrapellm-proxy token NAME".'
+    'The operator of the proxy creates tokens with "scrapellm-proxy token NAME".'
   )
 }
 
@@ -78,13 +76,13 @@ function mustBeNoPage({ host, origin, fetchSite }: RequestSource, hosts: Readonl
   if (fetchSite === 'cross-site' || fetchSite === 'same-site' || (origin !== null && !isOwn(origin, host)))
     throw new ProxyError(
       'ORIGIN_REFUSED',
-      'A web page of another origin may not ask without a client token: it would spend credits. Ask from a server; pages cannot read the answers (no CORS).',
+      'Requests from web pages of other origins need a client token, because they spend credits. Send a token, or send the request from a server.',
     )
   if (hosts === null || host === null || isLoopback(hostOf(host)) || hosts.has(hostOf(host))) return
   throw new ProxyError(
     'ORIGIN_REFUSED',
-    'Callers without a client token must use a loopback name in Host, such as 127.0.0.1 or localhost. ' +
-      'Use one, send a token, or let the operator add the name to listen.hosts.',
+    'Without a client token, the Host header must be a loopback name such as 127.0.0.1 or localhost. ' +
+      'Use a loopback name, send a token, or have the operator add the name to listen.hosts.',
   )
 }
 

@@ -19,7 +19,7 @@ export function createCreditsRoute({ clients, correct }: CreditsPorts): AdminRou
     path: '/clients/{name}/credits',
     async run({ segment: client, body }) {
       if (!clients().includes(client))
-        throw new ProxyError('ENDPOINT_UNKNOWN', 'The settings have no client of this name.')
+        throw new ProxyError('ENDPOINT_UNKNOWN', 'The settings have no client with this name.')
       const { beforeCredits, spentCredits } = await correct(client, spentIn(body))
       const corrected = { client, before: beforeCredits, spent: spentCredits }
       return { ...json(corrected), acted: { action: 'credits', what: corrected } }
@@ -32,7 +32,7 @@ function spentIn(body: string): number {
   if (Number.isSafeInteger(spent) && Number(spent) >= 0 && Object.keys(others).length === 0) return Number(spent)
   throw new ProxyError(
     'REQUEST_INVALID',
-    'The body must be {"spent": N}: the credits that the client has spent this month, a whole number from 0 on.',
+    'The body must be {"spent": N}, where N is the number of credits the client has spent this month (an integer, at least 0).',
   )
 }
 

@@ -14,7 +14,7 @@ export function createKeyRoute({ tryNow }: KeysParts): AdminRoute {
     path: '/keys/{name}/try',
     run({ segment }) {
       const key = tryNow(segment)
-      if (!key) throw new ProxyError('ENDPOINT_UNKNOWN', 'No upstream key of the settings in force has this name.')
+      if (!key) throw new ProxyError('ENDPOINT_UNKNOWN', 'The current settings have no upstream key with this name.')
       const { name, state, problem } = key
       const next = problem ? 'the next request tries it' : 'it is ready'
       return {

@@ -85,7 +85,7 @@ function parsed(body: string): unknown {
 
 function textIn(name: string, value: unknown): string {
   if (typeof value === 'string' && value !== '') return value
-  throw invalid(`${name} must be text that is not empty.`)
+  throw invalid(`${name} must be a non-empty string.`)
 }
 
 function quoted(name: string): string {

@@ -20,7 +20,7 @@ export function createReportRoute({ reportOf, thisMonth }: ReportPorts): AdminRo
     async run({ params }) {
       const month = params.get('month') ?? thisMonth()
       if (!/^\d{4}-(0[1-9]|1[0-2])$/.test(month))
-        throw new ProxyError('REQUEST_INVALID', 'month must be a month such as 2026-11.')
+        throw new ProxyError('REQUEST_INVALID', 'month must look like 2026-11.')
       const format = params.get('format') ?? 'json'
       if (format !== 'json' && format !== 'csv') throw new ProxyError('REQUEST_INVALID', 'format must be csv or json.')
       const report = await reportOf(month)

@@ -163,14 +163,14 @@ export function readId(fields: Fields, random: Random): string {
 function mustBeFramed({ method, httpVersion }: RawRequest, fields: Fields): void {
   if (fields.count > maxHeaders) throw untrusted(`More than ${maxHeaders} headers.`, 431)
   // llhttp lets `GET /x` without a version through as HTTP/0.9: https://github.com/nodejs/llhttp/issues/877
-  if (httpVersion !== '1.1' && httpVersion !== '1.0') throw untrusted('Only HTTP/1.0 and HTTP/1.1 are understood.')
-  if (fields.disguisedFraming !== null) throw untrusted('Framing headers are spelled with a hyphen.')
+  if (httpVersion !== '1.1' && httpVersion !== '1.0') throw untrusted('Only HTTP/1.0 and HTTP/1.1 are supported.')
+  if (fields.disguisedFraming !== null) throw untrusted('Framing headers must be spelled with a hyphen.')
   if (!hasBody(fields)) return
   if (method !== 'POST') throw bodyOnGet()
   if (!isPlainlyFramed(httpVersion, fields))
-    throw untrusted('A body needs either one Content-Length or the one transfer coding "chunked".')
+    throw untrusted('A body needs either one Content-Length header or the transfer coding "chunked" alone.')
   if (fields.expect !== null)
-    throw untrusted('A body that waits for 100 Continue is not taken: parameters go into the query string.')
+    throw untrusted('Bodies with Expect: 100-continue are not accepted. Put the parameters into the query string.')
 }
 
 /** A body follows, though it may be empty. */
@@ -203,9 +203,9 @@ const hostForm = /^(?:[\w.~-]+|\[[\da-f:.]+\])(?::\d{1,5})?$/i
 function oneHost(httpVersion: string, given: string | null, origin: string | null): string | null {
   const host = given ?? (httpVersion === '1.0' ? origin : null)
   if (host === null && httpVersion === '1.0') return null
-  if (host === null || !hostForm.test(host)) throw untrusted('Exactly one Host header with one host name is needed.')
+  if (host === null || !hostForm.test(host)) throw untrusted('Exactly one Host header with one host name is required.')
   if (origin !== null && origin.toLowerCase() !== host.toLowerCase())
-    throw untrusted('The target names another host than the header Host.')
+    throw untrusted('The host in the target differs from the Host header.')
   return host
 }
 
@@ -228,21 +228,21 @@ function readToken(fields: Fields, fromQuery: string | null): string | null {
 function readBearer(authorization: string | null): string | null {
   if (authorization === null || !/^bearer\b/i.test(authorization)) return null
   const token = bearer.exec(authorization)?.[1]
-  if (token === undefined) throw untrusted('The header Authorization must hold one token after "Bearer".')
+  if (token === undefined) throw untrusted('The Authorization header must have exactly one token after "Bearer".')
   return token
 }
 
 function readPatience(seconds: string | null): number | null {
   if (seconds === null) return null
   const patience = /^\d{1,9}(?:\.\d{1,9})?$/.test(seconds) ? Number(seconds) * 1000 : 0
-  if (patience <= 0) throw invalid('The header X-Request-Timeout must be a positive number of seconds.')
+  if (patience <= 0) throw invalid('The X-Request-Timeout header must be a positive number of seconds.')
   return patience
 }
 
 function readSample(text: string | null): number | null {
   if (text === null) return null
   const sample = /^[1-9]\d{0,2}$/.test(text) ? Number(text) : 0
-  if (sample < 1 || sample > 100) throw invalid('The header X-Sample must be a whole number from 1 to 100.')
+  if (sample < 1 || sample > 100) throw invalid('The X-Sample header must be an integer from 1 to 100.')
   return sample
 }
 
@@ -256,7 +256,7 @@ function readIdempotencyKey(fields: Fields): string | null {
   const inside = quoted.exec(text)?.[1]?.replaceAll(/\\(["\\])/g, '$1')
   const key = inside ?? (unquoted.test(text) ? text : '')
   if (key === '' || key.length > 255 || fields.repeated?.has('idempotencyKey'))
-    throw invalid('The header Idempotency-Key must hold one key of 1 to 255 visible ASCII characters.')
+    throw invalid('The Idempotency-Key header must be 1 to 255 visible ASCII characters.')
   return key
 }
 

@@ -95,7 +95,7 @@ const probePaces = 30
 /** Requests without an answer on one connection: nobody sends more ahead but to do harm. */
 const mostPipelined = 100
 
-const TOO_MANY_CONNECTIONS = 'Too many connections, or too many requests ahead on this one. Use fewer.'
+const TOO_MANY_CONNECTIONS = 'Too many connections, or too many pipelined requests on this connection. Use fewer.'
 
 class ProxyServer implements Server {
   readonly #parts: ServerParts
@@ -174,7 +174,10 @@ class ProxyServer implements Server {
       this.#receive(
         incoming,
         outgoing,
-        new ProxyError('REQUEST_INVALID', 'Only Expect: 100-continue is understood.', { status: 417, close: true }),
+        new ProxyError('REQUEST_INVALID', 'The only supported Expect value is 100-continue.', {
+          status: 417,
+          close: true,
+        }),
       )
     })
     server.on('connect', badRequests.connect)
@@ -238,7 +241,7 @@ class ProxyServer implements Server {
       if (connection.isExcess || connection.open > mostPipelined)
         throw overloaded('connections', TOO_MANY_CONNECTIONS, this.#random.next(), { close: true })
       const reason = this.#refusesAll()
-      if (reason) throw overloaded(reason, 'This proxy is overloaded.', this.#random.next(), { close: true })
+      if (reason) throw overloaded(reason, 'The proxy is overloaded.', this.#random.next(), { close: true })
       const onGone = watch(incoming.socket, connection, outgoing)
       const request = readRequest(incoming, fields, { id, arrivedAt: this.#clock.now(), onGone, target: this.#target })
       const document =

@@ -71,9 +71,9 @@ export function createTargets(generation = 2048): (raw: string) => Target {
 }
 
 function readPath(raw: string): string {
-  if (disguised.test(raw)) throw invalid('The path holds an encoded separator or control character.')
+  if (disguised.test(raw)) throw invalid('The path contains an encoded separator or control character.')
   const path = decode(raw)
-  if (dotSegment.test(path)) throw invalid('The path holds a dot segment.')
+  if (dotSegment.test(path)) throw invalid('The path contains a dot segment.')
   return path
 }
 
@@ -86,7 +86,7 @@ function readQuery(query: string): { params: readonly Param[]; token: string | n
     const name = decodeForm(equals === -1 ? pair : pair.slice(0, equals))
     const value = decodeForm(equals === -1 ? '' : pair.slice(equals + 1))
     if (name !== 'api_key') {
-      if (misspelled.test(name)) throw invalid('The token goes into the parameter "api_key", spelled exactly so.')
+      if (misspelled.test(name)) throw invalid('The token parameter must be spelled "api_key".')
       params.push([name, value])
       continue
     }
@@ -98,7 +98,7 @@ function readQuery(query: string): { params: readonly Param[]; token: string | n
 
 function decodeForm(text: string): string {
   const value = decode(text.includes('+') ? text.replaceAll('+', ' ') : text)
-  if (value.includes('\0')) throw invalid('The query holds a NUL character.')
+  if (value.includes('\0')) throw invalid('The query contains a NUL character.')
   return value
 }
 
@@ -107,7 +107,7 @@ function decode(text: string): string {
   try {
     return decodeURIComponent(text)
   } catch {
-    throw invalid('The request target holds a percent escape that is broken or not UTF-8.')
+    throw invalid('The request target contains a percent escape that is incomplete or not UTF-8.')
   }
 }
 

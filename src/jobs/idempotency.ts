@@ -250,20 +250,20 @@ function otherParameters(): ProxyError {
 }
 
 function stillSubmitting(): ProxyError {
-  const detail = 'The job of this Idempotency-Key is still being submitted.'
+  const detail = 'The submission with this Idempotency-Key is still in progress. Retry with the same key.'
   return new ProxyError('IDEMPOTENCY_CONFLICT', detail, { status: 409, retryAfterMs: RETRY_AFTER_MS })
 }
 
 function unavailable(): ProxyError {
   const detail =
-    'The store of used keys is away, so it cannot be checked whether this Idempotency-Key was used before. Nothing was submitted: ' +
-    'send the same request again, with the same key.'
+    'The store of used keys is unavailable, so this Idempotency-Key cannot be checked. Nothing was submitted. ' +
+    'Retry with the same key.'
   return new ProxyError('IDEMPOTENCY_UNAVAILABLE', detail, { retryAfterMs: UNAVAILABLE_RETRY_MS })
 }
 
 function fateUnknown(): ProxyError {
   const detail =
-    'The submission with this Idempotency-Key was cut off, and nothing will ever tell whether it arrived: it may have been ' +
-    'submitted and charged. To submit again, possibly for a second charge, use a new key.'
+    'The submission with this Idempotency-Key was interrupted. The job may have been submitted and charged; its outcome is ' +
+    'unknown. To submit again, possibly at a second charge, use a new key.'
   return new ProxyError('IDEMPOTENCY_UNRESOLVED', detail)
 }

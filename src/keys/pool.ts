@@ -133,7 +133,10 @@ class Pool implements KeyPool {
     for (;;) {
       // The attempt has waited for a place, credits, the shared lease, or for a key, since this was last checked.
       if (turn.startableMs() <= 0)
-        throw new ProxyError('DEADLINE_EXCEEDED', 'The time for this request was up before upstream could be asked.')
+        throw new ProxyError(
+          'DEADLINE_EXCEEDED',
+          'The time limit of this request passed before upstream could be called.',
+        )
       if (call.endpoint === 'status') return noKeyNeeded
       const key = nextInTurn(this.#usable(turn.spentKeys))
       if (key) return this.#acquired(key, call)

@@ -237,10 +237,10 @@ function keyOf(client: string, period: Period): string {
 
 function exhausted({ client, period: { kind, resetAt } }: Account, wallMs: number): ProxyError {
   const reset = new Date(resetAt).toISOString().replace('.000Z', 'Z')
-  const whose = client === WHOLE ? 'What all clients together have left' : 'What this client has left'
+  const whose = client === WHOLE ? 'all clients together' : 'this client'
   return new ProxyError(
     'BUDGET_EXHAUSTED',
-    `${whose} of the credits for the ${kind} does not pay for this question; the ${kind} ends at ${reset} (UTC).`,
+    `The credit budget of ${whose} for the ${kind} does not cover this request. The budget resets at ${reset}.`,
     { retryAfterMs: Math.max(0, resetAt - wallMs) },
   )
 }

@@ -15,7 +15,7 @@ export interface AdmissionGauges {
 /** For one process: it never has to wait for anything. */
 export interface LocalAdmission extends AdmissionGauges {
   admit(client: Client, call: Call): LimitState | null
-  giveBack(client: Client, limits: LimitState, leftMs: number): LimitState
+  giveBack(client: Client, limits: LimitState): LimitState
   enter(client: Client): Place
 }
 
@@ -27,8 +27,8 @@ export function createAdmission({ clock }: { readonly clock: Clock }): LocalAdmi
       mayAsk(client, call)
       return rates.admit(client)
     },
-    giveBack(client, limits, leftMs) {
-      rates.giveBack(client, leftMs)
+    giveBack(client, limits) {
+      rates.giveBack(client)
       return client.rate ? withOneMore(limits, client.rate) : limits
     },
     enter: (client) => concurrency.enter(client),
@@ -39,6 +39,6 @@ export function createAdmission({ clock }: { readonly clock: Clock }): LocalAdmi
 /** Throws SCRAPER_NOT_ALLOWED. */
 export function mayAsk({ scrapers }: Client, { scraper, endpoint }: Call): void {
   if (scrapers === null || endpoint === 'status' || scrapers.has(scraper)) return
-  const detail = `This client may not use ${scraper}; its scrapers are ${[...scrapers].join(', ')}. The operator can add it to clients.NAME.scrapers.`
+  const detail = `This client may not use ${scraper}, only ${[...scrapers].join(', ')}. The operator can add ${scraper} to clients.NAME.scrapers.`
   throw new ProxyError('SCRAPER_NOT_ALLOWED', detail)
 }

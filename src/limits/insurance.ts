@@ -18,7 +18,7 @@ export function allowanceOf({ perDay, perMonth }: Client['credits']): number {
 /** There are credits, but nobody can take them now. */
 export function storeAway(): ProxyError {
   const detail =
-    'Redis, which counts the credits of this client, is unavailable, and what this replica may spend without it is used up. ' +
-    'Known answers still come; retry later.'
+    'Redis is unavailable, and the credits that this replica may spend without Redis are used up. ' +
+    'Cached answers are still served. Retry later.'
   return new ProxyError('BUDGET_UNAVAILABLE', detail, { retryAfterMs: RETRY_AFTER_MS })
 }

@@ -150,12 +150,12 @@ export function isLimited(charged: readonly Charged[]): boolean {
 
 export function unavailable(): ProxyError {
   const detail =
-    'The file with what has been spent cannot be used now, so credits cannot be granted. Known answers still come.'
+    'The data folder is unavailable, so credits cannot be counted. Cached answers are still served. Retry later.'
   return new ProxyError('BUDGET_UNAVAILABLE', detail, { retryAfterMs: RETRY_AFTER_MS })
 }
 
 function unsafe(): ProxyError {
-  const detail = 'The file with what must survive a restart cannot be written now, and this request depends on it.'
+  const detail = 'The data folder cannot be written to right now, and durable requests require that. Retry later.'
   return new ProxyError('STORE_UNAVAILABLE', detail, { retryAfterMs: RETRY_AFTER_MS })
 }
 

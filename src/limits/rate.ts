@@ -10,11 +10,8 @@ import { requestsPolicy } from './policy.ts'
 export interface RateLimits {
   /** Throws RATE_LIMITED with the time to wait. Null = this client has no limit. */
   admit(client: Client): LimitState | null
-  /**
-   * One request that was let in did not count after all. The bucket will be full `leftMs` after now as far as that request and those
-   * before it go: what it has refilled meanwhile is not given back a second time.
-   */
-  giveBack(client: Client, leftMs: number): void
+  /** One request that was let in did not count after all. */
+  giveBack(client: Client): void
 }
 
 interface Bucket {
@@ -37,9 +34,7 @@ export function createRateLimits({ clock }: { readonly clock: Clock }): RateLimi
     const bucket = bucketOf(name, nowUs, perRequestUs)
     const aheadUs = Math.max(0, bucket.fullAtUs - nowUs)
     if (aheadUs > toleranceUs) {
-      throw new ProxyError('RATE_LIMITED', 'Rate limit of this client exceeded. Retry after the time in Retry-After.', {
-        retryAfterMs: Math.ceil((aheadUs - toleranceUs) / 1_000),
-      })
+      throw rateLimited(rate, Math.ceil((aheadUs - toleranceUs) / 1_000))
     }
     const nextUs = aheadUs + perRequestUs
     bucket.fullAtUs = nowUs + nextUs
@@ -69,10 +64,25 @@ export function createRateLimits({ clock }: { readonly clock: Clock }): RateLimi
     return bucket
   }
 
-  function giveBack({ name, rate }: Client, leftMs: number): void {
+  function giveBack({ name, rate }: Client): void {
     const bucket = buckets.get(name)
-    if (rate && bucket) bucket.fullAtUs -= Math.min(bucket.perRequestUs, Math.floor(leftMs * 1_000))
+    if (rate && bucket) bucket.fullAtUs -= bucket.perRequestUs
   }
 
   return { admit, giveBack }
+}
+
+const PERIODS: ReadonlyMap<number, string> = new Map([
+  [1_000, 'second'],
+  [60_000, 'minute'],
+  [3_600_000, 'hour'],
+  [86_400_000, 'day'],
+])
+
+export function rateLimited({ limit, per }: RatePolicy, retryAfterMs: number): ProxyError {
+  const requests = Math.max(1, Math.round(limit))
+  const period = PERIODS.get(per) ?? `${per / 1_000} s`
+  const seconds = Math.max(1, Math.ceil(retryAfterMs / 1_000))
+  const detail = `Rate limit exceeded: ${requests} ${requests === 1 ? 'request' : 'requests'} per ${period}. Retry in ${seconds} s.`
+  return new ProxyError('RATE_LIMITED', detail, { retryAfterMs })
 }

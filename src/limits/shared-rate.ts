@@ -3,20 +3,19 @@
  * the store is away, each replica grants its share. It starts with a full bucket then, so around such a moment a client
  * may get up to a second burst.
  */
-import { ProxyError } from '../errors.ts'
 import { luaScript } from '../lua.ts'
 import type { Client, LimitState, RatePolicy } from '../model.ts'
 import type { Clock, SharedStore } from '../ports.ts'
 import type { Session } from '../session.ts'
 import { requestsPolicy, withOneMore } from './policy.ts'
-import { createRateLimits } from './rate.ts'
+import { createRateLimits, rateLimited } from './rate.ts'
 import { keyOf, shareOf } from './shares.ts'
 
 export interface SharedRateLimits {
   /** Null = this client has no limit, which takes no asking. Rejects with RATE_LIMITED and the time to wait. */
   admit(client: Client): LimitState | null | Promise<LimitState>
   /** One request that was let in did not count after all. Does not wait for the store. */
-  giveBack(client: Client, limits: LimitState, leftMs: number): LimitState
+  giveBack(client: Client, limits: LimitState): LimitState
 }
 
 interface RatePorts {
@@ -43,9 +42,7 @@ export function createSharedRateLimits({ store, clock, session }: RatePorts): Sh
     if (!told) return byItself(client, rate)
     const [isAdmitted, us] = told
     if (!isAdmitted) {
-      throw new ProxyError('RATE_LIMITED', 'Rate limit of this client exceeded. Retry after the time in Retry-After.', {
-        retryAfterMs: Math.ceil(us / 1_000),
-      })
+      throw rateLimited(rate, Math.ceil(us / 1_000))
     }
     return {
       policy: requestsPolicy(rate),
@@ -61,16 +58,15 @@ export function createSharedRateLimits({ store, clock, session }: RatePorts): Sh
     return { policy: requestsPolicy(rate), remaining, resetMs }
   }
 
-  function giveBack(client: Client, limits: LimitState, leftMs: number): LimitState {
+  function giveBack(client: Client, limits: LimitState): LimitState {
     if (!client.rate) return limits
-    void giveBackShared(client, client.rate, leftMs)
+    void giveBackShared(client, client.rate)
     return withOneMore(limits, client.rate)
   }
 
-  async function giveBackShared(client: Client, rate: RatePolicy, leftMs: number): Promise<void> {
-    const us = Math.min(perRequest(rate), Math.floor(leftMs * 1_000))
-    const reply = await store.run(giveBackScript, [keyOf('rate', client.name)], [us])
-    if (reply.kind === 'away') alone.giveBack(client, leftMs)
+  async function giveBackShared(client: Client, rate: RatePolicy): Promise<void> {
+    const reply = await store.run(giveBackScript, [keyOf('rate', client.name)], [perRequest(rate)])
+    if (reply.kind === 'away') alone.giveBack(client)
   }
 
   return { admit, giveBack }

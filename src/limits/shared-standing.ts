@@ -89,7 +89,7 @@ export function createStandings(
     const reset = new Date(resetAt).toISOString().replace('.000Z', 'Z')
     return new ProxyError(
       'BUDGET_EXHAUSTED',
-      `What this client has left of its credits for the ${kind} does not pay for this question; the ${kind} ends at ${reset} (UTC).`,
+      `The credit budget of this client for the ${kind} does not cover this request. The budget resets at ${reset}.`,
       { retryAfterMs: Math.max(0, resetAt - wallMs) },
     )
   }

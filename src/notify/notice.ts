@@ -40,7 +40,7 @@ function budgetNotice({ client, period, percent, spentCredits, limitCredits, use
   const left = Math.max(0, limitCredits - spentCredits)
   const forecast =
     percent === 100
-      ? ' Known answers still come, questions that must be paid for are refused.'
+      ? ' Cached answers are still served; requests that cost credits are refused.'
       : usedUpAt === null
         ? ` At this pace it lasts until the ${period.kind} ends.`
         : ` At this pace it is used up ${period.kind === 'day' ? `at ${clockOf(usedUpAt)} UTC` : `on the ${ordinal(usedUpAt)}`}.`
@@ -77,7 +77,7 @@ function circuitNotice({ scraper, to }: Of<'breaker-changed'>): Notice | null {
   if (to === 'half-open') return null
   const text =
     to === 'open'
-      ? `The circuit of ${scraper} is open: hardly any call to it succeeds. Known answers still come.`
+      ? `The circuit of ${scraper} is open: hardly any call succeeds. Cached answers are still served.`
       : `The circuit of ${scraper} is closed: calls succeed again.`
   return {
     event: 'circuit',

@@ -80,10 +80,8 @@ interface Opening {
 }
 
 interface Trial {
-  /** Null = it waits for its place or a key. */
+  /** Null = it waits for its place. */
   startedAt: number | null
-  /** The next trial starts so much later than this one. */
-  readonly pauseMs: number
 }
 
 /** What an attempt is let in with: what it brings back counts only for the state in which it began. */
@@ -123,7 +121,7 @@ export function createBreakers(ports: BreakersPorts): CircuitBreakers {
   }
 }
 
-const unguarded: Pass = { heldMs: 0, isVoid: () => false, start() {}, ended() {} }
+const unguarded: Pass = { heldMs: 0, isVoid: () => false, start() {} }
 
 class ScraperCircuit implements Circuit {
   readonly #scraper: string
@@ -171,7 +169,7 @@ class ScraperCircuit implements Circuit {
           return attempted
         }
       } finally {
-        admitted.pass.ended(health)
+        this.#learn(admitted, health, policy)
       }
     }
   }
@@ -231,7 +229,6 @@ class ScraperCircuit implements Circuit {
   }
 
   #letIn({ question }: BreakerEntry, policy: BreakerPolicy, grant: Grant, heldMs: number): Admitted {
-    let isUnderWay = true
     const admitted: Admitted = {
       ...grant,
       call: null,
@@ -241,13 +238,10 @@ class ScraperCircuit implements Circuit {
         start: () => {
           if (admitted.generation !== this.#generation) admitted.trial = null
           admitted.generation = this.#generation
-          if (admitted.trial) this.#trialStarted(admitted.trial)
-          else admitted.call = this.#evidence.started(question, this.#clock.now(), policy)
-        },
-        ended: (health) => {
-          if (!isUnderWay) return
-          isUnderWay = false
-          this.#learn(admitted, health, policy)
+          if (admitted.trial) {
+            admitted.trial.startedAt = this.#clock.now()
+            this.#arm()
+          } else admitted.call = this.#evidence.started(question, this.#clock.now(), policy)
         },
       },
     }
@@ -272,9 +266,13 @@ class ScraperCircuit implements Circuit {
   /** A timer is set only while somebody is held. */
   #arm(): void {
     this.#timer?.cancel()
-    const nextAt = this.#opening ? this.#nextChangeOf(this.#opening) : this.#nextBatchAt
-    const isNeeded = this.#held.size > 0 && nextAt < Number.POSITIVE_INFINITY
-    this.#timer = isNeeded ? this.#clock.after(nextAt - this.#clock.now(), this.#pump) : null
+    this.#timer =
+      this.#held.size === 0
+        ? null
+        : this.#clock.after(
+            (this.#opening ? this.#nextChangeOf(this.#opening) : this.#nextBatchAt) - this.#clock.now(),
+            this.#pump,
+          )
   }
 
   // Trials
@@ -282,28 +280,19 @@ class ScraperCircuit implements Circuit {
   /** One at its time, though the one before may hang; and two more for each that outlives failures. */
   #mayTry(opening: Opening): boolean {
     const survivors = this.#survivorsOf(opening)
-    if (survivors > 0 && opening.trials.size < 1 + 2 * survivors) return true
-    return this.#clock.now() >= opening.nextTrialAt && !isTrialWaiting(opening)
+    return this.#clock.now() >= opening.nextTrialAt || (survivors > 0 && opening.trials.size < 1 + 2 * survivors)
   }
 
   #tryOnce(opening: Opening): Grant {
-    this.#doublings += 1
-    const trial: Trial = { startedAt: null, pauseMs: this.#openMs(opening.policy) }
+    const trial = { startedAt: null }
     opening.trials.add(trial)
-    opening.nextTrialAt = this.#clock.now() + trial.pauseMs
+    this.#doublings += 1
+    opening.nextTrialAt = this.#clock.now() + this.#openMs(opening.policy)
     if (this.#state === 'open') {
       this.#gate.unlock()
       this.#enter('half-open')
     }
     return { generation: this.#generation, trial }
-  }
-
-  /** Its place or key may have come late: the time until the next trial counts from now. */
-  #trialStarted(trial: Trial): void {
-    const now = this.#clock.now()
-    trial.startedAt = now
-    if (this.#opening) this.#opening.nextTrialAt = Math.max(this.#opening.nextTrialAt, now + trial.pauseMs)
-    this.#arm()
   }
 
   #survivorsOf({ trials, setbackAt }: Opening): number {
@@ -319,13 +308,10 @@ class ScraperCircuit implements Circuit {
     return this.#clock.now() >= opening.holdUntil && this.#survivorsOf(opening) === 0
   }
 
-  /** Infinite while all depends on a trial that waits for its place or a key. */
-  #nextChangeOf(opening: Opening): number {
-    const { trials, holdUntil, setbackAt } = opening
+  #nextChangeOf({ trials, nextTrialAt, holdUntil, setbackAt }: Opening): number {
     const now = this.#clock.now()
     const survivalMs = this.#evidence.survivalMs()
-    let next = isTrialWaiting(opening) ? Number.POSITIVE_INFINITY : opening.nextTrialAt
-    if (holdUntil > now) next = Math.min(next, holdUntil)
+    let next = holdUntil > now ? Math.min(nextTrialAt, holdUntil) : nextTrialAt
     for (const { startedAt } of trials) {
       if (startedAt === null || startedAt < setbackAt) continue
       const survivesAt = startedAt + survivalMs
@@ -423,7 +409,7 @@ class ScraperCircuit implements Circuit {
     const leftMs = this.#opening ? this.#opening.nextTrialAt - this.#clock.now() : 0
     return new ProxyError(
       'CIRCUIT_OPEN',
-      'Upstream has been failing for this scraper, so it is not asked now. Retry after the time in Retry-After.',
+      'Calls to this scraper keep failing, so the proxy has stopped sending them for now. Retry after the time in Retry-After.',
       { retryAfterMs: Math.max(1_000, leftMs) },
     )
   }
@@ -438,7 +424,7 @@ function isFailure(health: Health): boolean {
 }
 
 function shuttingDown(): ProxyError {
-  return new ProxyError('SHUTTING_DOWN', 'The proxy is shutting down.')
+  return new ProxyError('SHUTTING_DOWN', 'The proxy is shutting down. Retry later, or on another replica.')
 }
 
 /** opossum with all that decides or ticks switched off. */
@@ -476,7 +462,3 @@ function createGate() {
 
 /** Longer timers fire at once in Node. opossum's never does, within the time that a gate is open. */
 const NEVER_MS = 2 ** 31 - 1
-
-function isTrialWaiting({ trials }: Opening): boolean {
-  return trials.values().some(({ startedAt }) => startedAt === null)
-}

@@ -215,7 +215,7 @@ class FairBulkhead implements SizedBulkhead {
   }
 
   #noPlace(): ProxyError {
-    return overloaded('places', 'Too many upstream calls are under way.', this.#random.next())
+    return overloaded('places', 'Too many upstream calls are in progress.', this.#random.next())
   }
 }
 

@@ -21,7 +21,7 @@ interface FlightsPorts {
 }
 
 const LATE =
-  'The time for this request is up and no attempt has been answered. A call under way is completed and its answer kept: ask again, or wait longer.'
+  'The time limit of this request passed before upstream answered. The call in progress is completed and its answer cached: retry, or allow more time.'
 
 type Fly = (flight: Flight) => Promise<Landing>
 
@@ -114,7 +114,7 @@ class FlightTable implements Flights {
 
   #board(airborne: Airborne, asker: Asker): Promise<Landing | null> {
     if (airborne.waiting.size >= this.#maxAskers)
-      throw overloaded('queue', 'Too many requests wait for the same answer.', this.#random.next())
+      throw overloaded('queue', 'Too many requests are waiting for the same answer.', this.#random.next())
 
     const landing = new Promise<Landing | null>((resolve, reject) => {
       const waiting: Waiting = {
@@ -187,7 +187,13 @@ class FlightTable implements Flights {
 
   #fallBack({ progress }: Airborne, { land, fail }: Waiting): void {
     if (progress) land(progress)
-    else fail(new ProxyError('CIRCUIT_OPEN', 'Upstream has been failing for this scraper, so it is not asked now.'))
+    else
+      fail(
+        new ProxyError(
+          'CIRCUIT_OPEN',
+          'Calls to this scraper keep failing, so the proxy has stopped sending them for now. Retry later.',
+        ),
+      )
   }
 
   /** 0 when nobody waits. */

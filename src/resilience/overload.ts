@@ -65,8 +65,8 @@ const leastCacheBytes = 1_048_576
 
 const states = ['calm', 'shedding', 'critical'] as const
 const details = {
-  'event-loop': 'This proxy has more to do than its CPU can: only known answers are given. Try again later.',
-  memory: 'This proxy is short of memory: only known answers are given. Try again later.',
+  'event-loop': 'The CPU is overloaded, so only cached answers are served.',
+  memory: 'Memory is low, so only cached answers are served.',
 } as const satisfies Record<OverloadCause, string>
 
 export const neverOverloaded: Overload = { state: 'calm', mayAsk() {} }

@@ -282,7 +282,7 @@ export function createRetry(ports: RetryPorts): Retry {
 }
 
 function tooLate(): ProxyError {
-  return new ProxyError('DEADLINE_EXCEEDED', 'The time for this request was up before upstream could be asked.')
+  return new ProxyError('DEADLINE_EXCEEDED', 'The time limit of this request passed before upstream could be called.')
 }
 
 function counted({ attempts, uncounted }: Course): number {

@@ -192,7 +192,8 @@ class ReplicaFlights implements SharedFlights {
   async #find(course: Course): Promise<Settled> {
     let found = await this.#look(course)
     for (let n = 1; n < LOOKS && found.kind === 'away' && (await this.#blink.isOver()); n++) {
-      if (course.flight.patienceUntil() === 0) throw new ProxyError('DEADLINE_EXCEEDED', 'Nobody waits any more.')
+      if (course.flight.patienceUntil() === 0)
+        throw new ProxyError('DEADLINE_EXCEEDED', 'All callers have disconnected.')
       found = await this.#look(course)
     }
     if (found.kind === 'held') {
@@ -217,8 +218,9 @@ class ReplicaFlights implements SharedFlights {
     try {
       for (;;) {
         await notifier.pause(this.#pollMs * (0.75 + 0.5 * this.#random.next()))
-        if (this.#isClosed) throw new ProxyError('SHUTTING_DOWN', 'The proxy is shutting down.')
-        if (flight.patienceUntil() === 0) throw new ProxyError('DEADLINE_EXCEEDED', 'Nobody waits any more.')
+        if (this.#isClosed)
+          throw new ProxyError('SHUTTING_DOWN', 'The proxy is shutting down. Retry later, or on another replica.')
+        if (flight.patienceUntil() === 0) throw new ProxyError('DEADLINE_EXCEEDED', 'All callers have disconnected.')
         let found = await this.#look(course, await this.#goneOf(owner))
         const isOver = this.#clock.now() - seenAt >= this.#silentMs
         if (found.kind === 'forgotten' && isOver) {

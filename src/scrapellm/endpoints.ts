@@ -50,7 +50,7 @@ const JOB_PATH = /^\/jobs\/[A-Za-z0-9_-]{1,128}$/
 const jobStatus = endpointOf(status, NO_SCRAPER)
 
 const UNKNOWN =
-  `There is no such endpoint. The routes are ${routes.map((route) => `${route.method} ${route.pattern}`).join(', ')}; ` +
+  `No such endpoint. The routes are ${routes.map((route) => `${route.method} ${route.pattern}`).join(', ')}; ` +
   `the scrapers are ${scrapers.join(', ')}.`
 
 /** Throws ENDPOINT_UNKNOWN, and METHOD_NOT_ALLOWED only for a path that exists. */
@@ -59,7 +59,7 @@ export function findEndpoint(path: string, method: string): Endpoint {
   if (!endpoint) throw new ProxyError('ENDPOINT_UNKNOWN', UNKNOWN)
   if (!endpoint.allow.includes(method)) {
     const allow = endpoint.allow.join(', ')
-    throw new ProxyError('METHOD_NOT_ALLOWED', `This endpoint takes ${allow}.`, { allow })
+    throw new ProxyError('METHOD_NOT_ALLOWED', `This endpoint supports ${allow}.`, { allow })
   }
   return endpoint
 }

@@ -151,9 +151,9 @@ function sampleOf(value: string | undefined, header: number | null): number {
   if (value === undefined) return header ?? 1
   const sample = readSample(value)
   if (sample === null)
-    throw new ProxyError('REQUEST_INVALID', `The parameter sample must be a whole number from 1 to ${MOST_SAMPLES}.`)
+    throw new ProxyError('REQUEST_INVALID', `The parameter sample must be an integer from 1 to ${MOST_SAMPLES}.`)
   if (header !== null && header !== sample)
-    throw new ProxyError('REQUEST_INVALID', 'The parameter sample and the header X-Sample name different samples.')
+    throw new ProxyError('REQUEST_INVALID', 'The parameter sample and the X-Sample header have different values.')
   return sample
 }
 

@@ -30,7 +30,7 @@ const counterRows = {
   requests: row(
     ['client', 'scraper', 'status', 'cache'],
     'requests_total',
-    'Requests that ended, by the status sent (gone = the caller hung up first) and what the cache did for them. client is unknown where nobody was identified, scraper is none where the call names none.',
+    'Finished requests, by status (gone = the caller disconnected first) and cache result. client is unknown if no client was identified; scraper is none if the call names no scraper.',
   ),
   upstreamResponses: row(
     ['scraper', 'status'],
@@ -40,33 +40,33 @@ const counterRows = {
   upstreamFailures: row(
     ['scraper', 'class'],
     'upstream_failures_total',
-    'Upstream attempts that failed, by failure class (rejected = upstream refused the question itself).',
+    'Upstream attempts that failed, by failure class (rejected = upstream rejected the request itself).',
   ),
   upstreamAnomalies: row(
     ['scraper', 'anomaly'],
     'upstream_anomalies_total',
-    'Complete answers with something unexpected in them, handed on all the same: a shape that is not documented, no content, another prompt or scraper than was asked, or a `credits_used` beyond ten times the price, which was not believed.',
+    'Complete answers with unexpected content, passed on anyway: an undocumented shape, no content, a prompt or scraper that differs from the request, or a `credits_used` above ten times the price (ignored).',
   ),
   upstreamUnreachable: row(
     ['scraper', 'wire'],
     'upstream_unreachable_total',
-    'Calls to upstream without a complete answer, polls of jobs among them, by what went wrong on the way (local = trouble of this machine).',
+    'Calls to upstream without a complete answer, job polls included, by network error (local = a problem of this machine).',
   ),
   samples: row(
     ['scraper', 'sample'],
     'samples_total',
-    'Answered or refused questions by the number of the sample that was asked for; 1 where none was.',
+    'Requests by the requested sample number; 1 if none was requested.',
   ),
   retries: row(['scraper', 'class'], 'retries_total', 'Repeated attempts, by the failure class that caused them.'),
   retriesRefused: row(
     ['reason'],
     'retries_refused_total',
-    'Failed attempts that could have been repeated and were not, by what forbade it.',
+    'Failed attempts that were not retried although their class allows it, by the reason.',
   ),
   ambiguousAttempts: row(
     ['scraper'],
     'ambiguous_attempts_total',
-    'Attempts that were sent and got no complete answer: they may have been charged, and nothing will ever tell.',
+    'Attempts that were sent and got no complete answer, so they may have been charged.',
   ),
   breakerTransitions: row(
     ['scraper', 'to'],
@@ -76,71 +76,63 @@ const counterRows = {
   breakerHolds: row(
     ['hold'],
     'breaker_holds_total',
-    'Attempts that waited for an open circuit: let in (passed), given CIRCUIT_OPEN in the end (refused), or nobody waited any more (left).',
+    'Attempts that waited for an open circuit, by outcome: passed = let through, refused = ended with CIRCUIT_OPEN, left = all callers disconnected.',
   ),
   cacheLookups: row(['tier', 'result'], 'cache_lookups_total', 'Cache look-ups, by tier and result.'),
-  cacheEvictions: row(['tier'], 'cache_evictions_total', 'Answers thrown out of a full cache before their time.'),
+  cacheEvictions: row(['tier'], 'cache_evictions_total', 'Answers evicted from a full cache before they expired.'),
   cacheRejections: row(
     ['tier', 'flaw'],
     'cache_rejections_total',
-    'Stored bytes that were not taken for an answer: poisoned, foreign, of another version or cut off.',
+    'Stored entries that were rejected on reading: bad signature, wrong key, another version, or truncated.',
   ),
   notifications: row(
     ['notified'],
     'notifications_total',
-    'Webhook notifications that were delivered, or given up after an hour.',
+    'Webhook notifications, delivered or given up after an hour.',
   ),
   redisErrors: row(['operation'], 'redis_errors_total', 'Operations on Redis that failed or took too long.'),
   joinedRequests: row(
     ['scraper'],
     'joined_requests_total',
-    'Requests answered by a call that was already in flight for the same question.',
+    'Requests that joined a call already in flight for the same question.',
   ),
   orphanedFlights: row(
     ['scraper'],
     'orphaned_flights_total',
-    'Calls that everybody left who waited for them; they are finished and kept all the same.',
+    'Upstream calls whose callers have all disconnected; they are completed and cached anyway.',
   ),
-  refusals: row(
-    ['client', 'code'],
-    'refusals_total',
-    'Answers that were refusals of the proxy itself, by X-Proxy-Code.',
-  ),
+  refusals: row(['client', 'code'], 'refusals_total', 'Requests refused by the proxy itself, by X-Proxy-Code.'),
   overloaded: row(
     ['cause'],
     'overloaded_total',
-    'Refusals with the code OVERLOADED, by reason: the event loop is late, memory is short, no place among the upstream calls in time (places), the queue before them is full, or too many connections.',
+    'Refusals with the code OVERLOADED, by reason: event-loop = the event loop is late, memory = memory is low, places = no upstream call finished in time, queue = the queue for upstream calls is full, connections = too many connections.',
   ),
   creditsSpent: row(
     ['client', 'scraper', 'key'],
     'credits_spent_total',
-    'Credits charged by upstream, by the client that asked first and the name of the upstream key.',
+    'Credits charged by upstream, by the client whose request started the call and the upstream key.',
   ),
-  creditsSaved: row(
-    ['client', 'scraper', 'how'],
-    'credits_saved_total',
-    'Credits that answers would have cost without the proxy, by what saved them.',
-  ),
+  creditsSaved: row(['client', 'scraper', 'how'], 'credits_saved_total', 'Credits saved by the proxy, by how.'),
   creditsUncertain: row(
     ['client', 'scraper', 'key'],
     'credits_uncertain_total',
-    'Credits that may have been charged: the attempt was sent and brought no complete answer. Not among those spent.',
+    'Credits that may have been charged, because the attempt was sent and got no complete answer. Not part of `credits_spent_total`.',
   ),
   creditsWasted: row(
     ['client', 'scraper', 'why'],
     'credits_wasted_total',
-    'Credits without an answer: charged for an invalid one, or uncertain (may have been charged for nothing).',
+    'Credits spent without a usable answer: charged for an invalid answer, or possibly charged for none (uncertain).',
   ),
   // By client alone: that is where the books balance, and with many clients each label counts.
   creditsDelivered: row(
     ['client'],
     'credits_delivered_total',
-    'Worth of the answers that clients got, paid for or saved. Spent + saved = delivered + wasted (invalid) + unclaimed + charges of calls under way.',
+    'Value in credits of the answers that clients received, paid or saved. Spent + saved = delivered + wasted (invalid) + unclaimed + charges of calls in progress.',
   ),
   creditsAway: row(
     ['client', 'mode'],
     'credits_away_total',
-    'Credits asked for while Redis was away: granted from the allowance leased in advance, counted by this replica alone (open), or refused.',
+    'Credits requested while Redis was unavailable: granted from the allowance leased in advance, counted by this replica alone (open), or refused.',
   ),
   sharedFlights: row(
     ['end'],
@@ -150,27 +142,27 @@ const counterRows = {
   creditsRefunded: row(
     ['client', 'scraper', 'key'],
     'credits_refunded_total',
-    'Credits spent on jobs that failed, which upstream gave back.',
+    'Credits that upstream refunded for failed jobs.',
   ),
   creditsUnclaimed: row(
     ['client', 'scraper'],
     'credits_unclaimed_total',
-    'Credits charged for answers that arrived after the client who pays had left. They are kept for whoever asks next.',
+    'Credits charged for answers that arrived after the paying client had disconnected. The answers are cached.',
   ),
   jobs: row(
     ['scraper', 'outcome'],
     'jobs_total',
-    'Job calls: submitted, polled, rejected by upstream, failed upstream, refused by the proxy, or gone (the caller hung up).',
+    'Job requests: submitted, polled, rejected by upstream, failed upstream, refused by the proxy, or gone (the caller disconnected).',
   ),
   configReloads: row(
     ['reload'],
     'config_reloads_total',
-    'Attempts to put changed settings in force: applied, invalid (a mistake in them: nothing changed), or restart (applied, but for settings that wait for a restart).',
+    'Reloads of the settings: applied, invalid (nothing changed), or restart (applied, except for settings that require a restart).',
   ),
   auditLinesLost: row(
     [],
     'audit_lines_lost_total',
-    'Lines of the audit file that were given up while it could not be written; counted when it is back.',
+    'Audit lines dropped while the audit file could not be written; counted when the file is writable again.',
   ),
   bugs: row([], 'bugs_total', 'Faults of the proxy itself: each one has a log line with its stack.'),
 } as const
@@ -182,7 +174,7 @@ const levelRows = {
   ledgerImbalance: row(
     [],
     'ledger_imbalance_credits',
-    'Credits that are not where they should be: always 0, or the proxy has a bug.',
+    'Difference between the two sides of the credit ledger. Anything but 0 is a bug in the proxy.',
   ),
 } as const
 
@@ -204,7 +196,7 @@ const histogramRows = {
     ...row(
       [],
       'overhead_seconds',
-      'Seconds of a request that were not spent waiting for upstream or pausing before a retry: what the proxy adds.',
+      'Seconds that the proxy adds to a request: its duration without waiting for upstream and without pauses between retries.',
     ),
     bounds: seconds.overhead,
   },
@@ -216,7 +208,7 @@ const histogramRows = {
     ...row(
       [],
       'upstream_queue_wait_seconds',
-      'Seconds that attempts waited for a place under `upstream_limit`, with or without success; those that found one at once are not in it.',
+      'Seconds that attempts waited in the queue for upstream calls, successful or not. Attempts that did not wait are not counted.',
     ),
     bounds: seconds.queue,
   },
@@ -232,7 +224,7 @@ const readingRows: readonly Reading[] = [
     ...row(
       [],
       'overload_state',
-      'Overload: 0 calm, 1 shedding (misses are refused, known answers come), 2 critical (all new requests are refused).',
+      'Overload state: 0 calm, 1 shedding (cache misses are refused), 2 critical (all new requests are refused).',
     ),
     read: ({ gauges }) => [[overloadLevels[gauges.overload?.().state ?? 'calm']]],
   },
@@ -240,19 +232,19 @@ const readingRows: readonly Reading[] = [
     ...row(
       [],
       'memory_used_ratio',
-      'Share in use of the memory that the process may take (by its container or machine), or of its heap, whichever is fuller.',
+      'Used share of the memory available to the process (container or machine), or of its heap, whichever is higher.',
     ),
     read: ({ gauges }) => [[gauges.overload?.().memory ?? 0]],
   },
   {
-    ...row(['scraper'], 'upstream_queue_length', 'Upstream attempts that wait for a place now.'),
+    ...row(['scraper'], 'upstream_queue_length', 'Upstream attempts waiting in the queue.'),
     read: ({ scrapers, gauges }) => scrapers.map((scraper) => [gauges.queued?.(scraper) ?? 0, scraper]),
   },
   {
     ...row(
       ['scraper'],
       'upstream_limit',
-      'Upstream attempts that may be open now: `upstream.maxConcurrent`, `perScraper`, or what upstream was found to take, whichever is least.',
+      'Current limit of concurrent upstream attempts: the smallest of `upstream.maxConcurrent`, `perScraper` and the adaptive limit.',
     ),
     read: ({ scrapers, gauges: { limits } }) =>
       limits ? scrapers.map((scraper) => [limits.upstream(scraper), scraper]) : [],
@@ -262,14 +254,14 @@ const readingRows: readonly Reading[] = [
     read: ({ gauges: { limits } }) => (limits ? [[limits.maxConcurrent()]] : []),
   },
   {
-    ...row([], 'upstream_queue_size', 'The setting `upstream.queue.size`: attempts that may wait for each scraper.'),
+    ...row([], 'upstream_queue_size', 'The setting `upstream.queue.size`: maximum queue length per scraper.'),
     read: ({ gauges: { limits } }) => (limits ? [[limits.queueSize()]] : []),
   },
   {
     ...row(
       ['scraper'],
       'retry_budget_tokens',
-      'Tokens left in the retry budget; without enough of them nothing is repeated.',
+      'Tokens left in the retry budget; when they run out, nothing is retried.',
     ),
     read: ({ scrapers, gauges }) => scrapers.map((scraper) => [gauges.retryTokens(scraper), scraper]),
   },
@@ -281,7 +273,7 @@ const readingRows: readonly Reading[] = [
     },
   },
   {
-    ...row(['scraper'], 'breaker_held', 'Attempts that wait for an open circuit, or for one that may open, now.'),
+    ...row(['scraper'], 'breaker_held', 'Attempts waiting for an open circuit, or for a circuit that may open.'),
     read: ({ scrapers, gauges }) => {
       const held = new Map(gauges.breakers().map(({ scraper, held }) => [scraper, held]))
       return scrapers.map((scraper) => [held.get(scraper) ?? 0, scraper])
@@ -315,7 +307,7 @@ const readingRows: readonly Reading[] = [
     ...row(
       ['period'],
       'credits_account_remaining',
-      'Credits left of `upstream.credits` for the UTC day or month, the reserve included, less those held for calls under way. Absent where none are set.',
+      'Credits left of `upstream.credits` for the UTC day or month, including the reserve, minus the credits held for calls in progress. Absent without `upstream.credits`.',
     ),
     read: ({ gauges }) =>
       (gauges.budgets?.() ?? [])
@@ -326,7 +318,7 @@ const readingRows: readonly Reading[] = [
     ...row(
       ['client', 'token'],
       'client_token_last_used_timestamp_seconds',
-      'When a client token was used last, in seconds since 1970; 0 = never, as far as is known. The token is told by its place in the settings and the first 6 digits of its SHA-256.',
+      'Unix time of the last use of a client token; 0 = never, as far as is known. The token is identified by its position in the settings and the first 6 digits of its SHA-256.',
     ),
     read: ({ gauges }) =>
       (gauges.tokens?.() ?? []).map(
@@ -334,18 +326,18 @@ const readingRows: readonly Reading[] = [
       ),
   },
   {
-    ...row(['tier'], 'cache_entries', 'Answers kept now.'),
+    ...row(['tier'], 'cache_entries', 'Cached answers.'),
     read: ({ gauges }) => gauges.cache().map(({ tier, entries }) => [entries, tier]),
   },
   {
-    ...row(['tier'], 'cache_bytes', 'Bytes of the answers kept now.'),
+    ...row(['tier'], 'cache_bytes', 'Size of the cached answers in bytes.'),
     read: ({ gauges }) => gauges.cache().map(({ tier, bytes }) => [bytes, tier]),
   },
   {
     ...row(
       ['tier'],
       'cache_max_bytes',
-      'Bytes of answers that the tier may keep now: the setting, or less in memory while memory is short.',
+      'Current maximum size of the tier in bytes: the setting, or less for the memory tier while memory is low.',
     ),
     read: ({ gauges }) => gauges.cache().map(({ tier, maxBytes }) => [maxBytes, tier]),
   },
@@ -353,7 +345,7 @@ const readingRows: readonly Reading[] = [
     ...row(
       ['file'],
       'disk_up',
-      'A file of `cache.disk` can be written to: 1, or 0. records: money, jobs and key rests; answers: the cache. Absent where there is none.',
+      '1 if the file of `cache.disk` is writable, else 0. records: budgets, jobs and key cooldowns; answers: the cache. Absent without `cache.disk`.',
     ),
     read: ({ gauges }) => {
       const disk = gauges.disk?.()
@@ -366,22 +358,18 @@ const readingRows: readonly Reading[] = [
     },
   },
   {
-    ...row([], 'audit_up', 'The audit file can be written to: 1, or 0. Absent where there is none.'),
+    ...row([], 'audit_up', '1 if the audit file is writable, else 0. Absent without `audit`.'),
     read: ({ gauges }) => (gauges.auditFile ? [[gauges.auditFile() === 'up' ? 1 : 0]] : []),
   },
   {
-    ...row(
-      [],
-      'redis_up',
-      'Redis answers and takes writes: 1, or 0 while the proxy does without it. Absent where none is set.',
-    ),
+    ...row([], 'redis_up', '1 if Redis answers and accepts writes, else 0. Absent without `redis`.'),
     read: ({ gauges }) => (gauges.redis ? [[gauges.redis() === 'up' ? 1 : 0]] : []),
   },
   {
     ...row(
       [],
       'redis_refuses_writes',
-      'Redis answers, but refuses to write (full, read-only, no permission): 1, else 0.',
+      '1 if Redis answers but refuses writes (full, read-only, no permission), else 0. Absent without `redis`.',
     ),
     read: ({ gauges }) => (gauges.redis ? [[gauges.redis() === 'refusing' ? 1 : 0]] : []),
   },
@@ -389,7 +377,7 @@ const readingRows: readonly Reading[] = [
     ...row(
       [],
       'tls_certificate_expiry_timestamp_seconds',
-      'When the certificate of `listen.tls` ends, in seconds since 1970. Absent without TLS.',
+      'Unix time at which the certificate of `listen.tls` expires. Absent without TLS.',
     ),
     read({ gauges }) {
       const until = gauges.certificateUntil?.() ?? null
@@ -397,7 +385,7 @@ const readingRows: readonly Reading[] = [
     },
   },
   {
-    ...row([], 'config_generation', 'Number of the settings in force: 1 at start, one more with each reload.'),
+    ...row([], 'config_generation', 'Generation of the current settings: 1 at start, increased by 1 with each reload.'),
     read: ({ gauges }) => [[gauges.configGeneration()]],
   },
   {

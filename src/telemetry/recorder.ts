@@ -52,7 +52,7 @@ export interface Telemetry extends Recorder {
 }
 
 const actMessages: Readonly<Record<OperatorAction, string | null>> = {
-  'key-try': 'upstream key is tried with the next request',
+  'key-try': 'upstream key will be tried with the next request',
   'circuit-close': 'circuit closed by an operator',
   purge: 'kept answers purged',
   reload: null,
@@ -312,8 +312,8 @@ class ExchangeRecorder implements Telemetry {
 
   #logCache({ isOver, maxBytes, memory }: Extract<TelemetryEvent, { kind: 'cache-gives-way' }>): void {
     const fields = { max_bytes: maxBytes, memory: Number(memory.toFixed(2)) }
-    if (isOver) return this.#log.info('memory is free again: the memory cache has its full size', fields)
-    this.#log.warn('memory is short: the memory cache gives way', fields)
+    if (isOver) return this.#log.info('memory is free again: the memory cache is at its full size', fields)
+    this.#log.warn('memory is low: the memory cache shrinks', fields)
   }
 
   #logKey({ key, to, because, untilAt }: Extract<TelemetryEvent, { kind: 'key-changed' }>): void {

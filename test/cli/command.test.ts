@@ -219,7 +219,7 @@ void t.test('trace shows what became of a request, and needs the admin token but
     out: '',
     err: /^There is no trail of such a request: [^\n]*\n$/,
   })
-  t.match(await trace('mine', set()), { code: 1, out: '', err: 'The admin token is needed.\n' })
+  t.match(await trace('mine', set()), { code: 1, out: '', err: 'The admin token is missing or wrong.\n' })
   app.hurry()
   await app.close()
   t.match(await trace('mine', set(token)), { code: 1, out: '', err: /^No proxy answers at 127\.0\.0\.1:\d+: / })

@@ -44,7 +44,7 @@ void t.test(
     t.match((await proxy.ask('known')).headers['cache-status'], /hit/)
     const refused = await proxy.ask('new')
     t.match(refused, { status: 503, headers: { 'x-proxy-code': 'OVERLOADED', 'retry-after': /^[1-5]$/ } })
-    t.match(refused.json, { code: 'OVERLOADED', reason: 'memory', detail: /known answers/ })
+    t.match(refused.json, { code: 'OVERLOADED', reason: 'memory', detail: /cached answers/ })
     t.equal((await proxy.metric('overloaded_total'))['reason="memory"'], 1)
     t.equal((await proxy.ask('/scrapers/chatgpt/jobs?prompt=new', { method: 'POST' })).status, 503)
     t.match(await states(), { metric: 1, status: 'shedding', health: 200, ready: 200 })

@@ -376,7 +376,7 @@ void t.test('identify: the client of the token, or the anonymous one, or nobody'
     )
   t.notMatch(refusal(() => strict.identify(asked('canary'))).message, /canary/)
   t.match(refusal(() => strict.identify(asked(null))).message, /no client token.*not a key of ScrapeLLM.*X-API-Key/)
-  t.match(refusal(() => strict.identify(asked('x'))).message, /not known here.*Authorization: Bearer TOKEN/)
+  t.match(refusal(() => strict.identify(asked('x'))).message, /not valid.*Authorization: Bearer TOKEN/)
 
   const lenient = createClients({ ...known, clients, anonymous })
   t.equal(lenient.identify(asked('search-team-example-token')), team)

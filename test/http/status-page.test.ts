@@ -307,7 +307,7 @@ void t.test('the page of a trail says what happened, attempt by attempt', async 
   t.match(run(byId, 'leader').body, 'id="pause"')
   t.match(run(byId, 'leader', 'fragment').body, /^<div class="stack" id="trails" data-live/)
   const joined = textOf(run(byQuery, '', 'id=late').body)
-  t.match(joined, /DEADLINE_EXCEEDED It was told The time for this request is up/)
+  t.match(joined, /DEADLINE_EXCEEDED It was told The time limit of this request passed/)
   t.match(joined, /shared, for nothing, with leader/)
   await clock.finish(asked.outcome)
 

@@ -75,7 +75,7 @@ void t.test('questions are answered over TLS 1.2 and 1.3, and not over anything 
     const plain = net.connect(Number(new URL(url).port), '127.0.0.1', () => plain.write(ask('in-clear')))
     let text = ''
     for await (const chunk of plain) text += String(chunk)
-    t.match(text, /^HTTP\/1\.1 400 Bad Request\r\n[^]*This port speaks HTTPS/)
+    t.match(text, /^HTTP\/1\.1 400 Bad Request\r\n[^]*This port requires HTTPS/)
   }
   t.match(
     proxy.lines().filter(({ msg }) => msg === 'HTTP without TLS refused'),

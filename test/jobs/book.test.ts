@@ -180,7 +180,7 @@ void t.test('when it may have been submitted, the key stays taken, and no repeti
   t.match(await submit('prompt=x', 'k'), { landing: { verdict: { class: 'ambiguous' } } })
   const refusal = await refusalOf(submit('prompt=x', 'k'))
   t.match(refusal, { code: 'IDEMPOTENCY_UNRESOLVED', status: 409, retryAfterMs: null })
-  t.match(refusal.message, /nothing will ever tell/)
+  t.match(refusal.message, /its outcome is unknown/)
   t.match(await refusalOf(submit('prompt=y', 'k')), { status: 422 })
   t.equal(sim.ledger.entries.length, 1)
 })
@@ -584,7 +584,7 @@ void t.test('a promise that cannot be kept has failed, and says why', async (t) 
     [
       'a bug',
       () => Promise.reject(new Error('secret')),
-      'INTERNAL: The proxy failed to handle this request. Quote the request id.',
+      'INTERNAL: Internal error. Include the request ID when you report it.',
     ],
   ]
   for (const [name, landing, error] of endings) {

@@ -239,7 +239,7 @@ void t.test('A refusal says which period is used up and when it ends; of both, t
   const refusal = await refusalOf(budget.hold(day, aCall()))
   t.match(refusal, { code: 'BUDGET_EXHAUSTED', status: 429, retryAfterMs: 12 * HOUR_MS })
   t.match(refusal.message, 'for the day')
-  t.match(refusal.message, '2026-01-16T00:00:00Z (UTC)')
+  t.match(refusal.message, 'resets at 2026-01-16T00:00:00Z')
 
   await clock.advance(12 * HOUR_MS)
   await pay(budget, day)

@@ -169,7 +169,7 @@ void t.test('What is refused says until when, and the smaller of day and month c
   t.match(refusal, {
     code: 'BUDGET_EXHAUSTED',
     status: 429,
-    message: /for the month .* ends at 20\d\d-\d\d-01T00:00:00Z/,
+    message: /for the month .* resets at 20\d\d-\d\d-01T00:00:00Z/,
   })
   const resetMs = replica.budget.limits(client)[1]?.resetMs ?? 0
   const { retryAfterMs } = refusal as ProxyError
@@ -602,7 +602,7 @@ void t.test(
       code: 'BUDGET_UNAVAILABLE',
       status: 503,
       retryAfterMs: 5_000,
-      message: /Redis, which counts the credits .* is unavailable/,
+      message: /^Redis is unavailable, and the credits .* are used up/,
     })
     t.match(first.news.at(-1), { kind: 'refused', client: 'team', credits: 3 })
     t.equal(first.news.filter(({ kind }) => kind === 'allowance').length, 6)

@@ -547,7 +547,7 @@ void t.test('A job left behind is taken up instead of paid for again, as often a
 
   const fourth = four.ask('q')
   await follows(four)
-  thirdAsked.break(new ProxyError('SHUTTING_DOWN', 'The proxy is shutting down.'))
+  thirdAsked.break(new ProxyError('SHUTTING_DOWN', 'The proxy is shutting down. Retry later, or on another replica.'))
   t.equal(await refusalOf(third.landing), 'SHUTTING_DOWN')
   const fourthAsked = await asked(4)
   t.equal(fourthAsked.job, '{"id":"job-1"}', 'it leaves the job behind when it leaves')

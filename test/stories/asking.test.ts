@@ -242,9 +242,9 @@ void t.test('a refusal says what to do', async (t) => {
     [`/scrapers/grok?prompt=${'x'.repeat(65_536)}`, { headers }, /longer than 64 KiB: shorten it/],
     ['/scrapers/grok/jobs?prompt=two', post, /with other parameters: use a new key/],
     ['/scrapers/grok?prompt=b', { headers: { ...headers, 'cache-control': 'only-if-cached' } }, /leave it out/],
-    ['/scrapers/grok', { method: 'PUT', headers }, /This endpoint takes GET, HEAD/],
+    ['/scrapers/grok', { method: 'PUT', headers }, /This endpoint supports GET, HEAD/],
     ['/scrapers/groc', { headers }, /the scrapers are chatgpt, /],
-    ['/scrapers/grok?prompt=c', { headers: busy }, /Retry after the time in Retry-After/],
+    ['/scrapers/grok?prompt=c', { headers: busy }, /^Rate limit exceeded: 1 request per hour\. Retry in \d+ s\.$/],
   ]
   for (const [path, asking, says] of rows)
     t.match((await ask(path, asking)).json['detail'], says, `${asking.method ?? 'GET'} ${path.slice(0, 40)}`)

@@ -43,7 +43,7 @@ void t.test('POST /keys/{name}/try: the next call tries it, and log and audit fi
   t.match(await admin('/keys/other/try', { method: 'POST' }), { status: 404 })
   t.match(await admin('/keys//try', { method: 'POST' }), { status: 404 })
   t.match(await admin('/keys/main/try'), { status: 405, headers: { allow: 'POST' } })
-  const said = lines().filter(({ msg }) => msg === 'upstream key is tried with the next request')
+  const said = lines().filter(({ msg }) => msg === 'upstream key will be tried with the next request')
   t.match(said, [
     { key_name: 'main', from: '127.0.0.1', time: String },
     { key_name: 'main', from: '127.0.0.1' },

@@ -250,7 +250,7 @@ void t.test(
     proxy.signal('SIGTERM')
     t.match(await open, { status: 503, headers: { 'x-proxy-code': 'SHUTTING_DOWN' } })
     t.match(await proxy.ended, { code: 0, stderr: '' })
-    const left = proxy.lines().filter(({ msg }) => msg === 'job left to be taken up')
+    const left = proxy.lines().filter(({ msg }) => msg === 'job left for another process to resume')
     t.strictSame(new Set(left.map(({ id }) => id)), new Set(['the-long-one', 'the-promised-one']))
     for (const line of left) t.match(line, { client: 'anonymous', credits: 3 })
     t.notOk(proxy.lines().some(({ msg }) => msg === 'call cut, may have been charged'))

@@ -166,7 +166,7 @@ void t.test('who hangs up, or has no patience, is told with all that happened af
   await asked.outcome
   t.match(tell('gone'), { status: 'gone', role: 'leader', attempts: [{ why: 'under way' }] })
   t.match(tell('late'), { status: 504, code: 'DEADLINE_EXCEEDED', role: 'joined', flight: 'gone' })
-  t.match(tell('late').detail, /time for this request is up/)
+  t.match(tell('late').detail, /time limit of this request passed/)
   t.strictSame(
     lines().map(({ id }) => id),
     ['late'],
