@@ -115,6 +115,10 @@ void t.test('failures are as described, those of ScrapeLLM and those of the prox
     t.ok(answer.status >= 400)
     t.equal(check(operation, answer), '', `${step} ${answer.text}`)
   }
+  for (const [name, response] of Object.entries(described.components.responses)) {
+    const media = Object.values((response as { content: Record<string, { schema: unknown }> }).content)
+    t.strictSame(media[0], media[1], `${name}: a generator that knows one type for each status reads both`)
+  }
   for (const target of ['/scrapers/chatgpt?prompt=a&prompt=b', '/scrapers/nobody?prompt=a', '/nowhere']) {
     t.equal(check(operation, await ask(target)), '', target)
   }
