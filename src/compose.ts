@@ -47,7 +47,7 @@ export interface App {
   /** Opens both ports; rejects when one cannot be had. */
   listen(): Promise<Ports>
   /**
-   * Contract section 7: not ready at once, no new connections after `readinessDelay`, open requests finish or the grace ends. What is
+   * Not ready at once, no new connections after `readinessDelay`, open requests finish or the grace ends. What is
    * still open then is cut: whoever waits is told so, what was sent counts as charged, and jobs are left for others.
    */
   drain(): Promise<Drained>

@@ -71,7 +71,7 @@ function tokenAdvice(vendor: string): string {
   )
 }
 
-/** Contract section 3, "Web pages". Browsers send these headers and no page can change them (Fetch, "forbidden request-header"). */
+/** Browsers send these headers and no page can change them (Fetch, "forbidden request-header"). */
 function mustBeNoPage({ host, origin, fetchSite }: RequestSource, hosts: ReadonlySet<string> | null): void {
   if (fetchSite === 'cross-site' || fetchSite === 'same-site' || (origin !== null && !isOwn(origin, host)))
     throw new ProxyError(

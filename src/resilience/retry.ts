@@ -61,7 +61,7 @@ interface Course {
 
 /** A repetition that takes nothing from the retry budget. */
 const free = { isLast: false, isOverBudget: false, isPaid: false }
-/** The smallest `timeout` that upstream takes (API notes 1.3): an attempt with less time left would be refused. */
+/** The smallest `timeout` that upstream takes (docs/vendor-api.md): an attempt with less time left would be refused. */
 const SHORTEST_ATTEMPT_MS = 10_000
 /** What the first attempt needs at least of a `retry.deadline` that is hardly longer than that, or shorter. */
 const FIRST_ATTEMPT_SHARE = 0.9
