@@ -143,7 +143,9 @@ function refusalOf(error: Unreadable): ProxyError | null {
       )
     case 'HPE_INVALID_METHOD':
       if (isRequestLine(lineOf(error)))
-        return new ProxyError('METHOD_NOT_ALLOWED', 'Unknown method.', { allow: 'GET, HEAD, POST' })
+        return new ProxyError('METHOD_NOT_ALLOWED', 'Unknown method. Use GET, HEAD or POST.', {
+          allow: 'GET, HEAD, POST',
+        })
   }
   return code.startsWith('HPE_') ? new ProxyError('REQUEST_INVALID', 'Not a valid HTTP/1.1 request.') : null
 }

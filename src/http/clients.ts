@@ -76,7 +76,7 @@ function mustBeNoPage({ host, origin, fetchSite }: RequestSource, hosts: Readonl
   if (fetchSite === 'cross-site' || fetchSite === 'same-site' || (origin !== null && !isOwn(origin, host)))
     throw new ProxyError(
       'ORIGIN_REFUSED',
-      'Requests from web pages of other origins need a client token, because they spend credits. Send a token, or send the request from a server.',
+      'Requests from web pages of other origins need a client token, because they spend credits. Send the request from a server: pages cannot read the answers (no CORS).',
     )
   if (hosts === null || host === null || isLoopback(hostOf(host)) || hosts.has(hostOf(host))) return
   throw new ProxyError(
