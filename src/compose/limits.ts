@@ -86,6 +86,7 @@ function shareLimits(store: SharedStore, { world, telemetry, stores, inForce, cl
     clock,
     random,
     emit,
+    session,
     clients: inForce.clients,
     whenAway: () => inForce.config().redis?.whenAway ?? 'closed',
     tell: ({ kind, client, credits }) => emit({ kind: 'credits-away', how: kind, client, credits }),

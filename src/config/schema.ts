@@ -693,7 +693,7 @@ const redis = map({
   ),
   whenAway: live(
     z.enum(['closed', 'open'], { error: 'expected closed or open, found {found}' }).prefault('closed'),
-    'How budgets work while Redis is unavailable: `closed` = only a small allowance taken in advance may be spent, `open` = each replica counts alone.',
+    'How budgets work while Redis is unavailable: `closed` = only a small allowance marked in advance may be spent, `open` = each replica counts alone.',
   ),
 })
 

@@ -181,7 +181,7 @@ class DurableJobs implements DurableUpstream {
 
   async #takeUp(plain: Upstream, id: string, record: DurableRecord, question: Question): Promise<Asked> {
     const left = record.holdId === question.hold.id ? question.hold : this.#adoptHold(record.holdId)
-    if (left !== question.hold) left?.settle()
+    if (left !== question.hold && !(record.isSettled && this.#store.isShared)) left?.settle()
     // A hold that is still there has not been settled, whatever was written down just before a crash: its charge is counted now.
     const isSettled = record.isSettled && (this.#store.isShared || left === null)
     const mine = { ...record, processId: this.#processId, isSettled }

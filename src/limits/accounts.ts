@@ -235,7 +235,10 @@ function keyOf(client: string, period: Period): string {
   return `${period.id}/${client}`
 }
 
-function exhausted({ client, period: { kind, resetAt } }: Account, wallMs: number): ProxyError {
+export function exhausted(
+  { client, period: { kind, resetAt } }: Pick<Account, 'client' | 'period'>,
+  wallMs: number,
+): ProxyError {
   const reset = new Date(resetAt).toISOString().replace('.000Z', 'Z')
   const whose = client === WHOLE ? 'all clients together' : 'this client'
   return new ProxyError(

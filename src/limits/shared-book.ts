@@ -1,161 +1,228 @@
 /**
- * What this replica has to tell the store about one client: its open holds, those that have ended, its allowance and its tabs.
- * Told with every heartbeat, after an outage, and when the store has lost its memory; said as it is, so that telling it twice
- * does no harm. The allowance is renewed on the way, and given back when the client's credits run low.
+ * The credits of one client in the shared store, as this replica has them: slices that it has leased, what it has spent of them, and what
+ * it knows of the others. The records are merged by the maximum of counters that only grow (see `credits.lua`), so what is told late, twice,
+ * or again after the store has lost it, is counted once.
+ *
+ * A slice may be taken back by whoever is short of credits, as far as it is not marked: so before each attempt its price is marked as
+ * "may be charged", and the reply says whether it is still there. What may be spent while the store is away is marked in advance: the float.
  */
-import type { Client } from '../model.ts'
-import type { Random, Shared } from '../ports.ts'
-import { allowanceOf } from './insurance.ts'
-import { freeOf, type Lease, leaseOf, type Tab, tabOf, untold } from './purse.ts'
-import type { Became, Known, SharedAccounts, Slip, SlipChange } from './shared-accounts.ts'
+import { luaScript } from '../lua.ts'
+import type { CreditLimits } from '../model.ts'
+import type { Clock, Emit, Random, SharedStore } from '../ports.ts'
+import type { Session } from '../session.ts'
+import { limitOf } from './accounts.ts'
+import { dayOf, monthOf } from './period.ts'
+import {
+  type Counters,
+  countersOf,
+  emptyRun,
+  isDirty,
+  readReply,
+  releaseFloat,
+  type Reply,
+  riskOf,
+  type Run,
+  textOf,
+  unused,
+  type Used,
+  usedIn,
+  type Totals,
+} from './shared-run.ts'
+import { keyOf } from './shares.ts'
 
-export interface Book {
-  readonly holds: Set<OpenSlip>
-  /** Settled here; the store may not have heard it. */
-  readonly ended: Set<Slip>
-  /** The last is in use. */
-  leases: Lease[]
-  tabs: Tab[]
-  readonly refunds: Set<Refund>
+export interface SharedBook {
+  /** Of today. */
+  run(): Run
+  /** One command; null = the store is away, and may have heard it all the same. */
+  send(run: Run, asked: { readonly marks: number; readonly need: number }): Promise<Reply | null>
+  /** Resolves to true when a store that lost data has just been told again what is known here. */
+  restored(): Promise<boolean>
+  /** A sign of life: tells what the store does not know. `isUrgent`: whether there is anything or not. */
+  tell(isUrgent: boolean): Promise<void>
+  /** Soon, in one command with what else happens meanwhile. */
+  tellSoon(isAtOnce?: boolean): void
+  /** Says that what was marked for a hold of another replica is paid by this one. */
+  takeOver(run: string, credits: number): Promise<void>
+  refund(credits: number, spentAt: number): void
+  used(period: 'day' | 'month'): Used
+  close(): Promise<void>
 }
 
-/** What the store has not heard of. */
-export interface Refund {
-  readonly slip: Slip
-  readonly spentAt: number
-}
-
-export interface OpenSlip {
-  readonly slip: Slip
-  /** It is being changed: what it will be is not known yet. */
-  isChanging: boolean
-}
-
-export interface BookPorts {
-  readonly accounts: SharedAccounts
+export interface AccountPorts {
+  readonly store: Pick<SharedStore, 'run' | 'state'>
+  readonly clock: Clock
   readonly random: Random
-  readonly holdTtlMs: number
-  readonly allowanceTtlMs: number
+  readonly emit: Emit
+  readonly session: Session
 }
 
-/** A lower left than this and allowances go back. */
-const LAST_TENTH = 10
-const REFUND_TTL_MS = 24 * 60 * 60_000
-
-export function emptyBook(): Book {
-  return { holds: new Set(), ended: new Set(), leases: [], tabs: [], refunds: new Set() }
+interface Telling {
+  readonly marks?: number
+  readonly need?: number
+  /** On which line everything else has been told. */
+  readonly line?: string
+  readonly wantsBook?: boolean
+  readonly gone?: readonly string[]
+  readonly others?: readonly (readonly [run: string, record: string])[]
 }
 
-/** Where what needs no asking is written up today. */
-export function tabIn(book: Book, dayId: string, random: Random): Tab {
-  const last = book.tabs.at(-1)
-  if (last?.dayId === dayId) return last
-  const made = tabOf(`tab/${random.id()}`, dayId)
-  book.tabs.push(made)
-  return made
+const script = luaScript('credits.lua', import.meta.url, 2)
+const SOON_MS = 1_000
+/** A script holds up everybody else: a longer list goes in pieces. */
+const MAX_RUNS = 200
+
+/** `limits`: those of the settings in force; null = the client is not in them. */
+export function createSharedBook(name: string, limits: () => CreditLimits | null, ports: AccountPorts): SharedBook {
+  const { store, clock, random, emit, session } = ports
+  const runs = new Map<string, Run>()
+  /** The records of all runs of this month, as far as they were seen: for a store that has lost them. */
+  let book = { monthId: '', records: new Map<string, string>() }
+  let line = ''
+  let totals: Totals = { dayId: '', day: unused, month: unused }
+  let restoring: Promise<void> | null = null
+  let soon: { cancel(): void } | null = null
+
+  return { run, send, restored, tell, tellSoon, takeOver, refund, used, close }
+
+  function run(dayId = dayOf(session.wallMs()).id): Run {
+    const known = runs.get(dayId)
+    if (known) return known
+    const made = emptyRun(dayId, session.id)
+    runs.set(dayId, made)
+    return made
+  }
+
+  async function tell(isUrgent: boolean): Promise<void> {
+    const today = run()
+    for (const [dayId, old] of runs) {
+      if (old === today) continue
+      releaseFloat(old, old.floatCredits)
+      if (isDirty(old)) await send(old, {})
+      if (old.heldCredits === 0 && !isDirty(old)) runs.delete(dayId)
+    }
+    const gone = Array.from(book.records.keys()).filter(isLeftOpen).slice(0, MAX_RUNS)
+    if (isUrgent || gone.length > 0 || isDirty(today)) await send(today, { wantsBook: true, gone })
+    await restoring
+  }
+
+  function isLeftOpen(name: string): boolean {
+    const counters = countersOf(book.records.get(name) ?? '')
+    const isOpen = Math.max(counters[0] - counters[1], riskOf(counters)) > counters[2]
+    return isOpen && !name.endsWith(session.id) && session.fateOf(name.slice(11)) !== 'alive'
+  }
+
+  async function restored(): Promise<boolean> {
+    const isAnew = restoring !== null
+    await restoring
+    return isAnew
+  }
+
+  function tellSoon(isAtOnce = false): void {
+    if (isAtOnce) soon?.cancel()
+    if (!isAtOnce && soon) return
+    soon = clock.after(isAtOnce ? 0 : SOON_MS, () => {
+      soon = null
+      for (const one of runs.values()) if (isDirty(one)) void send(one, {})
+    })
+  }
+
+  async function takeOver(name: string, credits: number): Promise<void> {
+    const today = run()
+    await send(today, { wantsBook: true })
+    const record = book.records.get(name)
+    if (record === undefined) return
+    const counters: Counters = [...countersOf(record)]
+    const isAtRisk = riskOf(counters) - counters[2] >= credits
+    // Once its replica is gone, what was marked counts as spent.
+    counters[isAtRisk ? 4 : 5] += credits
+    const others = [[name, textOf(counters)]] as const
+    await send(today, { wantsBook: true, others })
+  }
+
+  /** For a month that is over nobody minds. */
+  function refund(credits: number, spentAt: number): void {
+    const of = run(dayOf(spentAt).id)
+    if (isOfMonth(of.dayId)) of.own[5] += Math.min(credits, used('month').spentCredits)
+    tellSoon(true)
+  }
+
+  /** Null = the store is away; it may have heard it all the same. */
+  async function send(of: Run, telling: Telling): Promise<Reply | null> {
+    const credits = limits() ?? { perDay: null, perMonth: null }
+    const month = monthOf(Date.parse(of.dayId))
+    const keys = [keyOf('credits', name), keyOf(`credits:${month.id}`, name)]
+    const limitOfMonth = limitOf(credits, month, session.wallMs())
+    const [knownLine, newLine] = [telling.line ?? line, random.id()]
+    const head = [session.id, knownLine, newLine, credits.perDay ?? -1, limitOfMonth ?? -1]
+    const reply = await store.run(script, keys, [...head, ...argumentsOf(of, telling, session)])
+    const read = reply.kind === 'known' ? readReply(reply.value) : null
+    if (!read) return null
+    learn(of, month.id, read)
+    if (read.lostRuns > 0) emit({ kind: 'holds-swept', holds: read.lostRuns, credits: read.lostCredits })
+    if (line === '') line = read.line
+    else if (read.line !== line && telling.line === undefined)
+      restoring ??= restore(read.line).finally(() => (restoring = null))
+    return read
+  }
+
+  function learn(of: Run, monthId: string, { record, totals: told, book: copy }: Reply): void {
+    of.heard = record
+    of.own[0] = Math.max(of.own[0], record[0])
+    of.own[1] = Math.max(of.own[1], record[1])
+    of.movedCredits = Math.max(0, record[5] - of.own[5])
+    const today = run()
+    if (!isOfMonth(of.dayId)) return
+    if (book.monthId !== monthId) book = { monthId, records: new Map() }
+    for (const [name, record] of copy) book.records.set(name, record)
+    const known = totals.dayId === today.dayId ? totals.day : unused
+    totals = { dayId: today.dayId, day: of === today ? told.day : known, month: told.month }
+  }
+
+  /** The store may have lost data: it is told all that is known here, what others have said before among it. */
+  async function restore(newLine: string): Promise<void> {
+    for (const old of runs.values()) if (old !== run() && !(await send(old, { line }))) return
+    const own = new Set(Array.from(runs.values(), ({ name }) => name))
+    const known = [...book.records].filter(([name]) => !own.has(name))
+    for (let from = 0; from === 0 || from < known.length; from += MAX_RUNS) {
+      const isLast = from + MAX_RUNS >= known.length
+      const others = known.slice(from, from + MAX_RUNS)
+      const told = await send(run(), { line: isLast ? newLine : line, others, wantsBook: isLast })
+      if (told?.line !== newLine) return
+    }
+    line = newLine
+  }
+
+  function isOfMonth(dayId: string): boolean {
+    return dayId.slice(0, 7) === run().dayId.slice(0, 7)
+  }
+
+  function used(period: 'day' | 'month'): Used {
+    return usedIn(period, run().dayId, totals, runs.values())
+  }
+
+  async function close(): Promise<void> {
+    soon?.cancel()
+    releaseFloat(run(), run().floatCredits)
+    for (const one of runs.values()) if (isDirty(one)) await send(one, {})
+  }
 }
 
-/** `isLast`: this replica stops, and keeps nothing. */
-export async function tellBook(
-  { accounts, random, holdTtlMs, allowanceTtlMs }: BookPorts,
-  client: Client,
-  book: Book,
-  isLast: boolean,
-): Promise<Shared<null>> {
-  const credits = isLast ? 0 : wanted(client, accounts.known(client.name))
-  review(book, client, credits, isLast, accounts, random)
-  const ended = [...book.ended]
-  const overs = book.leases.filter(isOver)
-  const leases = book.leases.filter((lease) => !isOver(lease))
-  const refunds = [...book.refunds]
-  const changes: readonly SlipChange[] = [
-    ...refunds.map(refundOf),
-    ...[...ended, ...overs.map(({ slip }) => slip)].map(endOf),
-    ...Array.from(book.holds).flatMap((hold) => (hold.isChanging ? [] : [keptOf(hold, holdTtlMs)])),
-    ...book.tabs.map(
-      ({ slip }) => ({ slip, step: 'tab', heldCredits: 0, isSent: true, ttlMs: allowanceTtlMs }) as const,
-    ),
-    ...leases.map((lease) => renewalOf(lease, credits, allowanceTtlMs)),
+function argumentsOf(of: Run, telling: Telling, session: Session): readonly (string | number)[] {
+  const { marks = 0, need = 0, wantsBook = false, gone = [], others = [] } = telling
+  const alive = session.others()
+  return [
+    marks,
+    need,
+    session.size(),
+    Number(alive !== null),
+    of.heard[0],
+    Number(wantsBook),
+    alive?.length ?? 0,
+    ...(alive ?? []),
+    gone.length,
+    ...gone,
+    of.name,
+    textOf(of.own),
+    ...others.flat(),
   ]
-  const told = await accounts.change(client, changes)
-  if (told.kind === 'away') return told
-
-  for (const slip of ended) book.ended.delete(slip)
-  for (const refund of refunds) book.refunds.delete(refund)
-  for (const [index, lease] of leases.entries()) {
-    learn(lease, told.value[changes.length - leases.length + index] ?? 'gone', accounts.known(client.name))
-  }
-  book.leases = book.leases.filter((lease) => !overs.includes(lease))
-  book.tabs = book.tabs.filter((tab) => tab === book.tabs.at(-1) || tab.heldCredits > 0 || untold(tab) > 0)
-  return { kind: 'known', value: null }
-}
-
-/** Stops using an allowance of another day, begins one where there is none, and gives back what is too much. */
-function review(
-  book: Book,
-  client: Client,
-  credits: number,
-  isLast: boolean,
-  accounts: SharedAccounts,
-  random: Random,
-): void {
-  const dayId = accounts.known(client.name)?.day.period.id ?? null
-  for (const lease of book.leases) {
-    const isOfAnotherDay = lease.dayId !== null && lease.dayId !== dayId
-    if (isLast || isOfAnotherDay) retire(lease)
-    const { slip, inUseCredits } = lease
-    slip.heldCredits = Math.min(slip.heldCredits, inUseCredits + credits)
-  }
-  const isCovered = book.leases.some(({ isRetired }) => !isRetired)
-  if (!isCovered && credits > 0) book.leases.push(leaseOf(`lease/${random.id()}`))
-}
-
-/** What is free goes back at once, so that nobody takes it while it is being given back. */
-export function retire(lease: Lease): void {
-  lease.isRetired = true
-  giveBack(lease)
-}
-
-export function giveBack(lease: Lease): void {
-  lease.slip.heldCredits = lease.inUseCredits
-}
-
-function learn(lease: Lease, became: Became, known: Known | null): void {
-  // Swept: all that was in it counts as spent, and none of it may be used any more.
-  if (became === 'gone') retire(lease)
-  else if (lease.slip.told) lease.dayId ??= known?.day.period.id ?? null
-}
-
-/** What this replica would like to have at hand. */
-function wanted({ credits }: Client, known: Known | null): number {
-  if (credits.perDay === null && credits.perMonth === null) return 0
-  const isLow =
-    known !== null &&
-    [[credits.perDay, known.day] as const, [credits.perMonth, known.month] as const].some(
-      ([limit, { heldCredits, spentCredits }]) => {
-        return limit !== null && (limit - heldCredits - spentCredits) * LAST_TENTH < limit
-      },
-    )
-  return isLow ? 0 : allowanceOf(credits)
-}
-
-function isOver(lease: Lease): boolean {
-  return lease.isRetired && lease.inUseCredits === 0 && freeOf(lease) === 0
-}
-
-function endOf(slip: Slip): SlipChange {
-  return { slip, step: 'end', heldCredits: 0, isSent: true, ttlMs: 0 }
-}
-
-function keptOf({ slip }: OpenSlip, ttlMs: number): SlipChange {
-  return { slip, step: 'keep', heldCredits: slip.heldCredits, isSent: slip.isSent, ttlMs }
-}
-
-function renewalOf({ slip, inUseCredits, isRetired }: Lease, credits: number, ttlMs: number): SlipChange {
-  return { slip, step: 'lease', heldCredits: inUseCredits + (isRetired ? 0 : credits), isSent: true, ttlMs }
-}
-
-/** The time takes the place of what is held. Long remembered: what comes twice must count once. */
-function refundOf({ slip, spentAt }: Refund): SlipChange {
-  return { slip, step: 'refund', heldCredits: spentAt, isSent: false, ttlMs: REFUND_TTL_MS }
 }

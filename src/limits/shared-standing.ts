@@ -1,51 +1,47 @@
 /**
- * Where clients stand with the credits of all replicas, without asking: as the last reply of the store had it, and what this
- * replica has written up since and not told. Others may have spent in between.
+ * Where clients stand with the credits of all replicas, without asking: as the last reply of the store had it, and what this replica has
+ * spent and set aside since. Others may have spent in between.
  */
-import { ProxyError } from '../errors.ts'
+import type { ProxyError } from '../errors.ts'
 import type { Client, LimitState } from '../model.ts'
 import type { BudgetStatus } from '../parts.ts'
-import { limitOf } from './accounts.ts'
+import type { Emit } from '../ports.ts'
+import type { Session } from '../session.ts'
+import { exhausted, limitOf, TOLD_AT, usedUpAtThisPace } from './accounts.ts'
 import type { Spending } from './budget.ts'
 import { dayOf, monthOf, type Period } from './period.ts'
 import { creditsPolicy } from './policy.ts'
-import { type Tab, untold } from './purse.ts'
-import type { SharedAccounts } from './shared-accounts.ts'
+import type { SharedAccount } from './shared-account.ts'
 
-export interface Standings {
-  hasRoom(client: Client): boolean
-  limits(client: Client): readonly LimitState[]
-  states(): readonly BudgetStatus[]
-  spending(): readonly Spending[]
-  refuses(client: Client, credits: number): boolean
-  /** With the reset of the last to be over of the periods that refuse. */
-  exhausted(client: Client, credits: number): ProxyError
-}
-
-interface Used {
+export interface Standing {
   readonly period: Period
+  readonly limitCredits: number
+  readonly leftCredits: number
   readonly heldCredits: number
   readonly spentCredits: number
 }
 
-interface Standing extends Used {
-  readonly limitCredits: number
-  readonly leftCredits: number
+interface StandingPorts {
+  readonly emit: Emit
+  readonly session: Pick<Session, 'wallMs'>
+  readonly clients: () => readonly Client[]
 }
 
 export function createStandings(
-  accounts: SharedAccounts,
-  tabsOf: (clientName: string) => readonly Tab[],
-  clients: () => readonly Client[],
-): Standings {
-  return { hasRoom, limits, states, spending, refuses, exhausted }
+  { emit, session, clients }: StandingPorts,
+  accountOf: (name: string) => SharedAccount | null,
+) {
+  /** Up to this share of the limit has been told, by client and period. */
+  const told = new Map<string, { readonly id: string; readonly percent: number }>()
+
+  return { of: standings, hasRoom, limits, states, spending, tellShares, refusal }
 
   function hasRoom(client: Client): boolean {
     return standings(client).every(({ leftCredits, limitCredits }) => leftCredits * 5 >= limitCredits)
   }
 
   function limits(client: Client): readonly LimitState[] {
-    const wallMs = accounts.wallMs(client.name)
+    const wallMs = session.wallMs()
     return standings(client).map(({ period, limitCredits, leftCredits }) => ({
       policy: creditsPolicy(period, limitCredits),
       remaining: Math.max(0, leftCredits),
@@ -65,63 +61,56 @@ export function createStandings(
   }
 
   function spending(): readonly Spending[] {
-    return clients().map((client) => {
-      const [day, month] = totals(client)
+    return clients().map(({ name }) => {
+      const account = accountOf(name)
+      const day = account?.used('day')
       return {
-        client: client.name,
-        dayCredits: day.spentCredits,
-        monthCredits: month.spentCredits,
-        heldCredits: day.heldCredits,
+        client: name,
+        dayCredits: day?.spentCredits ?? 0,
+        monthCredits: account?.used('month').spentCredits ?? 0,
+        heldCredits: day?.heldCredits ?? 0,
       }
     })
   }
 
-  function refuses(client: Client, credits: number): boolean {
-    return standings(client).some(({ leftCredits }) => leftCredits < credits)
-  }
-
-  function exhausted(client: Client, credits: number): ProxyError {
-    const all = standings(client).toSorted((a, b) => b.period.resetAt - a.period.resetAt)
-    // What was left when it was refused may have become more since.
-    const refusing = all.find(({ leftCredits }) => leftCredits < credits) ?? all.at(-1)
-    const wallMs = accounts.wallMs(client.name)
-    const { kind, resetAt } = refusing?.period ?? dayOf(wallMs)
-    const reset = new Date(resetAt).toISOString().replace('.000Z', 'Z')
-    return new ProxyError(
-      'BUDGET_EXHAUSTED',
-      `The credit budget of this client for the ${kind} does not cover this request. The budget resets at ${reset}.`,
-      { retryAfterMs: Math.max(0, resetAt - wallMs) },
-    )
-  }
-
   function standings(client: Client): readonly Standing[] {
-    const wallMs = accounts.wallMs(client.name)
-    const limited = totals(client).map((used) => ({
-      ...used,
-      limitCredits: limitOf(client.credits, used.period, wallMs),
-    }))
-    return limited.flatMap(({ limitCredits, ...used }) =>
-      limitCredits === null
-        ? []
-        : [{ ...used, limitCredits, leftCredits: limitCredits - used.heldCredits - used.spentCredits }],
-    )
+    const wallMs = session.wallMs()
+    const account = accountOf(client.name)
+    return [dayOf(wallMs), monthOf(wallMs)].flatMap((period) => {
+      const limitCredits = limitOf(client.credits, period, wallMs)
+      if (limitCredits === null) return []
+      const { heldCredits, spentCredits } = account?.used(period.kind) ?? { heldCredits: 0, spentCredits: 0 }
+      return [
+        { period, limitCredits, leftCredits: limitCredits - heldCredits - spentCredits, heldCredits, spentCredits },
+      ]
+    })
   }
 
-  function totals({ name }: Client): readonly [day: Used, month: Used] {
-    const known = accounts.known(name)
-    const wallMs = accounts.wallMs(name)
-    const tabs = tabsOf(name)
-    const heldCredits = tabs.reduce((sum, tab) => sum + tab.heldCredits, 0)
-    const spentCredits = tabs.reduce((sum, tab) => sum + untold(tab), 0)
-    const withTabs = (used: Used): Used => ({
-      period: used.period,
-      heldCredits: used.heldCredits + heldCredits,
-      spentCredits: used.spentCredits + spentCredits,
-    })
-    return [
-      withTabs(known?.day ?? { period: dayOf(wallMs), heldCredits: 0, spentCredits: 0 }),
-      withTabs(known?.month ?? { period: monthOf(wallMs), heldCredits: 0, spentCredits: 0 }),
-    ]
+  /** Once per replica, period and share. */
+  function tellShares({ name, credits }: Client): void {
+    const wallMs = session.wallMs()
+    for (const period of [dayOf(wallMs), monthOf(wallMs)]) {
+      const limitCredits = limitOf(credits, period, wallMs)
+      if (limitCredits === null || limitCredits === 0) continue
+      const spentCredits = accountOf(name)?.used(period.kind).spentCredits ?? 0
+      const before = told.get(`${period.kind}/${name}`)
+      for (const percent of TOLD_AT) {
+        if (before?.id === period.id && percent <= before.percent) continue
+        if (spentCredits * 100 < percent * limitCredits) continue
+        told.set(`${period.kind}/${name}`, { id: period.id, percent })
+        const usedUpAt = usedUpAtThisPace({ period, spentCredits }, limitCredits, wallMs)
+        emit({ kind: 'budget-used', client: name, period, percent, spentCredits, limitCredits, usedUpAt })
+      }
+    }
+  }
+
+  /** With the reset of the last to be over of the periods that refuse. */
+  function refusal(client: Client, credits: number): ProxyError {
+    const all = standings(client).toSorted((a, b) => b.period.resetAt - a.period.resetAt)
+    const wallMs = session.wallMs()
+    // What was left when it was refused may have become more since.
+    const { period } = all.find(({ leftCredits }) => leftCredits < credits) ?? all.at(-1) ?? { period: dayOf(wallMs) }
+    return exhausted({ client: client.name, period }, wallMs)
   }
 }
 

@@ -1,7 +1,6 @@
 /** Rates and permits that several replicas grant together, on a real Redis, and what each may grant without it. */
 import t, { type Test } from 'tap'
 import { ProxyError } from '../../src/errors.ts'
-import { allowanceOf } from '../../src/limits/insurance.ts'
 import { createSharedConcurrencyLimits } from '../../src/limits/shared-concurrency.ts'
 import { createSharedRateLimits } from '../../src/limits/shared-rate.ts'
 import { shareOf } from '../../src/limits/shares.ts'
@@ -302,11 +301,4 @@ void t.test('Redis stopped: a share of the permits; back: those that are taken, 
   session.beats(true)
   await until(async () => (await inRedis(redis, 'one')) === '6')
   t.equal(await grants(20, () => limits.enter(client)), 0)
-})
-
-void t.test('An allowance is two of a hundred credits, of the smaller limit, and fifty at most', async (t) => {
-  t.equal(allowanceOf({ perDay: 1_000, perMonth: null }), 20)
-  t.equal(allowanceOf({ perDay: 1_000, perMonth: 500 }), 10)
-  t.equal(allowanceOf({ perDay: null, perMonth: 60_000 }), 50)
-  t.equal(allowanceOf({ perDay: 49, perMonth: null }), 0)
 })

@@ -415,9 +415,8 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     // Who takes up a job that another replica has submitted pays for it: then the vendor's bill is another client's.
     if (plan.redis && !isPlainSync) return
     count(spentToday, client.name, bill.credits)
-    // What a memory knew that is gone, and its last writes where nobody has noticed. Stops end before Redis grants again.
+    // What only a replica knew that is gone, or that was cut off until its session had ended. Stops end before that.
     if (plan.redis && forgets && (restarts || faults.partitions)) return
-    if (plan.redis && faults.redisLoss && (faults.pauses || faults.redisHangs || faults.redisReplies)) return
     const shares = plan.redis ? 1 : plan.disk ? folders : lives
     const refunded = bills.filter(
       ({ refundedAt, call }) => refundedAt !== null && asks.get(call.requestId)?.client === client,
@@ -555,7 +554,7 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
         for (const [owner, count] of kept.fields)
           if (!hasDied(owner)) fail('S7', `${key} still holds ${count} of ${owner}`)
       }
-      if (kept?.type === 'hash' && key.endsWith(':totals')) balanced(redis, key, kept.fields)
+      if (kept?.type === 'hash' && /:credits:\d{4}-\d\d$/.test(key)) balanced(key, kept.fields)
     }
   }
 
@@ -573,20 +572,22 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     return dead.has(`${Number(replica)}.${Number(life)}`)
   }
 
-  function balanced(redis: RedisServer, key: string, totals: ReadonlyMap<string, string>): void {
-    const records = redis.read(key.replace(/totals$/, 'records'))
-    const held = new Map<string, number>()
-    if (records?.type === 'hash') {
-      for (const text of records.fields.values()) {
-        const [day = '', month = '', , , credits = ''] = text.split(' ')
-        for (const period of [day, month]) count(held, period, Number(credits))
+  /** L1: the sums of a book are those of its records. */
+  function balanced(key: string, book: ReadonlyMap<string, string>): void {
+    const sums = new Map<string, number>()
+    for (const [run, text] of book) {
+      if (run[10] !== '/') continue
+      const [taken = 0, back = 0, spent = 0, marked = 0, cleared = 0, refunded = 0] = text.split(' ').map(Number)
+      const risk = Math.max(spent, marked - cleared)
+      const used = Math.max(taken - back, risk)
+      for (const [field, credits] of Object.entries({ used, risk, spent })) {
+        count(sums, field, credits - refunded)
+        count(sums, `${field}:${run.slice(0, 10)}`, credits - refunded)
       }
     }
-    for (const [field, text] of totals) {
-      const [period = '', what] = field.split(':')
-      if (what !== 'held') continue
-      if (Number(text) !== (held.get(period) ?? 0))
-        fail('L1', `${key}: ${field} is ${text}, and the records hold ${held.get(period) ?? 0}`)
+    for (const [field, credits] of sums) {
+      if (Number(book.get(field) ?? 0) !== credits)
+        fail('L1', `${key}: ${field} is ${book.get(field)}, and the records have ${credits}`)
     }
   }
 
@@ -625,22 +626,20 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
   }
 
   function heldIn(redis: RedisServer, name: string): number {
-    return totalIn(redis, name, 'held') ?? 0
+    return (sumIn(redis, name, 'risk') ?? 0) - (sumIn(redis, name, 'spent') ?? 0)
   }
 
   function spentIn(redis: RedisServer, name: string): number | null {
-    return totalIn(redis, name, 'spent')
+    return sumIn(redis, name, 'spent')
   }
 
-  function totalIn(redis: RedisServer, name: string, wanted: string): number | null {
-    const totals = redis.read(`slp:limits:{${name}}:credits:totals`)
-    if (totals?.type !== 'hash') return null
-    let sum = 0
-    for (const [field, text] of totals.fields) {
-      const [period = '', what] = field.split(':')
-      if (period.length === 10 && what === wanted) sum += Number(text)
-    }
-    return sum
+  function sumIn(redis: RedisServer, name: string, field: string): number | null {
+    const books = redis.keys().filter((key) => key.startsWith(`slp:limits:{${name}}:credits:`))
+    if (books.length === 0) return null
+    return books.reduce((sum, key) => {
+      const book = redis.read(key)
+      return sum + (book?.type === 'hash' ? Number(book.fields.get(field) ?? 0) : 0)
+    }, 0)
   }
 }
 

@@ -237,3 +237,67 @@ void t.test('M5: an Idempotency-Key is refused while Redis is away, and never ch
   t.equal(sim.requests.filter(({ call }) => call === 'submit').length, 10)
   t.equal(sim.ledger.total(), 30)
 })
+
+/** Asks the replicas in turn until each of them says that the budget is used up. */
+async function askUntilSpent(replicas: readonly Running[]): Promise<void> {
+  let question = 0
+  for (let inARow = 0; inARow < 2 * replicas.length;) {
+    const replica = replicas[(question += 1) % replicas.length] as Running
+    const { headers } = await ask(replica, `until it is spent ${question}`, TEAM)
+    inARow = headers['x-proxy-code'] === 'BUDGET_EXHAUSTED' ? inARow + 1 : 0
+  }
+}
+
+void t.test('M1: a failover to a standby that lacks the last calls of a replica overspends no budget', async (t) => {
+  const sim = await aSimulator(t)
+  const master = await startRedis(t)
+  const standby = await startRedis(t, ['--replicaof', '127.0.0.1', String(master.port)])
+  const lines = [await startFaultProxy(t, master.port), await startFaultProxy(t, master.port)] as const
+  const [one, two] = await Promise.all([
+    aReplica(t, sim.url, lines[0].url, ['clients.team.credits.perDay=90']),
+    aReplica(t, sim.url, lines[1].url, ['clients.team.credits.perDay=90']),
+  ])
+  await ask(one, 'first of one', TEAM)
+  await ask(two, 'first of two', TEAM)
+  await until(async () => {
+    const [at, to] = await Promise.all([master, standby].map((redis) => redis.ask('INFO', 'replication')))
+    return offset(at) === offset(to)
+  })
+  await standby.ask('REPLICAOF', 'NO', 'ONE')
+  for (let call = 1; call <= 15; call++) t.equal((await ask(one, `forgotten ${call}`, TEAM)).status, 200)
+
+  one.signal('SIGSTOP')
+  await master.kill()
+  for (const line of lines) line.lead(standby.port)
+  for (let call = 1; call <= 30; call++) await ask(two, `meanwhile ${call}`, TEAM)
+  one.signal('SIGCONT')
+  await askUntilSpent([one, two])
+  t.equal(sim.ledger.total(), 90)
+  for (const { adminUrl } of [one, two]) {
+    await until(async () => {
+      const { json } = await request(undefined, `${adminUrl}/status`)
+      const { left, spent } = (json as { budgets: { left: number; spent: number }[] }).budgets[0] ?? {}
+      return left === 0 && spent === 90
+    })
+  }
+})
+
+function offset(replication = ''): string {
+  return /master_repl_offset:(\d+)/.exec(replication)?.[1] ?? 'none'
+}
+
+void t.test('M10: what killed replicas held is spent by the others, to the last credit', async (t) => {
+  const sim = await aSimulator(t)
+  const redis = await startRedis(t)
+  const [survivor, ...others] = await Promise.all(
+    [0, 1, 2].map(() => aReplica(t, sim.url, redis.url, ['clients.team.credits.perDay=150'])),
+  )
+  if (!survivor) return
+  for (const [index, other] of others.entries()) {
+    t.equal((await ask(other, `of ${index}`, TEAM)).status, 200)
+    other.signal('SIGKILL')
+    await other.ended
+  }
+  await askUntilSpent([survivor])
+  t.equal(sim.ledger.total(), 150)
+})

@@ -28,6 +28,8 @@ export interface FaultProxy {
   readonly reset: () => void
   /** New connections are cut at once as well. */
   readonly refuse: () => void
+  /** New connections lead to this port. */
+  readonly lead: (port: number) => void
   readonly connections: number
 }
 
@@ -42,7 +44,8 @@ interface Pipe {
   readonly cut: () => void
 }
 
-export async function startFaultProxy(t: Scope, targetPort: number): Promise<FaultProxy> {
+export async function startFaultProxy(t: Scope, firstPort: number): Promise<FaultProxy> {
+  let targetPort = firstPort
   const pipes = new Set<Pipe>()
   let mode: Mode = { kind: 'clear' }
 
@@ -109,6 +112,7 @@ export async function startFaultProxy(t: Scope, targetPort: number): Promise<Fau
       change({ kind: 'refusing' })
       reset()
     },
+    lead: (port) => void (targetPort = port),
     get connections() {
       return pipes.size
     },

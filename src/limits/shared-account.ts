@@ -1,0 +1,86 @@
+/**
+ * The slice of one client's credits that this replica has leased: set aside, marked, and asked for when it runs short. One command at a
+ * time asks for all that wait.
+ */
+import type { CreditLimits } from '../model.ts'
+import { type AccountPorts, createSharedBook, type SharedBook } from './shared-book.ts'
+import { type Asked, freeOf, releaseFloat, type Reply, type Run, shortOf, type Waiting } from './shared-run.ts'
+
+export interface SharedAccount extends Omit<SharedBook, 'send' | 'restored'> {
+  /** From the slice, without asking as long as there is enough in it. It may be taken back until it is marked. */
+  setAside(run: Run, credits: number): Promise<Asked>
+  /** Credits that were set aside may be charged from now on. */
+  mark(run: Run, credits: number): Promise<Asked>
+  /** Marks so much in advance, as far as there is so much. */
+  setFloat(credits: number): Promise<void>
+}
+
+/** `limits`: those of the settings in force; null = the client is not in them. */
+export function createSharedAccount(
+  name: string,
+  limits: () => CreditLimits | null,
+  ports: AccountPorts,
+): SharedAccount {
+  const book = createSharedBook(name, limits, ports)
+
+  return { ...book, setAside, mark: (of, credits) => enqueue(of, credits, true), setFloat }
+
+  function setAside(of: Run, credits: number): Promise<Asked> {
+    if (freeOf(of) < credits) return enqueue(of, credits, false)
+    of.heldCredits += credits
+    return Promise.resolve('done')
+  }
+
+  function enqueue(of: Run, credits: number, isMark: boolean): Promise<Asked> {
+    return new Promise((resolve) => {
+      of.waiting.push({ credits, isMark, resolve })
+      if (of.waiting.length === 1) void Promise.resolve().then(() => askFor(of))
+    })
+  }
+
+  /** One command at a time, for all that wait. */
+  async function askFor(of: Run): Promise<void> {
+    for (let isAgain = false; of.waiting.length > 0;) {
+      const asking = [...of.waiting]
+      const sum = (isMark: boolean): number =>
+        asking.reduce((credits, one) => (one.isMark === isMark ? credits + one.credits : credits), 0)
+      const marks = sum(true)
+      const need = Math.max(0, of.heldCredits - of.markedCredits - marks) + sum(false)
+      const reply = await book.send(of, { marks, need })
+      const refused = share(of, asking, reply, marks)
+      // A store that has lost data grants nothing before it is told what is known here.
+      const isToldAnew = await book.restored()
+      const over: readonly Waiting[] = isToldAnew && !isAgain ? asking.filter((one) => !refused.includes(one)) : asking
+      isAgain = over.length < asking.length
+      of.waiting.splice(0, asking.length, ...asking.filter((one) => !over.includes(one)))
+      const why = !reply ? 'away' : reply.isSettled ? 'exhausted' : 'recovering'
+      for (const one of over) one.resolve(refused.includes(one) ? why : 'done')
+    }
+  }
+
+  /** First come, first served. Returns those who get nothing. */
+  function share(of: Run, asking: readonly Waiting[], reply: Reply | null, marks: number): readonly Waiting[] {
+    let marked = reply?.marked ?? marks
+    of.own[3] += marked
+    const refused = asking.filter(({ credits, isMark }) => {
+      if (isMark && (!reply || marked < credits)) return true
+      // What is set aside and not marked may be taken back, and is asked for again when it is marked: so may this.
+      if (!isMark && -shortOf(of) < credits) return true
+      if (isMark) marked -= credits
+      if (isMark) of.markedCredits += credits
+      else of.heldCredits += credits
+      return false
+    })
+    of.own[4] += marked
+    return refused
+  }
+
+  async function setFloat(credits: number): Promise<void> {
+    const today = book.run()
+    const more = Math.min(credits - today.floatCredits, freeOf(today))
+    if (more <= 0) return releaseFloat(today, Math.max(0, today.floatCredits - credits))
+    if ((await enqueue(today, more, true)) !== 'done') return
+    today.markedCredits -= more
+    today.floatCredits += more
+  }
+}
