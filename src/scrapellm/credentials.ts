@@ -126,6 +126,9 @@ export function patternOf(text: string): string {
   return text.replace(/[\\^$.*+?()[\]{}|/]/g, String.raw`\$&`)
 }
 
+/** Once, or twice in JSON that was put into JSON as text. */
+const escaped = String.raw`\\{1,3}`
+
 function spellingsOf(character: string): readonly string[] {
   const bytes = Buffer.from(character.toWellFormed())
   const raw = patternOf(bytes.toString('latin1'))
@@ -134,11 +137,11 @@ function spellingsOf(character: string): readonly string[] {
   const units = Array.from({ length: character.length }, (_, at) => character.charCodeAt(at))
   const point = character.codePointAt(0) ?? 0
   const spellings = [
-    units.map((unit) => `\\\\[uU]${hex(unit, 4)}`).join(''),
+    units.map((unit) => `${escaped}[uU]${hex(unit, 4)}`).join(''),
     Array.from(bytes, (byte) => `%${hex(byte, 2)}`).join(''),
     `&#0*${point};`,
     `&#[xX]0*${hex(point, 1)};`,
-    `\\\\${raw}`,
+    `${escaped}${raw}`,
     raw,
   ]
   const name = named[character]

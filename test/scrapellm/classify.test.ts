@@ -591,6 +591,11 @@ void t.test('a key that upstream echoes is blotted out before anyone sees it', a
   ])
     t.match(judge(ANSWER, reply(500, spelling), dotNet), { reply: { body: Buffer.from('[redacted]') } }, spelling)
 
+  const php = { ...KEY, secret: 'a/b"c+d' }
+  const once = JSON.stringify(php.secret).slice(1, -1).replace('/', '\\/').replace('+', '\\u002B')
+  for (const spelling of [once, JSON.stringify(once).slice(1, -1)])
+    t.match(judge(ANSWER, reply(500, spelling), php), { reply: { body: Buffer.from('[redacted]') } }, spelling)
+
   const odd = { ...KEY, secret: 'ключ\ud800' }
   t.equal(judge(ANSWER, reply(500, 'ok'), odd).kind, 'failed', 'whatever the key is made of')
   for (const secret of [null, '']) {
