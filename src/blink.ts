@@ -8,9 +8,9 @@ import type { Clock, SharedStore } from './ports.ts'
 export interface Blink {
   /**
    * For a caller that was just told `away`. True: the store is up, ask again. False: go on without it. Takes at most what is left of
-   * `blinkMs` since the store went away. Never rejects.
+   * `blinkMs` since the store went away, and not longer than until `until`, by the clock. Never rejects.
    */
-  isOver(): Promise<boolean>
+  isOver(until?: number): Promise<boolean>
   /** Everybody who waits goes on without the store. */
   close(): void
 }
@@ -27,8 +27,8 @@ export function createBlink(store: Pick<SharedStore, 'state' | 'onState'>, clock
   })
 
   return {
-    async isOver() {
-      const leftMs = wentAt + blinkMs - clock.now()
+    async isOver(until = Number.POSITIVE_INFINITY) {
+      const leftMs = Math.min(wentAt + blinkMs, until) - clock.now()
       if (store.state === 'down' && leftMs > 0) await pause(leftMs)
       return store.state === 'up'
     },

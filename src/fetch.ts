@@ -192,7 +192,7 @@ export class Fetcher {
     )
   }
 
-  /** Null = the circuit has opened while the attempt waited for a permit: nothing was asked. */
+  /** Null = the circuit has opened while the attempt waited for a permit or for a key: nothing was asked. */
   async #attempt(led: LedFetch, turn: Turn, pass: Pass): Promise<Attempted | null> {
     const { bulkhead, keys, clock, emit, upstream } = this.#parts
     const { hold, flight, lease } = led
@@ -203,6 +203,7 @@ export class Fetcher {
       await hold.secure(call.priceCredits)
       const takeover = await lease.begin()
       const keyLease = await keys.lease(call, turn)
+      if (pass.isVoid()) return null
       pass.start()
       const waitedMs = turn.waitedMs + pass.heldMs
       const started = { number: turn.number, startedAt: clock.now(), waitedMs, keyName: keyLease.name }
@@ -224,6 +225,8 @@ export class Fetcher {
       const { charge, anomalies = [] } = verdict
       const ending = verdict.kind === 'answered' ? 'ok' : verdict.class
       const attempt = this.#ended(led, started, { status, class: ending, charge, trouble, anomalies })
+      // Before the key and the permit go on to others: no call slips through a circuit that opens.
+      pass.ended(verdict.health)
       keyLease.report(verdict)
       const otherKeyReady = keys.hasOther(new Set([...turn.spentKeys, keyLease.name]))
       return { attempt, verdict, otherKeyReady, wasTooMany: permit.ended(verdict, otherKeyReady) }

@@ -12,6 +12,7 @@ import type {
   Client,
   Entry,
   Exchange,
+  Health,
   Landing,
   LimitState,
   Lookup,
@@ -105,8 +106,11 @@ export interface RequestIdentity {
 export interface Admission {
   /** Throws RATE_LIMITED with the time to wait, or SCRAPER_NOT_ALLOWED. Null = this client has no limit. */
   admit(client: Client, call: Call): LimitState | null | Promise<LimitState | null>
-  /** A request that was admitted is refused for want of places or credits, and does not use up the rate. Says where the client stands then. */
-  giveBack(client: Client, limits: LimitState): LimitState
+  /**
+   * A request that was admitted is refused for want of places or credits, and does not use up the rate. `leftMs`: until time alone
+   * has given that request back. Says where the client stands then.
+   */
+  giveBack(client: Client, limits: LimitState, leftMs: number): LimitState
   /** A place among the client's open questions. Throws CONCURRENCY_LIMITED. */
   enter(client: Client): Place | Promise<Place>
 }
@@ -259,8 +263,8 @@ export interface PromisedAnswer {
 export interface Cache {
   /** Where this client's answer to this call is kept; null = nowhere. */
   keyOf(call: Call, client: Client): string | null
-  /** Never throws: a sick tier is a miss. */
-  lookup(key: string | null, call: Call, wishes: Wishes, policy: CachePolicy): Lookup | Promise<Lookup>
+  /** Never throws: a sick tier is a miss. `until`, by the clock: so long a tier that went away a moment ago may be waited for. */
+  lookup(key: string | null, call: Call, wishes: Wishes, policy: CachePolicy, until: number): Lookup | Promise<Lookup>
   /** Never throws. Null = not to be kept. `unclaimed`: nobody waits for it any more; `ageMs`: how long ago it was answered; `isPassedOn`: other replicas get it from its flight. */
   store(
     key: string | null,
@@ -447,6 +451,8 @@ export interface Pass {
   isVoid(): boolean
   /** Upstream is asked from now on. */
   start(): void
+  /** How upstream is, as this attempt found it. For what must not happen before the circuit knows; else it learns from what `work` gives back. */
+  ended(health: Health): void
 }
 
 export interface Breakers {

@@ -62,11 +62,12 @@ class RequestPipeline {
     return outcome
   }
 
-  /** Unless time alone may have given it back. */
+  /** What time alone has not given back yet. */
   #giveBackRate(exchange: Exchange): void {
     const { client, limits, request } = exchange
-    if (client && limits && this.#parts.clock.now() - request.arrivedAt < limits.resetMs)
-      exchange.limits = this.#parts.admission.giveBack(client, limits)
+    if (!client || !limits) return
+    const leftMs = limits.resetMs - (this.#parts.clock.now() - request.arrivedAt)
+    if (leftMs > 0) exchange.limits = this.#parts.admission.giveBack(client, limits, leftMs)
   }
 
   #standing(exchange: Exchange, outcome: Outcome): Outcome {
@@ -96,7 +97,8 @@ class RequestPipeline {
       exchange.limits = limits
       const key = this.#parts.cache.keyOf(call, client)
       if (call.endpoint !== 'answer') return this.#follow(this.#fetchOf(request, client, call, key), request)
-      return after(this.#parts.cache.lookup(key, call, request.wishes, client.cache), (known) => {
+      const until = deadlineOf(request, client)
+      return after(this.#parts.cache.lookup(key, call, request.wishes, client.cache, until), (known) => {
         if (known.kind === 'fresh') return this.#given(key, known)
         const fetch = this.#fetchOf(request, client, call, key)
         if (known.kind === 'stale' && known.because !== 'error') return this.#expired(fetch, request, known)
@@ -171,12 +173,12 @@ class RequestPipeline {
     return { ...known, landing: null }
   }
 
-  #askerOf(request: ProxyRequest, { retry: policy }: Client, call: Call, hasFallback: boolean): Asker {
+  #askerOf(request: ProxyRequest, client: Client, call: Call, hasFallback: boolean): Asker {
+    const { retry: policy } = client
     // Its caller takes a job id in place of the answer, and may hang up with it.
     if (promiseAt(request, call) !== null) return patientAsker(call, policy, hasFallback, this.#parts.clock.now())
     const { arrivedAt: askedAt, onGone } = request
-    const deadlineAt = askedAt + Math.min(policy.deadline, request.patienceMs ?? Number.POSITIVE_INFINITY)
-    return { scraper: call.scraper, deadlineAt, askedAt, policy, hasFallback, onGone }
+    return { scraper: call.scraper, deadlineAt: deadlineOf(request, client), askedAt, policy, hasFallback, onGone }
   }
 
   /** The landing, or `later` when it has not come by then. */
@@ -192,6 +194,11 @@ class RequestPipeline {
 /** At once where the value is there already, else when it comes. */
 function after<T, U>(value: T | Promise<T>, next: (value: T) => U | Promise<U>): U | Promise<U> {
   return value instanceof Promise ? value.then(next) : next(value)
+}
+
+/** By the clock: the caller's own patience, or what its client may take. */
+function deadlineOf({ arrivedAt, patienceMs }: ProxyRequest, { retry }: Client): number {
+  return arrivedAt + Math.min(retry.deadline, patienceMs ?? Number.POSITIVE_INFINITY)
 }
 
 const NOTHING_KNOWN: Lookup = { kind: 'missing', unwanted: false }

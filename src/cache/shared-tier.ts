@@ -16,7 +16,7 @@ import { type Purges, createPurges } from './purges.ts'
 
 export interface SharedTier {
   /** Null = there is none; `away` = nobody can tell now. Never rejects. */
-  read(key: string): Promise<Entry | null | 'away'>
+  read(key: string, until?: number): Promise<Entry | null | 'away'>
   /** Returns at once. */
   write(key: string, entry: Entry): void
   /**
@@ -151,9 +151,9 @@ class RedisTier implements SharedTier {
     this.isTrusted = this.#bus.isTrusted
   }
 
-  readonly read = async (key: string): Promise<Entry | null | 'away'> => {
+  readonly read = async (key: string, until = 0): Promise<Entry | null | 'away'> => {
     const first = await this.#readNow(key)
-    return first === 'away' && (await this.#blink.isOver()) ? this.#readNow(key) : first
+    return first === 'away' && (await this.#blink.isOver(until)) ? this.#readNow(key) : first
   }
 
   readonly write = (key: string, entry: Entry): void => {

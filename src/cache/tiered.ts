@@ -54,12 +54,12 @@ class TieredCache implements Cache {
     return client.cache.scope === 'shared' ? call.key : `${client.name}/${call.key}`
   }
 
-  readonly lookup = (key: string | null, call: Call, wishes: Wishes, policy: CachePolicy): Lookup | Promise<Lookup> => {
+  readonly lookup: Cache['lookup'] = (key, call, wishes, policy, until) => {
     if (key === null) return NOTHING
     if (call.bypass) return UNWANTED
     const near = this.#lookNear(key, wishes, policy)
     if (!this.#shared || (near.kind === 'fresh' && this.#shared.isTrusted(near.entry))) return near
-    return this.#lookFar(key, near, this.#shared, wishes, policy)
+    return this.#lookFar(key, near, this.#shared, wishes, policy, near.kind === 'fresh' ? 0 : until)
   }
 
   readonly store = (
@@ -106,8 +106,9 @@ class TieredCache implements Cache {
     tier: NonNullable<Tiers['shared']>,
     wishes: Wishes,
     policy: CachePolicy,
+    until: number,
   ): Promise<Lookup> {
-    const entry = await tier.read(key)
+    const entry = await tier.read(key, until)
     if (entry === 'away') return near
     const far = this.#look(entry, 'redis', wishes, policy)
     if (!entry) return near

@@ -15,7 +15,7 @@ export interface AdmissionGauges {
 /** For one process: it never has to wait for anything. */
 export interface LocalAdmission extends AdmissionGauges {
   admit(client: Client, call: Call): LimitState | null
-  giveBack(client: Client, limits: LimitState): LimitState
+  giveBack(client: Client, limits: LimitState, leftMs: number): LimitState
   enter(client: Client): Place
 }
 
@@ -27,8 +27,8 @@ export function createAdmission({ clock }: { readonly clock: Clock }): LocalAdmi
       mayAsk(client, call)
       return rates.admit(client)
     },
-    giveBack(client, limits) {
-      rates.giveBack(client)
+    giveBack(client, limits, leftMs) {
+      rates.giveBack(client, leftMs)
       return client.rate ? withOneMore(limits, client.rate) : limits
     },
     enter: (client) => concurrency.enter(client),

@@ -1,6 +1,6 @@
 -- Gives one request back to the bucket of rate.lua.
 --
--- KEYS[1]: when the bucket is full again. ARGV: microseconds per request. Reply: 1 = there was something to give back.
+-- KEYS[1]: when the bucket is full again. ARGV: microseconds of the request that have not passed yet. Reply: 1 = there was something to give back.
 local fullAt = tonumber(redis.call('GET', KEYS[1]))
 if not fullAt then return 0 end
 local time = redis.call('TIME')

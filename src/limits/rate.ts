@@ -10,8 +10,11 @@ import { requestsPolicy } from './policy.ts'
 export interface RateLimits {
   /** Throws RATE_LIMITED with the time to wait. Null = this client has no limit. */
   admit(client: Client): LimitState | null
-  /** One request that was let in did not count after all. */
-  giveBack(client: Client): void
+  /**
+   * One request that was let in did not count after all. The bucket will be full `leftMs` after now as far as that request and those
+   * before it go: what it has refilled meanwhile is not given back a second time.
+   */
+  giveBack(client: Client, leftMs: number): void
 }
 
 interface Bucket {
@@ -64,9 +67,9 @@ export function createRateLimits({ clock }: { readonly clock: Clock }): RateLimi
     return bucket
   }
 
-  function giveBack({ name, rate }: Client): void {
+  function giveBack({ name, rate }: Client, leftMs: number): void {
     const bucket = buckets.get(name)
-    if (rate && bucket) bucket.fullAtUs -= bucket.perRequestUs
+    if (rate && bucket) bucket.fullAtUs -= Math.min(bucket.perRequestUs, Math.floor(leftMs * 1_000))
   }
 
   return { admit, giveBack }

@@ -15,7 +15,7 @@ export interface SharedRateLimits {
   /** Null = this client has no limit, which takes no asking. Rejects with RATE_LIMITED and the time to wait. */
   admit(client: Client): LimitState | null | Promise<LimitState>
   /** One request that was let in did not count after all. Does not wait for the store. */
-  giveBack(client: Client, limits: LimitState): LimitState
+  giveBack(client: Client, limits: LimitState, leftMs: number): LimitState
 }
 
 interface RatePorts {
@@ -58,15 +58,16 @@ export function createSharedRateLimits({ store, clock, session }: RatePorts): Sh
     return { policy: requestsPolicy(rate), remaining, resetMs }
   }
 
-  function giveBack(client: Client, limits: LimitState): LimitState {
+  function giveBack(client: Client, limits: LimitState, leftMs: number): LimitState {
     if (!client.rate) return limits
-    void giveBackShared(client, client.rate)
+    void giveBackShared(client, client.rate, leftMs)
     return withOneMore(limits, client.rate)
   }
 
-  async function giveBackShared(client: Client, rate: RatePolicy): Promise<void> {
-    const reply = await store.run(giveBackScript, [keyOf('rate', client.name)], [perRequest(rate)])
-    if (reply.kind === 'away') alone.giveBack(client)
+  async function giveBackShared(client: Client, rate: RatePolicy, leftMs: number): Promise<void> {
+    const us = Math.min(perRequest(rate), Math.floor(leftMs * 1_000))
+    const reply = await store.run(giveBackScript, [keyOf('rate', client.name)], [us])
+    if (reply.kind === 'away') alone.giveBack(client, leftMs)
   }
 
   return { admit, giveBack }

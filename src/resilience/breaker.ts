@@ -80,8 +80,10 @@ interface Opening {
 }
 
 interface Trial {
-  /** Null = it waits for its place. */
+  /** Null = it waits for its place or a key. */
   startedAt: number | null
+  /** The next trial starts so much later than this one. */
+  readonly pauseMs: number
 }
 
 /** What an attempt is let in with: what it brings back counts only for the state in which it began. */
@@ -121,7 +123,7 @@ export function createBreakers(ports: BreakersPorts): CircuitBreakers {
   }
 }
 
-const unguarded: Pass = { heldMs: 0, isVoid: () => false, start() {} }
+const unguarded: Pass = { heldMs: 0, isVoid: () => false, start() {}, ended() {} }
 
 class ScraperCircuit implements Circuit {
   readonly #scraper: string
@@ -169,7 +171,7 @@ class ScraperCircuit implements Circuit {
           return attempted
         }
       } finally {
-        this.#learn(admitted, health, policy)
+        admitted.pass.ended(health)
       }
     }
   }
@@ -229,6 +231,7 @@ class ScraperCircuit implements Circuit {
   }
 
   #letIn({ question }: BreakerEntry, policy: BreakerPolicy, grant: Grant, heldMs: number): Admitted {
+    let isUnderWay = true
     const admitted: Admitted = {
       ...grant,
       call: null,
@@ -238,10 +241,13 @@ class ScraperCircuit implements Circuit {
         start: () => {
           if (admitted.generation !== this.#generation) admitted.trial = null
           admitted.generation = this.#generation
-          if (admitted.trial) {
-            admitted.trial.startedAt = this.#clock.now()
-            this.#arm()
-          } else admitted.call = this.#evidence.started(question, this.#clock.now(), policy)
+          if (admitted.trial) this.#trialStarted(admitted.trial)
+          else admitted.call = this.#evidence.started(question, this.#clock.now(), policy)
+        },
+        ended: (health) => {
+          if (!isUnderWay) return
+          isUnderWay = false
+          this.#learn(admitted, health, policy)
         },
       },
     }
@@ -266,13 +272,9 @@ class ScraperCircuit implements Circuit {
   /** A timer is set only while somebody is held. */
   #arm(): void {
     this.#timer?.cancel()
-    this.#timer =
-      this.#held.size === 0
-        ? null
-        : this.#clock.after(
-            (this.#opening ? this.#nextChangeOf(this.#opening) : this.#nextBatchAt) - this.#clock.now(),
-            this.#pump,
-          )
+    const nextAt = this.#opening ? this.#nextChangeOf(this.#opening) : this.#nextBatchAt
+    const isNeeded = this.#held.size > 0 && nextAt < Number.POSITIVE_INFINITY
+    this.#timer = isNeeded ? this.#clock.after(nextAt - this.#clock.now(), this.#pump) : null
   }
 
   // Trials
@@ -280,19 +282,28 @@ class ScraperCircuit implements Circuit {
   /** One at its time, though the one before may hang; and two more for each that outlives failures. */
   #mayTry(opening: Opening): boolean {
     const survivors = this.#survivorsOf(opening)
-    return this.#clock.now() >= opening.nextTrialAt || (survivors > 0 && opening.trials.size < 1 + 2 * survivors)
+    if (survivors > 0 && opening.trials.size < 1 + 2 * survivors) return true
+    return this.#clock.now() >= opening.nextTrialAt && !isTrialWaiting(opening)
   }
 
   #tryOnce(opening: Opening): Grant {
-    const trial = { startedAt: null }
-    opening.trials.add(trial)
     this.#doublings += 1
-    opening.nextTrialAt = this.#clock.now() + this.#openMs(opening.policy)
+    const trial: Trial = { startedAt: null, pauseMs: this.#openMs(opening.policy) }
+    opening.trials.add(trial)
+    opening.nextTrialAt = this.#clock.now() + trial.pauseMs
     if (this.#state === 'open') {
       this.#gate.unlock()
       this.#enter('half-open')
     }
     return { generation: this.#generation, trial }
+  }
+
+  /** Its place or key may have come late: the time until the next trial counts from now. */
+  #trialStarted(trial: Trial): void {
+    const now = this.#clock.now()
+    trial.startedAt = now
+    if (this.#opening) this.#opening.nextTrialAt = Math.max(this.#opening.nextTrialAt, now + trial.pauseMs)
+    this.#arm()
   }
 
   #survivorsOf({ trials, setbackAt }: Opening): number {
@@ -308,10 +319,13 @@ class ScraperCircuit implements Circuit {
     return this.#clock.now() >= opening.holdUntil && this.#survivorsOf(opening) === 0
   }
 
-  #nextChangeOf({ trials, nextTrialAt, holdUntil, setbackAt }: Opening): number {
+  /** Infinite while all depends on a trial that waits for its place or a key. */
+  #nextChangeOf(opening: Opening): number {
+    const { trials, holdUntil, setbackAt } = opening
     const now = this.#clock.now()
     const survivalMs = this.#evidence.survivalMs()
-    let next = holdUntil > now ? Math.min(nextTrialAt, holdUntil) : nextTrialAt
+    let next = isTrialWaiting(opening) ? Number.POSITIVE_INFINITY : opening.nextTrialAt
+    if (holdUntil > now) next = Math.min(next, holdUntil)
     for (const { startedAt } of trials) {
       if (startedAt === null || startedAt < setbackAt) continue
       const survivesAt = startedAt + survivalMs
@@ -462,3 +476,7 @@ function createGate() {
 
 /** Longer timers fire at once in Node. opossum's never does, within the time that a gate is open. */
 const NEVER_MS = 2 ** 31 - 1
+
+function isTrialWaiting({ trials }: Opening): boolean {
+  return trials.values().some(({ startedAt }) => startedAt === null)
+}

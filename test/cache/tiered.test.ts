@@ -15,6 +15,7 @@ const NO_WISHES: Wishes = {
   minFreshMs: null,
 }
 const NOW = { unclaimed: false, ageMs: 0, isPassedOn: false }
+const NO_WAIT = 0
 const POLICY: CachePolicy = {
   ttl: HOUR,
   staleIfError: HOUR,
@@ -80,7 +81,7 @@ void t.test('an answer is fresh for its ttl, then good only instead of an error,
   const seen: [number, string][] = []
   for (const at of [0, HOUR - 1, HOUR, 2 * HOUR - 1, 2 * HOUR]) {
     time.at = 1_700_000_000_000 + at
-    seen.push([at, (await cache.lookup('k1', CALL, NO_WISHES, POLICY)).kind])
+    seen.push([at, (await cache.lookup('k1', CALL, NO_WISHES, POLICY, NO_WAIT)).kind])
   }
   t.same(seen, [
     [0, 'fresh'],
@@ -103,7 +104,7 @@ void t.test('freshness is judged by the policy of the client that asks, whoever 
     for (const age of [999, 1_000, HOUR, 2 * HOUR, 10 * HOUR, 15 * HOUR]) {
       time.at = startAt + age
       const kinds = [brief, POLICY, long].map((policy) => {
-        const found = cache.lookup('k1', CALL, NO_WISHES, policy) as Lookup
+        const found = cache.lookup('k1', CALL, NO_WISHES, policy, NO_WAIT) as Lookup
         return found.kind === 'stale' ? found.because : found.kind
       })
       seen.push(kinds.join(' '))
@@ -124,8 +125,8 @@ void t.test('a payer that keeps nothing pays for those that do, but not across s
   const nothing: CachePolicy = { ...POLICY, ttl: 0, staleIfError: 0, emptyResultTtl: 0 }
   const { cache } = aCache(1_000_000, [nothing, POLICY])
   t.ok(cache.store('k1', CALL, answered('{}'), nothing, NOW))
-  t.equal((cache.lookup('k1', CALL, NO_WISHES, POLICY) as Lookup).kind, 'fresh')
-  t.equal((cache.lookup('k1', CALL, NO_WISHES, nothing) as Lookup).kind, 'missing')
+  t.equal((cache.lookup('k1', CALL, NO_WISHES, POLICY, NO_WAIT) as Lookup).kind, 'fresh')
+  t.equal((cache.lookup('k1', CALL, NO_WISHES, nothing, NO_WAIT) as Lookup).kind, 'missing')
   t.equal(cache.store('a/k1', CALL, answered('{}'), { ...nothing, scope: 'client' }, NOW), null)
   const entry = cache.store('b/k1', CALL, answered('{}'), { ...POLICY, ttl: 1, staleIfError: 0, scope: 'client' }, NOW)
   t.equal(entry && entry.keptUntil - entry.storedAt, 1)
@@ -136,9 +137,9 @@ void t.test('stale-while-revalidate allows no stale answer instead of an error, 
   const { cache, time } = aCache(1_000_000, [policy])
   cache.store('k1', CALL, answered('{}'), policy, NOW)
   time.at += HOUR + 1_500
-  t.match(cache.lookup('k1', CALL, NO_WISHES, policy), { because: 'revalidating' })
-  t.match(cache.lookup('k1', CALL, NO_WISHES, { ...policy, staleWhileRevalidate: 500 }), { kind: 'missing' })
-  t.match(cache.lookup('k1', CALL, NO_WISHES, { ...policy, staleIfError: 3_000, staleWhileRevalidate: 0 }), {
+  t.match(cache.lookup('k1', CALL, NO_WISHES, policy, NO_WAIT), { because: 'revalidating' })
+  t.match(cache.lookup('k1', CALL, NO_WISHES, { ...policy, staleWhileRevalidate: 500 }, NO_WAIT), { kind: 'missing' })
+  t.match(cache.lookup('k1', CALL, NO_WISHES, { ...policy, staleIfError: 3_000, staleWhileRevalidate: 0 }, NO_WAIT), {
     because: 'error',
   })
 })
@@ -147,9 +148,9 @@ void t.test('an entry from the future is gone, and one from within clock jitter 
   const { cache, local, time } = aCache()
   cache.store('k1', CALL, answered('{}'), POLICY, NOW)
   time.at -= 5_000
-  t.match(cache.lookup('k1', CALL, NO_WISHES, POLICY), { kind: 'fresh' })
+  t.match(cache.lookup('k1', CALL, NO_WISHES, POLICY, NO_WAIT), { kind: 'fresh' })
   time.at -= 1
-  t.match(cache.lookup('k1', CALL, NO_WISHES, POLICY), { kind: 'missing', unwanted: false })
+  t.match(cache.lookup('k1', CALL, NO_WISHES, POLICY, NO_WAIT), { kind: 'missing', unwanted: false })
   t.equal(local.count, 0)
   t.ok(cache.store('k1', CALL, EMPTY, POLICY, NOW), 'and hides nothing')
 })
@@ -185,13 +186,13 @@ void t.test('"empty result" is remembered briefly, and never hides a real answer
   const { cache, time } = aCache()
   const entry = cache.store('k1', CALL, EMPTY, POLICY, NOW)
   t.match(entry, { status: 500, priceCredits: 0 })
-  t.equal((await cache.lookup('k1', CALL, NO_WISHES, POLICY)).kind, 'fresh')
+  t.equal((await cache.lookup('k1', CALL, NO_WISHES, POLICY, NO_WAIT)).kind, 'fresh')
   time.at += 60_000
-  t.equal((await cache.lookup('k1', CALL, NO_WISHES, POLICY)).kind, 'missing')
+  t.equal((await cache.lookup('k1', CALL, NO_WISHES, POLICY, NO_WAIT)).kind, 'missing')
   cache.store('k1', CALL, answered('{"a":1}'), POLICY, NOW)
   time.at += HOUR
   t.equal(cache.store('k1', CALL, EMPTY, POLICY, NOW), null)
-  t.match(await cache.lookup('k1', CALL, NO_WISHES, POLICY), { kind: 'stale', entry: { status: 200 } })
+  t.match(await cache.lookup('k1', CALL, NO_WISHES, POLICY, NO_WAIT), { kind: 'stale', entry: { status: 200 } })
 })
 
 void t.test('request Cache-Control decides whether what is kept will do', async (t) => {
@@ -214,7 +215,7 @@ void t.test('request Cache-Control decides whether what is kept will do', async 
     const { cache, time } = aCache()
     cache.store('k1', CALL, answered('{}'), POLICY, NOW)
     time.at += age
-    const found = await cache.lookup('k1', CALL, { ...NO_WISHES, ...wish }, POLICY)
+    const found = await cache.lookup('k1', CALL, { ...NO_WISHES, ...wish }, POLICY, NO_WAIT)
     t.equal(found.kind === 'stale' ? found.because : found.kind, expected, name)
   }
 })
@@ -222,19 +223,22 @@ void t.test('request Cache-Control decides whether what is kept will do', async 
 void t.test('bypass_cache reads nothing and says that something was there to be unwanted', async (t) => {
   const { cache } = aCache()
   cache.store('k1', CALL, answered('{}'), POLICY, NOW)
-  t.same(await cache.lookup('k1', { ...CALL, bypass: true }, NO_WISHES, POLICY), { kind: 'missing', unwanted: true })
-  t.same(await cache.lookup(null, CALL, NO_WISHES, POLICY), { kind: 'missing', unwanted: false })
+  t.same(await cache.lookup('k1', { ...CALL, bypass: true }, NO_WISHES, POLICY, NO_WAIT), {
+    kind: 'missing',
+    unwanted: true,
+  })
+  t.same(await cache.lookup(null, CALL, NO_WISHES, POLICY, NO_WAIT), { kind: 'missing', unwanted: false })
 })
 
 void t.test('the memory tier is bounded by bytes, evicts the least recently used, and says so', async (t) => {
   const { cache, local, events } = aCache(4_300)
   const body = 'x'.repeat(400)
   for (const key of ['a', 'b', 'c']) cache.store(key, CALL, answered(body), POLICY, NOW)
-  await cache.lookup('a', CALL, NO_WISHES, POLICY)
+  await cache.lookup('a', CALL, NO_WISHES, POLICY, NO_WAIT)
   cache.store('d', CALL, answered(body), POLICY, NOW)
   t.ok(local.bytes <= 4_300)
-  t.equal((await cache.lookup('a', CALL, NO_WISHES, POLICY)).kind, 'fresh', 'used just now')
-  t.equal((await cache.lookup('b', CALL, NO_WISHES, POLICY)).kind, 'missing')
+  t.equal((await cache.lookup('a', CALL, NO_WISHES, POLICY, NO_WAIT)).kind, 'fresh', 'used just now')
+  t.equal((await cache.lookup('b', CALL, NO_WISHES, POLICY, NO_WAIT)).kind, 'missing')
   t.equal(events.filter((event) => event.kind === 'cache-evicted').length, 1)
   t.same(
     ['a', 'b', 'c', 'd'].filter((key) => local.get(key)),
@@ -249,7 +253,10 @@ void t.test('the answer of an old job does not take the place of one that was pa
   cache.store('k1', CALL, answered('newer'), POLICY, NOW)
   time.at += 1_000
   t.equal(cache.store('k1', CALL, answered('older'), POLICY, { ...NOW, ageMs: 60_000 }), null)
-  t.match(await cache.lookup('k1', CALL, NO_WISHES, POLICY), { kind: 'fresh', entry: { body: Buffer.from('newer*') } })
+  t.match(await cache.lookup('k1', CALL, NO_WISHES, POLICY, NO_WAIT), {
+    kind: 'fresh',
+    entry: { body: Buffer.from('newer*') },
+  })
   t.ok(cache.store('k1', CALL, answered('newest'), POLICY, { ...NOW, ageMs: 500 }), 'a newer job does')
 })
 

@@ -56,6 +56,23 @@ void t.test('After an idle time the burst is back, and no more than the burst', 
   t.equal(refusalOf(() => admission.admit(client, aCall())).code, 'RATE_LIMITED')
 })
 
+void t.test('What time has given back is not given back a second time', async (t) => {
+  const { clock } = fakeWorld()
+  const admission = createAdmission({ clock })
+  const client = aClient({ rate: { limit: 60, per: 60_000, burst: 1 } })
+  const first = admission.admit(client, aCall())
+  await clock.advance(1_000)
+  admission.admit(client, aCall())
+  if (first) admission.giveBack(client, first, first.resetMs - 1_000)
+  t.equal(refusalOf(() => admission.admit(client, aCall())).code, 'RATE_LIMITED', 'the bucket had refilled')
+
+  await clock.advance(1_000)
+  const second = admission.admit(client, aCall())
+  await clock.advance(400)
+  if (second) admission.giveBack(client, second, second.resetMs - 400)
+  t.match(admission.admit(client, aCall()), { remaining: 0 }, 'what is left of it is given back')
+})
+
 void t.test('Every client has limits of its own', async (t) => {
   const admission = createAdmission({ clock: fakeClock() })
   const rate = { limit: 1, per: 500, burst: 1 }

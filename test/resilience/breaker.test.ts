@@ -328,6 +328,51 @@ void t.test('The queue is bounded', async (t) => {
   t.equal(stateOf()?.held, 10_000)
 })
 
+void t.test('The circuit knows how an attempt ended before its place goes on', async (t) => {
+  const { breakers, trip, clock, stateOf } = setUp()
+  const flight = { patienceUntil: () => Number.POSITIVE_INFINITY, held() {}, onAbandoned: () => () => {} }
+  await trip()
+  let stateAtTheEnd: string | undefined
+  const entry = { scraper: 'alpha', question: 'trial', flight, isLast: false, isOverBudget: false }
+  const outcome = breakers.run(entry, async (pass) => {
+    pass.start()
+    pass.ended('up')
+    stateAtTheEnd = stateOf()?.state
+    return attempted(answered())
+  })
+  await clock.advance(1_000)
+  await outcome
+  t.equal(stateAtTheEnd, 'closed')
+})
+
+void t.test(
+  'While a trial waits for its place there is no other, and the next comes a pause after its start',
+  async (t) => {
+    const { breakers, trip, clock, call } = setUp()
+    const place = Promise.withResolvers<void>()
+    let startedAt = 0
+    const flight = { patienceUntil: () => Number.POSITIVE_INFINITY, held() {}, onAbandoned: () => () => {} }
+    await trip()
+    const entry = { scraper: 'alpha', question: 'trial', flight, isLast: false, isOverBudget: false }
+    void breakers.run(entry, async (pass) => {
+      await place.promise
+      startedAt = clock.now()
+      pass.start()
+      return new Promise<never>(() => {})
+    })
+    const other = call()
+    await clock.advance(20_000)
+    t.notOk(other.state.isAsked)
+    place.resolve()
+    await clock.settle()
+    await clock.advance(500)
+    t.notOk(other.state.isAsked, 'not at once')
+    await clock.advance(2_000)
+    t.ok(other.state.isAsked)
+    t.ok(startedAt > 0)
+  },
+)
+
 void t.test('An attempt whose circuit opened while it waited for its place is held, not made', async (t) => {
   const { breakers, trip, clock, stateOf } = setUp()
   const place = Promise.withResolvers<void>()

@@ -39,6 +39,8 @@ const QUESTIONS = 3
 /** A trial that has lived so long may be a sign of health. */
 const SURVIVAL_MS = 1_000
 const REMEMBERED = 400
+/** After a circuit has closed, all that were held are let in within this. */
+const BATCHES_MS = 15_000
 
 export function createCircuitOracle(
   plan: Plan,
@@ -141,7 +143,8 @@ export function createCircuitOracle(
 
   function isCalm(call: UpstreamCall, since: number): boolean {
     const circuit = circuitOf(nameOf(call), call.scraper)
-    if (circuit.state !== 'closed' || circuit.since >= since) return false
+    // Whoever was held is let in in batches, and a repetition comes after them.
+    if (circuit.state !== 'closed' || circuit.since + BATCHES_MS >= since) return false
     // An answer since then may have ended a doubt that made it wait.
     const { calls } = circuit
     const row = calls.slice(calls.findLastIndex(({ ended }) => ended?.class === 'ok' && ended.at < since) + 1)
