@@ -89,7 +89,7 @@ void t.test(
     clearInterval(releasing)
     const others = survivors.filter((answer) => answer?.status !== 200)
     t.strictSame(
-      others.map((answer) => `${answer?.status} ${answer?.headers['x-proxy-code']}`),
+      others.map((answer) => `${answer?.status} ${String(answer?.headers['x-proxy-code'])}`),
       [],
     )
     t.ok(sim.requests.length <= first + 200, `${sim.requests.length} calls`)
