@@ -100,6 +100,7 @@ void t.test('A45: of upstream’s headers only the content type and Retry-After 
       'x-proxy-sample',
       'x-content-type-options',
       'age',
+      'vary',
       'etag',
       'cache-control',
       'content-type',
