@@ -15,7 +15,7 @@ import type { Loaded } from './config/load.ts'
 import { cacheBytesOf } from './config/policy.ts'
 import { createReloader, type Reloaded, type SettingsSource } from './config/reload.ts'
 import type { Config } from './config/schema.ts'
-import { createEnding } from './ending.ts'
+import { createShutdown } from './shutdown.ts'
 import { createAdmin } from './http/admin.ts'
 import type { Drained } from './http/drain.ts'
 import { createServer } from './http/server.ts'
@@ -29,7 +29,7 @@ import { promptHash } from './scrapellm/params.ts'
 import { keyCheck } from './scrapellm/probe.ts'
 import { createProfile } from './scrapellm/profile.ts'
 import { createServing } from './serving.ts'
-import { diskOptions, keyNamesOf, keysOf, placesOf, secretsOf, signingSecretsOf } from './slices.ts'
+import { diskOptions, keyNamesOf, keysOf, placesOf, secretsOf, signingSecretsOf } from './options.ts'
 import type { Log } from './telemetry/log.ts'
 
 /** What the settings are checked against and cannot know by themselves. */
@@ -65,7 +65,7 @@ export interface Ports {
 }
 
 /** What callers and operators come in by: sockets, unless somebody hands in other doors. */
-export interface Doors {
+export interface Listeners {
   readonly createServer: typeof createServer
   readonly createAdmin: typeof createAdmin
 }
@@ -75,7 +75,7 @@ export function compose(
   loaded: Loaded,
   world: World,
   version: string,
-  doors: Doors = { createServer, createAdmin },
+  listeners: Listeners = { createServer, createAdmin },
   source: SettingsSource = { read: () => loaded, files: [] },
 ): App {
   // The settings at start: for what lasts as long as the process. All else takes those in force, or of its own request.
@@ -88,21 +88,21 @@ export function compose(
   const inForce = new SettingsInForce(config)
   const telemetry = buildTelemetry({ config, world, version, scrapers: profile.scrapers, inForce, closing })
   const { log, emit } = telemetry
-  const ending = createEnding({
+  const drainer = createShutdown({
     log,
     clock,
     times: () => inForce.config().shutdown,
     parts: () => ({ ...engine, server: edge.server, generations: inForce.generations }),
   })
-  telemetry.watch({ note: ending.note })
+  telemetry.watch({ note: drainer.note })
   const stores = buildStores({ config, world, telemetry, closing })
   const limits = buildLimits({ config, world, telemetry, stores, inForce, closing })
-  const isCutting = (): boolean => ending.isCutting
+  const isCutting = (): boolean => drainer.isCutting
   const engine = buildEngine({ config, world, profile, telemetry, stores, limits, inForce, isCutting, closing })
   const { generations } = inForce
   const published = new Map([['/openapi.json', Buffer.from(JSON.stringify(openApi(version)))]])
   const edge = buildEdge({
-    ...doors,
+    ...listeners,
     loaded,
     world,
     telemetry,
@@ -123,7 +123,7 @@ export function compose(
   })
   closing.add(reloader.close)
   const admin = buildAdmin({
-    ...doors,
+    ...listeners,
     config,
     world,
     version,
@@ -144,8 +144,8 @@ export function compose(
     log,
     reload: reloader.reload,
     listen,
-    drain: ending.drain,
-    hurry: ending.hurry,
+    drain: drainer.drain,
+    hurry: drainer.hurry,
     uncaught: telemetry.recorder.uncaught,
     close: () => closing.close(),
   }
@@ -183,7 +183,7 @@ export function compose(
   /** What the process before left behind: its jobs are followed up, and the rest of what it held was spent on calls that are lost. */
   async function takeOver(): Promise<void> {
     try {
-      await engine.succession.takeUp()
+      await engine.crashRecovery.resumeOrphans()
     } catch (error) {
       emit({ kind: 'broke', where: 'takeover', error })
     }
@@ -194,7 +194,7 @@ export function compose(
     const { disk, store } = stores
     if (!disk || disk.isRead) await takeOver()
     disk?.onRead(() => void takeOver())
-    if (store) engine.succession.keepTakingUp()
+    if (store) engine.crashRecovery.keepResuming()
     await admin.listen()
     await edge.server.listen()
     await admin.resumeNotifications()

@@ -13,7 +13,7 @@ import { ProxyError } from './errors.ts'
 import type { Attempt, Call, Charge, Client, Landing, ProxyRequest, RetryPolicy } from './model.ts'
 import type {
   Asked,
-  Asker,
+  Waiter,
   Attempted,
   Breakers,
   Budget,
@@ -53,7 +53,7 @@ export interface FetchParts {
 
 /** What is asked upstream, for which client, and where the answer goes. */
 export interface Fetch {
-  readonly request: Pick<ProxyRequest, 'id' | 'traceparent' | 'wishes'>
+  readonly request: Pick<ProxyRequest, 'id' | 'traceparent' | 'cacheDirectives'>
   readonly client: Client
   readonly call: Call
   /** Where the answer is kept; null = nowhere. */
@@ -90,13 +90,13 @@ export class Fetcher {
   }
 
   /** Joins the fetch that is under way, at no cost, or starts one, for which credits are set aside first. Rejects with BUDGET_EXHAUSTED. */
-  async join(fetch: Fetch, asker: Asker): Promise<Joined> {
+  async join(fetch: Fetch, waiter: Waiter): Promise<Joined> {
     const { budget, flights } = this.#parts
     const { joinKey } = fetch
     const hold = flights.has(joinKey) ? budget.none : await budget.hold(fetch.client, fetch.call)
     let isLeader = false
     try {
-      return flights.join(joinKey, asker, (flight) => {
+      return flights.join(joinKey, waiter, (flight) => {
         isLeader = true
         return fetch.through(this.#run(fetch, hold, flight))
       })
@@ -111,8 +111,8 @@ export class Fetcher {
     const { client, call, key } = fetch
     if (flights.has(key) || breakers.isOpen(call.scraper) || !budget.hasRoom(client)) return
     if (overload.state !== 'calm') return
-    const asker = patientAsker(call, client.retry, true, clock.now())
-    void this.#unattended(this.join({ ...fetch, on: 'refresh', askedAt: clock.now() }, asker))
+    const waiter = patientWaiter(call, client.retry, true, clock.now())
+    void this.#unattended(this.join({ ...fetch, on: 'refresh', askedAt: clock.now() }, waiter))
   }
 
   /** Finishes what an earlier process has begun and paid for. Null = there is no result. Never rejects. */
@@ -122,8 +122,8 @@ export class Fetcher {
     const question = questionOf(call, unfinished.request.id)
     const fetch: Fetch = { ...unfinished, question, on: 'resume', through: unchanged, joinKey }
     // Nobody waits for it: the attempt that was begun is finished, and no other is made.
-    const asker = patientAsker(call, { ...client.retry, attempts: 1 }, false, this.#parts.clock.now())
-    const joined = this.#parts.flights.join(joinKey, asker, (flight) => this.#run(fetch, hold, flight))
+    const waiter = patientWaiter(call, { ...client.retry, attempts: 1 }, false, this.#parts.clock.now())
+    const joined = this.#parts.flights.join(joinKey, waiter, (flight) => this.#run(fetch, hold, flight))
     if (joined.role === 'joined') hold.settle()
     return this.#unattended(Promise.resolve(joined))
   }
@@ -176,7 +176,7 @@ export class Fetcher {
     })
     const unclaimed = fetch.on === 'resume' || flight.patienceUntil() === 0
     const kept = { unclaimed, ageMs: 0, isPassedOn }
-    const entry = request.wishes.noStore ? null : cache.store(key, call, landing.verdict, client.cache, kept)
+    const entry = request.cacheDirectives.noStore ? null : cache.store(key, call, landing.verdict, client.cache, kept)
     return { ...landing, entry }
   }
 
@@ -210,7 +210,7 @@ export class Fetcher {
       flight.made.attempts += 1
       flight.made.credits += call.priceCredits
       emit({ kind: 'attempt-started', scraper: call.scraper })
-      const cacheKey = request.wishes.noStore ? null : key
+      const cacheKey = request.cacheDirectives.noStore ? null : key
       let asked: Asked
       try {
         const identity = request
@@ -273,7 +273,7 @@ export function questionOf({ key, promptHash }: Call, requestId: string): string
 }
 
 /** Waits as long as the fetch may take. */
-export function patientAsker({ scraper }: Call, policy: RetryPolicy, hasFallback: boolean, now: number): Asker {
+export function patientWaiter({ scraper }: Call, policy: RetryPolicy, hasFallback: boolean, now: number): Waiter {
   return {
     scraper,
     deadlineAt: now + policy.deadline,

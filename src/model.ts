@@ -24,7 +24,7 @@ export interface Target {
 }
 
 /** What the caller's `Cache-Control` asks of our cache (RFC 9111 section 5.2.1). */
-export interface Wishes {
+export interface CacheDirectives {
   readonly noCache: boolean
   readonly noStore: boolean
   readonly onlyIfCached: boolean
@@ -49,7 +49,7 @@ export interface ProxyRequest {
   readonly target: Target
   /** What the caller presented as its token, from whichever of the three places; never forwarded, stored, logged or echoed. */
   readonly token: string | null
-  readonly wishes: Wishes
+  readonly cacheDirectives: CacheDirectives
   readonly ifNoneMatch: string | null
   /** `X-Request-Timeout`, in milliseconds. */
   readonly patienceMs: number | null
@@ -338,7 +338,7 @@ export interface Entry {
   readonly country: string | null
   /** What asking upstream again would cost. */
   readonly priceCredits: number
-  /** All askers had left when it was stored: the first one to get it is spared a second payment. */
+  /** All waiters had left when it was stored: the first one to get it is spared a second payment. */
   readonly unclaimed: boolean
 }
 
@@ -354,8 +354,8 @@ export type Lookup =
   | { readonly kind: 'fresh'; readonly entry: Entry; readonly tier: Tier }
   /** Expired, and of use for this reason. */
   | { readonly kind: 'stale'; readonly entry: Entry; readonly tier: Tier; readonly because: StaleUse }
-  /** `unwanted`: there is one, but the caller's wishes forbid its use. */
-  | { readonly kind: 'missing'; readonly unwanted: boolean }
+  /** `bypassed`: there is one, but the caller's cache directives forbid its use. */
+  | { readonly kind: 'missing'; readonly bypassed: boolean }
 
 /** All that is given must match; nothing given is everything. */
 export interface PurgeFilter {

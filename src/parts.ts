@@ -25,7 +25,7 @@ import type {
   TrailMark,
   UpstreamRequest,
   Verdict,
-  Wishes,
+  CacheDirectives,
   WireResult,
   WireTrouble,
 } from './model.ts'
@@ -233,7 +233,7 @@ export interface Jobs {
   /**
    * The way of a submission or a poll: a known answer is given (`job`), else `asked` is forwarded: `call`, or the poll of an unknown job
    * in place of another client's. Polls of one job that come together are one (`joinKey`). The flight goes `through` here before its
-   * askers get the landing, so that what it brings is remembered even when its caller has left. Throws IDEMPOTENCY_CONFLICT, IDEMPOTENCY_UNRESOLVED or IDEMPOTENCY_UNAVAILABLE.
+   * waiters get the landing, so that what it brings is remembered even when its caller has left. Throws IDEMPOTENCY_CONFLICT, IDEMPOTENCY_UNRESOLVED or IDEMPOTENCY_UNAVAILABLE.
    */
   follow(
     request: ProxyRequest,
@@ -264,7 +264,13 @@ export interface Cache {
   /** Where this client's answer to this call is kept; null = nowhere. */
   keyOf(call: Call, client: Client): string | null
   /** Never throws: a sick tier is a miss. `until`, by the clock: so long a tier that went away a moment ago may be waited for. */
-  lookup(key: string | null, call: Call, wishes: Wishes, policy: CachePolicy, until: number): Lookup | Promise<Lookup>
+  lookup(
+    key: string | null,
+    call: Call,
+    cacheDirectives: CacheDirectives,
+    policy: CachePolicy,
+    until: number,
+  ): Lookup | Promise<Lookup>
   /** Never throws. Null = not to be kept. `unclaimed`: nobody waits for it any more; `ageMs`: how long ago it was answered; `isPassedOn`: other replicas get it from its flight. */
   store(
     key: string | null,
@@ -280,7 +286,7 @@ export interface Cache {
 }
 
 /** A request that waits for a flight. */
-export interface Asker {
+export interface Waiter {
   /** For the status page. */
   readonly scraper: string
   /** When it stops waiting. This ends neither a call nor the flight. */
@@ -306,7 +312,7 @@ export interface Flight {
   leaderWaits(): boolean
   /** Calls back when the last asker leaves. Returns the way to stop listening. */
   onAbandoned(listener: () => void): () => void
-  /** How it stands now: what askers get whose time is up before the flight ends. */
+  /** How it stands now: what waiters get whose time is up before the flight ends. */
   report(progress: Landing): void
   /** Kept up to date by the code that makes the attempts. */
   readonly made: Made
@@ -327,7 +333,7 @@ export interface Flights {
    * Joins the flight under way for `key`, or starts one; null starts one that nobody can join. Synchronous: there is no gap
    * between "is someone flying?" and "then I fly". A flight that all have left is finished all the same.
    */
-  join(key: string | null, asker: Asker, fly: (flight: Flight) => Promise<Landing>): Joined
+  join(key: string | null, waiter: Waiter, fly: (flight: Flight) => Promise<Landing>): Joined
   /** Somebody could join a flight for `key` right now. */
   has(key: string | null): boolean
   readonly size: number
@@ -341,7 +347,7 @@ export interface Flights {
 
 export interface FlightStatus {
   readonly scraper: string
-  readonly askers: number
+  readonly waiters: number
   readonly startedAt: number
 }
 

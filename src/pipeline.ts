@@ -11,9 +11,9 @@
  * exchange (a ProxyError); what returns continues it.
  */
 import { type Code, ProxyError } from './errors.ts'
-import { type Fetch, Fetcher, type FetchParts, patientAsker, questionOf, unchanged } from './fetch.ts'
+import { type Fetch, Fetcher, type FetchParts, patientWaiter, questionOf, unchanged } from './fetch.ts'
 import type { Call, Client, Exchange, Landing, Lookup, Made, Outcome, ProxyRequest } from './model.ts'
-import type { Admission, Asker, Clients, Handle, Jobs, Joined, Profile, Recorder } from './parts.ts'
+import type { Admission, Waiter, Clients, Handle, Jobs, Joined, Profile, Recorder } from './parts.ts'
 
 export interface Parts extends FetchParts {
   readonly clients: Clients
@@ -98,7 +98,7 @@ class RequestPipeline {
       const key = this.#parts.cache.keyOf(call, client)
       if (call.endpoint !== 'answer') return this.#follow(this.#fetchOf(request, client, call, key), request)
       const until = deadlineOf(request, client)
-      return after(this.#parts.cache.lookup(key, call, request.wishes, client.cache, until), (known) => {
+      return after(this.#parts.cache.lookup(key, call, request.cacheDirectives, client.cache, until), (known) => {
         if (known.kind === 'fresh') return this.#given(key, known)
         const fetch = this.#fetchOf(request, client, call, key)
         if (known.kind === 'stale' && known.because !== 'error') return this.#expired(fetch, request, known)
@@ -137,7 +137,7 @@ class RequestPipeline {
     this.#parts.overload.mayAsk()
     const place = await this.#parts.admission.enter(client)
     try {
-      const joined = await this.#fetcher.join(fetch, this.#askerOf(request, client, call, known.kind === 'stale'))
+      const joined = await this.#fetcher.join(fetch, this.#waiterOf(request, client, call, known.kind === 'stale'))
       const answered = joined.landing.then((landing) => this.#keyRefused(landing))
       const landing = await this.#orLater(answered, promiseAt(request, call)).catch((error: unknown) =>
         refused(error, madeBy(joined)),
@@ -168,15 +168,15 @@ class RequestPipeline {
 
   /** An expired answer that is good enough now. What only the cache may answer costs nothing, in the background neither. */
   #expired(fetch: Fetch, request: ProxyRequest, known: Extract<Lookup, { kind: 'stale' }>): Outcome {
-    const mayRefresh = !request.wishes.onlyIfCached && request.method !== 'HEAD'
+    const mayRefresh = !request.cacheDirectives.onlyIfCached && request.method !== 'HEAD'
     if (known.because === 'revalidating' && mayRefresh) this.#fetcher.refresh(fetch)
     return { ...known, landing: null }
   }
 
-  #askerOf(request: ProxyRequest, client: Client, call: Call, hasFallback: boolean): Asker {
+  #waiterOf(request: ProxyRequest, client: Client, call: Call, hasFallback: boolean): Waiter {
     const { retry: policy } = client
     // Its caller takes a job id in place of the answer, and may hang up with it.
-    if (promiseAt(request, call) !== null) return patientAsker(call, policy, hasFallback, this.#parts.clock.now())
+    if (promiseAt(request, call) !== null) return patientWaiter(call, policy, hasFallback, this.#parts.clock.now())
     const { arrivedAt: askedAt, onGone } = request
     return { scraper: call.scraper, deadlineAt: deadlineOf(request, client), askedAt, policy, hasFallback, onGone }
   }
@@ -201,11 +201,11 @@ function deadlineOf({ arrivedAt, patienceMs }: ProxyRequest, { retry }: Client):
   return arrivedAt + Math.min(retry.deadline, patienceMs ?? Number.POSITIVE_INFINITY)
 }
 
-const NOTHING_KNOWN: Lookup = { kind: 'missing', unwanted: false }
+const NOTHING_KNOWN: Lookup = { kind: 'missing', bypassed: false }
 
 /** A question that only the cache may answer ends here. */
 function mayForward(request: ProxyRequest): void {
-  if (request.wishes.onlyIfCached)
+  if (request.cacheDirectives.onlyIfCached)
     throw new ProxyError('CACHE_MISS', 'No answer is kept, and only-if-cached forbids asking for one: leave it out.')
   if (request.method === 'HEAD') {
     throw new ProxyError(
@@ -228,14 +228,14 @@ function promiseAt({ arrivedAt, respondAsyncAfterMs, patienceMs }: ProxyRequest,
 }
 
 function mayJoin(call: Call, request: ProxyRequest): boolean {
-  return !call.bypass && !request.wishes.noCache && !request.wishes.noStore
+  return !call.bypass && !request.cacheDirectives.noCache && !request.cacheDirectives.noStore
 }
 
 function because(call: Call, known: Lookup): 'miss' | 'stale' | 'request' | 'bypass' | 'method' {
   if (call.endpoint === 'submit') return 'method'
   if (call.bypass || call.endpoint === 'status') return 'bypass'
   if (known.kind === 'stale') return 'stale'
-  return known.kind === 'missing' && known.unwanted ? 'request' : 'miss'
+  return known.kind === 'missing' && known.bypassed ? 'request' : 'miss'
 }
 
 function refused(error: unknown, made?: Made): Extract<Outcome, { kind: 'refused' }> {

@@ -33,7 +33,7 @@ import type { Clock, Emit, Random, Transport, UpstreamOptions, World } from './p
 import type { CircuitBreakers } from './resilience/breaker.ts'
 import { createRetry } from './resilience/retry.ts'
 import type { RetryBudget } from './resilience/retry-budget.ts'
-import { clientsOf, type KnownClient } from './slices.ts'
+import { clientsOf, type KnownClient } from './options.ts'
 import type { Audit } from './telemetry/audit.ts'
 import type { Tracing } from './telemetry/tracing.ts'
 

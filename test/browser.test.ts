@@ -277,7 +277,7 @@ void t.test('without scripts it is the same page, and reloads itself', async (t)
 
 void t.test('a button works with and without scripts, and says who pressed it and when', async (t) => {
   const { url, finish, lines, status } = await aScene(t, TOKEN)
-  while (status().keys[0]?.state !== 'spent') await finish({ prompt: 'spends', wishes: { noCache: true } })
+  while (status().keys[0]?.state !== 'spent') await finish({ prompt: 'spends', cacheDirectives: { noCache: true } })
   const credentials = { username: 'alice', password: TOKEN }
   const plain = await open(t, { httpCredentials: credentials, javaScriptEnabled: false })
   await plain.page.goto(url)

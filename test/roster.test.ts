@@ -1,11 +1,11 @@
 /** Who comes and goes with every request: the order they came in, and that whoever has left is no longer held by its place. */
 import t from 'tap'
-import { createRoster } from '../src/roster.ts'
+import { createLinkedList } from '../src/linked-list.ts'
 
 const person = (name: string): { readonly name: string } => ({ name })
 
 void t.test('roster: members in the order they came', (t) => {
-  const roster = createRoster<{ readonly name: string }>()
+  const roster = createLinkedList<{ readonly name: string }>()
   t.same([...roster], [])
   for (const name of ['a', 'b', 'c']) roster.add(person(name))
   t.same(
@@ -18,7 +18,7 @@ void t.test('roster: members in the order they came', (t) => {
 
 for (const leaver of ['a', 'b', 'c']) {
   void t.test(`roster: without ${leaver}, the others are where they were`, (t) => {
-    const roster = createRoster<{ readonly name: string }>()
+    const roster = createLinkedList<{ readonly name: string }>()
     const places = ['a', 'b', 'c'].map((name) => roster.add(person(name)))
     const place = places.find(({ member }) => member?.name === leaver)
     place?.leave()
@@ -42,7 +42,7 @@ for (const leaver of ['a', 'b', 'c']) {
 }
 
 void t.test('roster: those that leave while it is read are passed over', (t) => {
-  const roster = createRoster<{ readonly name: string }>()
+  const roster = createLinkedList<{ readonly name: string }>()
   const [, second] = ['a', 'b', 'c'].map((name) => roster.add(person(name)))
   const seen: string[] = []
   for (const { name } of roster) {

@@ -2,7 +2,7 @@
  * Freshness, judged when an entry is looked up: by the policy of the client that asks, whoever paid for the answer, and by the
  * caller's request directives (RFC 9111 sections 4.2 and 5.2.1). Pure.
  */
-import type { CachePolicy, Entry, PurgeFilter, StaleUse, Wishes } from '../model.ts'
+import type { CachePolicy, Entry, PurgeFilter, StaleUse, CacheDirectives } from '../model.ts'
 
 export type Freshness = 'fresh' | StaleUse | 'unwanted' | 'gone'
 
@@ -38,12 +38,12 @@ export function isDead({ storedAt, keptUntil }: Entry, wallMs: number): boolean 
   return wallMs >= keptUntil || storedAt - wallMs > CLOCK_TOLERANCE_MS
 }
 
-export function judge(entry: Entry, wishes: Wishes, policy: CachePolicy, wallMs: number): Freshness {
+export function judge(entry: Entry, cacheDirectives: CacheDirectives, policy: CachePolicy, wallMs: number): Freshness {
   const ageMs = Math.max(0, wallMs - entry.storedAt)
   if (isDead(entry, wallMs) || ageMs >= usableMs(entry, policy)) return 'gone'
-  if (wishes.noCache || wishes.noStore) return 'unwanted'
+  if (cacheDirectives.noCache || cacheDirectives.noStore) return 'unwanted'
   const leftMs = lifetimeMs(entry, policy) - ageMs
-  const { maxAgeMs, minFreshMs, maxStaleMs } = wishes
+  const { maxAgeMs, minFreshMs, maxStaleMs } = cacheDirectives
   if (maxAgeMs !== null && ageMs > maxAgeMs) return 'unwanted'
   if (minFreshMs !== null) return leftMs > 0 && leftMs >= minFreshMs ? 'fresh' : 'unwanted'
   if (leftMs > 0) return 'fresh'

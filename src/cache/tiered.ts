@@ -4,7 +4,18 @@
  * that asks. Knows nothing of HTTP; a sick tier is a miss.
  */
 import { hash } from 'node:crypto'
-import type { CachePolicy, Call, Client, Entry, Lookup, PurgeFilter, Reply, Tier, Verdict, Wishes } from '../model.ts'
+import type {
+  CachePolicy,
+  Call,
+  Client,
+  Entry,
+  Lookup,
+  PurgeFilter,
+  Reply,
+  Tier,
+  Verdict,
+  CacheDirectives,
+} from '../model.ts'
 import type { Cache } from '../parts.ts'
 import type { Clock, Disk, Emit } from '../ports.ts'
 import { isAnswer, isDead, judge, usableMs } from './entry.ts'
@@ -18,8 +29,8 @@ export interface CacheOptions {
   readonly policies: readonly CachePolicy[]
 }
 
-const NOTHING: Lookup = { kind: 'missing', unwanted: false }
-const UNWANTED: Lookup = { kind: 'missing', unwanted: true }
+const NOTHING: Lookup = { kind: 'missing', bypassed: false }
+const UNWANTED: Lookup = { kind: 'missing', bypassed: true }
 
 /** None of them ever throws. */
 export interface Tiers {
@@ -54,12 +65,12 @@ class TieredCache implements Cache {
     return client.cache.scope === 'shared' ? call.key : `${client.name}/${call.key}`
   }
 
-  readonly lookup: Cache['lookup'] = (key, call, wishes, policy, until) => {
+  readonly lookup: Cache['lookup'] = (key, call, cacheDirectives, policy, until) => {
     if (key === null) return NOTHING
     if (call.bypass) return UNWANTED
-    const near = this.#lookNear(key, wishes, policy)
+    const near = this.#lookNear(key, cacheDirectives, policy)
     if (!this.#shared || (near.kind === 'fresh' && this.#shared.isTrusted(near.entry))) return near
-    return this.#lookFar(key, near, this.#shared, wishes, policy, near.kind === 'fresh' ? 0 : until)
+    return this.#lookFar(key, near, this.#shared, cacheDirectives, policy, near.kind === 'fresh' ? 0 : until)
   }
 
   readonly store = (
@@ -87,14 +98,14 @@ class TieredCache implements Cache {
     return Math.max(this.#local.purge(filter), this.#durable?.purge(filter) ?? 0)
   }
 
-  #lookNear(key: string, wishes: Wishes, policy: CachePolicy): Lookup {
+  #lookNear(key: string, cacheDirectives: CacheDirectives, policy: CachePolicy): Lookup {
     const kept = this.#local.get(key)
-    if (kept && !isDead(kept, this.#clock.wall())) return this.#look(kept, 'memory', wishes, policy)
-    const nothing = this.#look(null, 'memory', wishes, policy)
+    if (kept && !isDead(kept, this.#clock.wall())) return this.#look(kept, 'memory', cacheDirectives, policy)
+    const nothing = this.#look(null, 'memory', cacheDirectives, policy)
     if (kept) this.#local.delete(key)
     if (!this.#durable) return nothing
     const written = this.#durable.readEntry(key)
-    const onDisk = this.#look(written, 'disk', wishes, policy)
+    const onDisk = this.#look(written, 'disk', cacheDirectives, policy)
     if (onDisk.kind !== 'missing' && written) this.#local.set(key, written)
     return onDisk
   }
@@ -104,20 +115,20 @@ class TieredCache implements Cache {
     key: string,
     near: Lookup,
     tier: NonNullable<Tiers['shared']>,
-    wishes: Wishes,
+    cacheDirectives: CacheDirectives,
     policy: CachePolicy,
     until: number,
   ): Promise<Lookup> {
     const entry = await tier.read(key, until)
     if (entry === 'away') return near
-    const far = this.#look(entry, 'redis', wishes, policy)
+    const far = this.#look(entry, 'redis', cacheDirectives, policy)
     if (!entry) return near
     this.#local.set(key, entry)
     return far
   }
 
-  #look(entry: Entry | null, tier: Tier, wishes: Wishes, policy: CachePolicy): Lookup {
-    const found = entry ? judged(entry, tier, wishes, policy, this.#clock.wall()) : NOTHING
+  #look(entry: Entry | null, tier: Tier, cacheDirectives: CacheDirectives, policy: CachePolicy): Lookup {
+    const found = entry ? judged(entry, tier, cacheDirectives, policy, this.#clock.wall()) : NOTHING
     this.#emit({ kind: 'cache-looked-up', tier, result: resultOf(found) })
     return found
   }
@@ -189,8 +200,14 @@ export function createCache(options: CacheOptions, given1: Tiers, clock: Clock, 
   return new TieredCache(options, given1, clock, emit)
 }
 
-function judged(entry: Entry, tier: Tier, wishes: Wishes, policy: CachePolicy, wallMs: number): Lookup {
-  const freshness = judge(entry, wishes, policy, wallMs)
+function judged(
+  entry: Entry,
+  tier: Tier,
+  cacheDirectives: CacheDirectives,
+  policy: CachePolicy,
+  wallMs: number,
+): Lookup {
+  const freshness = judge(entry, cacheDirectives, policy, wallMs)
   if (freshness === 'fresh') return { kind: 'fresh', entry, tier }
   if (freshness === 'gone') return NOTHING
   return freshness === 'unwanted' ? UNWANTED : { kind: 'stale', entry, tier, because: freshness }

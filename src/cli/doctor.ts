@@ -1,6 +1,6 @@
 /** `doctor`: looks at the world that the settings speak of, and says what to do; one line for each thing, or JSON. */
 import { upstreamKeys } from '../compose.ts'
-import { sharedOptions } from '../slices.ts'
+import { sharedOptions } from '../options.ts'
 import { finding, fine, type Finding, type Status } from '../doctor/finding.ts'
 import { examineMachine } from '../doctor/machine.ts'
 import { examinePlaces } from '../doctor/places.ts'

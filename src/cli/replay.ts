@@ -10,7 +10,7 @@ import { resolveClient } from '../config/policy.ts'
 import { reason } from '../config/reference.ts'
 import { formatDuration } from '../config/units.ts'
 import { ConfigError } from '../errors.ts'
-import { createLuck } from '../replay/chance.ts'
+import { createSeededHash } from '../replay/chance.ts'
 import { countOpenings } from '../replay/openings.ts'
 import { type AuditSource, KNOWN_WITHIN_MS, type Recording, readRecording, ReplayError } from '../replay/recording.ts'
 import { replay } from '../replay/replay.ts'
@@ -70,7 +70,7 @@ async function reportOf(wanted: ReplayWanted, io: ReplayIo): Promise<Report> {
   if (misfit !== null) throw new ReplayError(misfit)
   const current = policyOf(CURRENT, wanted.recorded, [], io)
   const candidates = candidatesOf(wanted, io)
-  const luck = createLuck(seed)
+  const luck = createSeededHash(seed)
   const recording = synthetic
     ? null
     : readRecording(

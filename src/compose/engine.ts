@@ -13,8 +13,8 @@ import { createFlights } from '../resilience/coalesce.ts'
 import { createOverload, type YieldingCache } from '../resilience/overload.ts'
 import { createRetryBudget } from '../resilience/retry-budget.ts'
 import { createServing, type Lasting } from '../serving.ts'
-import { keysOf, placesOf } from '../slices.ts'
-import { createSuccession } from '../succession.ts'
+import { keysOf, placesOf } from '../options.ts'
+import { createCrashRecovery } from '../crash-recovery.ts'
 import { watchTraffic } from '../telemetry/day-traffic.ts'
 import type { Closing } from './closing.ts'
 import type { SettingsInForce } from './in-force.ts'
@@ -41,7 +41,7 @@ export function buildEngine(base: EngineBase) {
   const { config, world, profile, telemetry, stores, limits, inForce, closing } = base
   const { clock, random } = world
   const { emit, recorder, audit, tracing } = telemetry
-  const { budget, admission, sharedFlights, rests } = limits
+  const { budget, admission, sharedFlights, cooldowns } = limits
   const { session, jobRecords } = stores
   telemetry.watch(watchTraffic(stores.traffic))
   const flights = createFlights({ clock, emit, random })
@@ -96,7 +96,7 @@ export function buildEngine(base: EngineBase) {
   const generations = inForce.begin(createGenerations(createServing(config, lasting, firstKeys, null), clock))
   closing.add(generations.close)
   closing.add(() => void durable.close())
-  const succession = createSuccession({
+  const crashRecovery = createCrashRecovery({
     clock,
     random,
     emit,
@@ -106,10 +106,12 @@ export function buildEngine(base: EngineBase) {
     clientNamed: inForce.clientNamed,
     serving: () => generations.current,
   })
-  closing.add(succession.close)
-  rests?.follow(({ name, because, untilAt }) => generations.current.keys.heed(name, because, untilAt))
+  closing.add(crashRecovery.close)
+  cooldowns?.follow(({ name, because, untilAt }) =>
+    generations.current.keys.applyRemoteCooldown(name, because, untilAt),
+  )
 
-  return { profile, flights, breakers, bulkhead, overload, durable, jobs, lasting, succession }
+  return { profile, flights, breakers, bulkhead, overload, durable, jobs, lasting, crashRecovery }
 }
 
 function yieldingCache({ stores: { local, gauge }, inForce }: EngineBase): YieldingCache {

@@ -5,7 +5,7 @@
 import type { Config } from '../config/schema.ts'
 import type { Generations } from '../generations.ts'
 import type { Client } from '../model.ts'
-import { clientOf } from '../slices.ts'
+import { clientOf } from '../options.ts'
 
 export interface InForce {
   config(): Config

@@ -1,7 +1,7 @@
 /** Builds what clients and keys may use, here or among all replicas: rates, places, credits, flights, rests of keys. */
 import type { Config } from '../config/schema.ts'
 import { createKeyMemory, noMemory } from '../keys/key-memory.ts'
-import { createSharedRests } from '../keys/shared-rests.ts'
+import { createSharedCooldowns } from '../keys/shared-cooldowns.ts'
 import { createAdmission } from '../limits/admission.ts'
 import { createBudget } from '../limits/budget.ts'
 import { createSharedAdmission } from '../limits/shared-admission.ts'
@@ -11,10 +11,10 @@ import { createSharedRateLimits } from '../limits/shared-rate.ts'
 import type { AccountLimits } from '../model.ts'
 import type { Budget } from '../parts.ts'
 import type { SharedStore, World } from '../ports.ts'
-import { createSeal } from '../resilience/shared-flight-marks.ts'
+import { createSigner } from '../resilience/shared-flight-records.ts'
 import { createSharedFlights, loneFlights } from '../resilience/shared-flight.ts'
-import { createSharedHints } from '../resilience/shared-hints.ts'
-import { accountLimitsOf, keyNamesOf, longestRestOf } from '../slices.ts'
+import { createGossip } from '../resilience/gossip.ts'
+import { accountLimitsOf, keyNamesOf, longestRestOf } from '../options.ts'
 import type { Closing } from './closing.ts'
 import type { InForce } from './in-force.ts'
 import type { Stores } from './stores.ts'
@@ -36,7 +36,7 @@ export function buildLimits(base: LimitsBase) {
   const { clock, random } = world
   const { emit } = telemetry
   const { store, disk, records } = stores
-  const rests = store ? sharedRests(store, base) : null
+  const cooldowns = store ? sharedCooldowns(store, base) : null
   const together = store ? shareLimits(store, base) : null
   let accountLimits: AccountLimits | null = accountLimitsOf(config)
   const ownBudget = createBudget({
@@ -55,13 +55,13 @@ export function buildLimits(base: LimitsBase) {
     spending: together?.budget.spending ?? ownBudget.spending,
     admission: together?.admission ?? createAdmission({ clock }),
     sharedFlights: together?.flights ?? loneFlights,
-    rests,
-    keyMemory: rests ?? (disk ? createKeyMemory(disk, clock) : noMemory),
+    cooldowns,
+    keyMemory: cooldowns ?? (disk ? createKeyMemory(disk, clock) : noMemory),
     adopt: (next: Config) => void (accountLimits = accountLimitsOf(next)),
   }
 }
 
-function sharedRests(store: SharedStore, { world: { clock, random }, inForce, closing }: LimitsBase) {
+function sharedCooldowns(store: SharedStore, { world: { clock, random }, inForce, closing }: LimitsBase) {
   const topic = {
     store,
     clock,
@@ -70,9 +70,9 @@ function sharedRests(store: SharedStore, { world: { clock, random }, inForce, cl
     names: () => keyNamesOf(inForce.config()),
     maxLeftMs: () => longestRestOf(inForce.config()),
   }
-  const rests = createSharedRests({ clock, openHints: (heard) => createSharedHints({ ...topic, heard }) })
-  closing.add(rests.close)
-  return rests
+  const cooldowns = createSharedCooldowns({ clock, openHints: (heard) => createGossip({ ...topic, heard }) })
+  closing.add(cooldowns.close)
+  return cooldowns
 }
 
 /** What the replicas count and do together. */
@@ -99,7 +99,7 @@ function shareLimits(store: SharedStore, { world, telemetry, stores, inForce, cl
     random,
     emit,
     session,
-    seal: createSeal(signingKeys.all),
+    signer: createSigner(signingKeys.all),
     read: (key) => shared?.read(key) ?? Promise.resolve('away'),
     keep: (key, entry, fence) => shared?.keep(key, entry, fence) ?? Promise.resolve('away'),
   })

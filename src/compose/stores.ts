@@ -12,7 +12,7 @@ import { createLocalJobStore, createMemoryStore } from '../jobs/store.ts'
 import { createTraffic } from '../limits/day-sums.ts'
 import type { World } from '../ports.ts'
 import { createSession, soloSession } from '../session.ts'
-import { diskOptions, sharedOptions, signingSecretsOf } from '../slices.ts'
+import { diskOptions, sharedOptions, signingSecretsOf } from '../options.ts'
 import type { Closing } from './closing.ts'
 import type { Telemetry } from './telemetry.ts'
 

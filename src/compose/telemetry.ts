@@ -2,7 +2,7 @@
 import type { Config } from '../config/schema.ts'
 import { matches } from '../http/respond.ts'
 import type { World } from '../ports.ts'
-import { auditOptions, keyNamesOf, secretsOf, tiersOf } from '../slices.ts'
+import { auditOptions, keyNamesOf, secretsOf, tiersOf } from '../options.ts'
 import { createAccessLog } from '../telemetry/access-log.ts'
 import { createAudit } from '../telemetry/audit.ts'
 import { createHistory } from '../telemetry/history.ts'

@@ -5,7 +5,7 @@
  */
 import { ConfigError } from '../errors.ts'
 import { Secret } from '../keys/secret.ts'
-import { dangers, unknownScrapers, type Danger } from './danger.ts'
+import { crossFieldIssues, unknownScrapers, type CrossFieldIssue } from './cross-field.ts'
 import { fieldAt } from './describe.ts'
 import { about, explain, render, type Issue, type Mistake } from './mistake.ts'
 import { filePrefix, resolve, type Surroundings } from './reference.ts'
@@ -53,7 +53,7 @@ export function loadConfig(
   readFile: Surroundings['readFile'],
   known: Known | null = null,
 ): Loaded {
-  const dangersOf = (config: Config): Danger[] => dangers(config, { environment, readFile })
+  const dangersOf = (config: Config): CrossFieldIssue[] => crossFieldIssues(config, { environment, readFile })
   const mistakes: Mistake[] = []
   const written = combine(sources, sets, mistakes)
   // A file that cannot be read makes every other complaint doubtful.
@@ -99,7 +99,7 @@ function secretFilesOf(tree: Tree, path: Path = []): string[] {
 }
 
 /** Not worth saying while what it is about, or depends on, is wrong itself. */
-function isDoubtful({ path, because = [] }: Danger, wrong: readonly string[]): boolean {
+function isDoubtful({ path, because = [] }: CrossFieldIssue, wrong: readonly string[]): boolean {
   const name = path.join('.')
   const sources = because.map((one) => one.join('.'))
   return wrong.some(

@@ -3,7 +3,7 @@ import type { ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { ProxyError } from '../errors.ts'
 import type { ProxyRequest } from '../model.ts'
-import { createRoster, type Roster } from '../roster.ts'
+import { createLinkedList, type LinkedList } from '../linked-list.ts'
 
 export interface Connection {
   /** Requests that have not been answered. */
@@ -21,7 +21,7 @@ export interface Connection {
   /** One more than there may be. */
   readonly isExcess: boolean
   /** Those to be told when it is gone; null = nobody yet. */
-  waiting: Roster<() => void> | null
+  waiting: LinkedList<() => void> | null
 }
 
 export function newConnection(isExcess: boolean): Connection {
@@ -48,7 +48,7 @@ export function watch(socket: Socket, connection: Connection, outgoing: ServerRe
       place.leave()
       if (!outgoing.writableEnded) listener()
     }
-    connection.waiting ??= createRoster()
+    connection.waiting ??= createLinkedList()
     const place = connection.waiting.add(closed)
     if (socket.destroyed) queueMicrotask(closed)
     return () => place.leave()

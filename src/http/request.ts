@@ -7,7 +7,7 @@ import type { ProxyRequest, Target } from '../model.ts'
 import type { Random } from '../ports.ts'
 import { bodyOnGet } from './body.ts'
 import { readOwnTarget } from './target.ts'
-import { readRespondAsync, readWishes } from './wishes.ts'
+import { readRespondAsync, readDirectives } from './cache-directives.ts'
 
 const maxHeaders = 100
 
@@ -92,7 +92,7 @@ export function readRequest(raw: RawRequest, fields: Fields, arrival: Arrival): 
     method: raw.method ?? '',
     target,
     token: readToken(fields, target.token),
-    wishes: readWishes(fields.cacheControl, fields.pragma),
+    cacheDirectives: readDirectives(fields.cacheControl, fields.pragma),
     ifNoneMatch: fields.ifNoneMatch,
     patienceMs: readPatience(fields.requestTimeout),
     sample: readSample(fields.sample),

@@ -235,7 +235,9 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
       overload: parts.overload.state,
       breakers: parts.breakers.map(({ openUntil, ...circuit }) => ({ ...circuit, open_until: iso(openUntil) })),
       keys: parts.keys.map(keyOf),
-      flights: gauges.flights().map(({ scraper, askers, startedAt: at }) => ({ scraper, askers, started_at: iso(at) })),
+      flights: gauges
+        .flights()
+        .map(({ scraper, waiters, startedAt: at }) => ({ scraper, askers: waiters, started_at: iso(at) })),
       places: (gauges.places?.() ?? []).map(({ underWay, ...rest }) => ({ under_way: underWay, ...rest })),
       cache: gauges.cache().map(({ maxBytes, ...rest }) => ({ ...rest, max_bytes: maxBytes })),
       disk: parts.disk?.answers ?? null,

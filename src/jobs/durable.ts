@@ -39,7 +39,7 @@ export interface DurableUpstream {
    * What dead processes left behind and nobody else has taken up: it is ours now, and told once. Asking the same takes up what is
    * `submitted`. To be called at start, and now and then where processes share the store.
    */
-  leftBehind(): Promise<LeftBehind>
+  orphaned(): Promise<LeftBehind>
   /** Polls no more; what is under way is left for others, and told. */
   close(): readonly HandedOver[]
 }
@@ -145,7 +145,7 @@ class DurableJobs implements DurableUpstream {
     }
   }
 
-  readonly leftBehind = async (): Promise<LeftBehind> => {
+  readonly orphaned = async (): Promise<LeftBehind> => {
     await (this.#searched = this.#search())
     return { submitted: this.#untold.submitted.splice(0), lost: this.#untold.lost.splice(0) }
   }

@@ -54,7 +54,7 @@ export interface KeyPool extends Keys {
   /** False when the key has this secret already, or there is no such key. */
   replace(name: string, secret: Secret): boolean
   /** Another replica lets this key rest. */
-  heed(name: string, because: FailureClass, untilAt: number): void
+  applyRemoteCooldown(name: string, because: FailureClass, untilAt: number): void
   /** Its rest is over: the next request tries it. Null = there is no such key. */
   tryNow(name: string): KeyStatus | null
   /**
@@ -162,7 +162,7 @@ class Pool implements KeyPool {
     return true
   }
 
-  readonly heed = (name: string, reason: FailureClass, untilAt: number): void => {
+  readonly applyRemoteCooldown = (name: string, reason: FailureClass, untilAt: number): void => {
     const known = this.#named(name)
     if (known) this.#change(known, told(this.#current(known), { reason, untilAt }, this.#clock.now()))
   }

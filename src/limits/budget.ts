@@ -83,7 +83,7 @@ class LocalBudget implements Budgets {
   readonly #clients: () => readonly Client[]
   readonly #wholeLimits: () => AccountLimits | null
   readonly #accounts: Accounts
-  readonly #leftBehind = new Map<string, LocalHold>()
+  readonly #orphaned = new Map<string, LocalHold>()
   /** The holds that this process has in the store. */
   readonly #written = new Map<string, HoldRecord>()
   readonly #holds: HoldPorts
@@ -100,12 +100,12 @@ class LocalBudget implements Budgets {
     this.#wholeLimits = wholeLimits
     this.#accounts = createAccounts(clock, emit, store)
     this.#holds = { accounts: this.#accounts, store, clock, mustBeSafe, written: this.#written }
-    this.#findLeftBehind()
+    this.#findOrphans()
     store?.onRead(() => {
       this.#accounts.reload()
       // A store that was lost, and begun anew, does not have them.
       store.put(Array.from(this.#written, ([key, value]) => ({ space: 'hold', key, value, expiresAt: null })))
-      this.#findLeftBehind()
+      this.#findOrphans()
     })
   }
 
@@ -120,8 +120,8 @@ class LocalBudget implements Budgets {
   readonly none: Budgets['none'] = none
 
   readonly adopt = (holdId: string): Hold | null => {
-    const found = this.#leftBehind.get(holdId) ?? null
-    this.#leftBehind.delete(holdId)
+    const found = this.#orphaned.get(holdId) ?? null
+    this.#orphaned.delete(holdId)
     return found
   }
 
@@ -187,14 +187,14 @@ class LocalBudget implements Budgets {
 
   readonly sweep = (): void => {
     let credits = 0
-    for (const hold of this.#leftBehind.values()) {
+    for (const hold of this.#orphaned.values()) {
       const restCredits = hold.restCredits
       credits += restCredits
       hold.spend({ state: 'unknown', credits: restCredits })
       hold.settle()
     }
-    if (this.#leftBehind.size > 0) this.#emit({ kind: 'holds-swept', holds: this.#leftBehind.size, credits })
-    this.#leftBehind.clear()
+    if (this.#orphaned.size > 0) this.#emit({ kind: 'holds-swept', holds: this.#orphaned.size, credits })
+    this.#orphaned.clear()
   }
 
   readonly spending = (): readonly Spending[] => {
@@ -208,15 +208,15 @@ class LocalBudget implements Budgets {
     }))
   }
 
-  #findLeftBehind(): void {
+  #findOrphans(): void {
     for (const [id, value] of this.#store?.list('hold') ?? []) {
       const found = readHold(value)
-      if (!found || this.#written.has(id) || this.#leftBehind.has(id)) continue
+      if (!found || this.#written.has(id) || this.#orphaned.has(id)) continue
       const { client, scraper, credits, spentCredits } = found.record
       const known = this.#clients().find(({ name }) => name === client)
       const charged = this.#chargedIn(client, found.periods, known)
       this.#accounts.resume(charged, credits - spentCredits, spentCredits)
-      this.#leftBehind.set(
+      this.#orphaned.set(
         id,
         new LocalHold(this.#holds, id, { client, scraper, charged }, credits - spentCredits, found.record),
       )

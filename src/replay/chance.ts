@@ -5,9 +5,9 @@
 import type { Random } from '../ports.ts'
 
 /** Uniform in [0, 1), always the same for the same numbers. */
-export type Luck = (question: number, attempt: number, purpose: number) => number
+export type SeededHash = (question: number, attempt: number, purpose: number) => number
 
-export function createLuck(seed: number): Luck {
+export function createSeededHash(seed: number): SeededHash {
   const start = mix(seed ^ 0x5bd1e995)
   return (question, attempt, purpose) =>
     mix(Math.imul(mix(start ^ question), 31) ^ Math.imul(attempt, 0x9e3779b1) ^ Math.imul(purpose, 0x85ebca6b)) /
@@ -20,9 +20,15 @@ const ANGLE = 3
 const NINETY_PERCENT = 1.6449
 
 /** How long an answer takes: nine times out of ten between these two (log-normal). In milliseconds. */
-export function answerTime(luck: Luck, question: number, attempt: number, fastMs: number, slowMs: number): number {
-  const radius = Math.sqrt(-2 * Math.log(1 - luck(question, attempt, RADIUS)))
-  const normal = radius * Math.cos(2 * Math.PI * luck(question, attempt, ANGLE))
+export function answerTime(
+  hash: SeededHash,
+  question: number,
+  attempt: number,
+  fastMs: number,
+  slowMs: number,
+): number {
+  const radius = Math.sqrt(-2 * Math.log(1 - hash(question, attempt, RADIUS)))
+  const normal = radius * Math.cos(2 * Math.PI * hash(question, attempt, ANGLE))
   const deviation = Math.log(slowMs / fastMs) / (2 * NINETY_PERCENT)
   return Math.sqrt(fastMs * slowMs) * Math.exp(deviation * normal)
 }

@@ -3,7 +3,7 @@
  * else. A broken line is passed over and told; more than one in a hundred, and nothing is believed.
  */
 import { traitsOf } from '../failures.ts'
-import type { Luck } from './chance.ts'
+import type { SeededHash } from './chance.ts'
 import { readLine, type RecordedLine } from './audit-line.ts'
 import { createTally, type Tally } from './figures.ts'
 import type { AttemptMade } from './openings.ts'
@@ -45,7 +45,7 @@ export const KNOWN_WITHIN_MS = 10_000
 const nothing: Play = { class: 'unreachable', status: null, durationMs: 1, charge: FREE, retryAfterMs: null }
 
 /** Throws a ReplayError. */
-export function readRecording(sources: readonly AuditSource[], luck: Luck): Recording {
+export function readRecording(sources: readonly AuditSource[], hash: SeededHash): Recording {
   const { lines, broken } = readLines(sources)
   if (!lines.some(({ kind }) => kind === 'request'))
     throw new ReplayError(`${sources.map(({ name }) => name).join(', ')}: no request is recorded in there`)
@@ -75,11 +75,11 @@ export function readRecording(sources: readonly AuditSource[], luck: Luck): Reco
       kept: keptIn(lines, from),
       fortune: {
         draw: ({ number, scraper, key, plays }, attempt, after, at) =>
-          playedAt(plays[attempt - 1], at, () => pool.draw(scraper, key, after, at, luck(number, attempt, DRAW))),
+          playedAt(plays[attempt - 1], at, () => pool.draw(scraper, key, after, at, hash(number, attempt, DRAW))),
         drawOk({ number, scraper, plays }, attempt, at) {
           const play = plays[attempt - 1]
           if (play?.class === 'ok') return play
-          return pool.drawOk(scraper, at, luck(number, attempt, DRAW))?.attempt ?? nothing
+          return pool.drawOk(scraper, at, hash(number, attempt, DRAW))?.attempt ?? nothing
         },
       },
     },

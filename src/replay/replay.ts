@@ -12,7 +12,7 @@ import { restsIn } from '../keys/key-state.ts'
 import { createKeys } from '../keys/pool.ts'
 import { createAdmission } from '../limits/admission.ts'
 import { createBudget } from '../limits/budget.ts'
-import type { Client, Exchange, Outcome, ProxyRequest, Wishes } from '../model.ts'
+import type { Client, Exchange, Outcome, ProxyRequest, CacheDirectives } from '../model.ts'
 import { createPipeline } from '../pipeline.ts'
 import type { Clock, Emit } from '../ports.ts'
 import { createBreakers } from '../resilience/breaker.ts'
@@ -23,14 +23,14 @@ import { createRetryBudget } from '../resilience/retry-budget.ts'
 import { createRetry } from '../resilience/retry.ts'
 import { loneFlights } from '../resilience/shared-flight.ts'
 import { createLedger, type Ledger } from '../telemetry/ledger.ts'
-import { createLuck, createSeededRandom } from './chance.ts'
+import { createSeededHash, createSeededRandom } from './chance.ts'
 import { createTally, type Figures, type Tally } from './figures.ts'
 import type { Kept, Question, Traffic } from './traffic.ts'
 import { callOf, jobs, noVendor, questionOf, read, refused } from './stand-ins.ts'
 import { createReplayedUpstream, type ReplayedRequest } from './upstream.ts'
 import { replyOf } from './verdict.ts'
 import { createVirtualClock } from './virtual-clock.ts'
-import { createSky, type Weather } from './weather.ts'
+import { createFaultInjector, type Weather } from './weather.ts'
 
 export interface ReplayOptions {
   readonly config: Config
@@ -53,7 +53,7 @@ const REPORT_EVERY = 10_000
 const SHARED_BYTES = 2 * 1024 ** 3
 const silent = { add: () => {}, samples: () => [] }
 
-const noWishes: Wishes = {
+const noDirectives: CacheDirectives = {
   noCache: false,
   noStore: false,
   onlyIfCached: false,
@@ -101,7 +101,7 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
     upstream: createReplayedUpstream({
       clock,
       fortune: traffic.fortune,
-      sky: createSky(weather, traffic, createLuck(seed)),
+      faults: createFaultInjector(weather, traffic, createSeededHash(seed)),
       onGuess: tally.guessed,
     }),
     sharedFlights: loneFlights,
@@ -189,7 +189,7 @@ function requestOf(question: Question, recordedDeadlineMs: number, clock: Clock)
     target: { path: '', params: [], token: null },
     token: null,
     source: { host: null, origin: null, fetchSite: null },
-    wishes: wish === 'only-if-cached' ? { ...noWishes, onlyIfCached: true } : noWishes,
+    cacheDirectives: wish === 'only-if-cached' ? { ...noDirectives, onlyIfCached: true } : noDirectives,
     ifNoneMatch: null,
     patienceMs: isOwnPatience ? patienceMs : null,
     idempotencyKey: null,

@@ -3,7 +3,7 @@
  * client, to an upstream that always answers, nine times out of ten within 5 to 30 s (log-normal).
  */
 import type { VerdictClass } from '../failures.ts'
-import { answerTime, type Luck } from './chance.ts'
+import { answerTime, type SeededHash } from './chance.ts'
 import type { Play, Question, Traffic } from './traffic.ts'
 
 export interface SyntheticOptions {
@@ -23,13 +23,13 @@ const SLOW_MS = 30_000
 /** What chance decides, besides what the weather does. */
 const ARRIVAL = 1
 
-export function createSynthetic(options: SyntheticOptions, luck: Luck): Traffic {
+export function createSynthetic(options: SyntheticOptions, hash: SeededHash): Traffic {
   const { count, perSecond, client, scraper, priceCredits } = options
 
   function* questions(): Generator<Question> {
     let at = EPOCH
     for (let number = 0; number < count; number += 1) {
-      at += (-Math.log(1 - luck(number, 0, ARRIVAL)) * 1_000) / perSecond
+      at += (-Math.log(1 - hash(number, 0, ARRIVAL)) * 1_000) / perSecond
       yield {
         number,
         at,
@@ -51,7 +51,7 @@ export function createSynthetic(options: SyntheticOptions, luck: Luck): Traffic 
   }
 
   function draw({ number }: Question, attempt: number): Play {
-    const durationMs = answerTime(luck, number, attempt, FAST_MS, SLOW_MS)
+    const durationMs = answerTime(hash, number, attempt, FAST_MS, SLOW_MS)
     const charge = { state: 'charged', credits: priceCredits } as const
     return { class: 'ok', status: 200, durationMs, charge, retryAfterMs: null }
   }

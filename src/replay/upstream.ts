@@ -16,7 +16,7 @@ export interface ReplayedRequest extends ProxyRequest {
 interface UpstreamPorts {
   readonly clock: Clock
   readonly fortune: Fortune
-  readonly sky: (moment: Moment) => Play
+  readonly faults: (moment: Moment) => Play
   /** An attempt whose end the recording does not tell. */
   readonly onGuess: () => void
 }
@@ -27,7 +27,7 @@ const DEFAULT_TIMEOUT_MS = 300_000
 const PUNCTUAL_MS = 1_000
 const GRACE_MS = 15_000
 
-export function createReplayedUpstream({ clock, fortune, sky, onGuess }: UpstreamPorts): Upstream {
+export function createReplayedUpstream({ clock, fortune, faults, onGuess }: UpstreamPorts): Upstream {
   return {
     async ask(asking) {
       const { call } = asking
@@ -44,7 +44,7 @@ export function createReplayedUpstream({ clock, fortune, sky, onGuess }: Upstrea
     const at = clock.wall()
     const attempt = turn.number
     const after = attempt === 1 ? null : identity.lastFailure
-    const play = sky({
+    const play = faults({
       question: question.number,
       attempt,
       key: key.name,

@@ -1,6 +1,6 @@
 /** Trouble that is laid over what upstream would do: an outage, failures at random, its own rate limit, slowness. */
 import { type FailureClass, failureClasses } from '../failures.ts'
-import { answerTime, type Luck } from './chance.ts'
+import { answerTime, type SeededHash } from './chance.ts'
 import { FREE, type Play, type Traffic } from './traffic.ts'
 
 export interface Weather {
@@ -67,10 +67,10 @@ export function failureNamed(name: string | null): FailureClass | null {
   return failureClasses.find((one) => one === name) ?? null
 }
 
-export function createSky(
+export function createFaultInjector(
   { outage, failureRate, failureClass, failureMs, latency, rateLimit, slow }: Weather,
   { from, until }: Pick<Traffic, 'from' | 'until'>,
-  luck: Luck,
+  hash: SeededHash,
 ): (moment: Moment) => Play {
   const outageFrom = outage ? from + (outage.afterMs ?? (until - from) / 3) : 0
   const used = new Map<string, { readonly since: number; count: number }>()
@@ -89,7 +89,7 @@ export function createSky(
   function failing({ question, attempt, play, playOk }: Moment): Play {
     if (failureRate === null) return play()
     const answer = playOk()
-    return luck(question, attempt, FAILURE) < failureRate ? failed(failureClass ?? 'serverError', answer) : answer
+    return hash(question, attempt, FAILURE) < failureRate ? failed(failureClass ?? 'serverError', answer) : answer
   }
 
   /** `answer` is what would have come instead. */
@@ -102,7 +102,7 @@ export function createSky(
   function timed({ question, attempt }: Moment, play: Play): Play {
     if (play.class !== 'ok') return failureMs === null ? play : { ...play, durationMs: failureMs }
     if (!latency) return play
-    return { ...play, durationMs: answerTime(luck, question, attempt, latency.fastMs, latency.slowMs) }
+    return { ...play, durationMs: answerTime(hash, question, attempt, latency.fastMs, latency.slowMs) }
   }
 
   /** How long until the key may be used again; null = now. */

@@ -8,22 +8,22 @@
  */
 import { overloaded, ProxyError } from '../errors.ts'
 import type { Landing, Made, RetryPolicy } from '../model.ts'
-import type { Asker, Flight, Flights, FlightStatus, Joined } from '../parts.ts'
+import type { Waiter, Flight, Flights, FlightStatus, Joined } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
-import { createRoster, type Present } from '../roster.ts'
+import { createLinkedList, type ListEntry } from '../linked-list.ts'
 
 interface FlightsPorts {
   readonly clock: Clock
   readonly emit: Emit
   readonly random: Random
   /** So many may wait for one flight; the next one is refused with OVERLOADED. */
-  readonly maxAskers?: number
+  readonly maxWaiters?: number
 }
 
 const LATE =
   'The time limit of this request passed before upstream answered. The call in progress is completed and its answer cached: retry, or allow more time.'
 
-type Fly = (flight: Flight) => Promise<Landing>
+type Run = (flight: Flight) => Promise<Landing>
 
 interface Waiting {
   readonly deadlineAt: number
@@ -31,12 +31,12 @@ interface Waiting {
   readonly endsAt: number
   readonly policy: RetryPolicy
   readonly hasFallback: boolean
-  readonly land: (landing: Landing) => void
+  readonly fulfil: (landing: Landing) => void
   readonly fail: (error: unknown) => void
 }
 
 /** A flight under way, with those who wait for it. */
-interface Airborne {
+interface OpenFlight {
   readonly scraper: string
   readonly startedAt: number
   /** Who began it: the first to board. */
@@ -55,27 +55,27 @@ class FlightTable implements Flights {
   readonly #clock: Clock
   readonly #emit: Emit
   readonly #random: Random
-  readonly #maxAskers: number
-  readonly #aloft = createRoster<Airborne>()
+  readonly #maxWaiters: number
+  readonly #open = createLinkedList<OpenFlight>()
   /** Places in the roster: what the map forgets late is empty by then. */
-  readonly #joinable = new Map<string, Present<Airborne>>()
+  readonly #joinable = new Map<string, ListEntry<OpenFlight>>()
   #whenIdle: (() => void)[] = []
   #grounded: ProxyError | null = null
 
-  constructor({ clock, emit, random, maxAskers = 10_000 }: FlightsPorts) {
+  constructor({ clock, emit, random, maxWaiters = 10_000 }: FlightsPorts) {
     this.#clock = clock
     this.#emit = emit
     this.#random = random
-    this.#maxAskers = maxAskers
+    this.#maxWaiters = maxWaiters
   }
 
-  readonly join = (key: string | null, asker: Asker, fly: Fly): Joined => {
+  readonly join = (key: string | null, waiter: Waiter, fly: Run): Joined => {
     if (this.#grounded) throw this.#grounded
     const known = key === null ? null : this.#joinable.get(key)?.member
-    if (known) return { role: 'joined', landing: this.#board(known, asker), made: known.made }
+    if (known) return { role: 'joined', landing: this.#addWaiter(known, waiter), made: known.made }
 
-    const { scraper } = asker
-    const airborne: Airborne = {
+    const { scraper } = waiter
+    const openFlight: OpenFlight = {
       scraper,
       startedAt: this.#clock.wall(),
       leader: null,
@@ -86,67 +86,67 @@ class FlightTable implements Flights {
       progress: null,
       isHeld: false,
     }
-    const place = this.#aloft.add(airborne)
+    const place = this.#open.add(openFlight)
     if (key !== null) this.#joinable.set(key, place)
-    // The leader boards before the take-off, so that there is patience from the first moment.
-    const landing = this.#board(airborne, asker)
-    void this.#start(key, place, airborne, fly)
-    return { role: 'leader', landing, made: airborne.made }
+    // The leader waits before the fetch starts, so that there is a deadline from the first moment.
+    const landing = this.#addWaiter(openFlight, waiter)
+    void this.#start(key, place, openFlight, fly)
+    return { role: 'leader', landing, made: openFlight.made }
   }
 
   readonly has: Flights['has'] = (key) => key !== null && this.#joinable.has(key)
 
   readonly list = (): FlightStatus[] => {
-    return Array.from(this.#aloft, ({ scraper, startedAt, waiting }) => ({ scraper, startedAt, askers: waiting.size }))
+    return Array.from(this.#open, ({ scraper, startedAt, waiting }) => ({ scraper, startedAt, waiters: waiting.size }))
   }
 
   readonly ground: Flights['ground'] = (error) => {
     this.#grounded = error
-    for (const { waiting } of this.#aloft) for (const { fail } of waiting) fail(error)
+    for (const { waiting } of this.#open) for (const { fail } of waiting) fail(error)
   }
 
   readonly idle: Flights['idle'] = () =>
-    this.#aloft.size === 0 ? Promise.resolve() : new Promise((resolve) => this.#whenIdle.push(resolve))
+    this.#open.size === 0 ? Promise.resolve() : new Promise((resolve) => this.#whenIdle.push(resolve))
 
   get size(): number {
-    return this.#aloft.size
+    return this.#open.size
   }
 
-  #board(airborne: Airborne, asker: Asker): Promise<Landing | null> {
-    if (airborne.waiting.size >= this.#maxAskers)
+  #addWaiter(openFlight: OpenFlight, waiter: Waiter): Promise<Landing | null> {
+    if (openFlight.waiting.size >= this.#maxWaiters)
       throw overloaded('queue', 'Too many requests are waiting for the same answer.', this.#random.next())
 
     const landing = new Promise<Landing | null>((resolve, reject) => {
       const waiting: Waiting = {
-        deadlineAt: asker.deadlineAt,
-        endsAt: asker.askedAt + asker.policy.deadline,
-        policy: asker.policy,
-        hasFallback: asker.hasFallback,
-        land: (landing) => leave(() => resolve(landing)),
+        deadlineAt: waiter.deadlineAt,
+        endsAt: waiter.askedAt + waiter.policy.deadline,
+        policy: waiter.policy,
+        hasFallback: waiter.hasFallback,
+        fulfil: (landing) => leave(() => resolve(landing)),
         fail: (error) => leave(() => reject(error)),
       }
-      airborne.waiting.add(waiting)
-      if (airborne.latest) airborne.latest = later(airborne.latest, waiting)
-      airborne.leader ??= waiting
-      const timer = this.#clock.after(asker.deadlineAt - this.#clock.now(), () => leave(timeIsUp))
+      openFlight.waiting.add(waiting)
+      if (openFlight.latest) openFlight.latest = later(openFlight.latest, waiting)
+      openFlight.leader ??= waiting
+      const timer = this.#clock.after(waiter.deadlineAt - this.#clock.now(), () => leave(timeIsUp))
       let stopListening = (): void => {}
-      stopListening = asker.onGone(() => leave(() => resolve(null)))
+      stopListening = waiter.onGone(() => leave(() => resolve(null)))
       // Gone already, and the listener was called before it could be taken off.
-      if (!airborne.waiting.has(waiting)) stopListening()
-      else if (airborne.isHeld && asker.hasFallback) this.#fallBack(airborne, waiting)
+      if (!openFlight.waiting.has(waiting)) stopListening()
+      else if (openFlight.isHeld && waiter.hasFallback) this.#fallBack(openFlight, waiting)
 
       function timeIsUp(): void {
-        if (airborne.progress) return resolve(airborne.progress)
+        if (openFlight.progress) return resolve(openFlight.progress)
         reject(new ProxyError('DEADLINE_EXCEEDED', LATE))
       }
 
       function leave(settle: () => void): void {
-        if (!airborne.waiting.delete(waiting)) return
-        airborne.latest = null
+        if (!openFlight.waiting.delete(waiting)) return
+        openFlight.latest = null
         timer.cancel()
         stopListening()
         settle()
-        if (airborne.waiting.size === 0) for (const listener of airborne.listeners) listener()
+        if (openFlight.waiting.size === 0) for (const listener of openFlight.listeners) listener()
       }
     })
     // Whoever asked may have stopped looking; a rejection is no reason to end the process.
@@ -154,39 +154,39 @@ class FlightTable implements Flights {
     return landing
   }
 
-  async #start(key: string | null, place: Present<Airborne>, airborne: Airborne, fly: Fly): Promise<void> {
+  async #start(key: string | null, place: ListEntry<OpenFlight>, openFlight: OpenFlight, fly: Run): Promise<void> {
     const flight: Flight = {
-      leaderWaits: () => airborne.leader !== null && airborne.waiting.has(airborne.leader),
-      patienceUntil: () => this.#latestOf(airborne).deadlineAt,
-      endsAt: () => this.#latestOf(airborne).endsAt,
-      policies: () => new Set(Array.from(airborne.waiting, ({ policy }) => policy)),
-      made: airborne.made,
+      leaderWaits: () => openFlight.leader !== null && openFlight.waiting.has(openFlight.leader),
+      patienceUntil: () => this.#latestOf(openFlight).deadlineAt,
+      endsAt: () => this.#latestOf(openFlight).endsAt,
+      policies: () => new Set(Array.from(openFlight.waiting, ({ policy }) => policy)),
+      made: openFlight.made,
       onAbandoned(listener) {
-        airborne.listeners.add(listener)
-        return () => void airborne.listeners.delete(listener)
+        openFlight.listeners.add(listener)
+        return () => void openFlight.listeners.delete(listener)
       },
       report(progress) {
-        airborne.progress = progress
-        airborne.isHeld = false
+        openFlight.progress = progress
+        openFlight.isHeld = false
       },
       held: () => {
-        airborne.isHeld = true
-        for (const waiting of airborne.waiting) if (waiting.hasFallback) this.#fallBack(airborne, waiting)
+        openFlight.isHeld = true
+        for (const waiting of openFlight.waiting) if (waiting.hasFallback) this.#fallBack(openFlight, waiting)
       },
     }
     try {
       const landing = await fly(flight)
-      this.#end(key, place, airborne, ({ land }) => land(landing))
+      this.#end(key, place, openFlight, ({ fulfil }) => fulfil(landing))
     } catch (error) {
       // Nobody is left to be told of a bug, so the log is.
-      if (airborne.waiting.size === 0 && !(error instanceof ProxyError))
+      if (openFlight.waiting.size === 0 && !(error instanceof ProxyError))
         this.#emit({ kind: 'broke', where: 'flight', error })
-      this.#end(key, place, airborne, ({ fail }) => fail(error))
+      this.#end(key, place, openFlight, ({ fail }) => fail(error))
     }
   }
 
-  #fallBack({ progress }: Airborne, { land, fail }: Waiting): void {
-    if (progress) land(progress)
+  #fallBack({ progress }: OpenFlight, { fulfil, fail }: Waiting): void {
+    if (progress) fulfil(progress)
     else
       fail(
         new ProxyError(
@@ -197,19 +197,24 @@ class FlightTable implements Flights {
   }
 
   /** 0 when nobody waits. */
-  #latestOf(airborne: Airborne): { readonly deadlineAt: number; readonly endsAt: number } {
-    if (airborne.latest) return airborne.latest
+  #latestOf(openFlight: OpenFlight): { readonly deadlineAt: number; readonly endsAt: number } {
+    if (openFlight.latest) return openFlight.latest
     let latest = { deadlineAt: 0, endsAt: 0 }
-    for (const waiting of airborne.waiting) latest = later(latest, waiting)
-    return (airborne.latest = latest)
+    for (const waiting of openFlight.waiting) latest = later(latest, waiting)
+    return (openFlight.latest = latest)
   }
 
-  #end(key: string | null, place: Present<Airborne>, airborne: Airborne, tell: (waiting: Waiting) => void): void {
+  #end(
+    key: string | null,
+    place: ListEntry<OpenFlight>,
+    openFlight: OpenFlight,
+    tell: (waiting: Waiting) => void,
+  ): void {
     place.leave()
     if (key !== null) this.#joinable.delete(key)
-    airborne.listeners.clear()
-    for (const waiting of airborne.waiting) tell(waiting)
-    if (this.#aloft.size > 0) return
+    openFlight.listeners.clear()
+    for (const waiting of openFlight.waiting) tell(waiting)
+    if (this.#open.size > 0) return
     for (const resolve of this.#whenIdle) resolve()
     this.#whenIdle = []
   }

@@ -4,7 +4,7 @@ import type { Flight } from '../parts.ts'
 import type { Clock } from '../ports.ts'
 import type { HeldEnd } from '../telemetry/events.ts'
 
-/** What an attempt waits with. `held`: askers who have an expired answer to fall back on need not wait. */
+/** What an attempt waits with. `held`: waiters who have an expired answer to fall back on need not wait. */
 export type Waiter = Pick<Flight, 'patienceUntil' | 'onAbandoned' | 'held'>
 
 export interface HeldQueue<Grant> {

@@ -41,7 +41,7 @@ interface Repeat {
 }
 
 /** What one flight has been through. */
-interface Course {
+interface State {
   readonly call: Call
   /** The most generous of those who wait; when nobody does, the last one. */
   policy: RetryPolicy
@@ -58,7 +58,6 @@ interface Course {
   /** How often upstream sent it back as one call too many. */
   returns: number
 }
-
 /** A repetition that takes nothing from the retry budget. */
 const free = { isLast: false, isOverBudget: false, isPaid: false }
 /** The smallest `timeout` that upstream takes (docs/vendor-api.md): an attempt with less time left would be refused. */
@@ -110,7 +109,7 @@ class RetryLoop implements Retry {
   ): Promise<Landing> {
     const policy = mostGenerous(flight.policies())
     if (policy === null || flight.patienceUntil() <= this.#clock.now()) throw tooLate()
-    const course: Course = {
+    const state: State = {
       call,
       policy,
       flight,
@@ -128,109 +127,109 @@ class RetryLoop implements Retry {
     for (;;) {
       let tried: Attempted | null
       try {
-        tried = await attempt(this.#turnOf(course, waitedMs, repeat))
+        tried = await attempt(this.#turnOf(state, waitedMs, repeat))
       } catch (error) {
         if (!last || !(error instanceof ProxyError)) throw error
-        if (repeat?.isPaid) course.allowance.unused()
-        return this.#stop(course, last, flight.patienceUntil() === 0 ? 'abandoned' : reasonOf(error.code))
+        if (repeat?.isPaid) state.allowance.unused()
+        return this.#stop(state, last, flight.patienceUntil() === 0 ? 'abandoned' : reasonOf(error.code))
       }
       if (!tried) {
         if (!last) throw new TypeError('The first attempt needs no budget')
-        return this.#stop(course, last, 'budget')
+        return this.#stop(state, last, 'budget')
       }
       const { verdict } = tried
-      course.attempts.push(tried.attempt)
+      state.attempts.push(tried.attempt)
       if (repeat) this.#emit({ kind: 'retried', scraper: call.scraper, class: repeat.class, waitMs: waitedMs })
       if (verdict.kind === 'answered') {
-        course.allowance.succeeded()
-        return landing(course, verdict, null)
+        state.allowance.succeeded()
+        return landing(state, verdict, null)
       }
 
       last = verdict
-      flight.report(landing(course, verdict, 'deadline'))
-      const step = this.#decide(course, tried, verdict, repeat)
-      if (step.kind === 'stop') return this.#stop(course, verdict, step.reason)
+      flight.report(landing(state, verdict, 'deadline'))
+      const step = this.#decide(state, tried, verdict, repeat)
+      if (step.kind === 'stop') return this.#stop(state, verdict, step.reason)
 
       waitedMs = await this.#pause(flight, step.waitMs)
       // The world may have changed meanwhile: whoever would have waited long enough may be gone.
-      const late = this.#hindrance(course, 0)
+      const late = this.#hindrance(state, 0)
       if (late) {
-        if (step.isPaid) course.allowance.unused()
-        return this.#stop(course, verdict, late)
+        if (step.isPaid) state.allowance.unused()
+        return this.#stop(state, verdict, late)
       }
       repeat = step
     }
   }
 
-  #decide(course: Course, tried: Attempted, verdict: Failed, before: Repeat | null): Step {
+  #decide(state: State, tried: Attempted, verdict: Failed, before: Repeat | null): Step {
     if (verdict.class === 'rejected') return { kind: 'stop', reason: 'final' }
     const failure = verdict.class
-    course.policy = mostGenerous(course.flight.policies()) ?? course.policy
-    if (verdict.repeatable === 'once') course.onceFailures += 1
-    const policy = course.policy.classes[failure]
-    if (!mayAskAgain(course.call, course.onceFailures, verdict)) return { kind: 'stop', reason: 'final' }
+    state.policy = mostGenerous(state.flight.policies()) ?? state.policy
+    if (verdict.repeatable === 'once') state.onceFailures += 1
+    const policy = state.policy.classes[failure]
+    if (!mayAskAgain(state.call, state.onceFailures, verdict)) return { kind: 'stop', reason: 'final' }
     const { keyName } = tried.attempt
-    if (verdict.fault === 'key' && tried.otherKeyReady && !course.spentKeys.has(keyName))
-      return this.#failOver(course, failure, keyName, before)
+    if (verdict.fault === 'key' && tried.otherKeyReady && !state.spentKeys.has(keyName))
+      return this.#failOver(state, failure, keyName, before)
     // Who allows one attempt only has ruled out any repetition.
-    if (tried.wasTooMany && Math.min(policy.attempts, course.policy.attempts) > 1)
-      return this.#sendBack(course, policy, verdict, failure, before)
-    const sameClass = (course.failures.get(failure) ?? 0) + 1
-    course.failures.set(failure, sameClass)
-    return this.#sameKeyAgain(course, policy, verdict, failure, sameClass)
+    if (tried.wasTooMany && Math.min(policy.attempts, state.policy.attempts) > 1)
+      return this.#sendBack(state, policy, verdict, failure, before)
+    const sameClass = (state.failures.get(failure) ?? 0) + 1
+    state.failures.set(failure, sameClass)
+    return this.#sameKeyAgain(state, policy, verdict, failure, sameClass)
   }
 
   /** Only the key is at fault: another key takes over at once, and the attempt does not count. Bounded by the number of keys. */
-  #failOver(course: Course, failure: FailureClass, keyName: string, before: Repeat | null): Step {
-    course.uncounted += 1
-    const reason = this.#hindrance(course, 0)
+  #failOver(state: State, failure: FailureClass, keyName: string, before: Repeat | null): Step {
+    state.uncounted += 1
+    const reason = this.#hindrance(state, 0)
     if (reason) return { kind: 'stop', reason }
-    course.spentKeys.set(keyName, failure)
+    state.spentKeys.set(keyName, failure)
     const bypassCache = before?.bypassCache ?? false
     return { kind: 'repeat', class: failure, waitMs: 0, bypassCache, ...free }
   }
 
   /** The proxy offered more calls than upstream takes. The attempt does not count: the call waits for a place again, now among fewer. */
-  #sendBack(course: Course, policy: ClassPolicy, verdict: Failed, failure: FailureClass, before: Repeat | null): Step {
-    course.uncounted += 1
-    course.returns += 1
-    const waitMs = backoffMs(policy.backoff, course.returns, verdict.retryAfterMs, this.#random.next())
-    const reason = this.#hindrance(course, waitMs)
+  #sendBack(state: State, policy: ClassPolicy, verdict: Failed, failure: FailureClass, before: Repeat | null): Step {
+    state.uncounted += 1
+    state.returns += 1
+    const waitMs = backoffMs(policy.backoff, state.returns, verdict.retryAfterMs, this.#random.next())
+    const reason = this.#hindrance(state, waitMs)
     if (reason) return { kind: 'stop', reason }
-    this.#forgetLimits(course)
+    this.#forgetLimits(state)
     const bypassCache = before?.bypassCache ?? false
     return { kind: 'repeat', class: failure, waitMs, bypassCache, ...free }
   }
 
   /** After a pause, keys that were limited may be used again. */
-  #forgetLimits({ spentKeys }: Course): void {
+  #forgetLimits({ spentKeys }: State): void {
     for (const [key, because] of spentKeys) if (!isKeyRefused(because)) spentKeys.delete(key)
   }
 
-  #sameKeyAgain(course: Course, policy: ClassPolicy, verdict: Failed, failure: FailureClass, sameClass: number): Step {
+  #sameKeyAgain(state: State, policy: ClassPolicy, verdict: Failed, failure: FailureClass, sameClass: number): Step {
     if (sameClass >= policy.attempts) return { kind: 'stop', reason: isKeyRefused(failure) ? 'key' : 'attempts' }
-    if (counted(course) >= course.policy.attempts) return { kind: 'stop', reason: 'attempts' }
+    if (counted(state) >= state.policy.attempts) return { kind: 'stop', reason: 'attempts' }
     const waitMs = backoffMs(policy.backoff, sameClass, verdict.retryAfterMs, this.#random.next())
-    const reason = this.#hindrance(course, waitMs)
+    const reason = this.#hindrance(state, waitMs)
     if (reason) return { kind: 'stop', reason }
     // Asked last: what is refused for another reason costs nothing.
-    const isPaid = course.allowance.pay(failures[failure].isSlow)
+    const isPaid = state.allowance.pay(failures[failure].isSlow)
     // Only what the circuit counts can open it.
     if (!isPaid && verdict.health === 'neutral') return { kind: 'stop', reason: 'budget' }
-    this.#forgetLimits(course)
-    const isLast = sameClass + 1 >= policy.attempts || counted(course) + 1 >= course.policy.attempts
+    this.#forgetLimits(state)
+    const isLast = sameClass + 1 >= policy.attempts || counted(state) + 1 >= state.policy.attempts
     const { bypassCache } = policy
     return { kind: 'repeat', class: failure, waitMs, bypassCache, isLast, isOverBudget: !isPaid, isPaid }
   }
 
   /** Why no attempt may start in so many milliseconds; null = one may. */
-  #hindrance(course: Course, waitMs: number): Refused | null {
+  #hindrance(state: State, waitMs: number): Refused | null {
     if (this.#isDraining()) return 'shutdown'
-    if (course.flight.patienceUntil() === 0) return 'abandoned'
-    return waitMs < this.#startableMs(course) ? null : 'deadline'
+    if (state.flight.patienceUntil() === 0) return 'abandoned'
+    return waitMs < this.#startableMs(state) ? null : 'deadline'
   }
 
-  #startableMs({ flight, attempts, policy }: Course): number {
+  #startableMs({ flight, attempts, policy }: State): number {
     const neededMs =
       attempts.length > 0 ? SHORTEST_ATTEMPT_MS : Math.min(SHORTEST_ATTEMPT_MS, FIRST_ATTEMPT_SHARE * policy.deadline)
     return Math.min(flight.patienceUntil(), flight.endsAt() - neededMs) - this.#clock.now()
@@ -257,8 +256,8 @@ class RetryLoop implements Retry {
     })
   }
 
-  #turnOf(course: Course, waitedMs: number, repeat: Repeat | null): Turn {
-    const { attempts, spentKeys, flight } = course
+  #turnOf(state: State, waitedMs: number, repeat: Repeat | null): Turn {
+    const { attempts, spentKeys, flight } = state
     return {
       number: attempts.length + 1,
       waitedMs,
@@ -267,13 +266,13 @@ class RetryLoop implements Retry {
       isOverBudget: repeat?.isOverBudget ?? false,
       spentKeys: new Set(spentKeys.keys()),
       leftMs: () => Math.max(SHORTEST_ATTEMPT_MS, flight.endsAt() - this.#clock.now()),
-      startableMs: () => this.#startableMs(course),
+      startableMs: () => this.#startableMs(state),
     }
   }
 
-  #stop(course: Course, verdict: Failed, reason: Refused): Landing {
-    if (reason !== 'final') this.#emit({ kind: 'retry-refused', scraper: course.call.scraper, reason })
-    return landing(course, verdict, reason)
+  #stop(state: State, verdict: Failed, reason: Refused): Landing {
+    if (reason !== 'final') this.#emit({ kind: 'retry-refused', scraper: state.call.scraper, reason })
+    return landing(state, verdict, reason)
   }
 }
 
@@ -285,11 +284,11 @@ function tooLate(): ProxyError {
   return new ProxyError('DEADLINE_EXCEEDED', 'The time limit of this request passed before upstream could be called.')
 }
 
-function counted({ attempts, uncounted }: Course): number {
+function counted({ attempts, uncounted }: State): number {
   return attempts.length - uncounted
 }
 
-function landing({ attempts }: Course, verdict: Verdict, stoppedBy: Refused | null): Landing {
+function landing({ attempts }: State, verdict: Verdict, stoppedBy: Refused | null): Landing {
   return {
     verdict,
     attempts: [...attempts],

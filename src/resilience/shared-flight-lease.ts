@@ -7,13 +7,13 @@ import { luaScript } from '../lua.ts'
 import type { FlightLease } from '../parts.ts'
 import type { Emit, Shared, SharedStore } from '../ports.ts'
 import type { Session } from '../session.ts'
-import { type Mark, type Seal, writeMark } from './shared-flight-marks.ts'
+import { type OutcomeRecord, type Signer, writeRecord } from './shared-flight-records.ts'
 
 export interface LeasePorts {
   readonly store: Pick<SharedStore, 'run' | 'channelName'>
   readonly session: Pick<Session, 'isTrusted'>
   readonly emit: Emit
-  readonly seal: Seal
+  readonly signer: Signer
 }
 
 /** One question in the store. */
@@ -54,7 +54,7 @@ export interface OpenLease extends FlightLease {
   /** A reply was lost: the store may hold a lease of this owner. */
   readonly isUnsure: boolean
   /** Null = another process may make the call. Say it again when the store was away. */
-  land(mark: Mark | null): Promise<'told' | 'away'>
+  land(mark: OutcomeRecord | null): Promise<'told' | 'away'>
   /** Tells the store of the lease, which it may not know. */
   announce(): Promise<void>
   /** The flight is over. */
@@ -107,11 +107,11 @@ export function openLease(
   claimant: Claimant,
   leased: { readonly token: string | null; readonly job: string | null },
 ): OpenLease {
-  const { store, session, emit, seal } = ports
+  const { store, session, emit, signer } = ports
   const { names, scraper, owner } = claimant
   let { job: left } = leased
   /** What the others shall know now, sealed; '' = nothing. */
-  let job = left === null ? '' : seal.close(names.digest, left)
+  let job = left === null ? '' : signer.close(names.digest, left)
   let hasBegun = false
   let isLost = false
   let isOver = false
@@ -145,7 +145,7 @@ export function openLease(
   }
 
   async function submitted(submittedJob: string): Promise<void> {
-    job = seal.close(names.digest, submittedJob)
+    job = signer.close(names.digest, submittedJob)
     await renew()
   }
 
@@ -177,7 +177,7 @@ export function openLease(
     emit({ kind: 'lease-lost', scraper })
   }
 
-  async function land(mark: Mark | null): Promise<'told' | 'away'> {
+  async function land(mark: OutcomeRecord | null): Promise<'told' | 'away'> {
     if (isLost) return 'told'
     if (lease.fence === null) {
       if (mark === null) return 'told'
@@ -185,7 +185,7 @@ export function openLease(
       // Another process makes the call: it will tell.
       if (lease.fence === null) return 'told'
     }
-    const sealed = mark ? seal.close(names.digest, writeMark(mark)) : ''
+    const sealed = mark ? signer.close(names.digest, writeRecord(mark)) : ''
     const markMs = mark?.kind === 'kept' || mark?.kind === 'answered' ? KEPT_MARK_MS : FAILED_MARK_MS
     const agoMs = mark?.kind === 'failed' ? ON_ITS_WAY_MS : 0
     const leftJob = mark ? '' : job

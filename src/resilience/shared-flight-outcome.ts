@@ -6,7 +6,7 @@
 import type { Entry, Landing } from '../model.ts'
 import type { Clock, Emit, SharedStore } from '../ports.ts'
 import { type Claimant, FAILED_MARK_MS, type OpenLease, release } from './shared-flight-lease.ts'
-import { markOf } from './shared-flight-marks.ts'
+import { recordOf } from './shared-flight-records.ts'
 import { createNotifier, type Notifier } from './shared-flight-notifier.ts'
 
 export interface Outcomes {
@@ -86,7 +86,7 @@ export function createOutcomes(ports: OutcomePorts): Outcomes {
     // The answer first: whoever hears of it finds it. Meanwhile the lease is kept, so that nobody asks again.
     const kept = entry ? await insist(landedAt, () => keep(question.key, entry, lease?.fence ?? null)) : false
     if (!lease) return true
-    const mark = landing && markOf(landing, kept === true)
+    const mark = landing && recordOf(landing, kept === true)
     const told = await insist(landedAt, async () => {
       lease.end()
       const isStale = mark?.kind === 'failed' && clock.now() - landedAt > FAILED_MARK_MS

@@ -18,7 +18,7 @@ import type { FlightLease, SharedFlights, SharedQuestion } from '../parts.ts'
 import type { Clock, Emit, Random, SharedStore } from '../ports.ts'
 import { type Session, SILENT_MS } from '../session.ts'
 import { acquire, type Acquired, type Claimant, type Names, openLease, type OpenLease } from './shared-flight-lease.ts'
-import { landingOfEntry, landingOfMark, mayTryMore, readMark, type Seal } from './shared-flight-marks.ts'
+import { landingOfEntry, landingOfRecord, mayTryMore, readRecord, type Signer } from './shared-flight-records.ts'
 import { createNotifier, type Notifier } from './shared-flight-notifier.ts'
 import { type Outcomes, createOutcomes, type Keep } from './shared-flight-outcome.ts'
 
@@ -28,7 +28,7 @@ export interface SharedFlightPorts {
   readonly random: Random
   readonly emit: Emit
   readonly session: Session
-  readonly seal: Seal
+  readonly signer: Signer
   /** What all replicas keep under this key; null = nothing that may be used. */
   readonly read: (key: string) => Promise<Entry | null | 'away'>
   readonly keep: Keep
@@ -95,7 +95,7 @@ class ReplicaFlights implements SharedFlights {
   readonly #random: Random
   readonly #emit: Emit
   readonly #session: Session
-  readonly #seal: Seal
+  readonly #signer: Signer
   readonly #read: (key: string) => Promise<Entry | null | 'away'>
   readonly #notifiers = new Set<Notifier>()
   readonly #leases = new Set<OpenLease>()
@@ -111,13 +111,13 @@ class ReplicaFlights implements SharedFlights {
     const { pollMs = 1_000, lateMs = 60_000, silentMs = SILENT_MS } = options
     this.#pollMs = pollMs
     this.#silentMs = silentMs
-    const { store, clock, random, emit, session, seal, read, keep } = ports
+    const { store, clock, random, emit, session, signer, read, keep } = ports
     this.#store = store
     this.#clock = clock
     this.#random = random
     this.#emit = emit
     this.#session = session
-    this.#seal = seal
+    this.#signer = signer
     this.#read = read
     this.#blink = createBlink(store, clock, options.blinkMs)
     this.#outcomes = createOutcomes({ store, clock, emit, keep, pollMs, lateMs, forget: this.#forget })
@@ -273,12 +273,12 @@ class ReplicaFlights implements SharedFlights {
   }
 
   async #landingOf({ question, names, flight }: Course, sealed: string): Promise<Found | null> {
-    const text = this.#seal.open(names.digest, sealed)
+    const text = this.#signer.open(names.digest, sealed)
     if (text === null) return null
-    const mark = readMark(text)
+    const mark = readRecord(text)
     if (mark.kind === 'unshared') return { kind: 'unshared' }
     if (mark.kind === 'failed' && mayTryMore(mark, flight.policies())) return null
-    if (mark.kind !== 'kept') return { kind: 'landed', landing: landingOfMark(mark) }
+    if (mark.kind !== 'kept') return { kind: 'landed', landing: landingOfRecord(mark) }
     const entry = await this.#read(question.key)
     if (entry === 'away') return { kind: 'away' }
     return entry && { kind: 'landed', landing: landingOfEntry(entry) }
@@ -307,7 +307,7 @@ class ReplicaFlights implements SharedFlights {
   }
 
   #jobOf({ names }: Course, sealed: string): string | null {
-    return sealed === '' ? null : this.#seal.open(names.digest, sealed)
+    return sealed === '' ? null : this.#signer.open(names.digest, sealed)
   }
 
   /** What the store may not know of: all leases, or those of flights that began while it was away. */

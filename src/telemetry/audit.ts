@@ -203,8 +203,8 @@ class AuditTrail implements Audit {
   }
 
   /** The flight under way that somebody who waits, or has waited, must have joined. */
-  #joinedBy({ wishes }: ProxyRequest, client: Client | null, call: Call | null): RecordedFlight | null {
-    if (!client || !call || call.bypass || wishes.noCache || wishes.noStore) return null
+  #joinedBy({ cacheDirectives }: ProxyRequest, client: Client | null, call: Call | null): RecordedFlight | null {
+    if (!client || !call || call.bypass || cacheDirectives.noCache || cacheDirectives.noStore) return null
     const key = this.#keyOf(call, client)
     if (key === null) return null
     for (const flight of this.#flights.aloft) if (flight.cacheKey === key) return flight

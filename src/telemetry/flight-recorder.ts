@@ -1,12 +1,12 @@
 /**
  * Follows flights from the outside: wrapped around the parts that fly them, it notes every attempt as it begins and ends. A
- * flight is known by its attempts, so whoever has a landing finds the flight it came from, though askers share landings.
+ * flight is known by its attempts, so whoever has a landing finds the flight it came from, though waiters share landings.
  * Never changes what it is wrapped around, and never fails it.
  */
 import type { Attempt, Landing, Outcome } from '../model.ts'
 import type { Question, RequestIdentity, Retry, Upstream } from '../parts.ts'
 import type { Clock } from '../ports.ts'
-import { createRoster } from '../roster.ts'
+import { createLinkedList } from '../linked-list.ts'
 import { markOf } from './open-requests.ts'
 import { flightOf, RecordedFlight } from './recorded-flight.ts'
 
@@ -30,7 +30,7 @@ interface FlightRecorderPorts {
 }
 
 export function createFlightRecorder({ clock, tookOff, landed }: FlightRecorderPorts): FlightRecorder {
-  const aloft = createRoster<RecordedFlight>()
+  const aloft = createLinkedList<RecordedFlight>()
 
   return { retry, upstream, ofOutcome, begunFor: (request) => markOf(request)?.begun ?? null, aloft }
 

@@ -80,17 +80,7 @@ type Tally = { -readonly [Field in Exclude<keyof Account, 'saved'>]: number } & 
 }
 
 class CreditLedger implements Ledger {
-  readonly #metrics: Pick<
-    Metrics,
-    | 'creditsSpent'
-    | 'creditsUncertain'
-    | 'creditsWasted'
-    | 'creditsSaved'
-    | 'creditsDelivered'
-    | 'creditsUnclaimed'
-    | 'creditsRefunded'
-    | 'ledgerImbalance'
-  >
+  readonly #metrics: LedgerPorts['metrics']
   readonly #broke: (error: Error) => void
   readonly #tallies = new Map<string, Tally>()
   readonly #ends = { charged: 0, free: 0, uncertain: 0 }

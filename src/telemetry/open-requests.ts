@@ -1,16 +1,16 @@
 /** The requests that have begun and not ended, in the order they came. */
 import type { Exchange } from '../model.ts'
 import type { RequestIdentity } from '../parts.ts'
-import { createRoster, type Present } from '../roster.ts'
+import { createLinkedList, type ListEntry } from '../linked-list.ts'
 import type { RecordedFlight } from './recorded-flight.ts'
 
 /** What is marked on each of them. */
 export class OpenRequest {
   /** The flight that was begun for it. */
   begun: RecordedFlight | null = null
-  readonly place: Present<Exchange>
+  readonly place: ListEntry<Exchange>
 
-  constructor(place: Present<Exchange>) {
+  constructor(place: ListEntry<Exchange>) {
     this.place = place
   }
 }
@@ -23,7 +23,7 @@ export interface OpenRequests {
 }
 
 export function createOpenRequests(): OpenRequests {
-  const open = createRoster<Exchange>()
+  const open = createLinkedList<Exchange>()
 
   return {
     add: (exchange) => void (exchange.request.trail = new OpenRequest(open.add(exchange))),

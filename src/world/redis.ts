@@ -9,7 +9,7 @@ import type { Clock, Emit, Random, Shared, SharedScript, SharedState, SharedStor
 import type { RedisOperation, RedisTrouble } from '../telemetry/events.ts'
 import { type RedisBreaker, createRedisBreaker } from './redis-breaker.ts'
 import { type Argument, createRedisClient, type RedisAccess, type RedisClient } from './redis-client.ts'
-import { type RedisEars, createRedisEars } from './redis-ears.ts'
+import { type RedisSubscriber, createRedisSubscriber } from './redis-subscriber.ts'
 import { failureOf, isOtherType, type RedisFailure, TIMED_OUT } from './redis-failure.ts'
 import { type RedisRefusals, createRedisRefusals, PROBE_SCRIPT } from './redis-refusals.ts'
 
@@ -52,7 +52,7 @@ class RedisStore implements SharedStore {
   readonly #breaker: RedisBreaker
   readonly #refusals: RedisRefusals
   readonly #client: RedisClient
-  readonly #ears: RedisEars
+  readonly #subscriber: RedisSubscriber
   readonly trust: SharedStore['trust']
 
   constructor(
@@ -87,7 +87,7 @@ class RedisStore implements SharedStore {
         },
       },
     )
-    this.#ears = createRedisEars({ clock, emit, listen: this.#client.listen, pauseMs: this.#pauseMs })
+    this.#subscriber = createRedisSubscriber({ clock, emit, listen: this.#client.listen, pauseMs: this.#pauseMs })
     this.trust = this.#client.trust
   }
 
@@ -152,7 +152,7 @@ class RedisStore implements SharedStore {
   readonly channelName: SharedStore['channelName'] = (channel) => this.#prefix + channel
 
   readonly subscribe: SharedStore['subscribe'] = (channel, listener) =>
-    this.#ears.subscribe(this.#prefix + channel, listener)
+    this.#subscriber.subscribe(this.#prefix + channel, listener)
 
   get state(): SharedState {
     return this.#stateNow()
@@ -171,7 +171,7 @@ class RedisStore implements SharedStore {
     this.#closed = true
     this.#breaker.close()
     this.#refusals.close()
-    this.#ears.close()
+    this.#subscriber.close()
     this.#client.close()
     for (const giveUp of this.#waiting) giveUp()
     this.#listeners.clear()

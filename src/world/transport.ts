@@ -19,7 +19,7 @@ import { createProxyServer } from 'http-proxy-3'
 import { Client } from 'undici'
 import type { UpstreamRequest, WireResult } from '../model.ts'
 import type { Clock, Transport, UpstreamOptions } from '../ports.ts'
-import { createRoster } from '../roster.ts'
+import { createLinkedList } from '../linked-list.ts'
 import { trusting } from './authority.ts'
 import { createDial, type Dial } from './dial.ts'
 import { type Asked, Exchange, type Line, type Lines } from './exchange.ts'
@@ -60,7 +60,7 @@ export function createTransport(options: UpstreamOptions, clock: Clock): Transpo
     // Headers are handed to undici, so the library need not copy them.
     fetchOptions: { requestOptions: { headers: {} } },
   })
-  const open = createRoster<Exchange>()
+  const open = createLinkedList<Exchange>()
 
   function forward(request: UpstreamRequest): Promise<WireResult> {
     return new Promise((resolve) => {

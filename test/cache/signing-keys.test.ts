@@ -3,7 +3,7 @@ import t from 'tap'
 import { createCodec } from '../../src/cache/codec.ts'
 import { createSigningKeys } from '../../src/cache/signing-keys.ts'
 import type { Entry } from '../../src/model.ts'
-import { createSeal } from '../../src/resilience/shared-flight-marks.ts'
+import { createSigner } from '../../src/resilience/shared-flight-records.ts'
 import { epoch, fakeClock } from '../support/world.ts'
 
 const entry: Entry = {
@@ -32,7 +32,7 @@ function stage(...secrets: readonly string[]) {
 
 void t.test('What was signed before a change is believed for a day, what is signed after it at once', async (t) => {
   const { clock, keys, codec, write } = stage('old')
-  const seal = createSeal(keys.all)
+  const seal = createSigner(keys.all)
   const [before, sealed] = [write(), seal.close('question', 'a mark')]
   keys.adopt(['new'])
   const after = write()

@@ -2,11 +2,21 @@
 import t from 'tap'
 import { createLocalTier } from '../../src/cache/local-tier.ts'
 import { createCache } from '../../src/cache/tiered.ts'
-import type { Call, CachePolicy, Client, Entry, Lookup, Reply, StaleUse, Verdict, Wishes } from '../../src/model.ts'
+import type {
+  Call,
+  CachePolicy,
+  Client,
+  Entry,
+  Lookup,
+  Reply,
+  StaleUse,
+  Verdict,
+  CacheDirectives,
+} from '../../src/model.ts'
 import type { TelemetryEvent } from '../../src/telemetry/events.ts'
 
 const HOUR = 3_600_000
-const NO_WISHES: Wishes = {
+const NO_WISHES: CacheDirectives = {
   noCache: false,
   noStore: false,
   onlyIfCached: false,
@@ -150,7 +160,7 @@ void t.test('an entry from the future is gone, and one from within clock jitter 
   time.at -= 5_000
   t.match(cache.lookup('k1', CALL, NO_WISHES, POLICY, NO_WAIT), { kind: 'fresh' })
   time.at -= 1
-  t.match(cache.lookup('k1', CALL, NO_WISHES, POLICY, NO_WAIT), { kind: 'missing', unwanted: false })
+  t.match(cache.lookup('k1', CALL, NO_WISHES, POLICY, NO_WAIT), { kind: 'missing', bypassed: false })
   t.equal(local.count, 0)
   t.ok(cache.store('k1', CALL, EMPTY, POLICY, NOW), 'and hides nothing')
 })
@@ -196,7 +206,7 @@ void t.test('"empty result" is remembered briefly, and never hides a real answer
 })
 
 void t.test('request Cache-Control decides whether what is kept will do', async (t) => {
-  const table: [string, Partial<Wishes>, number, 'fresh' | 'missing' | StaleUse][] = [
+  const table: [string, Partial<CacheDirectives>, number, 'fresh' | 'missing' | StaleUse][] = [
     ['no-cache wants a fresh one', { noCache: true }, 0, 'missing'],
     ['no-store wants a fresh one', { noStore: true }, 0, 'missing'],
     ['no-store would rather have the error', { noStore: true }, HOUR, 'missing'],
@@ -220,14 +230,14 @@ void t.test('request Cache-Control decides whether what is kept will do', async 
   }
 })
 
-void t.test('bypass_cache reads nothing and says that something was there to be unwanted', async (t) => {
+void t.test('bypass_cache reads nothing and says that something was there to be bypassed', async (t) => {
   const { cache } = aCache()
   cache.store('k1', CALL, answered('{}'), POLICY, NOW)
   t.same(await cache.lookup('k1', { ...CALL, bypass: true }, NO_WISHES, POLICY, NO_WAIT), {
     kind: 'missing',
-    unwanted: true,
+    bypassed: true,
   })
-  t.same(await cache.lookup(null, CALL, NO_WISHES, POLICY, NO_WAIT), { kind: 'missing', unwanted: false })
+  t.same(await cache.lookup(null, CALL, NO_WISHES, POLICY, NO_WAIT), { kind: 'missing', bypassed: false })
 })
 
 void t.test('the memory tier is bounded by bytes, evicts the least recently used, and says so', async (t) => {

@@ -101,7 +101,7 @@ function setUp(setting: Setting) {
     },
     cache: {
       keyOf: (call) => call.key,
-      lookup: () => ({ kind: 'missing', unwanted: false }),
+      lookup: () => ({ kind: 'missing', bypassed: false }),
       store(_key, _call, verdict): Entry | null {
         stored.push(verdict)
         return null
@@ -146,7 +146,7 @@ function setUp(setting: Setting) {
       method: 'GET',
       target: { path: question, params: bypass ? [['bypass_cache', 'true']] : [], token: null },
       token: null,
-      wishes: {
+      cacheDirectives: {
         noCache: false,
         noStore: false,
         onlyIfCached: false,

@@ -5,7 +5,7 @@ import type { Client, ProxyRequest, Target } from '../../src/model.ts'
 import { createClients } from '../../src/http/clients.ts'
 import { readFields, readId, readRequest } from '../../src/http/request.ts'
 import { createTargets, readTarget } from '../../src/http/target.ts'
-import { readRespondAsync, readWishes } from '../../src/http/wishes.ts'
+import { readRespondAsync, readDirectives } from '../../src/http/cache-directives.ts'
 import { seededRandom } from '../support/world.ts'
 
 const host = ['Host', 'proxy.example']
@@ -259,9 +259,9 @@ void t.test('wishes of Cache-Control; Pragma counts only alone', async (t) => {
     ['max-age=1', 'no-cache', { noCache: false, maxAgeMs: 1000 }],
   ]
   for (const [control, pragma, expected] of rows)
-    t.match(readWishes(control, pragma), expected, String(control ?? pragma))
-  t.equal(readWishes(null, null), readWishes(null, null), 'one object for all who wish nothing')
-  t.match(read([...host, 'Cache-Control', 'no-cache', 'Cache-Control', 'max-age=3']).wishes, {
+    t.match(readDirectives(control, pragma), expected, String(control ?? pragma))
+  t.equal(readDirectives(null, null), readDirectives(null, null), 'one object for all who wish nothing')
+  t.match(read([...host, 'Cache-Control', 'no-cache', 'Cache-Control', 'max-age=3']).cacheDirectives, {
     noCache: true,
     maxAgeMs: 3000,
   })
@@ -333,7 +333,7 @@ void t.test('patterns are linear: 50 KiB of anything is read at once', async (t)
     const long = filler.repeat(Math.ceil(50_000 / filler.length))
     const texts = [long, `a${long}!`, `a=${long}"`, `bearer ${long}!"`, `"${long}`]
     for (const text of texts) {
-      readWishes(text, text)
+      readDirectives(text, text)
       readRespondAsync(text)
       for (const name of ['Host', 'Authorization', 'Idempotency-Key', 'traceparent', 'X-Request-Timeout']) {
         try {

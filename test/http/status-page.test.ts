@@ -356,7 +356,7 @@ void t.test('a terminal gets every fact of the page as text, and nothing that mo
 void t.test('what another replica asked for has no attempts here', async (t) => {
   const { byId, finish, recorder, clock } = setUp({ says: () => answered() })
   await finish({ id: 'here' })
-  const request = { id: 'far', arrivedAt: clock.now(), wishes: {}, traceparent: null }
+  const request = { id: 'far', arrivedAt: clock.now(), cacheDirectives: {}, traceparent: null }
   const landing = { verdict: answered(), attempts: [], stoppedBy: null, chargedCredits: 0, entry: null }
   const exchange = {
     request: { ...request, ifNoneMatch: null },
@@ -381,7 +381,7 @@ void t.test('a request that left a flight early says so; one that never flew has
   audit.note({ kind: 'key-changed', key: 'main', to: 'resting', because: null, untilAt: null })
   await finish({ id: 'next', prompt: 'next' })
   t.match(textOf(run(byId, 'next').body), 'key main rested')
-  recorder.begin({ request: { id: 'young', arrivedAt: clock.now(), wishes: {}, traceparent: null } } as never)
+  recorder.begin({ request: { id: 'young', arrivedAt: clock.now(), cacheDirectives: {}, traceparent: null } } as never)
   t.match(textOf(run(byId, 'young').body), /Asked by unknown For none/)
 })
 

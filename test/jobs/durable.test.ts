@@ -293,13 +293,13 @@ void t.test('what a process left behind is taken up by whoever asks the same, an
   const adopted: string[] = []
   const adoptHold = (id: string) => (adopted.push(id), abandoned)
   const next = durable(clock, plain, store, 'second', { adoptHold })
-  t.match(await next.leftBehind(), {
+  t.match(await next.orphaned(), {
     submitted: [{ jobId: UUID, client: 'team', keyName: 'main', holdId: 'old', call: question }],
     lost: [],
   })
   const takenUpAt = clock.now()
   const answer = next.ask(aQuestion(question, { client: others, hold: aHold('new') }))
-  t.strictSame((await durable(clock, plain, store, 'second').leftBehind()).submitted, [], 'by one only')
+  t.strictSame((await durable(clock, plain, store, 'second').orphaned()).submitted, [], 'by one only')
   const { verdict } = await clock.finish(answer)
   t.match(verdict, { kind: 'answered', charge: { state: 'charged', credits: 3 } })
   t.equal(calls('submit').length, 1)
@@ -357,7 +357,7 @@ void t.test('a neighbour in the same process leaves alone what is being followed
   const first = upstream.ask(aQuestion(question))
   await clock.settle()
   const reloaded = durable(clock, plain, store)
-  t.strictSame(await reloaded.leftBehind(), { submitted: [], lost: [] })
+  t.strictSame(await reloaded.orphaned(), { submitted: [], lost: [] })
   await clock.finish(Promise.all([first, reloaded.ask(aQuestion(question))]))
   t.equal(calls('submit').length, 2)
 })
@@ -374,10 +374,10 @@ void t.test('a submission that a crash cut off is known as lost, once, and never
     calls.map(({ endpoint }) => endpoint),
     ['submit', 'status'],
   )
-  t.match(await next.leftBehind(), { submitted: [], lost: [{ jobId: null, holdId: 'old', client: 'team' }] })
-  t.strictSame(await next.leftBehind(), { submitted: [], lost: [] })
+  t.match(await next.orphaned(), { submitted: [], lost: [{ jobId: null, holdId: 'old', client: 'team' }] })
+  t.strictSame(await next.orphaned(), { submitted: [], lost: [] })
   await clock.advance(5_000)
-  t.strictSame(await durable(clock, plain, store, 'third').leftBehind(), { submitted: [], lost: [] })
+  t.strictSame(await durable(clock, plain, store, 'third').orphaned(), { submitted: [], lost: [] })
 })
 
 void t.test('an answer that a crash took before it was safe comes again, and is paid once', async (t) => {
@@ -393,7 +393,7 @@ void t.test('an answer that a crash took before it was safe comes again, and is 
     const left = aHold()
     const adoptHold = (): Hold | null => (isHeld ? left : null)
     const next = durable(clock, plain, store, 'second', { adoptHold })
-    const { submitted } = await next.leftBehind()
+    const { submitted } = await next.orphaned()
     t.match(submitted, isComingAgain ? [{ isSettled: true }] : [], 'who wanted a fresh answer has got it')
     const { verdict } = await clock.finish(next.ask(aQuestion(call, { hold: aHold('another') })))
     t.match(verdict, { kind: 'answered', charge: { state: isComingAgain && !isHeld ? 'free' : 'charged' } })

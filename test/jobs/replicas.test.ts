@@ -13,7 +13,7 @@ import { createSharedJobStore, type SharedJobStore } from '../../src/jobs/shared
 import type { Landing, Outcome } from '../../src/model.ts'
 import type { Question, Upstream } from '../../src/parts.ts'
 import type { SharedStore } from '../../src/ports.ts'
-import { createSeal } from '../../src/resilience/shared-flight-marks.ts'
+import { createSigner } from '../../src/resilience/shared-flight-records.ts'
 import { createSharedFlights } from '../../src/resilience/shared-flight.ts'
 import { createSession, type Session } from '../../src/session.ts'
 import { createSimulator, instant, type Simulator } from '../../src/simulator/simulator.ts'
@@ -115,7 +115,7 @@ async function aReplica(
       random,
       emit: () => {},
       session,
-      seal: createSeal(() => [createSecretKey(Buffer.alloc(32, 1))]),
+      signer: createSigner(() => [createSecretKey(Buffer.alloc(32, 1))]),
       read: async () => null,
       keep: async () => false,
     },
@@ -318,7 +318,7 @@ void t.test('the replica that flies is lost: the one that waits polls its job, o
   t.match((await waiting).verdict, { kind: 'answered', charge: { state: 'charged', credits: 3 } })
   t.strictSame(two.adopted, ['one'], 'its hold is given back, who asks now pays')
   t.equal(sim.ledger.entries.length, 1)
-  t.strictSame(await (await aReplica('three')).durable.leftBehind(), { submitted: [], lost: [] })
+  t.strictSame(await (await aReplica('three')).durable.orphaned(), { submitted: [], lost: [] })
 })
 
 void t.test('what dead replicas left behind is taken up by one, and what the living do is left alone', async (t) => {
@@ -331,9 +331,9 @@ void t.test('what dead replicas left behind is taken up by one, and what the liv
   void one.durable.ask(aQuestion(questionOf('prompt=y')))
   await sim.received(1, { call: 'poll' })
   await sim.received(2, { call: 'submit' })
-  t.strictSame(await two.durable.leftBehind(), { submitted: [], lost: [] })
+  t.strictSame(await two.durable.orphaned(), { submitted: [], lost: [] })
   await one.die()
-  const found = await Promise.all([two.durable.leftBehind(), three.durable.leftBehind()])
+  const found = await Promise.all([two.durable.orphaned(), three.durable.orphaned()])
   t.match(
     found.flatMap(({ submitted }) => submitted),
     [{ client: 'team', call: x }],
@@ -344,7 +344,7 @@ void t.test('what dead replicas left behind is taken up by one, and what the liv
   sim.release()
   t.match((await taker.durable.ask(aQuestion(x))).verdict, { kind: 'answered' })
   t.equal(sim.ledger.entries.filter(({ prompt }) => prompt === 'x').length, 1)
-  t.notMatch(await three.durable.leftBehind(), { submitted: [{ call: x }] })
+  t.notMatch(await three.durable.orphaned(), { submitted: [{ call: x }] })
 })
 
 void t.test('a replica that was taken for dead and is not leaves the charge to whoever took its job', async (t) => {
@@ -355,9 +355,9 @@ void t.test('a replica that was taken for dead and is not leaves the charge to w
   const slow = one.durable.ask(aQuestion(x))
   await sim.received(1, { call: 'poll' })
   await one.end()
-  t.equal((await two.durable.leftBehind()).submitted.length, 1)
+  t.equal((await two.durable.orphaned()).submitted.length, 1)
   await two.end()
-  t.equal((await three.durable.leftBehind()).submitted.length, 1)
+  t.equal((await three.durable.orphaned()).submitted.length, 1)
   void two.durable.ask(aQuestion(questionOf('prompt=other')))
   sim.release()
   t.match((await slow).verdict, { kind: 'answered', charge: { state: 'free' } })
@@ -386,7 +386,7 @@ void t.test('while Redis is away each replica knows its own, and tells it when R
   t.equal(bodyOf(await one.poll(promised))['status'], 'pending')
   t.same(await one.jobs.interrupted(), [])
   t.notOk(await two.session.isLost('one'), 'nobody is gone because of that')
-  t.strictSame(await one.durable.leftBehind(), { submitted: [], lost: [] })
+  t.strictSame(await one.durable.orphaned(), { submitted: [], lost: [] })
   t.equal(sim.ledger.entries.length, 2)
 
   await redis.restart()

@@ -490,14 +490,14 @@ void t.test(
   'Another replica says that a key rests: one request finds out here, if no other key is ready',
   async (t) => {
     const { keys, clock } = someKeys({ main: 1, spare: 1 })
-    keys.heed('main', 'creditsExhausted', epoch + 10 * minute)
+    keys.applyRemoteCooldown('main', 'creditsExhausted', epoch + 10 * minute)
     t.match(keys.states(), [{ state: 'spent', untilAt: epoch + 10 * minute }, { state: 'ready' }])
     for (let i = 0; i < 3; i += 1) t.equal(await useOnce(keys, answered()), 'spare')
-    keys.heed('spare', 'creditsExhausted', epoch + 10 * minute)
-    keys.heed('spare', 'creditsExhausted', epoch + 5 * minute)
+    keys.applyRemoteCooldown('spare', 'creditsExhausted', epoch + 10 * minute)
+    keys.applyRemoteCooldown('spare', 'creditsExhausted', epoch + 5 * minute)
     t.match(keys.states()[1], { untilAt: epoch + 10 * minute }, 'never shorter')
     const trial = await keys.lease(aCall(), turn(['spare']))
-    keys.heed('main', 'creditsExhausted', epoch + 20 * minute)
+    keys.applyRemoteCooldown('main', 'creditsExhausted', epoch + 20 * minute)
     trial.report(answered())
     t.match(keys.states(), [{ state: 'ready' }, { state: 'spent' }], 'what a trial finds out here is newer')
     await clock.settle()

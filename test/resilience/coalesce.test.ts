@@ -1,7 +1,7 @@
 import t from 'tap'
 import { ProxyError } from '../../src/errors.ts'
 import type { Landing, RetryPolicy } from '../../src/model.ts'
-import type { Asker, Flight } from '../../src/parts.ts'
+import type { Waiter, Flight } from '../../src/parts.ts'
 import { createFlights } from '../../src/resilience/coalesce.ts'
 import { fakeWorld } from '../support/world.ts'
 import { answered, failed, retryDefaults } from '../support/verdicts.ts'
@@ -30,7 +30,7 @@ function anAsker(
   deadlineAt: number,
   askedAt: number,
   policy: RetryPolicy,
-): Asker & { hangUp: () => void; readonly listeners: number } {
+): Waiter & { hangUp: () => void; readonly listeners: number } {
   const listeners = new Set<() => void>()
   return {
     scraper: 'alpha',
@@ -49,9 +49,9 @@ function anAsker(
   }
 }
 
-function setUp(maxAskers?: number) {
+function setUp(maxWaiters?: number) {
   const world = fakeWorld()
-  const flights = createFlights({ ...world, ...(maxAskers === undefined ? {} : { maxAskers }) })
+  const flights = createFlights({ ...world, ...(maxWaiters === undefined ? {} : { maxWaiters }) })
   const inMs = (ms: number, policy = retryDefaults) => anAsker(world.clock.now() + ms, world.clock.now(), policy)
   return { ...world, flights, inMs, flown: aFlight() }
 }
@@ -227,7 +227,7 @@ void t.test('A bug in a flight that nobody waits for is told to the log', async 
 void t.test('Who is gone before they board gets nothing and holds nothing', async (t) => {
   const { flights, flown, clock } = setUp()
   let stopped = 0
-  const gone: Asker = {
+  const gone: Waiter = {
     scraper: 'alpha',
     deadlineAt: clock.now() + hour,
     askedAt: clock.now(),

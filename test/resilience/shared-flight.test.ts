@@ -7,7 +7,7 @@ import { createSecretKey } from 'node:crypto'
 import t, { type Test } from 'tap'
 import { ProxyError } from '../../src/errors.ts'
 import type { Entry, Landing, RetryPolicy } from '../../src/model.ts'
-import type { Asker, FlightLease, SharedFlights } from '../../src/parts.ts'
+import type { Waiter, FlightLease, SharedFlights } from '../../src/parts.ts'
 import type { SharedScript, SharedStore } from '../../src/ports.ts'
 import { createFlights } from '../../src/resilience/coalesce.ts'
 import {
@@ -15,7 +15,7 @@ import {
   landScript as land,
   renewScript as renew,
 } from '../../src/resilience/shared-flight-lease.ts'
-import { createSeal, markOf, readMark, writeMark } from '../../src/resilience/shared-flight-marks.ts'
+import { createSigner, recordOf, readRecord, writeRecord } from '../../src/resilience/shared-flight-records.ts'
 import { createSharedFlights, loneFlights, type SharedFlightPorts } from '../../src/resilience/shared-flight.ts'
 import { createRedis } from '../../src/world/redis.ts'
 import { type RedisProcess, startRedis, until } from '../support/redis.ts'
@@ -26,8 +26,8 @@ import { type FakeWorld, fakeWorld } from '../support/world.ts'
 const hour = 3_600_000
 const timeoutMs = 250
 const signingKey = createSecretKey(Buffer.from('a signing key that all replicas have'))
-const seal = createSeal(() => [signingKey])
-const nobody: Asker['onGone'] = () => () => {}
+const seal = createSigner(() => [signingKey])
+const nobody: Waiter['onGone'] = () => () => {}
 
 /** One question to upstream, answered when the test says so. */
 interface Asked {
@@ -174,7 +174,7 @@ async function aReplica(
       random: world.random,
       emit: world.emit,
       session,
-      seal,
+      signer: seal,
       async read(key) {
         const found = await real.run(readScript, [`kept:${key}`], [])
         if (found.kind === 'away') return 'away'
@@ -1217,23 +1217,23 @@ void t.test(
 )
 
 void t.test('Marks: what is told of a landing, sealed with the newest key and believed with all', (t) => {
-  t.same(markOf(aLanding('a'), true), { kind: 'kept' })
-  t.same(markOf(aLanding('a'), false), { kind: 'unshared' })
+  t.same(recordOf(aLanding('a'), true), { kind: 'kept' })
+  t.same(recordOf(aLanding('a'), false), { kind: 'unshared' })
   for (const stoppedBy of ['deadline', 'abandoned', 'shutdown'] as const)
-    t.equal(markOf(aFailure({ stoppedBy }), false), null)
+    t.equal(recordOf(aFailure({ stoppedBy }), false), null)
   const huge = failed('serverError', { reply: reply(500, 'x'.repeat(65_537)) })
-  t.same(markOf(aFailure({ verdict: huge }), false), { kind: 'unshared' })
+  t.same(recordOf(aFailure({ verdict: huge }), false), { kind: 'unshared' })
   const odd = { ...aLanding('a'), verdict: answered({ reply: reply(200, '[]'), keepable: false }) }
-  const oddMark = markOf(odd, false)
+  const oddMark = recordOf(odd, false)
   t.equal(oddMark?.kind, 'answered')
-  t.strictSame(oddMark && readMark(writeMark(oddMark)), oddMark)
+  t.strictSame(oddMark && readRecord(writeRecord(oddMark)), oddMark)
   const hugeAnswer = answered({ reply: reply(200, 'x'.repeat(65_537)), keepable: false })
-  t.same(markOf({ ...odd, verdict: hugeAnswer }, false), { kind: 'unshared' })
-  const unanswered = markOf(aFailure({ verdict: failed('unreachable') }), false)
+  t.same(recordOf({ ...odd, verdict: hugeAnswer }, false), { kind: 'unshared' })
+  const unanswered = recordOf(aFailure({ verdict: failed('unreachable') }), false)
   t.equal(unanswered?.kind, 'failed')
-  t.strictSame(unanswered && readMark(writeMark(unanswered)), unanswered)
+  t.strictSame(unanswered && readRecord(writeRecord(unanswered)), unanswered)
 
-  const next = createSeal(() => [createSecretKey(Buffer.from('the next key')), signingKey])
+  const next = createSigner(() => [createSecretKey(Buffer.from('the next key')), signingKey])
   const sealed = seal.close('q', 'text')
   t.equal(next.open('q', sealed), 'text')
   t.equal(seal.open('q', next.close('q', 'text')), null)

@@ -3,7 +3,7 @@
  * in instead of writing to a socket, and the operator reads status and metrics without a port.
  */
 import prom from 'prom-client'
-import { compose, type App, type Doors } from '../../src/compose.ts'
+import { compose, type App, type Listeners } from '../../src/compose.ts'
 import type { Loaded } from '../../src/config/load.ts'
 import type { SettingsSource } from '../../src/config/reload.ts'
 import type { Drained } from '../../src/http/drain.ts'
@@ -101,7 +101,7 @@ export function createReplica({
     watchFile: () => ({ close() {} }),
   }
 
-  const doors: Doors = {
+  const doors: Listeners = {
     createServer(_options, parts) {
       server = parts
       return {

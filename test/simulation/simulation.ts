@@ -2,7 +2,7 @@
  * One seed, from the first request to the last timer: replicas, callers, vendor, Redis and faults in one virtual time, with the oracle
  * looking on. The same seed does the same, event by event. Longer than other files: the life of a simulated fleet is read in one go.
  */
-import type { ProxyRequest, Target, Wishes } from '../../src/model.ts'
+import type { ProxyRequest, Target, CacheDirectives } from '../../src/model.ts'
 import type { Clock, Timer } from '../../src/ports.ts'
 import { createVirtualClock } from '../../src/replay/virtual-clock.ts'
 import type { Loaded } from '../../src/config/load.ts'
@@ -65,7 +65,7 @@ const LONGEST_WAIT_MS = 5_000
 /** Events of one moment. */
 const MOST_AT_A_TIME = 50_000
 const LONGEST_MS = 24 * 60 * 60_000
-const PLAIN_WISHES: Wishes = {
+const PLAIN_WISHES: CacheDirectives = {
   noCache: false,
   noStore: false,
   onlyIfCached: false,
@@ -320,7 +320,7 @@ export async function simulate(
     const { life } = slots[index] as Slot
     const { client, scraper, prompt, kind, isAsync = false, isProbe = false } = wish
     const isBypass = kind === 'answer' && !isProbe && traffic.happens(plan.bypasses)
-    const wishes =
+    const cacheDirectives =
       !isProbe && traffic.happens(plan.bypasses / 2)
         ? { ...PLAIN_WISHES, noCache: traffic.happens(0.5), noStore: traffic.happens(0.5) }
         : PLAIN_WISHES
@@ -335,7 +335,7 @@ export async function simulate(
       method: kind === 'submit' ? 'POST' : 'GET',
       target: targetOf(kind, scraper, prompt, country, isBypass, wish.jobId ?? ''),
       token: client.token,
-      wishes,
+      cacheDirectives,
       ifNoneMatch: null,
       patienceMs,
       idempotencyKey:
@@ -363,7 +363,7 @@ export async function simulate(
         clock.now() +
         Math.min(plan.deadlineMs, patienceMs ?? Number.POSITIVE_INFINITY) +
         (isAsync ? LONGEST_WAIT_MS : 0),
-      isShared: kind === 'answer' && !isBypass && !wishes.noCache && !wishes.noStore,
+      isShared: kind === 'answer' && !isBypass && !cacheDirectives.noCache && !cacheDirectives.noStore,
       isAsync,
       isGone: false,
       isOver: false,
@@ -371,7 +371,7 @@ export async function simulate(
     openAsks.add(one)
     oracle.asked(one)
     note(
-      `${id} of ${client.name} to ${index}.${life}: ${kind} ${one.question} ${isBypass ? 'bypass' : ''} ${JSON.stringify(wishes)}`,
+      `${id} of ${client.name} to ${index}.${life}: ${kind} ${one.question} ${isBypass ? 'bypass' : ''} ${JSON.stringify(cacheDirectives)}`,
     )
     answerIsDue(one, replica.process, one.deadlineAt)
     if (!isProbe && traffic.happens(plan.aborts)) {

@@ -21,7 +21,7 @@ import { createKeys } from '../../src/keys/pool.ts'
 import { Secret } from '../../src/keys/secret.ts'
 import { createAdmission } from '../../src/limits/admission.ts'
 import { createBudget } from '../../src/limits/budget.ts'
-import type { Client, Exchange, Outcome, ProxyRequest, Verdict, Wishes } from '../../src/model.ts'
+import type { Client, Exchange, Outcome, ProxyRequest, Verdict, CacheDirectives } from '../../src/model.ts'
 import type { Profile, Question } from '../../src/parts.ts'
 import { createPipeline, type Parts } from '../../src/pipeline.ts'
 import { createBreakers } from '../../src/resilience/breaker.ts'
@@ -66,7 +66,7 @@ export interface Asking {
   readonly prompt?: string
   readonly client?: string
   readonly patienceMs?: number
-  readonly wishes?: Partial<Wishes>
+  readonly cacheDirectives?: Partial<CacheDirectives>
   readonly traceparent?: string
 }
 
@@ -78,7 +78,7 @@ export interface Asked {
 export const UPSTREAM_SECRET = 'CANARY-upstream-secret'
 export const CALLER_TOKEN = 'CANARY-caller-token'
 
-const noWishes: Wishes = {
+const noWishes: CacheDirectives = {
   noCache: false,
   noStore: false,
   onlyIfCached: false,
@@ -272,7 +272,7 @@ export function observed(observation: Observation = {}) {
       method: 'GET',
       target: { path: question, params: [['prompt', prompt]], token: null },
       token: `${CALLER_TOKEN}-${client}`,
-      wishes: { ...noWishes, ...asking.wishes },
+      cacheDirectives: { ...noWishes, ...asking.cacheDirectives },
       ifNoneMatch: null,
       patienceMs: asking.patienceMs ?? null,
       idempotencyKey: null,

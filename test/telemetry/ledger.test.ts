@@ -66,7 +66,7 @@ function createScene() {
 }
 
 function exchangeOf(client: string, scraper: string, arrivedAt: number): Exchange {
-  const wishes = {
+  const cacheDirectives = {
     noCache: false,
     noStore: false,
     onlyIfCached: false,
@@ -80,7 +80,7 @@ function exchangeOf(client: string, scraper: string, arrivedAt: number): Exchang
       method: 'GET',
       target: { path: `/scrapers/${scraper}`, params: [], token: null },
       token: null,
-      wishes,
+      cacheDirectives,
       ifNoneMatch: null,
       patienceMs: null,
       idempotencyKey: null,

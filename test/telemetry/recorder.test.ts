@@ -71,7 +71,7 @@ function createScene(
           method: 'GET',
           target: { path: '/scrapers/chatgpt', params: [['prompt', canary.prompt]], token: canary.token },
           token: canary.token,
-          wishes: {
+          cacheDirectives: {
             noCache: false,
             noStore: false,
             onlyIfCached: false,

@@ -3,7 +3,7 @@
  * of somebody else's design, or none. Without one it says what was possible.
  */
 import type { WireResult } from '../../src/model.ts'
-import { createLuck } from '../../src/replay/chance.ts'
+import { createSeededHash } from '../../src/replay/chance.ts'
 import { createVirtualClock } from '../../src/replay/virtual-clock.ts'
 import type { Ask } from './run.ts'
 import { type Behaviour, createModelledUpstream } from './upstream.ts'
@@ -45,7 +45,7 @@ export async function runBare({
 }: BareOptions): Promise<BareFigures> {
   const clock = createVirtualClock(0, setImmediate)
   const transport = createModelledUpstream(clock, 0, seed, behaviour).connect()
-  const luck = createLuck(seed)
+  const luck = createSeededHash(seed)
   const figures = { asked: 0, answered: 0, refused: 0 }
   const left = asks[Symbol.iterator]()
   let number = 0

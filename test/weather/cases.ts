@@ -1,5 +1,5 @@
 /** The parts that the rows of the weather table are made of: who asks when, how upstream behaves, what is measured. */
-import { createLuck } from '../../src/replay/chance.ts'
+import { createSeededHash } from '../../src/replay/chance.ts'
 import type { Figures } from './figures.ts'
 import type { Ask, Asked, Run } from './run.ts'
 import type { Behaviour, Incoming, SeenCall, Treatment } from './upstream.ts'
@@ -49,7 +49,7 @@ export function poisson(
   untilMs: number,
   ask: Partial<Ask> = {},
 ): Ask[] {
-  const luck = createLuck(seed)
+  const luck = createSeededHash(seed)
   const asks: Ask[] = []
   const first = Math.round(fromMs) * 1_000
   let atMs = fromMs

@@ -5,7 +5,7 @@
  */
 import type { UpstreamRequest, WireResult } from '../../src/model.ts'
 import type { Clock, Transport } from '../../src/ports.ts'
-import { answerTime, createLuck } from '../../src/replay/chance.ts'
+import { answerTime, createSeededHash } from '../../src/replay/chance.ts'
 
 /** One call as upstream sees it. */
 export interface Incoming {
@@ -77,7 +77,7 @@ export function createModelledUpstream(
   seed: number,
   behaviour: Behaviour,
 ): ModelledUpstream {
-  const luck = createLuck(seed)
+  const luck = createSeededHash(seed)
   const attempts = new Map<string, number>()
   const calls: SeenCall[] = []
   let working = 0

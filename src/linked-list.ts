@@ -6,20 +6,20 @@
  */
 
 /** Its place; empty once it has left, so that who still holds it holds nothing else. */
-export interface Present<T> {
+export interface ListEntry<T> {
   readonly member: T | null
   /** Once is enough. */
   leave(): void
 }
 
-export interface Roster<T> {
-  add(member: T): Present<T>
+export interface LinkedList<T> {
+  add(member: T): ListEntry<T>
   /** Those that leave meanwhile are passed over; those that come meanwhile may be among them. */
   [Symbol.iterator](): Iterator<T>
   readonly size: number
 }
 
-class Node<T> implements Present<T> {
+class Node<T> implements ListEntry<T> {
   member: T | null
   before: Node<T> | null = null
   after: Node<T> | null = null
@@ -38,12 +38,12 @@ class Node<T> implements Present<T> {
   }
 }
 
-class Members<T extends object> implements Roster<T> {
+class Members<T extends object> implements LinkedList<T> {
   size = 0
   #first: Node<T> | null = null
   #last: Node<T> | null = null
 
-  add(member: T): Present<T> {
+  add(member: T): ListEntry<T> {
     const node = new Node(member, this.#left)
     node.before = this.#last
     if (this.#last) this.#last.after = node
@@ -68,6 +68,6 @@ class Members<T extends object> implements Roster<T> {
   }
 }
 
-export function createRoster<T extends object>(): Roster<T> {
+export function createLinkedList<T extends object>(): LinkedList<T> {
   return new Members()
 }

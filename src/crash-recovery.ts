@@ -2,14 +2,14 @@
  * What processes that are gone have begun and paid for is flown to its end: by this one, if it is their successor, or by
  * whichever replica looks first.
  */
-import { noWishes } from './http/wishes.ts'
+import { noDirectives } from './http/cache-directives.ts'
 import type { DurableUpstream } from './jobs/durable.ts'
 import type { Call, Client } from './model.ts'
 import type { Budget, Jobs, PromisedAnswer } from './parts.ts'
 import type { Clock, Emit, Random, Timer } from './ports.ts'
 import type { Serving } from './serving.ts'
 
-export interface SuccessionPorts {
+export interface CrashRecoveryPorts {
   readonly clock: Clock
   readonly random: Random
   readonly emit: Emit
@@ -20,38 +20,38 @@ export interface SuccessionPorts {
   readonly serving: () => Serving
 }
 
-export interface Succession {
+export interface CrashRecovery {
   /** Begins with all that is there now. */
-  takeUp(): Promise<void>
+  resumeOrphans(): Promise<void>
   /** Again and again: other replicas may be lost at any time, and what they have begun with them. */
-  keepTakingUp(): void
+  keepResuming(): void
   close(): void
 }
 
 const TAKE_UP_EVERY_MS = 15_000
 
-export function createSuccession(ports: SuccessionPorts): Succession {
+export function createCrashRecovery(ports: CrashRecoveryPorts): CrashRecovery {
   const { clock, random, emit, jobs, durable, budget, clientNamed, serving } = ports
   let timer: Timer | null = null
 
-  return { takeUp, keepTakingUp, close: () => timer?.cancel() }
+  return { resumeOrphans, keepResuming, close: () => timer?.cancel() }
 
-  async function takeUp(): Promise<void> {
+  async function resumeOrphans(): Promise<void> {
     const promised = await jobs.interrupted()
-    for (const { call, client: payer, cacheKey: key, holdId } of (await durable.leftBehind()).submitted) {
+    for (const { call, client: payer, cacheKey: key, holdId } of (await durable.orphaned()).submitted) {
       const client = clientNamed(payer)
       if (!client) continue
-      const request = { id: random.id(), traceparent: null, wishes: noWishes }
+      const request = { id: random.id(), traceparent: null, cacheDirectives: noDirectives }
       const askedAt = clock.now()
       const landing = serving().resume({ request, client, call, key, askedAt }, budget.adopt(holdId) ?? budget.none)
       for (const promise of promised) if (isFor(promise, payer, call, key)) await jobs.resume(promise.id, landing)
     }
   }
 
-  function keepTakingUp(): void {
+  function keepResuming(): void {
     timer = clock.after(TAKE_UP_EVERY_MS, () => {
-      keepTakingUp()
-      takeUp().catch((error: unknown) => emit({ kind: 'broke', where: 'taking up', error }))
+      keepResuming()
+      resumeOrphans().catch((error: unknown) => emit({ kind: 'broke', where: 'taking up', error }))
     })
   }
 

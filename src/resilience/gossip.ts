@@ -5,7 +5,7 @@
  */
 import type { Clock, Random, SharedScript, SharedStore } from '../ports.ts'
 
-export interface SharedHints {
+export interface Gossip {
   /** Holds for `leftMs` from now. A note is visible ASCII without spaces. */
   tell(name: string, note: string, leftMs: number): void
   /** Reads what holds for a name that was not known before. */
@@ -13,7 +13,7 @@ export interface SharedHints {
   close(): void
 }
 
-export interface HintsPorts {
+export interface GossipPorts {
   readonly store: SharedStore
   readonly clock: Clock
   readonly random: Random
@@ -51,7 +51,7 @@ interface Message {
   readonly note: string
 }
 
-export function createSharedHints(ports: HintsPorts): SharedHints {
+export function createGossip(ports: GossipPorts): Gossip {
   const { store, clock, random, topic, names, maxLeftMs, heard } = ports
   const self = random.id()
   const channel = `hints:${topic}`

@@ -11,13 +11,13 @@ import type { KeyMemory } from './key-memory.ts'
 import { ready } from './key-state.ts'
 import type { Secret } from './secret.ts'
 
-export interface SharedRests extends KeyMemory {
+export interface SharedCooldowns extends KeyMemory {
   /** Calls back with the rests that other replicas tell of. Once. */
-  follow(heed: (rest: HeardRest) => void): void
+  follow(applyRemoteCooldown: (rest: RemoteCooldown) => void): void
   close(): void
 }
 
-export interface HeardRest {
+export interface RemoteCooldown {
   readonly name: string
   readonly because: FailureClass
   readonly untilAt: number
@@ -41,12 +41,12 @@ const toleranceMs = 1_000
 const slackMs = 60_000
 const noteForm = /^(\w+)\.(\d{1,12})\.(\d{13,15})\.([0-9a-f]{32})$/
 
-export function createSharedRests({ clock, openHints }: RestsPorts): SharedRests {
+export function createSharedCooldowns({ clock, openHints }: RestsPorts): SharedCooldowns {
   const secrets = new Map<string, Secret>()
   /** Until when the others know it to rest. */
   const known = new Map<string, number>()
   let hints: Hints | null = null
-  let heed: (rest: HeardRest) => void = () => {}
+  let applyRemoteCooldown: (rest: RemoteCooldown) => void = () => {}
 
   function note(name: string, secret: Secret, condition: Parameters<KeyMemory['note']>[2]): void {
     if (secrets.get(name) !== secret) known.delete(name)
@@ -72,7 +72,7 @@ export function createSharedRests({ clock, openHints }: RestsPorts): SharedRests
     const untilAt = clock.now() + restMs
     if (restMs <= 0 || untilAt <= (known.get(name) ?? 0)) return
     known.set(name, untilAt)
-    heed({ name, because, untilAt })
+    applyRemoteCooldown({ name, because, untilAt })
   }
 
   return {
@@ -83,7 +83,7 @@ export function createSharedRests({ clock, openHints }: RestsPorts): SharedRests
     },
     note,
     follow(listener) {
-      heed = listener
+      applyRemoteCooldown = listener
       hints = openHints(hear)
     },
     close: () => hints?.close(),

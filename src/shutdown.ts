@@ -15,7 +15,7 @@ import type { Clock } from './ports.ts'
 import type { TelemetryEvent } from './telemetry/events.ts'
 import type { Log } from './telemetry/log.ts'
 
-export interface EndingPorts {
+export interface ShutdownPorts {
   readonly log: Log
   readonly clock: Clock
   readonly times: () => Config['shutdown']
@@ -29,7 +29,7 @@ export interface EndingPorts {
   }
 }
 
-export interface Ending {
+export interface Shutdown {
   /** The same promise each time. */
   drain(): Promise<Drained>
   /** The grace ends now. */
@@ -43,7 +43,7 @@ export interface Ending {
 /** For the answers to those whose calls are cut, and for writing down what was. */
 const LAST_WORDS_MS = 1_000
 
-export function createEnding({ log, clock, times, parts }: EndingPorts): Ending {
+export function createShutdown({ log, clock, times, parts }: ShutdownPorts): Shutdown {
   const hurried = Promise.withResolvers<'late'>()
   let drained: Promise<Drained> | null = null
   let isCutting = false

@@ -5,12 +5,12 @@
 import type { Clock, Emit, SharedListener, Timer } from '../ports.ts'
 import type { RedisEar } from './redis-client.ts'
 
-export interface RedisEars {
+export interface RedisSubscriber {
   subscribe(channel: string, listener: SharedListener): { close(): void }
   close(): void
 }
 
-export interface RedisEarsPorts {
+export interface RedisSubscriberPorts {
   readonly clock: Clock
   readonly emit: Emit
   readonly listen: () => RedisEar
@@ -20,7 +20,7 @@ export interface RedisEarsPorts {
 /** An idle connection whose other end is gone tells nobody, unless something is said on it. */
 const HEARTBEAT_MS = 5_000
 
-export function createRedisEars({ clock, emit, listen, pauseMs }: RedisEarsPorts): RedisEars {
+export function createRedisSubscriber({ clock, emit, listen, pauseMs }: RedisSubscriberPorts): RedisSubscriber {
   const channels = new Map<string, Set<SharedListener>>()
   /** Those that stand on the present connection. */
   const standing = new Set<string>()

@@ -10,15 +10,15 @@ import { mostGenerous } from './retry-policy.ts'
 type Failed = Extract<Verdict, { kind: 'failed' }>
 type Answered = Extract<Verdict, { kind: 'answered' }>
 
-export type Mark =
+export type OutcomeRecord =
   | { readonly kind: 'kept' }
-  | FailedMark
+  | FailedRecord
   /** The answer itself, because it is one that is not kept. */
   | { readonly kind: 'answered'; readonly verdict: Answered }
   /** There was an answer, and it cannot be had here. */
   | { readonly kind: 'unshared' }
 
-export interface FailedMark {
+export interface FailedRecord {
   readonly kind: 'failed'
   readonly verdict: Failed
   readonly stoppedBy: Refused | null
@@ -27,7 +27,7 @@ export interface FailedMark {
 }
 
 /** Texts bound to a name, which nobody without the secret can make. */
-export interface Seal {
+export interface Signer {
   close(name: string, text: string): string
   /** Null = not ours, or of another name. */
   open(name: string, sealed: string): string | null
@@ -39,7 +39,7 @@ const MAC_LENGTH = 43
 const ownReasons: ReadonlySet<Refused | null> = new Set<Refused>(['deadline', 'abandoned', 'shutdown'])
 
 /** The first key of now seals; each of them is believed, so that keys can be changed one replica after the other. */
-export function createSeal(keys: () => readonly [KeyObject, ...KeyObject[]]): Seal {
+export function createSigner(keys: () => readonly [KeyObject, ...KeyObject[]]): Signer {
   return {
     close: (name, text) => macOf(keys()[0], name, text) + text,
     open(name, sealed) {
@@ -60,7 +60,7 @@ function isSame(one: Buffer, other: Buffer): boolean {
 }
 
 /** Null = nothing that others must know: whoever of them waits may try it. */
-export function markOf({ verdict, stoppedBy, attempts }: Landing, isKept: boolean): Mark | null {
+export function recordOf({ verdict, stoppedBy, attempts }: Landing, isKept: boolean): OutcomeRecord | null {
   if (verdict.kind === 'answered') {
     if (isKept) return { kind: 'kept' }
     const isPassedOn = !verdict.keepable && verdict.reply.body.length <= MAX_BODY_BYTES
@@ -71,7 +71,7 @@ export function markOf({ verdict, stoppedBy, attempts }: Landing, isKept: boolea
   return { kind: 'failed', verdict, stoppedBy, tried: attempts.map((attempt) => attempt.class) }
 }
 
-export function writeMark(mark: Mark): string {
+export function writeRecord(mark: OutcomeRecord): string {
   if (!('verdict' in mark)) return JSON.stringify(mark)
   const { verdict } = mark
   const reply = verdict.reply && { ...verdict.reply, body: verdict.reply.body.toString('base64') }
@@ -79,8 +79,8 @@ export function writeMark(mark: Mark): string {
 }
 
 /** Only for what a seal has vouched for. */
-export function readMark(text: string): Mark {
-  const mark = JSON.parse(text) as Mark
+export function readRecord(text: string): OutcomeRecord {
+  const mark = JSON.parse(text) as OutcomeRecord
   if (!('verdict' in mark) || !mark.verdict.reply) return mark
   const { reply } = mark.verdict
   const whole = { ...reply, body: Buffer.from(String(reply.body), 'base64') }
@@ -90,7 +90,7 @@ export function readMark(text: string): Mark {
 }
 
 /** The other replica stopped because its clients allowed no more attempts, and a client that waits here does. */
-export function mayTryMore({ verdict, stoppedBy, tried }: FailedMark, policies: ReadonlySet<RetryPolicy>): boolean {
+export function mayTryMore({ verdict, stoppedBy, tried }: FailedRecord, policies: ReadonlySet<RetryPolicy>): boolean {
   const policy = mostGenerous(policies)
   if (stoppedBy !== 'attempts' || !policy || !tried || verdict.class === 'rejected') return false
   const sameClass = tried.filter((name) => name === verdict.class).length
@@ -121,7 +121,7 @@ export function landingOfEntry(entry: Entry): Landing {
   }
 }
 
-export function landingOfMark(mark: Extract<Mark, { kind: 'failed' | 'answered' }>): Landing {
+export function landingOfRecord(mark: Extract<OutcomeRecord, { kind: 'failed' | 'answered' }>): Landing {
   const verdict: Verdict = { ...mark.verdict, health: 'neutral' }
   const stoppedBy = mark.kind === 'failed' ? mark.stoppedBy : null
   return { verdict, attempts: [], stoppedBy, chargedCredits: 0, entry: null }

@@ -12,7 +12,7 @@ import type { Config } from './schema.ts'
 import type { Path } from './tree.ts'
 import { formatDuration } from './units.ts'
 
-export interface Danger {
+export interface CrossFieldIssue {
   readonly path: Path
   readonly text: string
   /** Other settings that it follows from. */
@@ -21,13 +21,13 @@ export interface Danger {
 
 type Client = Config['clients'][string]
 
-export interface Surroundings {
+export interface Environment {
   readonly environment: Readonly<Record<string, string | undefined>>
   /** Throws when there is nothing to read. */
   readonly readFile: (path: string) => string
 }
 
-export function dangers(config: Config, { environment, readFile }: Surroundings): Danger[] {
+export function crossFieldIssues(config: Config, { environment, readFile }: Environment): CrossFieldIssue[] {
   return [
     ...tlsDangers(environment),
     ...certificateDangers(config, readFile),
@@ -47,7 +47,7 @@ export function dangers(config: Config, { environment, readFile }: Surroundings)
 }
 
 /** Scrapers named in the settings that are not among those `known`: the settings cannot tell by themselves. */
-export function unknownScrapers({ clients, upstream }: Config, known: readonly string[]): Danger[] {
+export function unknownScrapers({ clients, upstream }: Config, known: readonly string[]): CrossFieldIssue[] {
   const named = Object.entries(clients).flatMap(([client, { scrapers = [] }]) =>
     scrapers.map((name, index) => ({ name, path: ['clients', client, 'scrapers', String(index)] })),
   )
@@ -61,14 +61,17 @@ export function unknownScrapers({ clients, upstream }: Config, known: readonly s
     })
 }
 
-function tlsDangers(environment: Readonly<Record<string, string | undefined>>): Danger[] {
+function tlsDangers(environment: Readonly<Record<string, string | undefined>>): CrossFieldIssue[] {
   if (environment['NODE_TLS_REJECT_UNAUTHORIZED'] !== '0') return []
   const text =
     'it switches off the check of upstream certificates; unset it, and use NODE_EXTRA_CA_CERTS for your own CA'
   return [{ path: ['NODE_TLS_REJECT_UNAUTHORIZED'], text }]
 }
 
-function certificateDangers({ listen, admin, upstream, redis }: Config, readFile: Surroundings['readFile']): Danger[] {
+function certificateDangers(
+  { listen, admin, upstream, redis }: Config,
+  readFile: Environment['readFile'],
+): CrossFieldIssue[] {
   const pairs = Object.entries({ listen, admin }).flatMap(([name, { tls }]) => {
     return (tls ? pairFlaws(tls, readFile) : []).map(({ of, text }) => ({ path: [name, 'tls', of], text }))
   })
@@ -83,7 +86,7 @@ function certificateDangers({ listen, admin, upstream, redis }: Config, readFile
   return [...pairs, ...authorities]
 }
 
-function listenDangers({ listen, clients }: Config): Danger[] {
+function listenDangers({ listen, clients }: Config): CrossFieldIssue[] {
   const anonymous = clients['anonymous']
   if (anonymous === undefined || anonymous.allowAnonymousOnNetwork === true || isLoopback(listen.host)) return []
   // Not repeated: it may have come from the environment.
@@ -91,8 +94,8 @@ function listenDangers({ listen, clients }: Config): Danger[] {
   return [{ path: ['listen', 'host'], text, because: [['clients', 'anonymous', 'allowAnonymousOnNetwork']] }]
 }
 
-function adminDangers({ admin, listen }: Config): Danger[] {
-  const found: Danger[] = []
+function adminDangers({ admin, listen }: Config): CrossFieldIssue[] {
+  const found: CrossFieldIssue[] = []
   if (!isLoopback(admin.host) && admin.token === undefined) {
     const text = `this address can be reached from the network and nothing protects the admin port; set admin.token, or use 127.0.0.1`
     found.push({ path: ['admin', 'host'], text, because: [['admin', 'token']] })
@@ -112,7 +115,7 @@ function overlap(one: string, other: string): boolean {
   return one === other || everywhere.includes(one) || everywhere.includes(other)
 }
 
-function upstreamDangers({ url, allowInsecure }: Config['upstream']): Danger[] {
+function upstreamDangers({ url, allowInsecure }: Config['upstream']): CrossFieldIssue[] {
   const { hostname, protocol } = new URL(url)
   const host = hostname.replace(/^\[|\]$/g, '')
   const path = ['upstream', 'url']
@@ -129,7 +132,7 @@ function upstreamDangers({ url, allowInsecure }: Config['upstream']): Danger[] {
 }
 
 /** Every question would come back as one of its own. */
-function loopDangers({ upstream, listen, admin }: Config): Danger[] {
+function loopDangers({ upstream, listen, admin }: Config): CrossFieldIssue[] {
   const { hostname: inUrl, port: written, protocol } = new URL(upstream.url)
   const host = inUrl.replace(/^\[|\]$/g, '').replace(/\.$/, '')
   const port = written === '' ? (protocol === 'https:' ? 443 : 80) : Number(written)
@@ -146,7 +149,7 @@ function loopDangers({ upstream, listen, admin }: Config): Danger[] {
     }))
 }
 
-function routeDangers(upstream: Config['upstream'], environment: Surroundings['environment']): Danger[] {
+function routeDangers(upstream: Config['upstream'], environment: Environment['environment']): CrossFieldIssue[] {
   const name = wrongVariable(upstream, environment)
   if (name === null) return []
   // Not repeated: it may hold a password.
@@ -154,7 +157,7 @@ function routeDangers(upstream: Config['upstream'], environment: Surroundings['e
   return [{ path: [name], text }]
 }
 
-function keyDangers(keys: Config['upstream']['keys']): Danger[] {
+function keyDangers(keys: Config['upstream']['keys']): CrossFieldIssue[] {
   return keys.flatMap((key, index) => {
     const earlier = keys.slice(0, index)
     const path = ['upstream', 'keys', String(index)]
@@ -167,7 +170,7 @@ function keyDangers(keys: Config['upstream']['keys']): Danger[] {
   })
 }
 
-function clientDangers(clients: Config['clients']): Danger[] {
+function clientDangers(clients: Config['clients']): CrossFieldIssue[] {
   if (Object.keys(clients).length === 0) {
     return [
       {
@@ -181,7 +184,7 @@ function clientDangers(clients: Config['clients']): Danger[] {
   )
 }
 
-function anonymousDangers(client: Client): Danger[] {
+function anonymousDangers(client: Client): CrossFieldIssue[] {
   if (tokensOf(client).length === 0) return []
   return [
     {
@@ -191,8 +194,8 @@ function anonymousDangers(client: Client): Danger[] {
   ]
 }
 
-function namedDangers(name: string, client: Client): Danger[] {
-  const found: Danger[] = []
+function namedDangers(name: string, client: Client): CrossFieldIssue[] {
+  const found: CrossFieldIssue[] = []
   if (tokensOf(client).length === 0) {
     found.push({
       path: ['clients', name],
@@ -208,7 +211,7 @@ function namedDangers(name: string, client: Client): Danger[] {
   return found
 }
 
-function sharedTokens(clients: Config['clients']): Danger[] {
+function sharedTokens(clients: Config['clients']): CrossFieldIssue[] {
   const owners = new Map<string, string>()
   return Object.entries(clients).flatMap(([name, client]) => {
     const other = tokensOf(client)
@@ -226,8 +229,8 @@ function tokensOf(client: Client): string[] {
   return given.concat(client.token.map((token) => hash('sha256', token.reveal())))
 }
 
-function contradictions({ breaker, retry, overload, upstream, redis }: Config): Danger[] {
-  const found: Danger[] = []
+function contradictions({ breaker, retry, overload, upstream, redis }: Config): CrossFieldIssue[] {
+  const found: CrossFieldIssue[] = []
   if (redis && upstream.credits) {
     const text = 'is counted by each process alone and bounds nothing with redis; give the clients budgets instead'
     found.push({ path: ['upstream', 'credits'], text })
@@ -270,7 +273,7 @@ function contradictions({ breaker, retry, overload, upstream, redis }: Config): 
 }
 
 /** The same of a client, whose pauses may be partly its own. */
-function clientPauses({ clients, retry }: Config): Danger[] {
+function clientPauses({ clients, retry }: Config): CrossFieldIssue[] {
   return Object.entries(clients).flatMap(([name, client]) => {
     const own = client.retry?.backoff
     const base = own?.base ?? retry.backoff.base
@@ -283,7 +286,7 @@ function clientPauses({ clients, retry }: Config): Danger[] {
   })
 }
 
-function redisDangers({ redis }: Config): Danger[] {
+function redisDangers({ redis }: Config): CrossFieldIssue[] {
   if (redis === undefined) return []
   const given = [redis.url, redis.sentinel, redis.cluster].filter((one) => one !== undefined)
   if (given.length === 1) return []
@@ -293,7 +296,7 @@ function redisDangers({ redis }: Config): Danger[] {
   return [{ path, text: 'names Redis more than once; keep one of redis.url, redis.sentinel and redis.cluster' }]
 }
 
-function jobDangers({ cache, jobs, redis }: Config): Danger[] {
+function jobDangers({ cache, jobs, redis }: Config): CrossFieldIssue[] {
   if (jobs.execution !== 'durable' || cache.disk !== false || redis !== undefined) return []
   return [
     {

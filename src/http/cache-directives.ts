@@ -2,9 +2,9 @@
  * The list-shaped headers of a request (pure): `Cache-Control` (RFC 9111 section 5.2.1) and `Prefer` (RFC 7240). Neither is ever an
  * error: what cannot be understood is ignored.
  */
-import type { Wishes } from '../model.ts'
+import type { CacheDirectives } from '../model.ts'
 
-export const noWishes: Wishes = {
+export const noDirectives: CacheDirectives = {
   noCache: false,
   noStore: false,
   onlyIfCached: false,
@@ -12,17 +12,17 @@ export const noWishes: Wishes = {
   maxStaleMs: null,
   minFreshMs: null,
 }
-const noCacheOnly: Wishes = { ...noWishes, noCache: true }
+const noCacheOnly: CacheDirectives = { ...noDirectives, noCache: true }
 
 const digits = /^\d+$/
 /** A greater number of seconds counts as this: RFC 9111 section 1.2.2. */
 const MOST_SECONDS = 2 ** 31
 
 /** `Pragma` counts only where there is no `Cache-Control`. */
-export function readWishes(cacheControl: string | null, pragma: string | null): Wishes {
+export function readDirectives(cacheControl: string | null, pragma: string | null): CacheDirectives {
   if (cacheControl === null) {
-    if (pragma === null) return noWishes
-    return readList(pragma).has('no-cache') ? noCacheOnly : noWishes
+    if (pragma === null) return noDirectives
+    return readList(pragma).has('no-cache') ? noCacheOnly : noDirectives
   }
   const directives = readList(cacheControl)
   return {

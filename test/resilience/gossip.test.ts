@@ -4,9 +4,9 @@ import t, { type Test } from 'tap'
 import type { FailureClass } from '../../src/failures.ts'
 import type { KeyCondition } from '../../src/keys/key-state.ts'
 import { Secret } from '../../src/keys/secret.ts'
-import { createSharedRests, type HeardRest, type SharedRests } from '../../src/keys/shared-rests.ts'
+import { createSharedCooldowns, type RemoteCooldown, type SharedCooldowns } from '../../src/keys/shared-cooldowns.ts'
 import type { SharedListener, SharedStore } from '../../src/ports.ts'
-import { createSharedHints } from '../../src/resilience/shared-hints.ts'
+import { createGossip } from '../../src/resilience/gossip.ts'
 import { createClock } from '../../src/world/clock.ts'
 import { createRandom } from '../../src/world/random.ts'
 import { createRedis } from '../../src/world/redis.ts'
@@ -72,7 +72,7 @@ function hintsOver({ store, clock }: Opened) {
   const told: Told[] = []
   const names = (): string[] => ['alpha', 'beta']
   const heard = (...all: Told): void => void told.push(all)
-  const hints = createSharedHints({
+  const hints = createGossip({
     store,
     clock,
     random,
@@ -139,7 +139,7 @@ void t.test('A hint that was kept holds no longer than it is kept, and only unde
   await redis.ask('SET', 't:hints:{circuit/alpha}', '1 other 60000 alpha open', 'PX', '30000')
   await redis.ask('SET', 't:hints:{circuit/beta}', '1 other 60000 alpha open')
   const told: [string, string, number][] = []
-  const hints = createSharedHints({
+  const hints = createGossip({
     ...one,
     random,
     topic: 'circuit',
@@ -171,12 +171,12 @@ const resting = (untilAt: number, reason: FailureClass = 'rateLimited'): KeyCond
   trialAt: null,
 })
 
-function rests({ store, clock }: Opened): { readonly rests: SharedRests; readonly heard: HeardRest[] } {
-  const heard: HeardRest[] = []
-  const made = createSharedRests({
+function rests({ store, clock }: Opened): { readonly rests: SharedCooldowns; readonly heard: RemoteCooldown[] } {
+  const heard: RemoteCooldown[] = []
+  const made = createSharedCooldowns({
     clock,
     openHints: (listener) =>
-      createSharedHints({
+      createGossip({
         store,
         clock,
         random,
