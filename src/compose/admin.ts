@@ -198,24 +198,23 @@ function buildNotifier({ config, world, telemetry, stores, closing }: AdminBase)
   }
 }
 
-function correct({ stores, limits, telemetry }: AdminBase, client: string, spentCredits: number) {
-  if (stores.store) throw notShared('A correction')
-  const corrected = limits.ownBudget.correct(client, spentCredits)
+async function correct({ limits, telemetry }: AdminBase, client: string, spentCredits: number) {
+  const corrected = await limits.correct(client, spentCredits)
   telemetry.emit({ kind: 'credits-corrected', client, ...corrected })
   return corrected
 }
 
 function reportOf({ stores, inForce }: AdminBase, month: string) {
-  if (stores.store) throw notShared('The report')
+  if (stores.store) throw notShared()
   stores.traffic.flush()
   return reportOn(month, rowsOf(stores.records, month), inForce.config().price ?? null)
 }
 
 /** Of what is kept in the data folder, and not in Redis. */
-function notShared(what: string): ProxyError {
+function notShared(): ProxyError {
   return new ProxyError(
     'REQUEST_INVALID',
-    `${what} requires a data folder of the proxy. With redis, credits are counted in Redis: use the metric credits_spent_total.`,
+    'The report requires a data folder of the proxy. With redis, credits are counted in Redis: use the metric credits_spent_total.',
   )
 }
 

@@ -53,6 +53,7 @@ export function buildLimits(base: LimitsBase) {
     ownBudget,
     budget,
     spending: together?.budget.spending ?? ownBudget.spending,
+    correct: together?.budget.correct ?? ownBudget.correct,
     admission: together?.admission ?? createAdmission({ clock }),
     sharedFlights: together?.flights ?? loneFlights,
     cooldowns,

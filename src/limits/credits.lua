@@ -37,22 +37,21 @@ end
 
 local goneAt = 13 + ARGV[12]
 local mineAt = goneAt + 1 + ARGV[goneAt]
-local run, mine = ARGV[mineAt], nil
+local run = ARGV[mineAt]
 local info = redis.pcall('INFO', 'server')
 local server = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
 local line = redis.call('HGET', state, 'line')
 if not line or redis.call('HGET', state, 'server') ~= server or read(run)[1] < tonumber(ARGV[10]) then
   -- Nobody has told anything yet, and the caller knows of nothing: a new client.
   if not line and told == '' then redis.call('HSET', state, 'settled', ARGV[3]) end
+  if line then redis.call('DEL', state) end
   line = ARGV[3]
   redis.call('HSET', state, 'line', line, 'server', server)
 end
 local hasTold = told == '' or told == line
 if hasTold then redis.call('HSET', state, '@' .. me, line) else redis.call('HDEL', state, 'settled') end
-for i = mineAt, #ARGV, 2 do
-  local merged = merge(ARGV[i], parse(ARGV[i + 1]))
-  if i == mineAt then mine = merged end
-end
+for i = mineAt, #ARGV, 2 do merge(ARGV[i], parse(ARGV[i + 1])) end
+local mine = read(run)
 local function isWhole(of) return redis.call('HGET', state, '@' .. string.sub(of, 12)) == line end
 local lostRuns, lostCredits = 0, 0
 for i = goneAt + 1, mineAt - 1 do
@@ -61,6 +60,7 @@ for i = goneAt + 1, mineAt - 1 do
   if spent > r[3] then lostRuns, lostCredits = lostRuns + 1, lostCredits + spent - r[3] end
   merge(ARGV[i], { r[1], math.max(r[2], r[1] - spent), spent, r[4], r[5], r[6] })
 end
+for i = goneAt + 1, mineAt - 1 do redis.call('HDEL', state, '@' .. string.sub(ARGV[i], 12)) end
 
 local settled = redis.call('HGET', state, 'settled') == line
 if not settled and hasTold and ARGV[9] == '1' then
@@ -83,14 +83,12 @@ if marks + need > 0 and short > 0 and settled and hasTold then
       if usedOf(r) > riskOf(r) then merge(flat[i], { r[1], r[1] - riskOf(r), r[3], r[4], r[5], r[6] }) end
     end
   end
-  local slice = math.max(short, math.min(50, math.floor(left() / 2 / ARGV[8])))
-  mine[1] = mine[1] + math.max(0, math.min(slice, left()))
+  mine[1] = mine[1] + math.max(0, math.min(left(), math.max(short, math.min(50, math.floor(left() / 2 / ARGV[8])))))
 end
 local marked = math.max(0, math.min(marks, spare()))
 mine[4] = mine[4] + marked
 mine = merge(run, mine)
-redis.call('PEXPIRE', state, 3456000000)
-redis.call('PEXPIRE', book, 3456000000)
+for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, 3456000000) end
 local reply = { line, settled and 1 or 0, marked, lostRuns, lostCredits, redis.call('HGET', book, run) }
 for _, field in ipairs({ 'used', 'risk', 'spent' }) do
   table.insert(reply, sum(field .. ':' .. string.sub(run, 1, 10)))

@@ -3,6 +3,7 @@
  * time asks for all that wait.
  */
 import type { CreditLimits } from '../model.ts'
+import type { Corrected } from './budget.ts'
 import { type AccountPorts, createSharedBook, type SharedBook } from './shared-book.ts'
 import { type Asked, freeOf, releaseFloat, type Reply, type Run, shortOf, type Waiting } from './shared-run.ts'
 
@@ -13,7 +14,11 @@ export interface SharedAccount extends Omit<SharedBook, 'send' | 'restored'> {
   mark(run: Run, credits: number): Promise<Asked>
   /** Marks so much in advance, as far as there is so much. */
   setFloat(credits: number): Promise<void>
+  /** So much has been spent this month, whatever was counted. Null = the store is away. */
+  correct(spentCredits: number): Promise<Corrected | null>
 }
+
+const EVERYTHING = 1e12
 
 /** `limits`: those of the settings in force; null = the client is not in them. */
 export function createSharedAccount(
@@ -23,7 +28,7 @@ export function createSharedAccount(
 ): SharedAccount {
   const book = createSharedBook(name, limits, ports)
 
-  return { ...book, setAside, mark: (of, credits) => enqueue(of, credits, true), setFloat }
+  return { ...book, setAside, mark: (of, credits) => enqueue(of, credits, true), setFloat, correct }
 
   function setAside(of: Run, credits: number): Promise<Asked> {
     if (freeOf(of) < credits) return enqueue(of, credits, false)
@@ -82,5 +87,26 @@ export function createSharedAccount(
     if ((await enqueue(today, more, true)) !== 'done') return
     today.markedCredits -= more
     today.floatCredits += more
+  }
+
+  async function correct(spentCredits: number): Promise<Corrected | null> {
+    const today = book.run()
+    if (!(await book.send(today, { wantsBook: true }))) return null
+    const beforeCredits = book.used('month').spentCredits
+    const missing = Math.max(0, spentCredits - beforeCredits)
+    today.own[2] += missing
+    today.own[3] += missing
+    // No day gives back more than was spent in it.
+    let back = Math.max(0, beforeCredits - spentCredits)
+    for (const [dayId, spent] of [...book.spentByDay()].toReversed()) {
+      const credits = Math.min(back, Math.max(0, spent))
+      if (credits > 0) book.run(dayId).own[5] += credits
+      back -= credits
+    }
+    await book.tell(true)
+    const { perDay = null, perMonth = null } = limits() ?? {}
+    // Takes back what all have leased and not marked: there may be less now.
+    if (perDay !== null || perMonth !== null) await book.send(today, { need: EVERYTHING })
+    return { beforeCredits, spentCredits: spentCredits + back }
   }
 }

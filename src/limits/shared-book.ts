@@ -21,6 +21,7 @@ import {
   releaseFloat,
   type Reply,
   riskOf,
+  spentByDay,
   type Run,
   textOf,
   unused,
@@ -32,9 +33,9 @@ import { keyOf } from './shares.ts'
 
 export interface SharedBook {
   /** Of today. */
-  run(): Run
+  run(dayId?: string): Run
   /** One command; null = the store is away, and may have heard it all the same. */
-  send(run: Run, asked: { readonly marks: number; readonly need: number }): Promise<Reply | null>
+  send(run: Run, telling: Telling): Promise<Reply | null>
   /** Resolves to true when a store that lost data has just been told again what is known here. */
   restored(): Promise<boolean>
   /** A sign of life: tells what the store does not know. `isUrgent`: whether there is anything or not. */
@@ -45,6 +46,8 @@ export interface SharedBook {
   takeOver(run: string, credits: number): Promise<void>
   refund(credits: number, spentAt: number): void
   used(period: 'day' | 'month'): Used
+  /** Of this month, in the order of days, as the store had it last. */
+  spentByDay(): ReadonlyMap<string, number>
   close(): Promise<void>
 }
 
@@ -56,7 +59,7 @@ export interface AccountPorts {
   readonly session: Session
 }
 
-interface Telling {
+export interface Telling {
   readonly marks?: number
   readonly need?: number
   /** On which line everything else has been told. */
@@ -82,7 +85,18 @@ export function createSharedBook(name: string, limits: () => CreditLimits | null
   let restoring: Promise<void> | null = null
   let soon: { cancel(): void } | null = null
 
-  return { run, send, restored, tell, tellSoon, takeOver, refund, used, close }
+  return {
+    run,
+    send,
+    restored,
+    tell,
+    tellSoon,
+    takeOver,
+    refund,
+    used,
+    spentByDay: () => spentByDay(book.records),
+    close,
+  }
 
   function run(dayId = dayOf(session.wallMs()).id): Run {
     const known = runs.get(dayId)

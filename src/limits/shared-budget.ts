@@ -9,10 +9,10 @@
  */
 import type { Call, Client } from '../model.ts'
 import type { Budget, Hold } from '../parts.ts'
-import type { Spending } from './budget.ts'
+import type { Corrected, Spending } from './budget.ts'
 import { createSharedAccount, type SharedAccount } from './shared-account.ts'
 import type { AccountPorts } from './shared-book.ts'
-import { type AwayNews, createSlot, type Slot } from './shared-slot.ts'
+import { type AwayNews, createSlot, type Slot, unavailable } from './shared-slot.ts'
 import { createStandings, isLimited } from './shared-standing.ts'
 
 export interface SharedBudgetPorts extends AccountPorts {
@@ -25,6 +25,8 @@ export interface SharedBudgetPorts extends AccountPorts {
 export interface SharedBudgets extends Budget {
   /** What every client spends now, those without limits too. */
   spending(): readonly Spending[]
+  /** The client has spent so much this month, whatever was counted; the difference is taken from today's account as well. */
+  correct(client: string, spentCredits: number): Promise<Corrected>
   /** Tells the store all that it has not heard, and hears what others have told. */
   flush(): Promise<void>
   /** Gives back what was marked in advance. Holds that are open still count as spent when the session has ended. */
@@ -57,7 +59,7 @@ export function createSharedBudget(ports: SharedBudgetPorts): SharedBudgets {
 
   const { hasRoom, limits, states, spending, tellShares } = standings
 
-  return { hold, none, adopt, refund, hasRoom, limits, states, spending, flush, close }
+  return { hold, none, adopt, refund, hasRoom, limits, states, spending, correct, flush, close }
 
   async function hold(client: Client, { priceCredits }: Call): Promise<Hold> {
     if (priceCredits === 0) return none
@@ -94,6 +96,13 @@ export function createSharedBudget(ports: SharedBudgetPorts): SharedBudgets {
   function refund(clientName: string, credits: number, spentAt: number): void {
     const client = clients().find(({ name }) => name === clientName)
     if (client) knownOf(client).account.refund(credits, spentAt)
+  }
+
+  async function correct(clientName: string, spentCredits: number): Promise<Corrected> {
+    const client = clients().find(({ name }) => name === clientName)
+    const corrected = client ? await knownOf(client).account.correct(spentCredits) : null
+    if (!corrected) throw unavailable('away')
+    return corrected
   }
 
   function openHold(id: string, client: Client, slot: Slot): Hold {

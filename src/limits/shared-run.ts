@@ -139,3 +139,13 @@ export function usedIn(period: 'day' | 'month', today: string, totals: Totals, r
   }
   return { spentCredits, heldCredits: Math.max(0, atRisk - spentCredits) }
 }
+
+/** In the order of days. */
+export function spentByDay(records: ReadonlyMap<string, string>): ReadonlyMap<string, number> {
+  const days = new Map<string, number>()
+  for (const name of [...records.keys()].toSorted()) {
+    const [, , spent, , , refunded] = countersOf(records.get(name) ?? '')
+    days.set(name.slice(0, 10), (days.get(name.slice(0, 10)) ?? 0) + spent - refunded)
+  }
+  return days
+}

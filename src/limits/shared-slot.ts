@@ -104,7 +104,7 @@ export function createSlot(client: Client, account: SharedAccount, ports: SlotPo
 }
 
 /** There are credits, but nobody can take them now. */
-function unavailable(asked: Asked): ProxyError {
+export function unavailable(asked: Asked): ProxyError {
   const detail =
     asked === 'recovering'
       ? 'Redis may have lost data, and no more credits are granted until all replicas have restored it. Cached answers are still served. Retry later.'

@@ -347,6 +347,29 @@ void t.test('A refund is given once, in the period it was spent in, and never mo
   t.match(await inRedis(redis), { spent: 0, monthSpent: 0 })
 })
 
+void t.test('A correction says what was spent this month, for all replicas', async (t) => {
+  const redis = await startRedis(t)
+  const client = limited(30, 300)
+  const fleet = aFleet(client)
+  const [one, two] = [await upReplica(t, redis.url, fleet), await upReplica(t, redis.url, fleet)]
+  for (let i = 0; i < 5; i += 1) await fly(one, client)
+  await one.budget.flush()
+  fleet.wallMs += 86_400_000
+  await fly(one, client)
+  await one.budget.flush()
+  t.strictSame(await two.budget.correct('team', 12), { beforeCredits: 18, spentCredits: 12 })
+  t.match(await inRedis(redis), { spent: 12, monthSpent: 12 }, 'more than was spent today')
+  t.match(await inRedis(redis, 'team', '2026-01-16'), { spent: 0 })
+  t.strictSame(await two.budget.correct('team', 40), { beforeCredits: 12, spentCredits: 40 })
+  await one.budget.flush()
+  t.strictSame(standing(one), { left: 2, held: 0, spent: 28 })
+  t.strictSame(standing(one, 'month'), { left: 260, held: 0, spent: 40 })
+  t.strictSame(await flyAll(one, client), [0, 'BUDGET_EXHAUSTED'])
+  await redis.kill()
+  await until(() => two.store.state === 'down')
+  t.equal(await codeOf(two.budget.correct('team', 3)), 'BUDGET_UNAVAILABLE')
+})
+
 void t.test('A hold belongs to the day and month it was made in', async (t) => {
   const redis = await startRedis(t)
   const client = limited(30, 300)

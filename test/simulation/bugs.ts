@@ -346,8 +346,8 @@ export const bugs: readonly Bug[] = [
   {
     name: 'in Redis, more is leased than is left',
     file: 'limits/credits.lua',
-    find: 'math.max(0, math.min(slice, left()))',
-    replace: 'slice',
+    find: 'math.min(left(), math.max(short,',
+    replace: 'math.min(999, math.max(short,',
     invariants: ['L2'],
     needs: all(withRedis, isLimited),
   },

@@ -286,18 +286,26 @@ function offset(replication = ''): string {
   return /master_repl_offset:(\d+)/.exec(replication)?.[1] ?? 'none'
 }
 
-void t.test('M10: what killed replicas held is spent by the others, to the last credit', async (t) => {
-  const sim = await aSimulator(t)
-  const redis = await startRedis(t)
-  const [survivor, ...others] = await Promise.all(
-    [0, 1, 2].map(() => aReplica(t, sim.url, redis.url, ['clients.team.credits.perDay=150'])),
-  )
-  if (!survivor) return
-  for (const [index, other] of others.entries()) {
-    t.equal((await ask(other, `of ${index}`, TEAM)).status, 200)
-    other.signal('SIGKILL')
-    await other.ended
-  }
-  await askUntilSpent([survivor])
-  t.equal(sim.ledger.total(), 150)
-})
+void t.test(
+  'M10: what killed replicas held is spent by the others, to the last credit, and a correction gives back more',
+  async (t) => {
+    const sim = await aSimulator(t)
+    const redis = await startRedis(t)
+    const [survivor, ...others] = await Promise.all(
+      [0, 1, 2].map(() => aReplica(t, sim.url, redis.url, ['clients.team.credits.perDay=150'])),
+    )
+    if (!survivor) return
+    for (const [index, other] of others.entries()) {
+      t.equal((await ask(other, `of ${index}`, TEAM)).status, 200)
+      other.signal('SIGKILL')
+      await other.ended
+    }
+    await askUntilSpent([survivor])
+    t.equal(sim.ledger.total(), 150)
+
+    const correction = { method: 'POST', body: '{"spent": 100}' }
+    const { json } = await request(undefined, `${survivor.adminUrl}/clients/team/credits`, correction)
+    t.match(json, { client: 'team', spent: 100 })
+    t.equal((await ask(survivor, 'of a corrected budget', TEAM)).status, 200)
+  },
+)
