@@ -64,6 +64,8 @@ export function loadConfig(
     unresolved.push(path.join('.'))
     mistakes.push(about(path, text, written))
   })
+  const missing = missingLimits(tree).filter((path) => !unresolved.includes(path.join('.')))
+  mistakes.push(...missing.map((path) => about(path, NO_VALUE, tree)))
   const { config, issues } = validate(plain(tree, []))
   mistakes.push(...explain(issues, tree).filter((one) => !unresolved.includes(one.path.join('.'))))
   const wrong = mistakes.map((one) => one.path.join('.'))
@@ -156,6 +158,20 @@ function placeIn(source: string, order: number): Locate {
 }
 
 // Checking
+
+const NO_VALUE = 'has no value, and would count as unlimited; write one, or remove the line'
+
+/**
+ * Settings of a client, and budgets, that are named without a value. Elsewhere an empty setting has its default; here the default is
+ * "unlimited", and a file that was read half written, or a template without its value, would lift a limit.
+ */
+function missingLimits(tree: Tree, path: Path = []): Path[] {
+  const isLimit = path[0] === 'clients' ? path.length > 2 : path[0] === 'upstream' && path[1] === 'credits'
+  const isBudget = path.at(-1) === 'credits' && tree.kind === 'map' && tree.entries.size === 0
+  if (isLimit && (isEmpty(tree) || isBudget)) return [path]
+  if (tree.kind !== 'map') return []
+  return [...tree.entries].flatMap(([key, entry]) => missingLimits(entry.tree, [...path, key]))
+}
 
 /** For the schema. What is empty is as if it had not been written, but for a client, which may have nothing to say. */
 function plain(tree: Tree, path: Path): unknown {

@@ -63,6 +63,8 @@ const MOST_HELD = 10_000
 /** After a circuit has closed, so many of those that were held are let in, then twice as many, each after so long. */
 const FIRST_BATCH = 4
 const BATCH_EVERY_MS = 1_000
+/** The last look may start so much after the end of the hold: timers are late. */
+const LAST_LOOK_MS = 250
 /** Trials of replicas that opened together must not come together. */
 const SPREAD = 0.2
 
@@ -71,6 +73,7 @@ interface Opening {
   readonly policy: BreakerPolicy
   readonly holdUntil: number
   nextTrialAt: number
+  lastTrialAt: number
   readonly trials: Set<Trial>
   /** Trials that failed since the last setback. Those that began before it are no sign of recovery any more. */
   failed: number
@@ -80,6 +83,7 @@ interface Opening {
 }
 
 interface Trial {
+  readonly letInAt: number
   /** Null = it waits for its place or a key. */
   startedAt: number | null
   /** The next trial starts so much later than this one. */
@@ -283,14 +287,24 @@ class ScraperCircuit implements Circuit {
   #mayTry(opening: Opening): boolean {
     const survivors = this.#survivorsOf(opening)
     if (survivors > 0 && opening.trials.size < 1 + 2 * survivors) return true
-    return this.#clock.now() >= opening.nextTrialAt && !isTrialWaiting(opening)
+    return !isTrialWaiting(opening) && (this.#clock.now() >= opening.nextTrialAt || this.#isLastLookDue(opening))
+  }
+
+  /** Nobody who was held is refused before a trial at the end of the hold: upstream may be back for long when pauses are. */
+  #isLastLookDue({ holdUntil, lastTrialAt, policy }: Opening): boolean {
+    const now = this.#clock.now()
+    return now >= holdUntil && now <= holdUntil + LAST_LOOK_MS && now - lastTrialAt >= policy.openFor
   }
 
   #tryOnce(opening: Opening): Grant {
-    this.#doublings += 1
-    const trial: Trial = { startedAt: null, pauseMs: this.#openMs(opening.policy) }
+    const now = this.#clock.now()
+    const { policy } = opening
+    const isInTurn = now >= opening.nextTrialAt
+    if (isInTurn) this.#doublings += 1
+    const trial: Trial = { letInAt: now, startedAt: null, pauseMs: isInTurn ? this.#openMs(policy) : policy.openFor }
     opening.trials.add(trial)
-    opening.nextTrialAt = this.#clock.now() + trial.pauseMs
+    opening.lastTrialAt = now
+    opening.nextTrialAt = Math.max(isInTurn ? 0 : opening.nextTrialAt, now + trial.pauseMs)
     if (this.#state === 'open') {
       this.#gate.unlock()
       this.#enter('half-open')
@@ -314,9 +328,16 @@ class ScraperCircuit implements Circuit {
     return survivors
   }
 
-  /** While a trial looks well, nobody is refused. */
+  /** While a trial looks well, nobody is refused; nor before the last look has had the time that a failure takes. */
   #isHoldOver(opening: Opening): boolean {
-    return this.#clock.now() >= opening.holdUntil && this.#survivorsOf(opening) === 0
+    const now = this.#clock.now()
+    if (now < opening.holdUntil || this.#survivorsOf(opening) > 0) return false
+    const { trials, setbackAt, holdUntil } = opening
+    const before = now - this.#evidence.survivalMs()
+    return !trials.values().some(({ letInAt, startedAt }) => {
+      const at = startedAt ?? letInAt
+      return at >= setbackAt && at > before && at <= holdUntil + LAST_LOOK_MS
+    })
   }
 
   /** Infinite while all depends on a trial that waits for its place or a key. */
@@ -390,6 +411,7 @@ class ScraperCircuit implements Circuit {
       policy,
       holdUntil: now + policy.hold,
       nextTrialAt: now + openForMs,
+      lastTrialAt: now,
       trials: new Set(),
       failed: 0,
       setbackAt: now,

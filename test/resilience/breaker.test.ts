@@ -345,6 +345,29 @@ void t.test('The circuit knows how an attempt ended before its place goes on', a
   t.equal(stateAtTheEnd, 'closed')
 })
 
+void t.test('An outage of less than the hold costs nobody an answer, whenever in the hold it ends', async (t) => {
+  for (const outageMs of [5_000, 14_500, 22_000, 26_000, 29_000, 29_900]) {
+    const { trip, clock, calls, state } = setUp()
+    await trip()
+    const openedAt = clock.now()
+    const all = await calls(40)
+    // Failures come after 0.5 s, answers after 8 s.
+    const endsAt = new Map<(typeof all)[number], number>()
+    for (let ms = 0; ms < 120_000; ms += 250) {
+      for (const one of all) {
+        const isDown = clock.now() - openedAt < outageMs
+        if (one.state.isAsked && !endsAt.has(one)) endsAt.set(one, clock.now() + (isDown ? 500 : 8_000))
+        const at = endsAt.get(one)
+        if (at !== undefined && clock.now() >= at) await one.ends(at - openedAt < outageMs + 500 ? 'down' : 'up')
+      }
+      await clock.advance(250)
+    }
+    const refused = await Promise.all(all.map(async ({ outcome }) => (await outcome) instanceof ProxyError))
+    t.equal(refused.filter(Boolean).length, 0, `an outage of ${outageMs} ms`)
+    t.equal(state(), 'closed')
+  }
+})
+
 void t.test(
   'While a trial waits for its place there is no other, and the next comes a pause after its start',
   async (t) => {
