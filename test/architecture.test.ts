@@ -121,6 +121,8 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'limits/',
     'resilience/',
     'telemetry/ledger.ts',
+    'telemetry/outcome-status.ts',
+    'http/cache-directives.ts',
   ],
   // A look at the world before the start, through the doors that will be used.
   'doctor/': [

@@ -7,12 +7,12 @@ import { createLocalTier } from '../cache/local-tier.ts'
 import { createCache } from '../cache/tiered.ts'
 import { cacheBytesOf, resolveClient } from '../config/policy.ts'
 import { resolveRetry, type Config } from '../config/schema.ts'
-import { ProxyError, refusals, type Code } from '../errors.ts'
+import { ProxyError, type Code } from '../errors.ts'
 import { restsIn } from '../keys/key-state.ts'
 import { createKeys } from '../keys/pool.ts'
 import { createAdmission } from '../limits/admission.ts'
 import { createBudget } from '../limits/budget.ts'
-import type { Client, Exchange, Outcome, ProxyRequest, CacheDirectives } from '../model.ts'
+import type { Client, Exchange, Outcome, ProxyRequest } from '../model.ts'
 import { createPipeline } from '../pipeline.ts'
 import type { Clock, Emit } from '../ports.ts'
 import { createBreakers } from '../resilience/breaker.ts'
@@ -22,7 +22,9 @@ import { neverOverloaded } from '../resilience/overload.ts'
 import { createRetryBudget } from '../resilience/retry-budget.ts'
 import { createRetry } from '../resilience/retry.ts'
 import { loneFlights } from '../resilience/shared-flight.ts'
+import { noDirectives } from '../http/cache-directives.ts'
 import { createLedger, type Ledger } from '../telemetry/ledger.ts'
+import { statusOf } from '../telemetry/outcome-status.ts'
 import { createSeededHash, createSeededRandom } from './chance.ts'
 import { createTally, type Figures, type Tally } from './figures.ts'
 import type { Kept, Question, Traffic } from './traffic.ts'
@@ -52,15 +54,6 @@ const REPORT_EVERY = 10_000
 /** What replicas share has no limit of its own that we know. */
 const SHARED_BYTES = 2 * 1024 ** 3
 const silent = { add: () => {}, samples: () => [] }
-
-const noDirectives: CacheDirectives = {
-  noCache: false,
-  noStore: false,
-  onlyIfCached: false,
-  maxAgeMs: null,
-  maxStaleMs: null,
-  minFreshMs: null,
-}
 
 export async function replay(options: ReplayOptions, { soon, onProgress }: ReplayPorts): Promise<Figures> {
   const { config, traffic, weather, seed, scrapers, recordedDeadlineMs } = options
@@ -243,14 +236,6 @@ function codeOf(outcome: Outcome): Code | null {
   if (outcome.kind !== 'fetched') return null
   const { verdict } = outcome.landing
   return verdict.kind === 'failed' ? verdict.refusal : null
-}
-
-function statusOf(outcome: Outcome, code: Code | null): number | 'gone' {
-  if (outcome.kind === 'gone') return 'gone'
-  if (outcome.kind === 'refused') return outcome.error.status
-  if (outcome.kind === 'job') return outcome.reply.status
-  if (outcome.kind !== 'fetched') return outcome.entry.status
-  return outcome.landing.verdict.reply?.status ?? refusals[code ?? 'INTERNAL'].statuses[0]
 }
 
 function cacheBytes(config: Config): number {

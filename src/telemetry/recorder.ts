@@ -3,7 +3,7 @@
  * operator must know, a line in the log. Never throws for what it is given, and decides nothing.
  * What became of credits is the ledger's to say. Longer than other files: each event is one row of a table.
  */
-import { refusals, type Code, type ProxyError } from '../errors.ts'
+import type { Code, ProxyError } from '../errors.ts'
 import type { Anomaly, Attempt, CacheLabel, Call, Entry, Exchange, Landing, Made, Outcome, Tier } from '../model.ts'
 import type { Recorder } from '../parts.ts'
 import type { Clock, Emit } from '../ports.ts'
@@ -15,6 +15,7 @@ import type { Log } from './log.ts'
 import type { Metrics } from './metrics.ts'
 import { type Reachability, createReachability } from './reachability.ts'
 import { traceIdOf } from './traceparent.ts'
+import { statusOf } from './outcome-status.ts'
 import { promptsIn } from './trail.ts'
 
 /** Somebody else who must know how each exchange went: the audit trail, the tracer. Never throws. */
@@ -394,14 +395,6 @@ function codeOf(outcome: Outcome): Code | null {
   const { verdict } = outcome.landing
   if (verdict.kind === 'answered' || verdict.reply) return null
   return verdict.refusal ?? 'UPSTREAM_UNREACHABLE'
-}
-
-function statusOf(outcome: Outcome, code: Code | null): number | 'gone' {
-  if (outcome.kind === 'gone') return 'gone'
-  if (outcome.kind === 'refused') return outcome.error.status
-  if (outcome.kind === 'job') return outcome.reply.status
-  if (outcome.kind !== 'fetched') return outcome.entry.status
-  return outcome.landing.verdict.reply?.status ?? refusals[code ?? 'INTERNAL'].statuses[0]
 }
 
 function entryOf(outcome: Outcome): Entry | null {

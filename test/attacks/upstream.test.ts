@@ -369,7 +369,7 @@ void t.test('A51: a key without credits rests alone', async (t) => {
   )
   upstream.answer(() => httpOf('{"detail":"Credit limit reached."}', { status: '429 Too Many' }))
   await proxy.ask('the last credits')
-  t.match((await proxy.ask('kept')).headers['cache-status'], /; hit/, 'A51 known answers still come')
+  t.match((await proxy.ask('kept')).headers['cache-status'], /; hit/, 'A51 cached answers are still served')
   t.match(await proxy.ask('unknown'), { status: 503, headers: { 'x-proxy-code': 'NO_KEY_AVAILABLE' } })
   const states = await proxy.metric('breaker_state')
   t.same([...new Set(Object.values(states))], [0], 'A51 and no circuit has moved')

@@ -23,7 +23,7 @@ const plainReply: Reply = {
 const calm: Pressure = { eventLoopDelayMs: 0, eventLoopBusy: 0, memory: 0.1 }
 
 void t.test(
-  'short of memory, known answers still come and nothing new is asked; then nothing comes at all',
+  'short of memory, cached answers are still served and nothing new is asked; then nothing comes at all',
   async (t) => {
     let pressure = calm
     const proxy = await aProxy(t, '', { pressure: () => pressure })

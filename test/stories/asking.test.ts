@@ -268,7 +268,7 @@ void t.test('who asks too often, or too much at once, is told when to come back'
   const third = await ask('long', bob)
   t.match(third, { status: 429, headers: { 'x-proxy-code': 'RATE_LIMITED', 'retry-after': '30' } })
   clock.skip(30_000)
-  t.equal((await ask('long', bob)).status, 200, 'known answers still come')
+  t.equal((await ask('long', bob)).status, 200, 'cached answers are still served')
 })
 
 void t.test('no answer crosses from one client to another when the scope is the client', async (t) => {

@@ -208,7 +208,7 @@ void t.test('a key rests for whatever class the settings say', async (t) => {
   t.same(await metric('key_state'), { 'key="one"': 1, 'key="two"': 0 })
 })
 
-void t.test('every key is spent: 503 with the earliest return, and known answers still come', async (t) => {
+void t.test('every key is spent: 503 with the earliest return, and cached answers are still served', async (t) => {
   const { ask, sim } = await aProxy(t, TWO_KEYS)
   await ask('known')
   sim.setKey('key-one', { credits: 0 })
@@ -235,7 +235,7 @@ void t.test('sustained 503 opens the circuit of one scraper, leaves the others a
   const held = Array.from({ length: 8 }, (_, question) => ask(`question ${question}`))
   await until(async () => (await state()) !== 0)
   t.ok(((await metric('breaker_held'))['scraper="chatgpt"'] ?? 0) > 0)
-  t.equal((await ask('known')).status, 200, 'known answers still come')
+  t.equal((await ask('known')).status, 200, 'cached answers are still served')
   t.equal((await ask('/scrapers/grok?prompt=a')).status, 200, 'other scrapers go on')
 
   // The outage lasts longer than the hold: callers are told at once.

@@ -81,25 +81,28 @@ void t.test('with resets and cut-off answers, never more than the budget is spen
   t.ok(spent <= sim.ledger.total() && sim.ledger.total() <= spent + uncertain, 'the two ledgers agree to the credit')
 })
 
-void t.test('out of credits: known answers still come, new ones are refused until the period ends', async (t) => {
-  const { ask, sim, clock, metric, lines } = await aProxy(t, team('{ perDay: 15, perMonth: 1000 }'))
-  for (const prompt of ['1', '2', '3', '4', '5']) t.equal((await ask(prompt, TEAM)).status, 200)
-  const refused = await ask('6', TEAM)
-  t.match(refused, { status: 429, headers: { 'x-proxy-code': 'BUDGET_EXHAUSTED' } })
-  t.equal(refused.headers['ratelimit-policy'], '"credits-day";q=15;w=86400, "credits-month";q=1000;w=2592000')
-  t.match(refused.headers['ratelimit'], /^"credits-day";r=0;t=\d+, "credits-month";r=985;t=\d+$/)
-  t.match(await ask('1', TEAM), { status: 200, headers: { 'x-proxy-credits': '0' } })
-  t.equal((await ask('6')).status, 200, 'another client has a budget of its own')
-  t.match(await ask('6', TEAM), { status: 200 }, 'which answers for all')
-  t.match(await metric('credits_budget_remaining'), {
-    'client="team",period="day"': 0,
-    'client="team",period="month"': 985,
-  })
-  t.equal(lines().filter(({ msg }) => /budget/.test(String(msg))).length, 1, 'said once, at 80 %')
-  clock.skip(Number(refused.headers['retry-after']) * 1_000)
-  t.equal((await ask('7', TEAM)).status, 200, 'the next day')
-  t.equal(sim.ledger.total(), 21)
-})
+void t.test(
+  'out of credits: cached answers are still served, new ones are refused until the period ends',
+  async (t) => {
+    const { ask, sim, clock, metric, lines } = await aProxy(t, team('{ perDay: 15, perMonth: 1000 }'))
+    for (const prompt of ['1', '2', '3', '4', '5']) t.equal((await ask(prompt, TEAM)).status, 200)
+    const refused = await ask('6', TEAM)
+    t.match(refused, { status: 429, headers: { 'x-proxy-code': 'BUDGET_EXHAUSTED' } })
+    t.equal(refused.headers['ratelimit-policy'], '"credits-day";q=15;w=86400, "credits-month";q=1000;w=2592000')
+    t.match(refused.headers['ratelimit'], /^"credits-day";r=0;t=\d+, "credits-month";r=985;t=\d+$/)
+    t.match(await ask('1', TEAM), { status: 200, headers: { 'x-proxy-credits': '0' } })
+    t.equal((await ask('6')).status, 200, 'another client has a budget of its own')
+    t.match(await ask('6', TEAM), { status: 200 }, 'which answers for all')
+    t.match(await metric('credits_budget_remaining'), {
+      'client="team",period="day"': 0,
+      'client="team",period="month"': 985,
+    })
+    t.equal(lines().filter(({ msg }) => /budget/.test(String(msg))).length, 1, 'said once, at 80 %')
+    clock.skip(Number(refused.headers['retry-after']) * 1_000)
+    t.equal((await ask('7', TEAM)).status, 200, 'the next day')
+    t.equal(sim.ledger.total(), 21)
+  },
+)
 
 void t.test('a joined call costs its first asker, and nobody behind it', async (t) => {
   const { ask, sim, metric } = await aProxy(t, team('{ perDay: 3 }'))

@@ -31,7 +31,7 @@ void t.test('the account as a whole is spent by all together, and the reserve by
   t.equal((await ask('one', TEAM)).status, 200)
   t.equal((await ask('two')).status, 200)
   t.match(await ask('three', TEAM), { status: 429, json: { code: 'BUDGET_EXHAUSTED', detail: /all clients together/ } })
-  t.equal((await ask('one', TEAM)).headers['x-proxy-credits'], '0', 'known answers still come')
+  t.equal((await ask('one', TEAM)).headers['x-proxy-credits'], '0', 'cached answers are still served')
   t.equal((await ask('three', BOSS)).status, 200)
   t.match((await admin('/status')).json, {
     account: [

@@ -74,7 +74,7 @@ void t.test(
 )
 
 void t.test(
-  'money while Redis hangs: only the allowance that was taken in advance, known answers still come',
+  'money while Redis hangs: only the allowance that was taken in advance, cached answers are still served',
   async (t) => {
     const redis = await startRedis(t)
     const { ask, sim, replicas } = await aFleet(t, 2, [`redis.url=${redis.url}`, 'clients.team.credits.perDay=300'])
