@@ -14,7 +14,7 @@ clients:
   payer: { token: payer-token-0123456789 }
   brief: { token: brief-token-0123456789, cache: { ttl: 1s } }
   long: { token: long-token-0123456789, cache: { ttl: 24h } }
-  lenient: { token: lenient-token-0123456789, cache: { ttl: 1s, staleIfError: 12h } }
+  lenient: { token: lenient-token-0123456789, cache: { ttl: 1s, staleIfError: 13h } }
 `
 
 function as(client: string, more: Record<string, string> = {}): { headers: Record<string, string> } {
