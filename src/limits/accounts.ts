@@ -99,10 +99,12 @@ class AccountBook implements Accounts {
   }
 
   readonly reserve = (charged: readonly Charged[], credits: number): void => {
-    const refusing = charged
-      .filter(({ account, limitCredits }) => limitCredits !== null && leftOf(account, limitCredits) < credits)
-      .toSorted((a, b) => b.account.period.resetAt - a.account.period.resetAt)[0]
-    if (refusing) throw exhausted(refusing.account, this.#clock.wall())
+    const refusing = charged.flatMap(({ account, limitCredits }) =>
+      limitCredits !== null && leftOf(account, limitCredits) < credits
+        ? [{ ...account, isHeld: limitCredits - account.spentCredits >= credits }]
+        : [],
+    )
+    if (refusing.length > 0) throw exhausted(refusing, this.#clock.wall())
     for (const { account } of charged) {
       account.heldCredits += credits
       account.touchedAt = this.#clock.now()
@@ -235,12 +237,32 @@ function keyOf(client: string, period: Period): string {
   return `${period.id}/${client}`
 }
 
-export function exhausted(
-  { client, period: { kind, resetAt } }: Pick<Account, 'client' | 'period'>,
-  wallMs: number,
-): ProxyError {
-  const reset = new Date(resetAt).toISOString().replace('.000Z', 'Z')
+export interface RefusingAccount {
+  readonly client: string
+  readonly period: Period
+  /** It is not spent: only requests under way are in the way, and what they do not use comes back. */
+  readonly isHeld: boolean
+}
+
+/** Until what requests under way have set aside may be free again: failures come within seconds. */
+const HELD_RETRY_MS = 10_000
+
+/** With the reset of the last to be over of the accounts that are spent. At least one account refuses. */
+export function exhausted(refusing: readonly RefusingAccount[], wallMs: number): ProxyError {
+  const [last] = refusing.toSorted(
+    (a, b) => Number(a.isHeld) - Number(b.isHeld) || b.period.resetAt - a.period.resetAt,
+  ) as [RefusingAccount]
+  const { client, isHeld } = last
+  const { kind, resetAt } = last.period
   const whose = client === WHOLE ? 'all clients together' : 'this client'
+  if (isHeld) {
+    return new ProxyError(
+      'BUDGET_EXHAUSTED',
+      `What is left of the credit budget of ${whose} for the ${kind} is set aside for requests under way. What they do not use comes back.`,
+      { retryAfterMs: Math.max(0, Math.min(HELD_RETRY_MS, resetAt - wallMs)) },
+    )
+  }
+  const reset = new Date(resetAt).toISOString().replace('.000Z', 'Z')
   return new ProxyError(
     'BUDGET_EXHAUSTED',
     `The credit budget of ${whose} for the ${kind} does not cover this request. The budget resets at ${reset}.`,

@@ -104,13 +104,14 @@ export function createStandings(
     }
   }
 
-  /** With the reset of the last to be over of the periods that refuse. */
   function refusal(client: Client, credits: number): ProxyError {
-    const all = standings(client).toSorted((a, b) => b.period.resetAt - a.period.resetAt)
     const wallMs = session.wallMs()
-    // What was left when it was refused may have become more since.
-    const { period } = all.find(({ leftCredits }) => leftCredits < credits) ?? all.at(-1) ?? { period: dayOf(wallMs) }
-    return exhausted({ client: client.name, period }, wallMs)
+    const refusing = standings(client).flatMap(({ period, limitCredits, leftCredits, spentCredits }) =>
+      leftCredits < credits ? [{ client: client.name, period, isHeld: limitCredits - spentCredits >= credits }] : [],
+    )
+    // What was left when it was refused may have become more since: then it was held.
+    const held = { client: client.name, period: dayOf(wallMs), isHeld: true }
+    return exhausted(refusing.length > 0 ? refusing : [held], wallMs)
   }
 }
 

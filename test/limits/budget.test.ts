@@ -232,6 +232,17 @@ void t.test('Shares of the account as a whole are of its limit, the reserve incl
   t.match(world.told('budget-used'), [{ client: '', percent: 50, limitCredits: 12 }])
 })
 
+void t.test('A budget that is only held is worth asking again soon', async (t) => {
+  const client = withCredits(6, null)
+  const { budget } = createScene(client)
+  const held = [await budget.hold(client, aCall()), await budget.hold(client, aCall())]
+  const refusal = await refusalOf(budget.hold(client, aCall()))
+  t.match(refusal, { code: 'BUDGET_EXHAUSTED', status: 429, retryAfterMs: 10_000 })
+  t.match(refusal.message, 'set aside for requests under way')
+  for (const hold of held) hold.settle()
+  await pay(budget, client)
+})
+
 void t.test('A refusal says which period is used up and when it ends; of both, the later one', async (t) => {
   const day = withCredits(3, 9)
   const { budget, clock } = createScene(day)
