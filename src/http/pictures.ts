@@ -91,7 +91,8 @@ export function hourText(hour: HourReport): string {
   const latency = (ms: number | null): string => (ms === null ? '–' : msText(ms))
   const words = [
     `${percent(hour.success_ratio)} answered`,
-    `${(hour.requests / 60).toFixed(1)} requests/min`,
+    `${hour.requests_per_minute.toFixed(1)} requests/min`,
+    ...(hour.refused > 0 ? [`${countOf(hour.refused)} refused (4xx)`] : []),
     `${percent(hour.hit_ratio)} hits`,
     `misses p50 ${latency(hour.p50_ms)}, p95 ${latency(hour.p95_ms)}`,
     `${countOf(hour.credits_spent)} credits/h spent, ${countOf(hour.credits_saved)} saved`,

@@ -156,6 +156,10 @@ export interface StatusReport {
 /** Shares are 0 to 1; null where there was nothing to take a share of. Latencies are those of misses. */
 export interface HourReport {
   readonly requests: number
+  /** Since the start, where that is less than an hour ago. */
+  readonly requests_per_minute: number
+  /** Answered 4xx by the proxy or for the caller's own mistake; not in `success_ratio`. */
+  readonly refused: number
   readonly success_ratio: number | null
   readonly hit_ratio: number | null
   readonly p50_ms: number | null
@@ -274,9 +278,21 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
 }
 
 const noOverload: OverloadStatus = { state: 'calm', because: null }
-function hourOf({ requests, success, hits, p50Ms, p95Ms, spentCredits, savedCredits }: Hour): HourReport {
+function hourOf({
+  requests,
+  perMinute,
+  refused,
+  success,
+  hits,
+  p50Ms,
+  p95Ms,
+  spentCredits,
+  savedCredits,
+}: Hour): HourReport {
   return {
     requests,
+    requests_per_minute: Number(perMinute.toFixed(2)),
+    refused,
     success_ratio: success,
     hit_ratio: hits,
     p50_ms: p50Ms,

@@ -24,6 +24,9 @@ export interface Step {
 /** What an hour amounts to. */
 export interface Hour {
   readonly requests: number
+  readonly perMinute: number
+  /** 4xx by the proxy, or for the caller's own mistake. Not part of `success`. */
+  readonly refused: number
   /** Null = there were no requests, or no misses. */
   readonly success: number | null
   readonly hits: number | null
@@ -54,9 +57,13 @@ export function indexOf(outcome: Outcome, status: number | 'gone'): number | nul
   return outcomeNames.indexOf(nameOf(outcome, status))
 }
 
+/** The shortest time that a rate is told for. */
+const STEP_MS = 10_000
+
 function nameOf(outcome: Outcome, status: number): OutcomeName {
   if (outcome.kind === 'stale') return 'stale'
-  if (status >= 500) return 'failed'
+  // 408 and 429 of upstream are its failures; those of the proxy are the client's limits.
+  if (status >= 500 || (outcome.kind === 'fetched' && (status === 408 || status === 429))) return 'failed'
   if (status >= 400) return 'refused'
   if (outcome.kind === 'hit' || (outcome.kind === 'fetched' && outcome.role === 'joined')) return 'cached'
   return 'fetched'
@@ -103,7 +110,8 @@ export function stepFrom(slot: Slot): Step {
   }
 }
 
-export function hourFrom(slots: readonly Slot[]): Hour {
+/** `until`: where the hour ends. After a start it is shorter than an hour. */
+export function hourFrom(slots: readonly Slot[], until: number): Hour {
   const sum = emptySlot(0, 0)
   for (const { requests, latencies, spent, saved } of slots) {
     for (const [index, count] of requests.entries()) sum.requests[index] = (sum.requests[index] ?? 0) + count
@@ -113,10 +121,14 @@ export function hourFrom(slots: readonly Slot[]): Hour {
   }
   const { requests: by, p50Ms, p95Ms } = stepFrom(sum)
   const answered = by.cached + by.fetched + by.stale
-  const requests = answered + by.refused + by.failed
+  const asked = answered + by.failed
+  const requests = asked + by.refused
+  const minutes = Math.min(60, Math.max(until - (slots[0]?.at ?? until), STEP_MS) / 60_000)
   return {
     requests,
-    success: requests === 0 ? null : answered / requests,
+    perMinute: requests / minutes,
+    refused: by.refused,
+    success: asked === 0 ? null : answered / asked,
     hits: answered === 0 ? null : (by.cached + by.stale) / answered,
     p50Ms,
     p95Ms,

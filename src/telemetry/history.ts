@@ -151,8 +151,8 @@ class TrafficHistory implements History {
     const now = this.#clock.wall()
     const dayAgo = this.#slots('day', now - 25 * 3_600_000, now - 24 * 3_600_000)
     return {
-      now: hourFrom(this.#slots('hour', now - 3_600_000, now)),
-      dayAgo: dayAgo.length > 0 ? hourFrom(dayAgo) : null,
+      now: hourFrom(this.#slots('hour', now - 3_600_000, now), now),
+      dayAgo: dayAgo.length > 0 ? hourFrom(dayAgo, now - 24 * 3_600_000) : null,
     }
   }
 

@@ -28,7 +28,10 @@ void t.test('each request is counted once, by how it ended', async (t) => {
     steps.reduce((all, { savedCredits }) => all + savedCredits, 0),
     3,
   )
-  t.match(history.hours(), { now: { requests: 4, success: 0.75, spentCredits: 6, savedCredits: 3 }, dayAgo: null })
+  t.match(history.hours(), {
+    now: { requests: 4, refused: 1, success: 1, spentCredits: 6, savedCredits: 3 },
+    dayAgo: null,
+  })
   const { p50Ms } = history.hours().now
   t.ok(p50Ms !== null && p50Ms > 6_000 && p50Ms <= 10_000, `p50 of misses that took 8 s: ${p50Ms}`)
   await clock.advance(2 * hour)
