@@ -28,6 +28,8 @@ const cases: readonly { readonly cause: string; readonly firing: readonly string
   { cause: 'ScrapellmProxyNoKeyReady', firing: ['KeyResting', 'KeyRefused', 'ErrorBudgetBurn'] },
   { cause: 'ScrapellmProxyDown', firing: ['MemoryHigh', 'Overloaded', 'RedisDown'] },
   { cause: 'ScrapellmProxyOverloaded', firing: ['ErrorBudgetBurn', 'EventLoopSlow', 'MemoryHigh'] },
+  { cause: 'ScrapellmProxyUpstreamUnreachable', firing: ['CircuitOpen', 'RetriesRefused', 'ErrorBudgetBurn'] },
+  { cause: 'ScrapellmProxyRecordsLost', firing: ['AuditLost', 'DiskCacheLost', 'ErrorBudgetBurn'] },
   { cause: 'ScrapellmProxyRedisDown', firing: ['InstanceLost', 'HitRatioFell'] },
 ]
 

@@ -46,6 +46,7 @@ void t.test('every metric that is asked for exists, with the labels and label va
   const lists: Readonly<Record<string, readonly (string | number)[]>> = {
     ...labelLists,
     result: [...labelLists.result, ...labelLists.reload],
+    reason: [...labelLists.reason, ...labelLists.wire],
   }
   const asked = dashboards.flatMap(([, dashboard]) => expressionsOf(dashboard))
   t.ok(asked.length > 100, 'expressions found')

@@ -243,7 +243,7 @@ void t.test('what a real Prometheus says of the dashboards and alerts', async (t
 
   await t.test('the alerts that such a time deserves fire', async (t) => {
     const names = await firing(prometheus)
-    for (const name of ['BudgetSpent', 'BudgetNearlySpent', 'UncertainCredits'])
+    for (const name of ['BudgetSpent', 'BudgetNearlySpent'])
       t.ok(names.includes(`ScrapellmProxy${name}`), `${name} among ${names.join(', ')}`)
     for (const name of ['Bug', 'LedgerImbalance', 'Down', 'RedisDown', 'ForeignEntries', 'TooManySeries'])
       t.notOk(names.includes(`ScrapellmProxy${name}`), `${name} is quiet`)

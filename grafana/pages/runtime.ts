@@ -207,6 +207,21 @@ export const runtime: Page = {
         [
           {
             kind: 'graph',
+            title: 'Clock',
+            shows: 'How far the wall clock of each instance is from that of Prometheus.',
+            red: 'the clock of the machine was set, or NTP does not run. Days and months of budgets, ages of answers and times of logs are those of this clock.',
+            unit: 's',
+            queries: [
+              [
+                `${metric('clock_timestamp_seconds')} - timestamp(${metric('clock_timestamp_seconds')})`,
+                '{{instance}}',
+              ],
+            ],
+            warn: 5,
+            bad: 60,
+          },
+          {
+            kind: 'graph',
             title: 'Series',
             shows: 'Series that each instance offers to Prometheus.',
             red: 'more than 2,000: many clients, scrapers and keys. Fewer clients in the settings, or drop series with `metric_relabel_configs`.',

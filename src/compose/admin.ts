@@ -61,6 +61,7 @@ export function buildAdmin(base: AdminBase) {
     retryTokens: (scraper) => generations.current.retryBudget.tokens(scraper),
     overload: () => overload,
     certificateUntil: () => edge.certificates.listen?.now.validUntil ?? null,
+    wallMs: clock.wall,
     queued: (scraper) => bulkhead.queued(scraper),
     limits: {
       upstream: (scraper) => bulkhead.limit(scraper),

@@ -385,6 +385,10 @@ const readingRows: readonly Reading[] = [
     },
   },
   {
+    ...row([], 'clock_timestamp_seconds', 'Unix time of the clock of this machine when it was scraped.'),
+    read: ({ gauges }) => (gauges.wallMs ? [[gauges.wallMs() / 1000]] : []),
+  },
+  {
     ...row([], 'config_generation', 'Generation of the current settings: 1 at start, increased by 1 with each reload.'),
     read: ({ gauges }) => [[gauges.configGeneration()]],
   },
@@ -430,6 +434,7 @@ export interface Gauges {
   }
   /** Epoch milliseconds; null = there is none. */
   readonly certificateUntil?: () => number | null
+  readonly wallMs?: () => number
   readonly overload?: () => { readonly state: OverloadState; readonly memory: number }
   readonly cache: () => readonly {
     readonly tier: Tier

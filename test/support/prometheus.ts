@@ -6,10 +6,10 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { Test } from 'tap'
 import { read, ruleFiles } from './grafana.ts'
 import { start } from './process.ts'
 import { request } from './proxy.ts'
+import type { Scope } from './scope.ts'
 
 export interface Sample {
   readonly metric: Readonly<Record<string, string>>
@@ -26,20 +26,27 @@ export interface Prometheus {
 
 const patience = { tries: 600, everyMs: 100 }
 
+interface More {
+  /** What is made of a file of rules; left out: their groups are evaluated every second. */
+  readonly rules?: (text: string) => string
+  /** The host:port of who is told. */
+  readonly alertmanager?: string
+}
+
 /** `targets` are host:port; `flags` are more words of its command line. */
 export async function startPrometheus(
-  t: Test,
+  t: Scope,
   targets: readonly string[],
   flags: readonly string[] = [],
+  { rules = everySecond, alertmanager }: More = {},
 ): Promise<Prometheus> {
   const folder = mkdtempSync(join(tmpdir(), 'prometheus-'))
   const port = await freePort()
-  // The test has no half minutes to wait for an evaluation.
-  for (const name of ruleFiles)
-    writeFileSync(join(folder, name), read(`rules/${name}`).replaceAll(/^ +interval: .*\n/gm, ''))
+  for (const name of ruleFiles) writeFileSync(join(folder, name), rules(read(`rules/${name}`)))
   const settings = {
     global: { scrape_interval: '1s', scrape_timeout: '1s', evaluation_interval: '1s' },
     rule_files: ruleFiles,
+    ...(alertmanager ? { alerting: { alertmanagers: [{ static_configs: [{ targets: [alertmanager] }] }] } } : {}),
     scrape_configs: [{ job_name: 'scrapellm-proxy', static_configs: [{ targets }] }],
   }
   // JSON is YAML.
@@ -109,6 +116,11 @@ export async function startPrometheus(
     ),
   )
   return { query, api, scraped }
+}
+
+/** A test has no half minutes to wait for an evaluation. */
+function everySecond(rules: string): string {
+  return rules.replaceAll(/^ +interval: .*\n/gm, '')
 }
 
 async function freePort(): Promise<number> {

@@ -43,6 +43,7 @@ function createScene(
     retryTokens: (scraper) => (scraper === 'chatgpt' ? 95 : 100),
     cache: () => [{ tier: 'memory', entries: 2, bytes: 8192, maxBytes: 65_536 }],
     configGeneration: () => live.generation,
+    wallMs: () => 1_700_000_000_000,
     certificateUntil: () => start + 86_400_000,
     overload: () => ({ state: 'shedding', memory: 0.9 }),
   })
