@@ -5,6 +5,8 @@
  * Times are those of the store, measured on the monotonic clock of this process: a wall clock that is off by hours changes nothing.
  * While the store is away nobody is declared gone; nor is anybody for a while after the store was away, was replaced by another server
  * or has lost its data, because those who live need time to say so.
+ *
+ * Longer than other files, because the life of a session is read in one go.
  */
 import { luaScript } from './lua.ts'
 import type { Clock, SharedStore, Timer } from './ports.ts'
@@ -79,179 +81,202 @@ interface Seen {
   readonly generation: number
 }
 
-export function createSession({ store, clock, id }: SessionPorts): Session {
-  const seen = new Map<string, Seen>()
-  const listeners = new Set<(isNew: boolean) => void>()
-  const startedAt = clock.now()
+class SharedSession implements Session {
+  readonly #store: Pick<SharedStore, 'run' | 'onState'>
+  readonly #clock: Clock
+  readonly id: string
+  readonly #seen = new Map<string, Seen>()
+  readonly #listeners = new Set<(isNew: boolean) => void>()
+  readonly #startedAt: number
   /** When the last sign of life that was heard had been sent, and when the reply came. */
-  let sentAt = Number.NEGATIVE_INFINITY
-  let sentWallAt = Number.NEGATIVE_INFINITY
-  let heardAt = Number.NEGATIVE_INFINITY
-  let replies = 0
-  let generation = 1
+  #sentAt = Number.NEGATIVE_INFINITY
+  #sentWallAt = Number.NEGATIVE_INFINITY
+  #heardAt = Number.NEGATIVE_INFINITY
+  #replies = 0
+  #generation = 1
   /** The first sign of life since then that was not heard. */
-  let missedAt: number | null = null
-  let changedAt = Number.NEGATIVE_INFINITY
+  #missedAt: number | null = null
+  #changedAt = Number.NEGATIVE_INFINITY
   /** Until the store changed it was known who lives. */
-  let wasInformed = false
-  let server: string | null = null
-  let aheadMs: number | null = null
-  let underWay: Promise<void> | null = null
-  let timer: Timer | null = null
-  let isClosed = false
-  const stopListening = store.onState((state) => void (state === 'up' && beat()))
-  void beat()
+  #wasInformed = false
+  #server: string | null = null
+  #aheadMs: number | null = null
+  #underWay: Promise<void> | null = null
+  #timer: Timer | null = null
+  #isClosed = false
+  readonly #stopListening: () => void
+  readonly mark = (): string => `${this.id}.${this.#generation}`
 
-  const mark = (): string => `${id}.${generation}`
-
-  return { id, mark, size, isLost, isGone, isTrusted, fateOf, others, isValid, wallMs, beat, onBeat, close }
-
-  function beat(): Promise<void> {
-    if (isClosed) return Promise.resolve()
-    underWay ??= once().finally(() => {
-      underWay = null
-    })
-    return underWay
+  constructor({ store, clock, id }: SessionPorts) {
+    this.#store = store
+    this.#clock = clock
+    this.id = id
+    this.#startedAt = clock.now()
+    this.#stopListening = store.onState((state) => void (state === 'up' && this.beat()))
+    void this.beat()
   }
 
-  async function once(): Promise<void> {
-    timer?.cancel()
-    const at = clock.now()
-    const wallAt = clock.wall()
-    const said = await store.run(script, KEYS, [id, generation, SILENT_MS, KEPT_MS])
-    const isNew = said.kind === 'known' ? hear(said.value, at, wallAt) : null
-    if (isNew === null) missedAt ??= at
-    if (isClosed) return
-    timer = clock.after(clock.now() - startedAt < YOUNG_MS ? YOUNG_BEAT_MS : BEAT_MS, () => void beat())
-    if (isNew !== null) for (const listener of listeners) listener(isNew)
+  readonly size = (): number => {
+    const now = this.#clock.now()
+    let others = 0
+    for (const other of this.#seen.keys()) {
+      // What was last heard holds while the store is away.
+      if (other !== this.id && this.#silenceOf(other, Math.min(now, this.#heardAt)) < SILENT_MS) others += 1
+    }
+    return others + 1
+  }
+
+  readonly isLost = (idOrMark: string): Promise<boolean> => {
+    const [other = '', of] = idOrMark.split('.')
+    return this.#isSurely(() => {
+      if (
+        of !== undefined &&
+        Number(of) < (other === this.id ? this.#generation : (this.#seen.get(other)?.generation ?? 0))
+      )
+        return true
+      return other !== this.id && this.#silenceOf(other, this.#clock.now()) >= SILENT_MS
+    })
+  }
+
+  readonly isGone = (other: string): Promise<boolean> => {
+    return this.#isSurely(() => other !== this.id && this.#silenceOf(other, this.#clock.now()) >= ENDS_MS)
+  }
+
+  readonly isTrusted = (): boolean => {
+    return this.#passedMs() < SILENT_MS - MARGIN_MS
+  }
+
+  readonly fateOf = (other: string): 'alive' | 'ended' | 'in-doubt' => {
+    const now = this.#clock.now()
+    const known = this.#seen.get(other)
+    if (known?.generation === 0) return 'ended'
+    if (other === this.id || !this.#isUpToDate(now) || this.#silenceOf(other, now) < ENDS_MS) return 'alive'
+    return known && known.at >= this.#changedAt ? 'ended' : 'in-doubt'
+  }
+
+  readonly others = (): readonly string[] | null => {
+    const now = this.#clock.now()
+    const isComplete = this.#isUpToDate(now) && (this.#wasInformed || now - this.#changedAt > ENDS_MS)
+    return isComplete
+      ? Array.from(this.#seen.keys()).filter((other) => other !== this.id && this.fateOf(other) === 'alive')
+      : null
+  }
+
+  readonly isValid = (): boolean => {
+    return this.#passedMs() < (this.#sentAt - this.#startedAt < YOUNG_MS ? YOUNG_VALID_MS : ENDS_MS - MARGIN_MS)
+  }
+
+  readonly wallMs = (): number => {
+    return this.#aheadMs === null ? this.#clock.wall() : this.#clock.now() + this.#aheadMs
+  }
+
+  readonly beat = (): Promise<void> => {
+    if (this.#isClosed) return Promise.resolve()
+    this.#underWay ??= this.#once().finally(() => {
+      this.#underWay = null
+    })
+    return this.#underWay
+  }
+
+  readonly onBeat = (listener: (isNew: boolean) => void): (() => void) => {
+    this.#listeners.add(listener)
+    return () => void this.#listeners.delete(listener)
+  }
+
+  readonly close = async (): Promise<void> => {
+    this.#isClosed = true
+    this.#stopListening()
+    this.#timer?.cancel()
+    await this.#underWay
+    await this.#store.run(script, KEYS, [this.id, 0, SILENT_MS, KEPT_MS])
+  }
+
+  async #once(): Promise<void> {
+    this.#timer?.cancel()
+    const at = this.#clock.now()
+    const wallAt = this.#clock.wall()
+    const said = await this.#store.run(script, KEYS, [this.id, this.#generation, SILENT_MS, KEPT_MS])
+    const isNew = said.kind === 'known' ? this.#hear(said.value, at, wallAt) : null
+    if (isNew === null) this.#missedAt ??= at
+    if (this.#isClosed) return
+    this.#timer = this.#clock.after(
+      this.#clock.now() - this.#startedAt < YOUNG_MS ? YOUNG_BEAT_MS : BEAT_MS,
+      () => void this.beat(),
+    )
+    if (isNew !== null) for (const listener of this.#listeners) listener(isNew)
   }
 
   /** Null = not a reply of the script. */
-  function hear(reply: unknown, at: number, wallAt: number): boolean | null {
+  #hear(reply: unknown, at: number, wallAt: number): boolean | null {
     const parsed = readReply(reply)
     if (!parsed) return null
-    const now = clock.now()
+    const now = this.#clock.now()
     const toLocal = (ms: number): number => now - (parsed.nowMs - ms)
-    const isFirst = heardAt === Number.NEGATIVE_INFINITY
-    const isOther = server !== parsed.server
+    const isFirst = this.#heardAt === Number.NEGATIVE_INFINITY
+    const isOther = this.#server !== parsed.server
     const isForgotten = parsed.own === null || parsed.nowMs - parsed.own.ms > SILENT_MS
     const isNew = isOther || isForgotten || isFirst
     // Told to the others with the next sign of life: what is still ours has been marked anew by then.
-    if (isNew && !isFirst) generation += 1
+    if (isNew && !isFirst) this.#generation += 1
     const storeChangedAt = toLocal(parsed.changedAtMs)
     // The same moment is measured a little differently each time.
-    if (storeChangedAt > changedAt + YOUNG_BEAT_MS) {
-      wasInformed = (missedAt ?? now) - heardAt <= 2 * BEAT_MS
-      changedAt = storeChangedAt
+    if (storeChangedAt > this.#changedAt + YOUNG_BEAT_MS) {
+      this.#wasInformed = (this.#missedAt ?? now) - this.#heardAt <= 2 * BEAT_MS
+      this.#changedAt = storeChangedAt
     }
-    for (const { id: other, ms, generation } of parsed.entries) learn(other, { at: toLocal(ms), generation })
-    forgetOld(now)
-    server = parsed.server
-    aheadMs = parsed.nowMs - now
-    sentAt = at
-    sentWallAt = wallAt
-    heardAt = now
-    replies += 1
-    missedAt = null
+    for (const { id: other, ms, generation } of parsed.entries) this.#learn(other, { at: toLocal(ms), generation })
+    this.#forgetOld(now)
+    this.#server = parsed.server
+    this.#aheadMs = parsed.nowMs - now
+    this.#sentAt = at
+    this.#sentWallAt = wallAt
+    this.#heardAt = now
+    this.#replies += 1
+    this.#missedAt = null
     return isNew
   }
 
   /** A standby may know less than was known before. */
-  function learn(other: string, now: Seen): void {
-    const known = seen.get(other)
+  #learn(other: string, now: Seen): void {
+    const known = this.#seen.get(other)
     const isOver = now.generation === 0
-    if (!known || (isOver ? known.generation > 0 : now.at > known.at)) seen.set(other, now)
+    if (!known || (isOver ? known.generation > 0 : now.at > known.at)) this.#seen.set(other, now)
   }
 
-  function forgetOld(now: number): void {
-    for (const [other, { at }] of seen) if (now - at > KEPT_MS) seen.delete(other)
+  #forgetOld(now: number): void {
+    for (const [other, { at }] of this.#seen) if (now - at > KEPT_MS) this.#seen.delete(other)
   }
 
   /**
    * How long it has been silent, for all that can be said: the time in which nobody could be heard does not count. A process that has ended
    * need not be waited for.
    */
-  function silenceOf(other: string, now: number): number {
-    const known = seen.get(other)
-    return known?.generation === 0 ? now - known.at + SILENT_MS : now - Math.max(known?.at ?? changedAt, changedAt)
+  #silenceOf(other: string, now: number): number {
+    const known = this.#seen.get(other)
+    return known?.generation === 0
+      ? now - known.at + SILENT_MS
+      : now - Math.max(known?.at ?? this.#changedAt, this.#changedAt)
   }
 
-  function isUpToDate(now: number): boolean {
-    return now - heardAt <= 2 * BEAT_MS
+  #isUpToDate(now: number): boolean {
+    return now - this.#heardAt <= 2 * BEAT_MS
   }
 
-  function size(): number {
-    const now = clock.now()
-    let others = 0
-    for (const other of seen.keys()) {
-      // What was last heard holds while the store is away.
-      if (other !== id && silenceOf(other, Math.min(now, heardAt)) < SILENT_MS) others += 1
-    }
-    return others + 1
-  }
-
-  async function isSurely(isSo: () => boolean): Promise<boolean> {
+  async #isSurely(isSo: () => boolean): Promise<boolean> {
     if (!isSo()) return false
-    const before = replies
-    await beat()
-    return replies > before && isSo()
-  }
-
-  function isLost(idOrMark: string): Promise<boolean> {
-    const [other = '', of] = idOrMark.split('.')
-    return isSurely(() => {
-      if (of !== undefined && Number(of) < (other === id ? generation : (seen.get(other)?.generation ?? 0))) return true
-      return other !== id && silenceOf(other, clock.now()) >= SILENT_MS
-    })
-  }
-
-  function isGone(other: string): Promise<boolean> {
-    return isSurely(() => other !== id && silenceOf(other, clock.now()) >= ENDS_MS)
-  }
-
-  function fateOf(other: string): 'alive' | 'ended' | 'in-doubt' {
-    const now = clock.now()
-    const known = seen.get(other)
-    if (known?.generation === 0) return 'ended'
-    if (other === id || !isUpToDate(now) || silenceOf(other, now) < ENDS_MS) return 'alive'
-    return known && known.at >= changedAt ? 'ended' : 'in-doubt'
-  }
-
-  function others(): readonly string[] | null {
-    const now = clock.now()
-    const isComplete = isUpToDate(now) && (wasInformed || now - changedAt > ENDS_MS)
-    return isComplete ? Array.from(seen.keys()).filter((other) => other !== id && fateOf(other) === 'alive') : null
+    const before = this.#replies
+    await this.beat()
+    return this.#replies > before && isSo()
   }
 
   /** Since the last sign of life. The wall clock counts the time in which the whole machine was suspended. */
-  function passedMs(): number {
-    return Math.max(clock.now() - sentAt, clock.wall() - sentWallAt)
+  #passedMs(): number {
+    return Math.max(this.#clock.now() - this.#sentAt, this.#clock.wall() - this.#sentWallAt)
   }
+}
 
-  function isTrusted(): boolean {
-    return passedMs() < SILENT_MS - MARGIN_MS
-  }
-
-  function isValid(): boolean {
-    return passedMs() < (sentAt - startedAt < YOUNG_MS ? YOUNG_VALID_MS : ENDS_MS - MARGIN_MS)
-  }
-
-  function wallMs(): number {
-    return aheadMs === null ? clock.wall() : clock.now() + aheadMs
-  }
-
-  function onBeat(listener: (isNew: boolean) => void): () => void {
-    listeners.add(listener)
-    return () => void listeners.delete(listener)
-  }
-
-  async function close(): Promise<void> {
-    isClosed = true
-    stopListening()
-    timer?.cancel()
-    await underWay
-    await store.run(script, KEYS, [id, 0, SILENT_MS, KEPT_MS])
-  }
+export function createSession(ports: SessionPorts): Session {
+  return new SharedSession(ports)
 }
 
 interface Reply {

@@ -71,107 +71,136 @@ const details = {
 
 export const neverOverloaded: Overload = { state: 'calm', mayAsk() {} }
 
-export function createOverload(first: OverloadPolicy, ports: OverloadPorts): OverloadMonitor {
-  let policy = first
-  const { clock, random, emit, gauge, cache } = ports
-  let level = 0
-  let because: OverloadCause | null = null
-  let worse = 0
-  let better = 0
-  let memory = 0
-  let sinceReclaim = looksToReclaim
-  let timer: Timer = clock.after(lookEveryMs, look)
+class PressureMonitor implements OverloadMonitor {
+  readonly #clock: Clock
+  readonly #random: Random
+  readonly #emit: Emit
+  readonly #gauge: PressureGauge
+  readonly #cache: YieldingCache
+  #policy: OverloadPolicy
+  #level = 0
+  #because: OverloadCause | null = null
+  #worse = 0
+  #better = 0
+  #memory = 0
+  #sinceReclaim = looksToReclaim
+  #timer: Timer
 
-  return {
-    get state() {
-      return states[level] ?? 'calm'
-    },
-    get because() {
-      return because
-    },
-    get memory() {
-      return memory
-    },
-    mayAsk() {
-      if (because) throw overloaded(because, details[because], random.next())
-    },
-    adopt: (next) => void (policy = next),
-    close() {
-      timer.cancel()
-      gauge.close()
-    },
+  constructor(first: OverloadPolicy, ports: OverloadPorts) {
+    this.#policy = first
+    const { clock, random, emit, gauge, cache } = ports
+    this.#clock = clock
+    this.#random = random
+    this.#emit = emit
+    this.#gauge = gauge
+    this.#cache = cache
+    this.#timer = clock.after(lookEveryMs, this.#look)
   }
 
-  function look(): void {
-    timer = clock.after(lookEveryMs, look)
-    const pressure = gauge.read()
-    memory = pressure.memory
-    relieve()
-    worse = levelOf(pressure, 1) > level ? worse + 1 : 0
-    better = levelOf(pressure, clearly) < level ? better + 1 : 0
-    if (worse >= looksToRaise) move(level + 1, pressure)
-    else if (better >= looksToEase) move(level - 1, pressure)
+  get state(): 'calm' | 'shedding' | 'critical' {
+    return states[this.#level] ?? 'calm'
+  }
+
+  get because(): OverloadCause | null {
+    return this.#because
+  }
+
+  get memory(): number {
+    return this.#memory
+  }
+
+  readonly mayAsk: OverloadMonitor['mayAsk'] = () => {
+    if (this.#because) throw overloaded(this.#because, details[this.#because], this.#random.next())
+  }
+
+  readonly adopt: OverloadMonitor['adopt'] = (next) => void (this.#policy = next)
+
+  readonly close: OverloadMonitor['close'] = () => {
+    this.#timer.cancel()
+    this.#gauge.close()
+  }
+
+  readonly #look = (): void => {
+    this.#timer = this.#clock.after(lookEveryMs, this.#look)
+    const pressure = this.#gauge.read()
+    this.#memory = pressure.memory
+    this.#relieve()
+    this.#worse = this.#levelOf(pressure, 1) > this.#level ? this.#worse + 1 : 0
+    this.#better = this.#levelOf(pressure, clearly) < this.#level ? this.#better + 1 : 0
+    if (this.#worse >= looksToRaise) this.#move(this.#level + 1, pressure)
+    else if (this.#better >= looksToEase) this.#move(this.#level - 1, pressure)
     // The other cause may be what is left of an overload.
-    else if (level > 0) because = causeOf(pressure) ?? because
+    else if (this.#level > 0) this.#because = this.#causeOf(pressure) ?? this.#because
   }
 
   /** Takes from the cache what is missing, or gives some of it back. */
-  function relieve(): void {
-    sinceReclaim += 1
-    if (memory >= policy.memory) {
-      const isYielding = !hasGivenWay()
-      const missing = (memory - clearly * policy.memory) * gauge.limitBytes
-      if (isYielding) resizeCache(Math.max(leastCacheBytes, cache.bytes - missing))
+  #relieve(): void {
+    this.#sinceReclaim += 1
+    if (this.#memory >= this.#policy.memory) {
+      const isYielding = !this.#hasGivenWay()
+      const missing = (this.#memory - clearly * this.#policy.memory) * this.#gauge.limitBytes
+      if (isYielding) this.#resizeCache(Math.max(leastCacheBytes, this.#cache.bytes - missing))
       // Garbage is no reason to refuse anything, and what the cache gave is garbage so far.
-      if (isYielding || sinceReclaim >= looksToReclaim) {
-        gauge.reclaim()
-        sinceReclaim = 0
+      if (isYielding || this.#sinceReclaim >= looksToReclaim) {
+        this.#gauge.reclaim()
+        this.#sinceReclaim = 0
       }
-    } else if (memory < regrowBelow * policy.memory && cache.maxBytes < cache.fullBytes) {
-      resizeCache(Math.min(cache.fullBytes, cache.maxBytes + regrowBy * cache.fullBytes))
+    } else if (this.#memory < regrowBelow * this.#policy.memory && this.#cache.maxBytes < this.#cache.fullBytes) {
+      this.#resizeCache(Math.min(this.#cache.fullBytes, this.#cache.maxBytes + regrowBy * this.#cache.fullBytes))
     }
   }
 
   /** Tells the beginning and the end. */
-  function resizeCache(bytes: number): void {
-    const wasFull = cache.maxBytes >= cache.fullBytes
-    cache.resize(Math.floor(bytes))
-    const isFull = cache.maxBytes >= cache.fullBytes
-    if (isFull !== wasFull) emit({ kind: 'cache-gives-way', isOver: isFull, maxBytes: cache.maxBytes, memory })
+  #resizeCache(bytes: number): void {
+    const wasFull = this.#cache.maxBytes >= this.#cache.fullBytes
+    this.#cache.resize(Math.floor(bytes))
+    const isFull = this.#cache.maxBytes >= this.#cache.fullBytes
+    if (isFull !== wasFull)
+      this.#emit({ kind: 'cache-gives-way', isOver: isFull, maxBytes: this.#cache.maxBytes, memory: this.#memory })
   }
 
-  function hasGivenWay(): boolean {
-    return cache.bytes <= leastCacheBytes
+  #hasGivenWay(): boolean {
+    return this.#cache.bytes <= leastCacheBytes
   }
 
-  function move(to: number, pressure: Pressure): void {
-    because = to === 0 ? null : (causeOf(pressure) ?? because)
-    level = to
-    worse = 0
-    better = 0
+  #move(to: number, pressure: Pressure): void {
+    this.#because = to === 0 ? null : (this.#causeOf(pressure) ?? this.#because)
+    this.#level = to
+    this.#worse = 0
+    this.#better = 0
     const { eventLoopDelayMs } = pressure
-    emit({ kind: 'overload-changed', to: states[to] ?? 'calm', because, eventLoopDelayMs, memory: pressure.memory })
+    this.#emit({
+      kind: 'overload-changed',
+      to: states[to] ?? 'calm',
+      because: this.#because,
+      eventLoopDelayMs,
+      memory: pressure.memory,
+    })
   }
 
   /** The one that is worse; null = neither is bad now. */
-  function causeOf(pressure: Pressure): OverloadCause | null {
-    const [byMemory, byLoop] = [memoryLevel(pressure, clearly), loopLevel(pressure, clearly)]
+  #causeOf(pressure: Pressure): OverloadCause | null {
+    const [byMemory, byLoop] = [this.#memoryLevel(pressure, clearly), this.#loopLevel(pressure, clearly)]
     if (byMemory === 0 && byLoop === 0) return null
     return byMemory >= byLoop ? 'memory' : 'event-loop'
   }
 
-  function levelOf(pressure: Pressure, factor: number): number {
-    return Math.max(loopLevel(pressure, factor), memoryLevel(pressure, factor))
+  #levelOf(pressure: Pressure, factor: number): number {
+    return Math.max(this.#loopLevel(pressure, factor), this.#memoryLevel(pressure, factor))
   }
 
-  function loopLevel({ eventLoopDelayMs, eventLoopBusy }: Pressure, factor: number): number {
-    const limitMs = policy.eventLoopDelay * factor
+  #loopLevel({ eventLoopDelayMs, eventLoopBusy }: Pressure, factor: number): number {
+    const limitMs = this.#policy.eventLoopDelay * factor
     if (limitMs === 0 || eventLoopBusy < busy * factor || eventLoopDelayMs < limitMs) return 0
     return eventLoopDelayMs < criticalDelays * limitMs ? 1 : 2
   }
 
-  function memoryLevel({ memory: share }: Pressure, factor: number): number {
-    if (share >= policy.memoryCritical * factor) return 2
-    return share >= policy.memory * factor && hasGivenWay() ? 1 : 0
+  #memoryLevel({ memory: share }: Pressure, factor: number): number {
+    if (share >= this.#policy.memoryCritical * factor) return 2
+    return share >= this.#policy.memory * factor && this.#hasGivenWay() ? 1 : 0
   }
+}
+
+export function createOverload(first: OverloadPolicy, ports: OverloadPorts): OverloadMonitor {
+  return new PressureMonitor(first, ports)
 }

@@ -64,95 +64,56 @@ export function createRetryBudget({ clock, isWell, ...policy }: RetryBudgetPolic
   return budgetOver(new Map(), policy, { clock, isWell })
 }
 
-function budgetOver(buckets: Map<string, Bucket>, policy: RetryBudgetPolicy, ports: BudgetPorts): RetryBudget {
-  const { clock, isWell } = ports
-  const { capacity, cost, costSlow, refill } = policy
+class RetryTokens implements RetryBudget {
+  readonly #buckets: Map<string, Bucket>
+  readonly #ports: BudgetPorts
+  readonly #clock: Clock
+  readonly #isWell: (scraper: string) => boolean
+  readonly #capacity: number
+  readonly #cost: number
+  readonly #costSlow: number
+  readonly #refill: number
 
-  function bucketOf(scraper: string): Bucket {
-    const now = clock.now()
-    const bucket = buckets.get(scraper) ?? {
-      missing: 0,
-      at: now,
-      questions: new Map(),
-      clients: new Map(),
-      askedAt: new Map(),
-      sweptAt: now,
-    }
-    buckets.set(scraper, bucket)
-    bucket.missing = Math.min(capacity, bucket.missing)
-    fill(bucket, now)
-    return bucket
+  constructor(buckets: Map<string, Bucket>, policy: RetryBudgetPolicy, ports: BudgetPorts) {
+    this.#buckets = buckets
+    this.#ports = ports
+    const { clock, isWell } = ports
+    this.#clock = clock
+    this.#isWell = isWell
+    const { capacity, cost, costSlow, refill } = policy
+    this.#capacity = capacity
+    this.#cost = cost
+    this.#costSlow = costSlow
+    this.#refill = refill
   }
 
-  function fill(level: Level, now: number): void {
-    level.missing = Math.max(0, level.missing - (now - level.at) / refill)
-    level.at = now
-  }
-
-  function missing(levels: Map<string, Level>, name: string): number {
-    const level = levels.get(name)
-    if (!level) return 0
-    fill(level, clock.now())
-    if (level.missing === 0) levels.delete(name)
-    return level.missing
-  }
-
-  function take(levels: Map<string, Level>, name: string, tokens: number): void {
-    levels.set(name, { missing: missing(levels, name) + tokens, at: clock.now() })
-  }
-
-  /** Forgets those who have nothing to bring back any more. */
-  function sweep(bucket: Bucket): void {
-    if (clock.now() - bucket.sweptAt < refill) return
-    bucket.sweptAt = clock.now()
-    for (const levels of [bucket.questions, bucket.clients]) for (const name of levels.keys()) missing(levels, name)
-  }
-
-  function give(levels: Map<string, Level>, name: string, tokens: number): void {
-    const level = levels.get(name)
-    if (!level) return
-    level.missing -= tokens
-    if (level.missing <= 0) levels.delete(name)
-  }
-
-  function mayClientTake(bucket: Bucket, client: string, price: number): boolean {
-    const now = clock.now()
-    const isAlone = ![...bucket.askedAt].some(([name, at]) => name !== client && now - at < ACTIVE_MS)
-    return isAlone || missing(bucket.clients, client) + price <= Math.max(price, capacity * CLIENT_SHARE)
-  }
-
-  /** What its own flight has taken does not count: the number of attempts bounds that. */
-  function mayQuestionTake(bucket: Bucket, question: string, own: number): boolean {
-    return missing(bucket.questions, question) - own <= capacity * QUESTION_SHARE
-  }
-
-  function open(scraper: string, { client, question }: Spender): Allowance {
-    bucketOf(scraper).askedAt.set(client, clock.now())
+  readonly open = (scraper: string, { client, question }: Spender): Allowance => {
+    this.#bucketOf(scraper).askedAt.set(client, this.#clock.now())
     let lastCost = 0
     let taken = 0
     let isSettled = false
 
-    function giveBack(tokens: number): void {
+    const giveBack = (tokens: number): void => {
       if (isSettled) return
       isSettled = true
-      const bucket = bucketOf(scraper)
+      const bucket = this.#bucketOf(scraper)
       bucket.missing = Math.max(0, bucket.missing - tokens)
-      give(bucket.questions, question, tokens)
-      give(bucket.clients, client, tokens)
+      this.#give(bucket.questions, question, tokens)
+      this.#give(bucket.clients, client, tokens)
     }
 
     return {
-      pay(slow) {
-        const price = slow ? costSlow : cost
-        const bucket = bucketOf(scraper)
-        if (isSettled || !mayQuestionTake(bucket, question, taken)) return false
-        sweep(bucket)
-        if (!isWell(scraper)) {
-          if (capacity - bucket.missing < price || !mayClientTake(bucket, client, price)) return false
+      pay: (slow) => {
+        const price = slow ? this.#costSlow : this.#cost
+        const bucket = this.#bucketOf(scraper)
+        if (isSettled || !this.#mayQuestionTake(bucket, question, taken)) return false
+        this.#sweep(bucket)
+        if (!this.#isWell(scraper)) {
+          if (this.#capacity - bucket.missing < price || !this.#mayClientTake(bucket, client, price)) return false
           bucket.missing += price
-          take(bucket.clients, client, price)
+          this.#take(bucket.clients, client, price)
         }
-        take(bucket.questions, question, price)
+        this.#take(bucket.questions, question, price)
         lastCost = price
         taken += price
         return true
@@ -162,9 +123,70 @@ function budgetOver(buckets: Map<string, Bucket>, policy: RetryBudgetPolicy, por
     }
   }
 
-  return {
-    open,
-    under: (next) => budgetOver(buckets, next, ports),
-    tokens: (scraper) => capacity - bucketOf(scraper).missing,
+  readonly under: RetryBudget['under'] = (next) => budgetOver(this.#buckets, next, this.#ports)
+
+  readonly tokens: RetryBudget['tokens'] = (scraper) => this.#capacity - this.#bucketOf(scraper).missing
+
+  #bucketOf(scraper: string): Bucket {
+    const now = this.#clock.now()
+    const bucket = this.#buckets.get(scraper) ?? {
+      missing: 0,
+      at: now,
+      questions: new Map(),
+      clients: new Map(),
+      askedAt: new Map(),
+      sweptAt: now,
+    }
+    this.#buckets.set(scraper, bucket)
+    bucket.missing = Math.min(this.#capacity, bucket.missing)
+    this.#fill(bucket, now)
+    return bucket
   }
+
+  #fill(level: Level, now: number): void {
+    level.missing = Math.max(0, level.missing - (now - level.at) / this.#refill)
+    level.at = now
+  }
+
+  #missing(levels: Map<string, Level>, name: string): number {
+    const level = levels.get(name)
+    if (!level) return 0
+    this.#fill(level, this.#clock.now())
+    if (level.missing === 0) levels.delete(name)
+    return level.missing
+  }
+
+  #take(levels: Map<string, Level>, name: string, tokens: number): void {
+    levels.set(name, { missing: this.#missing(levels, name) + tokens, at: this.#clock.now() })
+  }
+
+  /** Forgets those who have nothing to bring back any more. */
+  #sweep(bucket: Bucket): void {
+    if (this.#clock.now() - bucket.sweptAt < this.#refill) return
+    bucket.sweptAt = this.#clock.now()
+    for (const levels of [bucket.questions, bucket.clients])
+      for (const name of levels.keys()) this.#missing(levels, name)
+  }
+
+  #give(levels: Map<string, Level>, name: string, tokens: number): void {
+    const level = levels.get(name)
+    if (!level) return
+    level.missing -= tokens
+    if (level.missing <= 0) levels.delete(name)
+  }
+
+  #mayClientTake(bucket: Bucket, client: string, price: number): boolean {
+    const now = this.#clock.now()
+    const isAlone = ![...bucket.askedAt].some(([name, at]) => name !== client && now - at < ACTIVE_MS)
+    return isAlone || this.#missing(bucket.clients, client) + price <= Math.max(price, this.#capacity * CLIENT_SHARE)
+  }
+
+  /** What its own flight has taken does not count: the number of attempts bounds that. */
+  #mayQuestionTake(bucket: Bucket, question: string, own: number): boolean {
+    return this.#missing(bucket.questions, question) - own <= this.#capacity * QUESTION_SHARE
+  }
+}
+
+function budgetOver(buckets: Map<string, Bucket>, policy: RetryBudgetPolicy, ports: BudgetPorts): RetryBudget {
+  return new RetryTokens(buckets, policy, ports)
 }
