@@ -10,7 +10,7 @@ import { createSimulator, type Simulator } from '../simulator/simulator.ts'
 import type { Io } from './io.ts'
 import type { Host } from './host.ts'
 import { serve } from './serve.ts'
-import { settingsSource, type Wanted } from './settings.ts'
+import { settingsSource, type Wanted, withoutKey } from './settings.ts'
 
 export interface DemoOptions extends Wanted {
   readonly quiet: boolean
@@ -41,9 +41,8 @@ export async function runDemo(
     ...(options.port === null ? [] : [`listen.port=${options.port}`]),
     ...options.sets,
   ]
-  const environment = { SCRAPELLM_API_KEY: 'demo-key', ...io.environment }
   const { port, adminPort, ended } = await serve(
-    settings({ ...options, sets }, { ...io, environment }),
+    settings({ ...options, sets }, withoutKey(io, 'demo-key')),
     world,
     version,
     host,

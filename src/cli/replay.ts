@@ -19,7 +19,7 @@ import { createSynthetic } from '../replay/synthetic.ts'
 import type { Traffic } from '../replay/traffic.ts'
 import type { Weather } from '../replay/weather.ts'
 import type { Io } from './io.ts'
-import { readSettings } from './settings.ts'
+import { readSettings, withoutKey } from './settings.ts'
 
 export interface ReplayWanted {
   readonly configs: readonly string[]
@@ -154,8 +154,7 @@ function candidatesOf(
 
 function policyOf(name: string, configs: readonly string[], sets: readonly string[], io: ReplayIo): Policy {
   // No call is made, so no key is needed.
-  const environment = { SCRAPELLM_API_KEY: 'not-needed', ...io.environment }
-  return { name, config: readSettings({ configs, sets }, { ...io, environment }).config }
+  return { name, config: readSettings({ configs, sets }, withoutKey(io)).config }
 }
 
 function syntheticOptions({ synthetic }: ReplayWanted, { config }: Policy) {

@@ -6,7 +6,7 @@ import { readReport } from '../compose.ts'
 import type { World } from '../ports.ts'
 import { askAdmin } from './ask-admin.ts'
 import type { Io } from './io.ts'
-import { readSettings, type Wanted } from './settings.ts'
+import { readSettings, type Wanted, withoutKey } from './settings.ts'
 
 interface ReportWanted extends Wanted {
   readonly month: string
@@ -17,7 +17,7 @@ type Ports = Pick<Io, 'stdout' | 'stderr' | 'environment' | 'readFile' | 'cwd'>
 
 /** Resolves to the exit code. */
 export async function runReport(wanted: ReportWanted, io: Ports, world: World): Promise<number> {
-  const { config } = readSettings(wanted, io)
+  const { config } = readSettings(wanted, withoutKey(io))
   const target = `/report?month=${wanted.month}&format=${wanted.format}`
   const { at, answer } = await askAdmin(config.admin, target, '*/*', io)
   if (answer?.status === 200) {

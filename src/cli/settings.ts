@@ -24,6 +24,12 @@ export function settingsSource(wanted: Wanted, io: Surroundings): SettingsSource
   return { read: () => readSettings(wanted, io), files: filesOf(wanted, io).map(({ path }) => path) }
 }
 
+/** For commands that make no paid call: they need no key, and an empty one is none. */
+export function withoutKey<Ports extends Pick<Io, 'environment'>>(io: Ports, standIn = 'not-needed'): Ports {
+  const { SCRAPELLM_API_KEY: key } = io.environment
+  return { ...io, environment: { ...io.environment, SCRAPELLM_API_KEY: key || standIn } }
+}
+
 /** Throws a ConfigError with every mistake, a file that is not there among them. */
 export function readSettings(wanted: Wanted, io: Surroundings): Loaded {
   const files = filesOf(wanted, io)

@@ -1,7 +1,7 @@
 /** `trace ID`: the trail of a request, by the `X-Request-Id` of its answer, asked of the proxy that runs with these settings. */
 import { askAdmin } from './ask-admin.ts'
 import type { Io } from './io.ts'
-import { readSettings, type Wanted } from './settings.ts'
+import { readSettings, type Wanted, withoutKey } from './settings.ts'
 
 interface TraceWanted extends Wanted {
   readonly id: string
@@ -10,8 +10,7 @@ interface TraceWanted extends Wanted {
 /** Resolves to the exit code: 1 when there is no such trail, or nobody to ask. */
 export async function runTrace(wanted: TraceWanted, io: Io): Promise<number> {
   // Who looks does not ask upstream.
-  const environment = { SCRAPELLM_API_KEY: 'not-needed', ...io.environment }
-  const { config } = readSettings(wanted, { ...io, environment })
+  const { config } = readSettings(wanted, withoutKey(io))
   const target = `/requests?${new URLSearchParams({ id: wanted.id }).toString()}`
   const { at, answer } = await askAdmin(config.admin, target, 'text/plain', io)
   if (answer?.status === 200) {

@@ -17,6 +17,7 @@ import { defaultFile } from '../../src/cli/settings.ts'
 import { runToken } from '../../src/cli/token.ts'
 import { runTrace } from '../../src/cli/trace.ts'
 import { root, start } from '../support/process.ts'
+import { readSettings, withoutKey } from '../../src/cli/settings.ts'
 import { aProxy } from '../support/proxy.ts'
 
 const noFiles: Readonly<Record<string, string>> = {}
@@ -41,6 +42,16 @@ function terminal(
   }
   return { io, out: () => out.join(''), err: () => err.join('') }
 }
+
+void t.test('commands that make no paid call need no key, and an empty one is none', async (t) => {
+  const files = { '/somewhere/some.yaml': 'log: { level: warn }' }
+  for (const environment of [{}, { SCRAPELLM_API_KEY: '' }]) {
+    const { io } = terminal(files, environment)
+    const wanted = { configs: ['some.yaml'], sets: [] }
+    t.throws(() => readSettings(wanted, io), { message: /SCRAPELLM_API_KEY is not set/ })
+    t.equal(readSettings(wanted, withoutKey(io)).config.log.level, 'warn')
+  }
+})
 
 void t.test('the command line', async (t) => {
   const run = { kind: 'run', command: 'serve', operand: null, configs: [], sets: [], port: null, quiet: false }
