@@ -303,7 +303,16 @@ void t.test('the trial of Redis knows every command that the scripts use', async
   const used = new Set(sources.flatMap((text) => [...text.matchAll(/redis\.p?call\('(\w+)'/g)].map(([, name]) => name)))
   t.ok(used.size > 20)
   const tried = new Set([...everyCommand.matchAll(/try\('(\w+)'/g)].map(([, name]) => name))
-  t.strictSame([...tried].toSorted(), [...used].toSorted())
+  t.strictSame(
+    [...used].filter((name) => !tried.has(name)),
+    [],
+    'is tried',
+  )
+  t.strictSame(
+    [...tried].filter((name) => !used.has(name)),
+    [],
+    'is used',
+  )
 })
 
 // Places

@@ -1034,8 +1034,11 @@ void t.test(
         await until(() => replicas.every(({ store }) => store.state === 'down'))
       }
       const all = replicas.map((replica) => replica.ask(blink))
-      for (const { storeWorld } of replicas) await storeWorld.clock.advance(timeoutMs)
-      await until(() => replicas.every(({ store }) => store.state === 'down'))
+      await until(async () => {
+        for (const { storeWorld, store } of replicas)
+          if (store.state !== 'down') await storeWorld.clock.advance(timeoutMs)
+        return replicas.every(({ store }) => store.state === 'down')
+      })
       for (const { world } of replicas) await world.clock.advance(1_000)
       t.equal(upstream.length, before, 'nobody asks yet')
       if (blink === 'stall') redis.resume()

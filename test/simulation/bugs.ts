@@ -179,7 +179,7 @@ export const bugs: readonly Bug[] = [
   {
     name: 'many trials at a time',
     file: 'resilience/breaker.ts',
-    find: 'return this.#clock.now() >= opening.nextTrialAt && !isTrialWaiting(opening)',
+    find: 'return !isTrialWaiting(opening) && (this.#clock.now() >= opening.nextTrialAt || this.#isLastLookDue(opening))',
     replace: 'return opening.trials.size < 50',
     invariants: ['C9'],
     needs: all(alone, ({ faults }) => faults.outages),

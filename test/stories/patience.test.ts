@@ -267,7 +267,7 @@ void t.test('nobody waits: the audit trail and the log say what was made of it',
   const answer = ask('q', within(5, { 'x-request-id': 'late-1' }))
   await sim.received(1)
   clock.skip(5_000)
-  t.match((await answer).json, { detail: /ask again/ })
+  t.match((await answer).json, { detail: /its answer cached: retry/ })
   sim.release()
   await sim.idle()
   await ask('/scrapers/grok?prompt=barrier')
