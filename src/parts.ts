@@ -476,7 +476,7 @@ export interface Breakers {
 export interface BreakerStatus {
   readonly scraper: string
   readonly state: BreakerState
-  /** When the next trial is due; null unless it is open. */
+  /** When the next trial is due; null unless it is open, and while the next attempt is the trial. */
   readonly openUntil: number | null
   /** Attempts that wait for it to close. */
   readonly held: number

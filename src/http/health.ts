@@ -58,6 +58,11 @@ export function healthOf(isReady: boolean, isDraining: boolean, vital: Vital, be
   return { state: because.length === 0 ? 'ok' : 'degraded', level, because, since }
 }
 
+/** Its circuit is open, and nobody asks: whether upstream is back is not known. */
+function isUnasked({ state, openUntil, held }: BreakerStatus): boolean {
+  return state === 'open' && openUntil === null && held === 0
+}
+
 interface Troubles {
   readonly outages: readonly string[]
   readonly limits: readonly string[]
@@ -65,7 +70,8 @@ interface Troubles {
 
 function troublesOf(vital: Vital): Troubles {
   const { areSettingsRefused, overload, breakers, keys, disk, redis, redisTrouble, auditFile, credits, budgets } = vital
-  const circuits = breakers.filter(({ state }) => state !== 'closed').map(({ scraper }) => scraper)
+  const circuits = breakers.filter((one) => one.state !== 'closed' && !isUnasked(one)).map(({ scraper }) => scraper)
+  const unasked = breakers.filter(isUnasked).map(({ scraper }) => scraper)
   const resting = keys.filter(({ state }) => state !== 'ready').map(({ name }) => name)
   const isKeyless = resting.length > 0 && resting.length === keys.length
   const empty = budgets.filter(({ leftCredits }) => leftCredits <= 0)
@@ -83,6 +89,7 @@ function troublesOf(vital: Vital): Troubles {
     credits.imbalance !== 0 && `${credits.imbalance} credits are not accounted for: a bug`,
   ]
   const limits = [
+    unasked.length > 0 && `nobody has asked ${unasked.join(', ')} since the outage: the next request tries it`,
     areSettingsRefused && 'the settings in the files were refused: a restart would fail',
     resting.length > 0 && !isKeyless && `not ready: key ${resting.join(', ')}`,
     ...empty.map(

@@ -29,7 +29,7 @@ function circuitRows({ breakers, time }: StatusReport): Markup[] {
           <th scope="row">${scraper}</th>
           <td>${tag(breakerKinds[state], state)}</td>
           <td>
-            ${until === null ? '' : `in ${leftOf(until, time)}`}
+            ${until === null ? (state === 'open' ? 'with the next request' : '') : `in ${leftOf(until, time)}`}
             ${
               state === 'closed'
                 ? nothing

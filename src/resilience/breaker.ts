@@ -181,7 +181,8 @@ class ScraperCircuit implements Circuit {
   }
 
   readonly status = (): BreakerStatus => {
-    const openUntil = this.#state === 'open' && this.#opening ? this.#opening.nextTrialAt : null
+    const nextTrialAt = this.#state === 'open' && this.#opening ? this.#opening.nextTrialAt : null
+    const openUntil = nextTrialAt !== null && nextTrialAt > this.#clock.now() ? nextTrialAt : null
     return { scraper: this.#scraper, state: this.#state, openUntil, held: this.#held.size + this.#doubts.size }
   }
 

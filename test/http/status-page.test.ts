@@ -41,7 +41,7 @@ function textOf(page: string): string {
 }
 
 void t.test('the page says in one line how things are, and why', async (t) => {
-  const { page, status, finish } = setUp({
+  const { page, status, finish, clock } = setUp({
     breaker: { consecutive: 2, questions: 1, hold: 0 },
     says: () => failed('serverError'),
   })
@@ -53,7 +53,10 @@ void t.test('the page says in one line how things are, and why', async (t) => {
     /✕ Degraded since 12:00:0\d \(\d s\): upstream fails for alpha \(circuit not closed\)/,
   )
   t.match(textOf(run(page).body), /alpha open in \d+ s Close 0/)
-  t.match(status().health, { state: 'degraded', because: [/alpha/] })
+  t.match(status().health, { state: 'degraded', level: 'outage', because: [/alpha/] })
+  await clock.advance(60_000)
+  t.match(status().health, { level: 'limit', because: [/nobody has asked alpha since the outage/] }, 'it may be back')
+  t.match(textOf(run(page).body), /alpha open with the next request Close 0/)
 })
 
 void t.test('each way of being unwell has words', async (t) => {
