@@ -63,6 +63,8 @@ const MOST_HELD = 10_000
 /** After a circuit has closed, so many of those that were held are let in, then twice as many, each after so long. */
 const FIRST_BATCH = 4
 const BATCH_EVERY_MS = 1_000
+/** Where failures take longer than this, as in a hang, the last look is not waited for: `hold` is a promise to callers. */
+const LONGEST_LAST_LOOK_MS = 5_000
 /** The last look may start so much after the end of the hold: timers are late. */
 const LAST_LOOK_MS = 250
 /** Trials of replicas that opened together must not come together. */
@@ -334,7 +336,7 @@ class ScraperCircuit implements Circuit {
     const now = this.#clock.now()
     if (now < opening.holdUntil || this.#survivorsOf(opening) > 0) return false
     const { trials, setbackAt, holdUntil } = opening
-    const before = now - this.#evidence.survivalMs()
+    const before = now - Math.min(this.#evidence.survivalMs(), LONGEST_LAST_LOOK_MS)
     return !trials.values().some(({ letInAt, startedAt }) => {
       const at = startedAt ?? letInAt
       return at >= setbackAt && at > before && at <= holdUntil + LAST_LOOK_MS
@@ -347,7 +349,8 @@ class ScraperCircuit implements Circuit {
     const now = this.#clock.now()
     const survivalMs = this.#evidence.survivalMs()
     let next = isTrialWaiting(opening) ? Number.POSITIVE_INFINITY : opening.nextTrialAt
-    if (holdUntil > now) next = Math.min(next, holdUntil)
+    for (const at of [holdUntil, holdUntil + LAST_LOOK_MS + LONGEST_LAST_LOOK_MS])
+      if (at > now) next = Math.min(next, at)
     for (const { startedAt } of trials) {
       if (startedAt === null || startedAt < setbackAt) continue
       const survivesAt = startedAt + survivalMs
