@@ -55,6 +55,8 @@ export interface App {
   hurry(): void
   /** Tells of a fault that nobody caught, as far as it may be shown. */
   uncaught(error: unknown): void
+  /** Requests that have not been answered yet. */
+  readonly openRequests: number
   /** Ends everything that `drain` left: upstream calls, the admin port, timers. */
   close(): Promise<void>
 }
@@ -147,6 +149,9 @@ export function compose(
     drain: drainer.drain,
     hurry: drainer.hurry,
     uncaught: telemetry.recorder.uncaught,
+    get openRequests() {
+      return edge.server.openRequests
+    },
     close: () => closing.close(),
   }
 

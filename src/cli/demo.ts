@@ -36,26 +36,36 @@ export async function runDemo(
   const sets = [
     'log.level=warn',
     'cache.disk=false',
+    // Enough to try it, and within the open files of an ordinary shell: its first line is no warning.
+    'listen.maxConnections=500',
     `upstream.url=${upstream}`,
     'upstream.proxy=false',
     ...(options.port === null ? [] : [`listen.port=${options.port}`]),
     ...options.sets,
   ]
-  const { port, adminPort, ended } = await serve(
-    settings({ ...options, sets }, withoutKey(io, 'demo-key')),
-    world,
-    version,
-    host,
-  )
+  const source = settings({ ...options, sets }, withoutKey(io, 'demo-key'))
+  const needsToken = !('anonymous' in source.read().config.clients)
+  const announced: Host = { ...host, onStop: (listener) => host.onStop(announce(listener)) }
+  const { app, port, adminPort, ended } = await serve(source, world, version, announced)
   const url = `http://127.0.0.1:${port}`
   simulator.script({ prompt: FLAKY_PROMPT }, ['503', '500', '200'])
-  io.stdout(greeting(url, `http://127.0.0.1:${adminPort}`, upstream, options.quiet))
+  io.stdout(greeting(url, `http://127.0.0.1:${adminPort}`, upstream, options.quiet, needsToken))
 
-  const traffic = options.quiet ? null : drive(url, simulator, world)
+  const traffic = options.quiet || needsToken ? null : drive(url, simulator, world)
   const code = await ended
   traffic?.stop()
   await simulator.close()
   return code
+
+  /** The log level of the demo hides what `serve` says of a drain: without a word, a wait for open requests looks like a hang. */
+  function announce(listener: (reason: string) => void): (reason: string) => void {
+    return (reason) => {
+      const { openRequests } = app
+      if (openRequests > 0)
+        io.stdout(`Stopping: open requests are finished first (${openRequests}). Ctrl-C again stops at once.\n`)
+      listener(reason)
+    }
+  }
 }
 
 function settings(wanted: Wanted, io: Io): SettingsSource {
@@ -63,7 +73,7 @@ function settings(wanted: Wanted, io: Io): SettingsSource {
   return { read: () => loadConfig([], wanted.sets, io.environment, io.readFile, known), files: [] }
 }
 
-function greeting(url: string, admin: string, upstream: string, quiet: boolean): string {
+function greeting(url: string, admin: string, upstream: string, quiet: boolean, needsToken: boolean): string {
   return [
     'scrapellm-proxy demo: everything below is simulated, nothing costs anything.',
     '',
@@ -81,10 +91,15 @@ function greeting(url: string, admin: string, upstream: string, quiet: boolean):
     '  # twenty at once, one bill',
     `  seq 20 | xargs -P 20 -I{} curl -s -o /dev/null -w '%header{x-proxy-credits} ' '${url}/scrapers/grok?prompt=all+at+once'`,
     '',
-    quiet ? 'No traffic of its own (--quiet).' : 'It asks a few questions of its own meanwhile; --quiet for none.',
+    trafficLine(quiet, needsToken),
     'Ctrl-C stops it.',
     '',
   ].join('\n')
+}
+
+function trafficLine(quiet: boolean, needsToken: boolean): string {
+  if (needsToken) return "The settings name `clients`: add -H 'X-API-Key: <token>' to each line. No traffic of its own."
+  return quiet ? 'No traffic of its own (--quiet).' : 'It asks a few questions of its own meanwhile; --quiet for none.'
 }
 
 /** A question every now and then, some of them twice, some of them failing. */

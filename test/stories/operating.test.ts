@@ -635,6 +635,35 @@ void t.test('the demo drives traffic of its own, unless it is told to be quiet',
   t.match(await demo.ended, { code: 0, stderr: '' })
 })
 
+void t.test('the demo has no traffic of its own where callers need a token, and says so', async (t) => {
+  const demo = await startDemo(t, [
+    '--set',
+    'log.level=info',
+    '--set',
+    'clients={team: {token: team-token-0123456789}}',
+  ])
+  t.match(demo.stdout(), "add -H 'X-API-Key: <token>' to each line. No traffic of its own.")
+  t.match(await get(demo.url + question('mine'), { 'x-api-key': 'team-token-0123456789' }), { status: 200 })
+  await demo.saw(/"msg":"request".*"status":200/)
+  t.notMatch(demo.stdout(), /"status":401/)
+  demo.signal('SIGTERM')
+  t.match(await demo.ended, { code: 0 })
+})
+
+void t.test('the demo says what it waits for when it is stopped', async (t) => {
+  const demo = await startDemo(t)
+  const asked = get(demo.url + question('sim:hang')).catch(() => null)
+  for (let open = 0; open === 0;) {
+    const { text } = await get(`${demo.adminUrl}/status`)
+    open = (JSON.parse(text) as { open_requests: number }).open_requests
+  }
+  demo.signal('SIGINT')
+  await demo.saw(/Stopping: open requests are finished first \(1\)\. Ctrl-C again stops at once\./)
+  demo.signal('SIGINT')
+  t.match(await demo.ended, { code: 0 })
+  await asked
+})
+
 void t.test('the simulator runs on its own', async (t) => {
   const program = startProgram(t, ['simulator', '--port', '0'])
   const [, url = ''] = await program.saw(/listens on (http:\S+?)\. [^]*README\.md/)
