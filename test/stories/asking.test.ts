@@ -21,7 +21,7 @@ function facts(answer: Answer) {
   }
 }
 
-void t.test('the first time you ask, it is asked upstream with the key of the proxy, and kept', async (t) => {
+void t.test("a new question goes upstream with the proxy's key, and the answer is cached", async (t) => {
   const { ask, sim } = await aProxy(t)
   const answer = await ask('hello', { headers: { 'x-request-id': 'my-id' } })
   t.same(facts(answer), { status: 200, cache: 'fwd=miss; fwd-status=200; stored', attempts: '1', credits: '3' })
@@ -43,7 +43,7 @@ void t.test('the first time you ask, it is asked upstream with the key of the pr
   t.equal(asked?.key, UPSTREAM_KEY)
 })
 
-void t.test('the second time you ask, it is free', async (t) => {
+void t.test('the same question again is free', async (t) => {
   const { ask, sim } = await aProxy(t)
   const first = await ask('hello')
   const second = await ask('hello')
@@ -54,7 +54,7 @@ void t.test('the second time you ask, it is free', async (t) => {
   t.equal(sim.ledger.total(), 3)
 })
 
-void t.test('the same question in other words of the URL is the same question', async (t) => {
+void t.test('order, encoding and defaults of query parameters do not make a different question', async (t) => {
   const { ask, sim } = await aProxy(t)
   await ask('/scrapers/chatgpt?prompt=a+b&country=us')
   for (const other of ['?country=US&prompt=a%20b', '?prompt=%61%20b', '?prompt=a+b&timeout=60&bypass_cache=false']) {
@@ -71,7 +71,7 @@ void t.test('the same question in other words of the URL is the same question', 
   t.equal(sim.requests.length, 5)
 })
 
-void t.test('fifty people ask the same question at once: one call, one bill', async (t) => {
+void t.test('fifty identical requests at once: one upstream call, one charge', async (t) => {
   const { ask, sim } = await aProxy(t)
   sim.script({ prompt: 'popular' }, ['hold'])
   const first = ask('popular')
@@ -91,7 +91,7 @@ void t.test('fifty people ask the same question at once: one call, one bill', as
   t.equal(sim.ledger.total(), 6)
 })
 
-void t.test('you hang up: the call is finished and kept, and asking again is free', async (t) => {
+void t.test('a client disconnects: the call is completed and cached, and asking again is free', async (t) => {
   const { ask, sim, metric } = await aProxy(t)
   sim.script({ prompt: 'slow' }, ['hold'])
   const hangUp = new AbortController()
@@ -108,7 +108,7 @@ void t.test('you hang up: the call is finished and kept, and asking again is fre
   t.match(await metric('requests_total'), { 'client="anonymous",scraper="chatgpt",status="gone",cache="none"': 1 })
 })
 
-void t.test('you hang up: the others still get their answer', async (t) => {
+void t.test('a client disconnects: the others who share its call still get the answer', async (t) => {
   const { ask, sim } = await aProxy(t)
   sim.script({ prompt: 'shared' }, ['hold'])
   const hangUp = new AbortController()
@@ -124,7 +124,7 @@ void t.test('you hang up: the others still get their answer', async (t) => {
 })
 
 void t.test(
-  'bypass_cache=true wants a fresh answer: not from the cache, not from a call in flight, kept for the others',
+  'bypass_cache=true gets a fresh answer, neither cached nor shared, which is then cached for others',
   async (t) => {
     const { ask, sim } = await aProxy(t)
     const old = await ask('news')
@@ -181,7 +181,7 @@ void t.test('HEAD is answered from the cache, never with a paid call', async (t)
   t.equal(sim.requests.length, 1)
 })
 
-void t.test('4,000 CJK characters pass, a target over 64 KiB is 414', async (t) => {
+void t.test('a prompt of 4,000 CJK characters is accepted; a request target over 64 KiB gets 414', async (t) => {
   const { ask, sim } = await aProxy(t)
   const prompt = '漢'.repeat(4_000)
   t.equal((await ask(prompt)).status, 200)
@@ -192,7 +192,7 @@ void t.test('4,000 CJK characters pass, a target over 64 KiB is 414', async (t) 
   })
 })
 
-void t.test('a token says who you are and goes no further', async (t) => {
+void t.test('the token identifies the client and is not sent upstream', async (t) => {
   const { ask, sim, output, metric } = await aProxy(t, CLIENTS)
   const ways = [
     ask('1', { headers: { 'x-api-key': 'alice-token-0123456789' } }),
@@ -213,7 +213,7 @@ void t.test('a token says who you are and goes no further', async (t) => {
   t.notMatch(output(), 'alice-token')
 })
 
-void t.test('who is nobody gets 401, who is two gets 400', async (t) => {
+void t.test('no valid token: 401; two different tokens: 400', async (t) => {
   const { ask, sim } = await aProxy(t, 'clients: { alice: { token: alice-token-0123456789 } }')
   t.match(await ask('q'), { status: 401, headers: { 'x-proxy-code': 'CLIENT_UNKNOWN' }, json: { detail: String } })
   t.equal((await ask('q', { headers: { 'x-api-key': 'wrong-token-0123456789' } })).status, 401)
@@ -222,7 +222,7 @@ void t.test('who is nobody gets 401, who is two gets 400', async (t) => {
   t.equal(sim.requests.length, 0)
 })
 
-void t.test('a refusal says what to do', async (t) => {
+void t.test('every refusal says what to do', async (t) => {
   const { ask, sim } = await aProxy(
     t,
     `clients:
@@ -251,7 +251,7 @@ void t.test('a refusal says what to do', async (t) => {
   t.equal(sim.requests.length, 2)
 })
 
-void t.test('who asks too often, or too much at once, is told when to come back', async (t) => {
+void t.test('rate and concurrency limits answer 429 with Retry-After', async (t) => {
   const { ask, sim, clock } = await aProxy(t, CLIENTS)
   const bob = { headers: { 'x-api-key': 'bob-token-0123456789' } }
   sim.script({ prompt: 'long' }, ['hold'])
@@ -271,7 +271,7 @@ void t.test('who asks too often, or too much at once, is told when to come back'
   t.equal((await ask('long', bob)).status, 200, 'cached answers are still served')
 })
 
-void t.test('no answer crosses from one client to another when the scope is the client', async (t) => {
+void t.test('with cache.scope: client, no client gets an answer of another', async (t) => {
   const { ask, sim } = await aProxy(t, `${CLIENTS}\ncache: { scope: client }`)
   await ask('q')
   await ask('q', { headers: { 'x-api-key': 'alice-token-0123456789' } })
@@ -279,7 +279,7 @@ void t.test('no answer crosses from one client to another when the scope is the 
   t.equal(sim.requests.length, 2)
 })
 
-void t.test('jobs pass through: the key on submit only', async (t) => {
+void t.test('job calls are passed through, with the key on submissions only', async (t) => {
   const { ask, sim } = await aProxy(t)
   const submitted = await ask('/scrapers/gemini/jobs?prompt=later', { method: 'POST' })
   t.same(facts(submitted), { status: 202, cache: 'fwd=method; fwd-status=202', attempts: '1', credits: '3' })
@@ -325,7 +325,7 @@ void t.test(
   },
 )
 
-void t.test('what is not there is said to be not there, and asks nothing upstream', async (t) => {
+void t.test('an unknown path or scraper: 404 without an upstream call', async (t) => {
   const { ask, sim } = await aProxy(t)
   for (const path of [
     '/',
@@ -350,7 +350,7 @@ void t.test('what is not there is said to be not there, and asks nothing upstrea
   t.equal(sim.requests.length, 0)
 })
 
-void t.test('samples are independent answers to one question: each is asked once, and kept', async (t) => {
+void t.test('samples are independent answers to one question; each is fetched once and cached', async (t) => {
   const { ask, sim, metric, admin } = await aProxy(t)
   const path = '/scrapers/chatgpt?prompt=q'
   const first = await ask(path)

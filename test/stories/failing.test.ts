@@ -14,7 +14,7 @@ function facts({ status, headers }: Answer) {
   }
 }
 
-void t.test('503, then 500, then 200: you see one answer', async (t) => {
+void t.test('503, then 500, then 200: the client sees one 200', async (t) => {
   const { ask, sim, metric } = await aProxy(t)
   sim.script({ prompt: 'q' }, ['503', '500', '200'])
   t.same(facts(await ask('q')), { status: 200, attempts: '3', credits: '3', code: undefined })
@@ -103,7 +103,7 @@ for (const [name, steps, expected, asked] of [
   })
 }
 
-void t.test('the repeat after a 408 carries bypass_cache=true, the first try does not', async (t) => {
+void t.test('a retry after 408 sends bypass_cache=true, the first attempt does not', async (t) => {
   const { ask, sim } = await aProxy(t)
   sim.script({ prompt: 'q' }, ['408', '200'])
   await ask('q')
@@ -113,7 +113,7 @@ void t.test('the repeat after a 408 carries bypass_cache=true, the first try doe
   )
 })
 
-void t.test('when all attempts failed, the last real answer is yours as upstream gave it', async (t) => {
+void t.test('when all attempts fail, the client gets the last upstream answer unchanged', async (t) => {
   const { ask, sim } = await aProxy(t)
   sim.script({ prompt: 'q' }, ['503', '503', '503', { kind: '504-html' }])
   const answer = await ask('q')
@@ -122,7 +122,7 @@ void t.test('when all attempts failed, the last real answer is yours as upstream
   t.equal(answer.headers['cache-control'], 'no-store')
 })
 
-void t.test('upstream is not there: 504 with a code, and no name of any host', async (t) => {
+void t.test('upstream unreachable: 504 with a code and without a host name', async (t) => {
   const { ask, sim } = await aProxy(t)
   await sim.close()
   const answer = await ask('q')
@@ -130,14 +130,14 @@ void t.test('upstream is not there: 504 with a code, and no name of any host', a
   t.notMatch(answer.text, /127\.0\.0\.1|ECONN|localhost/)
 })
 
-void t.test('upstream echoes the key: nobody gets to see it', async (t) => {
+void t.test('an API key echoed by upstream is redacted', async (t) => {
   const { ask, sim, output } = await aProxy(t, 'upstream: { keys: [{ name: main, secret: canary-key-0123456789 }] }')
   sim.script({ prompt: 'q' }, [{ kind: 'echo-key', times: 'forever' }])
   const answer = await ask('q')
   t.notMatch(answer.text + JSON.stringify(answer.headers) + output(), 'canary-key')
 })
 
-void t.test('nothing of an answer but its type goes on: no cookie, no server, no CORS', async (t) => {
+void t.test('of the upstream response headers only Content-Type is passed on', async (t) => {
   const { ask, sim } = await aProxy(t)
   sim.script({ prompt: 'q' }, ['set-cookie'])
   const { headers } = await ask('q')
@@ -145,7 +145,7 @@ void t.test('nothing of an answer but its type goes on: no cookie, no server, no
     t.equal(headers[name], undefined, name)
 })
 
-void t.test("yesterday's answer is better than none, and says so", async (t) => {
+void t.test('stale-if-error: an expired answer is returned instead of an error, and marked as stale', async (t) => {
   const { ask, sim, clock } = await aProxy(t)
   const { json } = await ask('q')
   clock.skip(13 * 3_600_000)
@@ -163,7 +163,7 @@ void t.test("yesterday's answer is better than none, and says so", async (t) => 
   t.equal((await ask('q')).status, 503, 'not for ever')
 })
 
-void t.test('"empty result" is remembered for a minute', async (t) => {
+void t.test('"empty result" is cached for a minute', async (t) => {
   const { ask, sim, clock } = await aProxy(t)
   sim.script({ prompt: 'vague' }, ['500-empty', '500-empty'])
   const path = '/scrapers/amazon_rufus?prompt=vague'
@@ -175,7 +175,7 @@ void t.test('"empty result" is remembered for a minute', async (t) => {
   t.equal((await ask(path)).status, 200)
 })
 
-void t.test('a key runs dry: you do not notice, and it rests', async (t) => {
+void t.test('a key without credits rests, and clients do not notice', async (t) => {
   const { ask, sim, metric, clock } = await aProxy(t, TWO_KEYS, {
     simulator: { keys: { 'key-one': { credits: 0 }, 'key-two': {} } },
   })
@@ -193,7 +193,7 @@ void t.test('a key runs dry: you do not notice, and it rests', async (t) => {
   t.same(await metric('key_state'), { 'key="one"': 0, 'key="two"': 0 }, 'one trial brought it back')
 })
 
-void t.test('a key rests for whatever class the settings say', async (t) => {
+void t.test('keyRest works for every failure class', async (t) => {
   const { ask, sim, metric } = await aProxy(
     t,
     `${TWO_KEYS}\nretry: { attempts: 1, classes: { serverError: { keyRest: 1m } } }`,
@@ -208,7 +208,7 @@ void t.test('a key rests for whatever class the settings say', async (t) => {
   t.same(await metric('key_state'), { 'key="one"': 1, 'key="two"': 0 })
 })
 
-void t.test('every key is spent: 503 with the earliest return, and cached answers are still served', async (t) => {
+void t.test('all keys without credits: 503 with the earliest return; cached answers are served', async (t) => {
   const { ask, sim } = await aProxy(t, TWO_KEYS)
   await ask('known')
   sim.setKey('key-one', { credits: 0 })
@@ -225,7 +225,7 @@ void t.test('every key is spent: 503 with the earliest return, and cached answer
   t.equal(sim.requests.length, 3)
 })
 
-void t.test('sustained 503 opens the circuit of one scraper, leaves the others alone, and closes again', async (t) => {
+void t.test('sustained 503s open the circuit of that scraper only, and it closes again', async (t) => {
   const { ask, sim, metric, clock, lines } = await aProxy(t)
   const known = await ask('known')
   t.equal(known.status, 200)
@@ -264,7 +264,7 @@ void t.test('429, 401 and 4xx never open a circuit', async (t) => {
   t.equal((await metric('breaker_state'))['scraper="chatgpt"'], 0)
 })
 
-void t.test('a timeout of the caller is the limit of one attempt, and ours outlives it', async (t) => {
+void t.test('the timeout parameter limits one attempt, and the proxy waits a little longer', async (t) => {
   const { ask, sim, clock } = await aProxy(t, 'retry: { attempts: 1 }')
   sim.script({ prompt: 'q' }, ['hang'])
   const answer = ask('/scrapers/chatgpt?prompt=q&timeout=30')
@@ -277,7 +277,7 @@ void t.test('a timeout of the caller is the limit of one attempt, and ours outli
   t.match(await answer, { status: 504, headers: { 'x-proxy-code': 'UPSTREAM_UNREACHABLE' } })
 })
 
-void t.test('Retry-After is waited for, not the back-off', async (t) => {
+void t.test('a Retry-After of upstream replaces the back-off', async (t) => {
   const { ask, sim, clock } = await aProxy(t)
   sim.script({ prompt: 'q' }, [{ kind: '503', retryAfter: 60 }, '200'])
   const answer = ask('q')
@@ -291,7 +291,7 @@ void t.test('Retry-After is waited for, not the back-off', async (t) => {
   t.equal((await answer).status, 200)
 })
 
-void t.test('a submit is repeated only when nothing can have been submitted', async (t) => {
+void t.test('a job submission is retried only if nothing can have been submitted', async (t) => {
   const { ask, sim } = await aProxy(t)
   sim.script({ prompt: 'a' }, ['503', '200'])
   t.match(await ask('/scrapers/grok/jobs?prompt=a', { method: 'POST' }), {
@@ -306,7 +306,7 @@ void t.test('a submit is repeated only when nothing can have been submitted', as
   t.equal(sim.requests.filter(({ prompt }) => prompt === 'b').length, 1)
 })
 
-void t.test('what may have been charged is counted apart', async (t) => {
+void t.test('credits that may have been charged are counted separately', async (t) => {
   const { ask, sim, metric } = await aProxy(t)
   sim.script({ prompt: 'q' }, ['reset-after-charge', '200'])
   await ask('q')
@@ -315,7 +315,7 @@ void t.test('what may have been charged is counted apart', async (t) => {
   t.match(await metric('ambiguous_attempts_total'), { 'scraper="chatgpt"': 1 })
 })
 
-void t.test('too many calls at once: 503 OVERLOADED with a time', async (t) => {
+void t.test('too many concurrent calls: 503 OVERLOADED with Retry-After', async (t) => {
   const { ask, sim } = await aProxy(
     t,
     'upstream: { maxConcurrent: 2, perScraper: { grok: 1 }, queue: { maxWait: 100ms } }',

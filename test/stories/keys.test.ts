@@ -5,7 +5,7 @@ import { aProxy, UPSTREAM_KEY } from '../support/proxy.ts'
 
 const DRY = { simulator: { keys: { [UPSTREAM_KEY]: { credits: 0 } } } }
 
-void t.test('credits are added: the proxy finds out by itself within half a minute', async (t) => {
+void t.test('added credits are noticed within half a minute', async (t) => {
   const { ask, sim, clock, metric } = await aProxy(t, '', DRY)
   t.match(await ask('a'), { status: 429 }, 'in the words of upstream')
   for (let seconds = 0; seconds < 300; seconds += 10) {
@@ -19,7 +19,7 @@ void t.test('credits are added: the proxy finds out by itself within half a minu
   t.same(await metric('key_state'), { 'key="main"': 0 })
 })
 
-void t.test('POST /keys/{name}/try: the next call tries it, and log and audit file say who wanted that', async (t) => {
+void t.test('POST /keys/{name}/try: the next call tries the key; log and audit file say who asked', async (t) => {
   const audit = `${t.testdir({})}/audit.ndjson`
   const proxy = await aProxy(t, `audit: { path: "${audit}" }`, DRY)
   const { ask, admin, sim, lines, app } = proxy
@@ -55,14 +55,14 @@ void t.test('POST /keys/{name}/try: the next call tries it, and log and audit fi
   )
 })
 
-void t.test('the admin token is needed to have a key tried', async (t) => {
+void t.test('POST /keys/{name}/try needs the admin token', async (t) => {
   const { admin } = await aProxy(t, 'admin: { token: admin-token-0123456789 }')
   t.match(await admin('/keys/main/try', { method: 'POST' }), { status: 401 })
   const headers = { authorization: 'Bearer admin-token-0123456789' }
   t.match(await admin('/keys/main/try', { method: 'POST', headers }), { status: 200 })
 })
 
-void t.test('a reload has resting keys tried, and a key with another secret is another key', async (t) => {
+void t.test('a reload tries resting keys, and a changed secret is a new key', async (t) => {
   const { ask, admin, sim, write } = await aProxy(t, '', DRY)
   await ask('a')
   t.match(await ask('b'), { status: 503 })
@@ -80,7 +80,7 @@ void t.test('a reload has resting keys tried, and a key with another secret is a
   for (const answer of await Promise.all([ask('d'), ask('e')])) t.equal(answer.status, 200)
 })
 
-void t.test('the page says what is wrong with a key and how to end it', async (t) => {
+void t.test('the status page says what is wrong with a key and what to do', async (t) => {
   const { ask, admin } = await aProxy(t, '', DRY)
   await ask('a')
   const { text } = await admin('/', { headers: { accept: 'text/html' } })

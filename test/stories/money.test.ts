@@ -30,34 +30,37 @@ function askOf(proxy: Running): (path: string, headers?: Record<string, string>)
   return (path, headers = {}) => request(undefined, proxy.url + path, { headers })
 }
 
-void t.test('64 workers share 1,000 credits, failures and hang-ups mixed in: exactly 999 are spent', async (t) => {
-  const free: Step[] = ['503', '500', '408', '429-queue', '504', '429-rate']
-  const { ask, sim, admin } = await aProxy(t, team('{ perDay: 1000 }'))
-  const random = seededRandom(11)
-  let question = 0
-  const refused: Answer[] = []
+void t.test(
+  '64 workers on a budget of 1,000 credits, with failures and disconnects: exactly 999 are spent',
+  async (t) => {
+    const free: Step[] = ['503', '500', '408', '429-queue', '504', '429-rate']
+    const { ask, sim, admin } = await aProxy(t, team('{ perDay: 1000 }'))
+    const random = seededRandom(11)
+    let question = 0
+    const refused: Answer[] = []
 
-  async function work(): Promise<void> {
-    while (refused.length < 64) {
-      const prompt = `question ${(question += 1)}`
-      if (random.next() < 0.3) sim.script({ prompt }, [free[Math.floor(random.next() * free.length)] ?? '503'])
-      const hangUp = new AbortController()
-      const asking = ask(prompt, { ...TEAM, signal: hangUp.signal })
-      if (random.next() < 0.1) setImmediate(() => hangUp.abort())
-      const answer = await asking.catch(() => null)
-      if (answer?.headers['x-proxy-code'] === 'BUDGET_EXHAUSTED') refused.push(answer)
+    async function work(): Promise<void> {
+      while (refused.length < 64) {
+        const prompt = `question ${(question += 1)}`
+        if (random.next() < 0.3) sim.script({ prompt }, [free[Math.floor(random.next() * free.length)] ?? '503'])
+        const hangUp = new AbortController()
+        const asking = ask(prompt, { ...TEAM, signal: hangUp.signal })
+        if (random.next() < 0.1) setImmediate(() => hangUp.abort())
+        const answer = await asking.catch(() => null)
+        if (answer?.headers['x-proxy-code'] === 'BUDGET_EXHAUSTED') refused.push(answer)
+      }
     }
-  }
 
-  await Promise.all(Array.from({ length: 64 }, work))
-  await sim.idle()
-  t.equal(sim.ledger.total(), 999)
-  t.match(refused[0], { status: 429, headers: { 'retry-after': /^\d+$/ }, json: { detail: /resets|set aside/ } })
-  const status = (await admin('/status')).json
-  t.match(JSON.stringify(status), /"spent":999/)
-})
+    await Promise.all(Array.from({ length: 64 }, work))
+    await sim.idle()
+    t.equal(sim.ledger.total(), 999)
+    t.match(refused[0], { status: 429, headers: { 'retry-after': /^\d+$/ }, json: { detail: /resets|set aside/ } })
+    const status = (await admin('/status')).json
+    t.match(JSON.stringify(status), /"spent":999/)
+  },
+)
 
-void t.test('with resets and cut-off answers, never more than the budget is spent', async (t) => {
+void t.test('connection resets and truncated answers never overspend a budget', async (t) => {
   const { ask, sim, metric } = await aProxy(t, team('{ perDay: 300 }'))
   const unclear: Step[] = ['reset-after-charge', 'reset-before-charge', 'truncated', 'not-json', '503', '200']
   const random = seededRandom(5)
@@ -81,30 +84,27 @@ void t.test('with resets and cut-off answers, never more than the budget is spen
   t.ok(spent <= sim.ledger.total() && sim.ledger.total() <= spent + uncertain, 'the two ledgers agree to the credit')
 })
 
-void t.test(
-  'out of credits: cached answers are still served, new ones are refused until the period ends',
-  async (t) => {
-    const { ask, sim, clock, metric, lines } = await aProxy(t, team('{ perDay: 15, perMonth: 1000 }'))
-    for (const prompt of ['1', '2', '3', '4', '5']) t.equal((await ask(prompt, TEAM)).status, 200)
-    const refused = await ask('6', TEAM)
-    t.match(refused, { status: 429, headers: { 'x-proxy-code': 'BUDGET_EXHAUSTED' } })
-    t.equal(refused.headers['ratelimit-policy'], '"credits-day";q=15;w=86400, "credits-month";q=1000;w=2592000')
-    t.match(refused.headers['ratelimit'], /^"credits-day";r=0;t=\d+, "credits-month";r=985;t=\d+$/)
-    t.match(await ask('1', TEAM), { status: 200, headers: { 'x-proxy-credits': '0' } })
-    t.equal((await ask('6')).status, 200, 'another client has a budget of its own')
-    t.match(await ask('6', TEAM), { status: 200 }, 'which answers for all')
-    t.match(await metric('credits_budget_remaining'), {
-      'client="team",period="day"': 0,
-      'client="team",period="month"': 985,
-    })
-    t.equal(lines().filter(({ msg }) => /budget/.test(String(msg))).length, 1, 'said once, at 80 %')
-    clock.skip(Number(refused.headers['retry-after']) * 1_000)
-    t.equal((await ask('7', TEAM)).status, 200, 'the next day')
-    t.equal(sim.ledger.total(), 21)
-  },
-)
+void t.test('budget used up: cached answers are served, new questions are refused until the period ends', async (t) => {
+  const { ask, sim, clock, metric, lines } = await aProxy(t, team('{ perDay: 15, perMonth: 1000 }'))
+  for (const prompt of ['1', '2', '3', '4', '5']) t.equal((await ask(prompt, TEAM)).status, 200)
+  const refused = await ask('6', TEAM)
+  t.match(refused, { status: 429, headers: { 'x-proxy-code': 'BUDGET_EXHAUSTED' } })
+  t.equal(refused.headers['ratelimit-policy'], '"credits-day";q=15;w=86400, "credits-month";q=1000;w=2592000')
+  t.match(refused.headers['ratelimit'], /^"credits-day";r=0;t=\d+, "credits-month";r=985;t=\d+$/)
+  t.match(await ask('1', TEAM), { status: 200, headers: { 'x-proxy-credits': '0' } })
+  t.equal((await ask('6')).status, 200, 'another client has a budget of its own')
+  t.match(await ask('6', TEAM), { status: 200 }, 'which answers for all')
+  t.match(await metric('credits_budget_remaining'), {
+    'client="team",period="day"': 0,
+    'client="team",period="month"': 985,
+  })
+  t.equal(lines().filter(({ msg }) => /budget/.test(String(msg))).length, 1, 'said once, at 80 %')
+  clock.skip(Number(refused.headers['retry-after']) * 1_000)
+  t.equal((await ask('7', TEAM)).status, 200, 'the next day')
+  t.equal(sim.ledger.total(), 21)
+})
 
-void t.test('a joined call costs its first asker, and nobody behind it', async (t) => {
+void t.test('a shared call is charged to its first client only', async (t) => {
   const { ask, sim, metric } = await aProxy(t, team('{ perDay: 3 }'))
   sim.script({ prompt: 'q' }, ['hold'])
   const first = ask('q')
@@ -118,7 +118,7 @@ void t.test('a joined call costs its first asker, and nobody behind it', async (
   t.match(await metric('credits_saved_total'), { 'client="team",scraper="chatgpt",how="joined"': 3 })
 })
 
-void t.test('you hang up, and ask again: rescued', async (t) => {
+void t.test('a client that disconnects and asks again gets the answer it paid for (rescued)', async (t) => {
   const { ask, sim, metric, admin } = await aProxy(t)
   sim.script({ prompt: 'q' }, ['hold'])
   const hangUp = new AbortController()
@@ -139,7 +139,7 @@ void t.test('you hang up, and ask again: rescued', async (t) => {
   t.equal((await admin('/status')).status, 200)
 })
 
-void t.test('an answer may grow old while it is used: the old one at once, a fresh one behind it', async (t) => {
+void t.test('stale-while-revalidate: the expired answer at once, a fresh one fetched in the background', async (t) => {
   const { ask, sim, clock } = await aProxy(t, 'cache: { ttl: 1h, staleWhileRevalidate: 1h, staleIfError: 0s }')
   const old = await ask('q')
   clock.skip(3_600_001)
@@ -161,7 +161,7 @@ void t.test('an answer may grow old while it is used: the old one at once, a fre
   t.equal(sim.ledger.total(), 9)
 })
 
-void t.test('no refresh for a client that is short of credits', async (t) => {
+void t.test('no background refresh for a client that is low on credits', async (t) => {
   const { ask, sim, clock } = await aProxy(
     t,
     `${team('{ perMonth: 15 }')}\ncache: { ttl: 1h, staleWhileRevalidate: 1h }`,
@@ -173,7 +173,7 @@ void t.test('no refresh for a client that is short of credits', async (t) => {
   t.equal(sim.requests.filter(({ prompt }) => prompt === '1').length, 1)
 })
 
-void t.test('an operator purges what matches, from all tiers', async (t) => {
+void t.test('a purge removes matching answers from all tiers', async (t) => {
   const dir = t.testdir({})
   const { ask, admin, sim } = await aProxy(t, `cache: { disk: { path: ${join(dir, 'cache.db')}, maxSize: 16MiB } }`)
   for (const path of ['chatgpt?prompt=a', 'chatgpt?prompt=b&country=DE', 'grok?prompt=a'])
@@ -188,7 +188,7 @@ void t.test('an operator purges what matches, from all tiers', async (t) => {
   t.equal(sim.requests.length, 5)
 })
 
-void t.test('ask, kill -9, start, ask again: a hit from the disk', async (t) => {
+void t.test('after kill -9 and a restart, a paid answer is a hit from disk', async (t) => {
   const { sim, url } = await aSimulator(t)
   const sets = [`cache.disk.path=${join(t.testdir({}), 'cache.db')}`]
   const first = await startProxy(t, url, sets)
@@ -205,7 +205,7 @@ void t.test('ask, kill -9, start, ask again: a hit from the disk', async (t) => 
   t.equal(sim.ledger.total(), 3)
 })
 
-void t.test('money that was set aside when the process was killed counts as spent', async (t) => {
+void t.test('after kill -9, credits held for calls under way count as spent', async (t) => {
   const { sim, url } = await aSimulator(t)
   const sets = [
     `cache.disk.path=${join(t.testdir({}), 'cache.db')}`,
@@ -227,28 +227,31 @@ void t.test('money that was set aside when the process was killed counts as spen
   sim.release()
 })
 
-void t.test('durable: ask, kill -9 in the middle, start, ask again: one submit, one charge', async (t) => {
-  const { sim, url } = await aSimulator(t)
-  const sets = [`cache.disk.path=${join(t.testdir({}), 'cache.db')}`, 'jobs.execution=durable']
-  sim.script({ prompt: 'long', call: 'submit' }, ['pending'])
-  const first = await startProxy(t, url, sets)
-  const lost = askOf(first)('/scrapers/chatgpt?prompt=long').catch(() => 'lost')
-  await sim.received(1, { call: 'poll' })
-  first.signal('SIGKILL')
-  await first.ended
-  t.equal(await lost, 'lost')
-  const second = await startProxy(t, url, sets)
-  const again = askOf(second)('/scrapers/chatgpt?prompt=long')
-  await sim.received(2, { call: 'poll' })
-  sim.release()
-  const answer = await again
-  t.match(answer, { status: 200, json: { prompt: 'long', status: 'done' } })
-  t.equal(sim.requests.filter(({ call }) => call === 'submit').length, 1)
-  t.equal(sim.requests.filter(({ call }) => call === 'sync').length, 0)
-  t.equal(sim.ledger.total(), 3)
-})
+void t.test(
+  'durable: after kill -9 during a call, the restarted process resumes the job; one submission, one charge',
+  async (t) => {
+    const { sim, url } = await aSimulator(t)
+    const sets = [`cache.disk.path=${join(t.testdir({}), 'cache.db')}`, 'jobs.execution=durable']
+    sim.script({ prompt: 'long', call: 'submit' }, ['pending'])
+    const first = await startProxy(t, url, sets)
+    const lost = askOf(first)('/scrapers/chatgpt?prompt=long').catch(() => 'lost')
+    await sim.received(1, { call: 'poll' })
+    first.signal('SIGKILL')
+    await first.ended
+    t.equal(await lost, 'lost')
+    const second = await startProxy(t, url, sets)
+    const again = askOf(second)('/scrapers/chatgpt?prompt=long')
+    await sim.received(2, { call: 'poll' })
+    sim.release()
+    const answer = await again
+    t.match(answer, { status: 200, json: { prompt: 'long', status: 'done' } })
+    t.equal(sim.requests.filter(({ call }) => call === 'submit').length, 1)
+    t.equal(sim.requests.filter(({ call }) => call === 'sync').length, 0)
+    t.equal(sim.ledger.total(), 3)
+  },
+)
 
-void t.test('the same Idempotency-Key twenty times at once: one job, one charge, twenty equal answers', async (t) => {
+void t.test('twenty submissions at once with one Idempotency-Key: one job, one charge, equal answers', async (t) => {
   const { ask, sim } = await aProxy(t)
   const submit = (prompt: string) =>
     ask(`/scrapers/grok/jobs?prompt=${prompt}`, { method: 'POST', headers: { 'idempotency-key': 'once' } })
@@ -259,28 +262,31 @@ void t.test('the same Idempotency-Key twenty times at once: one job, one charge,
   t.match(await submit('other'), { status: 422, headers: { 'x-proxy-code': 'IDEMPOTENCY_CONFLICT' } })
 })
 
-void t.test("a job is its owner's, its end is remembered, and it answers the same question", async (t) => {
-  const { ask, sim } = await aProxy(
-    t,
-    'clients: { anonymous: {}, a: { token: token-of-a-0123456789 }, b: { token: token-of-b-0123456789 } }',
-  )
-  const as = (token: string) => ({ headers: { 'x-api-key': token } })
-  const submitted = await ask('/scrapers/grok/jobs?prompt=x', { method: 'POST', ...as('token-of-a-0123456789') })
-  const id = String(submitted.json['job_id'])
-  t.match(await ask(`/jobs/${id}`, as('token-of-b-0123456789')), { status: 404, json: { detail: /Job not found/ } })
-  const done = await ask(`/jobs/${id}`, as('token-of-a-0123456789'))
-  t.match(done.json, { status: 'done' })
-  const polls = sim.requests.filter(({ call }) => call === 'poll').length
-  await ask(`/jobs/${id}`, as('token-of-a-0123456789'))
-  t.equal(sim.requests.filter(({ call }) => call === 'poll').length, polls, 'the end never changes')
-  t.match(await ask('/scrapers/grok?prompt=x'), {
-    status: 200,
-    headers: { 'cache-status': /hit/, 'x-proxy-credits': '0' },
-  })
-  t.equal(sim.ledger.total(), 3)
-})
+void t.test(
+  'a job belongs to the client that submitted it; its result is remembered, and answers the same question',
+  async (t) => {
+    const { ask, sim } = await aProxy(
+      t,
+      'clients: { anonymous: {}, a: { token: token-of-a-0123456789 }, b: { token: token-of-b-0123456789 } }',
+    )
+    const as = (token: string) => ({ headers: { 'x-api-key': token } })
+    const submitted = await ask('/scrapers/grok/jobs?prompt=x', { method: 'POST', ...as('token-of-a-0123456789') })
+    const id = String(submitted.json['job_id'])
+    t.match(await ask(`/jobs/${id}`, as('token-of-b-0123456789')), { status: 404, json: { detail: /Job not found/ } })
+    const done = await ask(`/jobs/${id}`, as('token-of-a-0123456789'))
+    t.match(done.json, { status: 'done' })
+    const polls = sim.requests.filter(({ call }) => call === 'poll').length
+    await ask(`/jobs/${id}`, as('token-of-a-0123456789'))
+    t.equal(sim.requests.filter(({ call }) => call === 'poll').length, polls, 'the end never changes')
+    t.match(await ask('/scrapers/grok?prompt=x'), {
+      status: 200,
+      headers: { 'cache-status': /hit/, 'x-proxy-credits': '0' },
+    })
+    t.equal(sim.ledger.total(), 3)
+  },
+)
 
-void t.test('a job that fails is given back to the budget of who submitted it', async (t) => {
+void t.test('a failed job is refunded to the budget of the client that submitted it', async (t) => {
   const { ask, sim, metric } = await aProxy(t, team('{ perDay: 3 }'))
   sim.script({ prompt: 'x', call: 'submit' }, ['failed'])
   const { json } = await ask('/scrapers/grok/jobs?prompt=x', { method: 'POST', ...TEAM })
@@ -293,7 +299,7 @@ void t.test('a job that fails is given back to the budget of who submitted it', 
 })
 
 void t.test(
-  'Prefer: respond-async gives a job id at once, wait=N after so long, and a known answer right away',
+  'Prefer: respond-async gets a job id at once, or after wait=N seconds; a cached answer is returned directly',
   async (t) => {
     const { ask, sim, clock } = await aProxy(t)
     sim.script({ prompt: 'q' }, ['hold'])
@@ -314,7 +320,7 @@ void t.test(
   },
 )
 
-void t.test('a disk file full of garbage: the proxy serves, says so once, and keeps answers again', async (t) => {
+void t.test('a corrupt disk cache is reported once and replaced; the proxy keeps serving', async (t) => {
   const { url } = await aSimulator(t)
   const path = join(t.testdir({}), 'cache.db')
   writeFileSync(path, 'this is not a database'.repeat(1_000))

@@ -23,30 +23,36 @@ clients:
 ${more}`
 }
 
-void t.test('the account as a whole is spent by all together, and the reserve by those who may', async (t) => {
-  const { ask, admin, sim, metric } = await aProxy(
-    t,
-    people('', 'upstream: { credits: { perDay: 12, perMonth: 100, reserve: 6 } }'),
-  )
-  t.equal((await ask('one', TEAM)).status, 200)
-  t.equal((await ask('two')).status, 200)
-  t.match(await ask('three', TEAM), { status: 429, json: { code: 'BUDGET_EXHAUSTED', detail: /all clients together/ } })
-  t.equal((await ask('one', TEAM)).headers['x-proxy-credits'], '0', 'cached answers are still served')
-  t.equal((await ask('three', BOSS)).status, 200)
-  t.match((await admin('/status')).json, {
-    account: [
-      { period: 'day', limit: 12, spent: 9, left: 3 },
-      { period: 'month', limit: 100, spent: 9, left: 91 },
-    ],
-    budgets: [],
-  })
-  t.same(await metric('credits_account_remaining'), { 'period="day"': 3, 'period="month"': 91 })
-  t.equal((await ask('four', BOSS)).status, 200)
-  t.match(await ask('five', BOSS), { status: 429, json: { code: 'BUDGET_EXHAUSTED' } })
-  t.equal(sim.ledger.total(), 12)
-})
+void t.test(
+  'upstream.credits limits all clients together; the reserve is for clients with mayUseReserve',
+  async (t) => {
+    const { ask, admin, sim, metric } = await aProxy(
+      t,
+      people('', 'upstream: { credits: { perDay: 12, perMonth: 100, reserve: 6 } }'),
+    )
+    t.equal((await ask('one', TEAM)).status, 200)
+    t.equal((await ask('two')).status, 200)
+    t.match(await ask('three', TEAM), {
+      status: 429,
+      json: { code: 'BUDGET_EXHAUSTED', detail: /all clients together/ },
+    })
+    t.equal((await ask('one', TEAM)).headers['x-proxy-credits'], '0', 'cached answers are still served')
+    t.equal((await ask('three', BOSS)).status, 200)
+    t.match((await admin('/status')).json, {
+      account: [
+        { period: 'day', limit: 12, spent: 9, left: 3 },
+        { period: 'month', limit: 100, spent: 9, left: 91 },
+      ],
+      budgets: [],
+    })
+    t.same(await metric('credits_account_remaining'), { 'period="day"': 3, 'period="month"': 91 })
+    t.equal((await ask('four', BOSS)).status, 200)
+    t.match(await ask('five', BOSS), { status: 429, json: { code: 'BUDGET_EXHAUSTED' } })
+    t.equal(sim.ledger.total(), 12)
+  },
+)
 
-void t.test('a top-up counts until its day, and a reload brings it', async (t) => {
+void t.test('a top-up counts until its date, and takes effect on reload', async (t) => {
   const proxy = await aProxy(t, people('credits: { perMonth: 3 }'))
   t.equal((await proxy.ask('one', TEAM)).status, 200)
   t.match(await proxy.ask('two', TEAM), { status: 429, json: { code: 'BUDGET_EXHAUSTED' } })
@@ -57,7 +63,7 @@ void t.test('a top-up counts until its day, and a reload brings it', async (t) =
   t.match((await proxy.admin('/status')).json, { budgets: [{ client: 'team', limit: 8, spent: 6 }] })
 })
 
-void t.test('an operator corrects an account, and the audit file says so', async (t) => {
+void t.test('an operator corrects a budget, and the audit file records it', async (t) => {
   const path = join(t.testdir({}), 'audit.ndjson')
   const { ask, admin, lines } = await aProxy(t, people('credits: { perMonth: 6 }', `audit: { path: ${path} }`))
   await ask('one', TEAM)
@@ -77,7 +83,7 @@ void t.test('an operator corrects an account, and the audit file says so', async
   t.match((await admin('/report')).json, { total: { spent: 9, corrected: -3 } })
 })
 
-void t.test('tokens may expire, and it is said when each was used last', async (t) => {
+void t.test('tokens can expire; /status shows when each was last used', async (t) => {
   const sha256 = (token: string): string => hash('sha256', token)
   const { ask, admin, metric, clock } = await aProxy(
     t,
@@ -139,7 +145,7 @@ async function aHook(t: Test, statuses: readonly number[] = []) {
   }
 }
 
-void t.test('budgets tell at 50, 80, 95 and 100 %, signed, once each', async (t) => {
+void t.test('budget notifications at 50, 80, 95 and 100 %: signed, once each', async (t) => {
   const hook = await aHook(t)
   const settings = people(
     'credits: { perDay: 30 }',
@@ -196,7 +202,7 @@ void t.test(
   },
 )
 
-void t.test('what was not delivered is delivered after a restart, and what was told is not told again', async (t) => {
+void t.test('undelivered notifications are sent after a restart, delivered ones are not repeated', async (t) => {
   const sim = createSimulator({ latency: instant })
   const { url } = await sim.start()
   t.teardown(() => sim.close())
@@ -226,7 +232,7 @@ void t.test('what was not delivered is delivered after a restart, and what was t
   )
 })
 
-void t.test('where a hook may be is checked: https, or this machine', async (t) => {
+void t.test('a webhook URL must be https or loopback', async (t) => {
   for (const url of ['http://example.com/hook', 'http://169.254.169.254/latest', 'ftp://127.0.0.1/', 'nonsense']) {
     const checked = await runProgram(t, ['check', '--set', `notify=[{ url: "${url}" }]`], {
       environment: { SCRAPELLM_API_KEY: 'k' },
@@ -343,7 +349,7 @@ void t.test(
   },
 )
 
-void t.test('a report says what is wrong with what it is asked for', async (t) => {
+void t.test('report rejects wrong parameters with a reason', async (t) => {
   const { admin, ask } = await aProxy(t, people(''))
   for (const query of ['month=2026-13', 'month=x', 'format=xml'])
     t.match(await admin(`/report?${query}`), { status: 400, json: { code: 'REQUEST_INVALID' } }, query)

@@ -44,7 +44,7 @@ void t.test(
   },
 )
 
-void t.test('two processes on one folder by accident: only one spends the budget, whatever is killed', async (t) => {
+void t.test('two processes on one data folder: only one spends the budget, whichever is killed', async (t) => {
   const scene = await aScene(t, t.testdir({}))
   const running = [await scene.start(), await scene.start()]
   for (let round = 0; round < 3; round += 1) {
@@ -64,7 +64,7 @@ void t.test('two processes on one folder by accident: only one spends the budget
   t.equal(scene.sim.ledger.total(), 60)
 })
 
-void t.test('a kill in a submission: its Idempotency-Key is unresolved, and says so for good', async (t) => {
+void t.test('kill -9 during a submission: its Idempotency-Key stays IDEMPOTENCY_UNRESOLVED', async (t) => {
   const scene = await aScene(t, t.testdir({}))
   const { sim } = scene
   const submit = (proxy: Running, key: string, patience = '100') =>
@@ -94,7 +94,7 @@ void t.test('a kill in a submission: its Idempotency-Key is unresolved, and says
   t.equal(sim.requests.filter(({ call }) => call === 'submit').length, 2)
 })
 
-void t.test('a power cut while a call is under way: what was set aside for it is not forgotten', async (t) => {
+void t.test('a power cut during a call does not lose its credit hold', async (t) => {
   const folder = t.testdir({})
   const scene = await aScene(t, join(folder, 'data'))
   const { sim, ask } = scene

@@ -35,7 +35,7 @@ function question(prompt: string, scraper = 'chatgpt'): string {
 
 // Starting
 
-void t.test('npm start without a key ends with 78 and one message that knows the way out', async (t) => {
+void t.test('npm start without a key: exit code 78 and a message that says what to do', async (t) => {
   // npm has a Node of its own, which coverage cannot be collected from.
   const surroundings = { cwd: root, environment: { NODE_OPTIONS: '' } }
   const { code, stderr } = await start(t, 'npm', ['start', '--silent'], surroundings).ended
@@ -45,7 +45,7 @@ void t.test('npm start without a key ends with 78 and one message that knows the
   for (const part of ['SCRAPELLM_API_KEY', 'export SCRAPELLM_API_KEY=', 'npm run demo']) t.match(message, part)
 })
 
-void t.test('wrong settings end with 78 and every mistake, each with its place', async (t) => {
+void t.test('invalid settings: exit code 78 and every mistake with its position', async (t) => {
   const wrong = ['upstream.urll=https://x', 'cache.ttl=5', 'retry.atempts=3']
   const { code, stdout, stderr } = await runProgram(
     t,
@@ -60,7 +60,7 @@ void t.test('wrong settings end with 78 and every mistake, each with its place',
   t.equal(stderr.trim().split('\n').length, 4)
 })
 
-void t.test('what is dangerous is not started', async (t) => {
+void t.test('dangerous settings are refused at the start', async (t) => {
   const rows: readonly (readonly [setting: string, message: RegExp])[] = [
     ['listen.host=0.0.0.0', /^listen\.host: .*allowAnonymousOnNetwork/],
     ['admin.host=0.0.0.0', /^admin\.host: .*admin\.token/],
@@ -89,7 +89,7 @@ void t.test('check prints ok and the settings in effect, secrets masked', async 
   t.notMatch(stdout, canary)
 })
 
-void t.test('schema and token print what they promise', async (t) => {
+void t.test('schema prints the JSON Schema; token prints a token and its settings line', async (t) => {
   const schema = await runProgram(t, ['schema'])
   t.equal(schema.stdout, readFileSync(`${root}config/schema.json`, 'utf8'))
   const token = await runProgram(t, ['token', 'my-service'])
@@ -97,7 +97,7 @@ void t.test('schema and token print what they promise', async (t) => {
   t.equal((await runProgram(t, ['token', 'anonymous'])).code, 1)
 })
 
-void t.test('the command line helps, and says what else was meant', async (t) => {
+void t.test('help, and a suggestion for an unknown command or flag', async (t) => {
   const help = await runProgram(t, ['--help'])
   t.equal(help.code, 0)
   for (const word of ['serve', 'check', 'schema', 'token NAME', 'simulator', 'demo']) t.match(help.stdout, word)
@@ -107,7 +107,7 @@ void t.test('the command line helps, and says what else was meant', async (t) =>
   t.match(typo, { code: 1, stdout: '', stderr: /^unknown command "chekc"; did you mean "check"\?\n.*--help/ })
 })
 
-void t.test('a port in use ends with 1 and a sentence', async (t) => {
+void t.test('a port in use: exit code 1 and one sentence', async (t) => {
   const sim = await aSimulator(t)
   const other = createServer()
   await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve))
@@ -124,7 +124,7 @@ void t.test('a port in use ends with 1 and a sentence', async (t) => {
   t.equal(stderr.trim().split('\n').length, 1, 'no stack')
 })
 
-void t.test('the line "listening" holds the chosen ports', async (t) => {
+void t.test('the log line "listening" has the ports in use', async (t) => {
   const sim = await aSimulator(t)
   const proxy = await startProxy(t, sim.url)
   const line = proxy.lines().find(({ msg }) => msg === 'listening')
@@ -139,7 +139,7 @@ void t.test('the line "listening" holds the chosen ports', async (t) => {
 
 // Stopping
 
-void t.test('SIGTERM: not ready at once, the open question is answered, then the end with 0', async (t) => {
+void t.test('SIGTERM: not ready at once, open requests are answered, exit code 0', async (t) => {
   const sim = await aSimulator(t)
   const proxy = await startProxy(t, sim.url)
   sim.script({ prompt: 'open' }, ['hold'])
@@ -163,7 +163,7 @@ void t.test('SIGTERM: not ready at once, the open question is answered, then the
   )
 })
 
-void t.test('a second signal ends the drain', async (t) => {
+void t.test('a second signal ends the drain at once', async (t) => {
   const sim = await aSimulator(t)
   const proxy = await startProxy(t, sim.url)
   sim.script({ prompt: 'open' }, ['hold'])
@@ -332,7 +332,7 @@ void t.test(
   },
 )
 
-void t.test('a signal that npm gets reaches the proxy: nothing is left behind', async (t) => {
+void t.test('a signal to npm reaches the proxy; no process is left', async (t) => {
   const { scripts } = JSON.parse(readFileSync(`${root}package.json`, 'utf8')) as { scripts: Record<string, string> }
   // npm tells its shell, and a shell that is still there tells nobody.
   for (const name of ['start', 'demo', 'dev']) t.match(scripts[name], /^exec node /, `npm run ${name}`)
@@ -349,7 +349,7 @@ void t.test('a signal that npm gets reaches the proxy: nothing is left behind', 
 
 // Reloading
 
-void t.test('SIGHUP reads the settings files again; a mistake in them changes nothing', async (t) => {
+void t.test('SIGHUP reloads the settings files; a mistake in them changes nothing', async (t) => {
   const sim = await aSimulator(t)
   const folder = t.testdir({ 'my.yaml': 'cache: { ttl: 1h }\n' })
   const sets = ['listen.port=0', 'admin.port=0', `upstream.url=${sim.url}`].flatMap((one) => ['--set', one])
@@ -500,7 +500,7 @@ async function askEverything(url: string, sim: Simulator): Promise<readonly Answ
   return answers
 }
 
-void t.test('everything that is counted is there, with closed labels, and nothing tells a secret', async (t) => {
+void t.test('metrics are complete, their labels are closed lists, and no output holds a secret', async (t) => {
   const sim = await aSimulator(t)
   const proxy = await startProxy(t, sim.url, [...SEARCH_TEAM, ...QUICK, `admin.token=${ADMIN_TOKEN}`], ENVIRONMENT)
   const asAdmin = { authorization: `Bearer ${ADMIN_TOKEN}` }
@@ -579,7 +579,7 @@ function documentedLine(): object {
   return JSON.parse(line) as object
 }
 
-void t.test('a prompt is in the log only where the operator wants it', async (t) => {
+void t.test('prompts are logged only if log.prompts is set', async (t) => {
   const sim = await aSimulator(t)
   const proxy = await startProxy(t, sim.url, ['log.prompts=true'], ENVIRONMENT)
   const { status } = await get(proxy.url + question(PROMPT))
@@ -591,7 +591,7 @@ void t.test('a prompt is in the log only where the operator wants it', async (t)
   )
 })
 
-void t.test('the admin token is needed for everything but the probes', async (t) => {
+void t.test('the admin token is required for everything but the probes', async (t) => {
   const sim = await aSimulator(t)
   const proxy = await startProxy(t, sim.url, [`admin.token=${ADMIN_TOKEN}`])
   for (const path of ['/healthz', '/readyz']) t.match(await get(proxy.adminUrl + path), { status: 200 }, path)
@@ -605,7 +605,7 @@ void t.test('the admin token is needed for everything but the probes', async (t)
 
 // Without a key
 
-void t.test('the demo prints three lines for the shell, and they do what it says', async (t) => {
+void t.test('the shell lines that the demo prints do what it says', async (t) => {
   const demo = await startDemo(t)
   const [again = '', flaky = '', crowd = '', ...more] = demo
     .stdout()
@@ -628,14 +628,14 @@ void t.test('the demo prints three lines for the shell, and they do what it says
   t.match(await demo.ended, { code: 0, stderr: '' })
 })
 
-void t.test('the demo drives traffic of its own, unless it is told to be quiet', async (t) => {
+void t.test('the demo makes traffic of its own, unless --quiet', async (t) => {
   const demo = await startDemo(t, ['--set', 'log.level=info'])
   await demo.saw(/"msg":"request".*"status":200/)
   demo.signal('SIGTERM')
   t.match(await demo.ended, { code: 0, stderr: '' })
 })
 
-void t.test('the demo has no traffic of its own where callers need a token, and says so', async (t) => {
+void t.test('the demo makes no traffic where clients need a token, and says so', async (t) => {
   const demo = await startDemo(t, [
     '--set',
     'log.level=info',
@@ -674,7 +674,7 @@ void t.test('the simulator runs on its own', async (t) => {
   t.match(await program.ended, { code: 0, stderr: '' })
 })
 
-void t.test('a busy port of the simulator is said in a sentence, too', async (t) => {
+void t.test('simulator: a port in use is one sentence, too', async (t) => {
   const other = http.createServer()
   await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve))
   t.teardown(() => other.close())

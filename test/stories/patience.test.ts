@@ -49,7 +49,7 @@ for (const seconds of [0.5, 5, 10]) {
 }
 
 void t.test(
-  'X-Request-Timeout ends the wait, not the call: 504 on time, paid once, and the next request is a hit',
+  'X-Request-Timeout ends the wait, not the call: 504 on time, one charge, and the next request is a hit',
   async (t) => {
     const { ask, sim, clock } = await aProxy(t)
     sim.script({ prompt: 'q' }, ['hold'])
@@ -83,7 +83,7 @@ void t.test(
 )
 
 void t.test(
-  'an expired answer steps in at the end of the patience; the call goes on and its answer is kept',
+  'at the end of X-Request-Timeout an expired answer is returned; the call goes on and is cached',
   async (t) => {
     const { ask, sim, clock } = await aProxy(t, 'cache: { ttl: 1m, staleIfError: 1h }')
     const old = await ask('q')
@@ -105,7 +105,7 @@ void t.test(
   },
 )
 
-void t.test('an attempt that fails when all patience is over is not repeated', async (t) => {
+void t.test('an attempt that fails after every client has given up is not retried', async (t) => {
   const { ask, sim, clock, metric } = await aProxy(t)
   sim.script({ prompt: 'q' }, [{ kind: 'hold', next: '503' }, '200'])
   const answer = ask('q', within(5))
@@ -120,17 +120,20 @@ void t.test('an attempt that fails when all patience is over is not repeated', a
   t.match(facts(await ask('q')), { status: 200, attempts: '1', credits: '3' })
 })
 
-void t.test('the last real answer beats DEADLINE_EXCEEDED, and says that another attempt was under way', async (t) => {
-  const { ask, sim, clock } = await aProxy(t)
-  sim.script({ prompt: 'q' }, ['504', 'hold'])
-  const answer = ask('q', within(5))
-  await sim.received(2)
-  clock.skip(5_000)
-  t.same(facts(await answer), { status: 504, code: undefined, attempts: '2', credits: '3' })
-  sim.release()
-  await sim.idle()
-  t.match(facts(await ask('q')), { status: 200, credits: '0' })
-})
+void t.test(
+  'the last upstream answer is preferred to DEADLINE_EXCEEDED, and says that another attempt was under way',
+  async (t) => {
+    const { ask, sim, clock } = await aProxy(t)
+    sim.script({ prompt: 'q' }, ['504', 'hold'])
+    const answer = ask('q', within(5))
+    await sim.received(2)
+    clock.skip(5_000)
+    t.same(facts(await answer), { status: 504, code: undefined, attempts: '2', credits: '3' })
+    sim.release()
+    await sim.idle()
+    t.match(facts(await ask('q')), { status: 200, credits: '0' })
+  },
+)
 
 void t.test(
   'a repetition gets the time that retry.deadline leaves, and no attempt starts with less than 10 s',
@@ -157,7 +160,7 @@ void t.test(
   },
 )
 
-void t.test('a deadline shorter than any attempt lets one attempt start, with the smallest timeout', async (t) => {
+void t.test('a deadline shorter than the smallest attempt allows one attempt, with the smallest timeout', async (t) => {
   const proxy = await aProxy(t, 'retry: { deadline: 3s }')
   const { ask, sim, clock } = proxy
   sim.script({ prompt: 'q' }, ['hold'])
@@ -171,7 +174,7 @@ void t.test('a deadline shorter than any attempt lets one attempt start, with th
   t.match(facts(await ask('q')), { status: 200, credits: '0' })
 })
 
-void t.test('the most patient policy of those who wait holds for all of them', async (t) => {
+void t.test('a shared call is retried under the most generous policy of its waiting clients', async (t) => {
   const proxy = await aProxy(
     t,
     `clients:
@@ -206,7 +209,7 @@ void t.test('the most patient policy of those who wait holds for all of them', a
   t.match(facts(await stays), { status: 200, attempts: '2' })
 })
 
-void t.test('Prefer: respond-async, wait=30 with 5 s of patience: a job id after 5 s', async (t) => {
+void t.test('Prefer: respond-async, wait=30 with X-Request-Timeout: 5 gets a job id after 5 s', async (t) => {
   const { ask, sim, clock } = await aProxy(t)
   sim.script({ prompt: 'q' }, ['hold'])
   const answer = ask('q', within(5, { prefer: 'respond-async, wait=30' }))
@@ -221,7 +224,7 @@ void t.test('Prefer: respond-async, wait=30 with 5 s of patience: a job id after
   t.equal(sim.requests.length, 1)
 })
 
-void t.test('a submission outlives the patience of its caller, and is not submitted again', async (t) => {
+void t.test('a submission outlives the X-Request-Timeout of its client, and is not repeated', async (t) => {
   const { ask, sim, clock } = await aProxy(t)
   sim.script({ prompt: 'q' }, ['hold'])
   const submission = { method: 'POST', headers: { 'x-request-timeout': '5', 'idempotency-key': 'one' } }
@@ -238,7 +241,7 @@ void t.test('a submission outlives the patience of its caller, and is not submit
   t.equal(sim.requests.length, 1)
 })
 
-void t.test('durable: the job outlives the patience of its caller, and its answer is a hit', async (t) => {
+void t.test('durable: a job outlives the X-Request-Timeout of its client, and its answer becomes a hit', async (t) => {
   const settings = `{ jobs: { execution: durable }, cache: { disk: { path: "${t.testdir({})}/cache.db" } } }`
   const proxy = await aProxy(t, settings)
   const { ask, sim, clock } = proxy
@@ -261,7 +264,7 @@ void t.test('durable: the job outlives the patience of its caller, and its answe
   t.equal(sim.requests.filter(({ call, prompt }) => call === 'submit' && prompt === 'q').length, 1)
 })
 
-void t.test('nobody waits: the audit trail and the log say what was made of it', async (t) => {
+void t.test('a call that no client waits for any more is recorded in audit file and log', async (t) => {
   const { ask, sim, clock, admin, lines } = await aProxy(t, 'log: { level: debug }')
   sim.script({ prompt: 'q' }, ['hold'])
   const answer = ask('q', within(5, { 'x-request-id': 'late-1' }))

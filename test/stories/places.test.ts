@@ -13,7 +13,7 @@ clients:
 `
 }
 
-void t.test('a refusal for want of a place says so, and gives the rate back', async (t) => {
+void t.test('a request refused for lack of a permit says so, and its rate token is returned', async (t) => {
   const { ask, sim } = await aProxy(t, `upstream: { maxConcurrent: 1, queue: { size: 0 } }\n${clients('')}`)
   sim.script({ prompt: 'long' }, ['hold'])
   const long = ask('long', two)
@@ -30,7 +30,7 @@ void t.test('a refusal for want of a place says so, and gives the rate back', as
   t.match(await ask('other', one), { status: 200, headers: { ratelimit: /r=1/ } })
 })
 
-void t.test('with the places or the credits out, an expired answer is given', async (t) => {
+void t.test('without permits or credits, an expired answer is returned', async (t) => {
   const proxy = await aProxy(
     t,
     `cache: { ttl: 1s, staleIfError: 12h }\nupstream: { maxConcurrent: 1, queue: { size: 0 } }\n${clients(', credits: { perDay: 3 }')}`,
@@ -49,7 +49,7 @@ void t.test('with the places or the credits out, an expired answer is given', as
   await long
 })
 
-void t.test('a call waits for a place as long as its caller does, and no longer', async (t) => {
+void t.test('a call waits in the queue only as long as its client waits', async (t) => {
   const { ask, sim, metric } = await aProxy(t, `upstream: { maxConcurrent: 1 }\n${clients('')}`)
   sim.script({ prompt: 'long' }, ['hold'])
   const long = ask('long', two)
@@ -70,7 +70,7 @@ void t.test('a call waits for a place as long as its caller does, and no longer'
   )
 })
 
-void t.test('batch questions are asked when no interactive one waits', async (t) => {
+void t.test('batch requests run when no interactive one waits', async (t) => {
   const { ask, sim, until } = await withQueue(t)
   sim.script({ prompt: 'long' }, ['hold'])
   const all = [ask('long', one)]

@@ -23,7 +23,7 @@ function probes(): readonly Probed[] {
 }
 
 /** The kernel drops a part of thousands of probes at the same moment, and after ten lost ones it ends a call that was paid for. */
-void t.test('connections that wait are probed at different moments, on both sides', async (t) => {
+void t.test('keep-alive probes of idle connections are spread over time, on both sides', async (t) => {
   const sim = createSimulator({ latency: instant })
   const { url: upstream } = await sim.start()
   t.teardown(() => sim.close())

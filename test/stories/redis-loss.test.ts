@@ -53,7 +53,7 @@ async function metric({ adminUrl }: Running, name: string): Promise<number> {
   return Number(new RegExp(`^scrapellm_proxy_${name} (\\S+)$`, 'm').exec(text)?.[1])
 }
 
-void t.test('M3: a Redis that refuses writes is shown as such, and is still read', async (t) => {
+void t.test('M3: a Redis that refuses writes is reported as such, and still read', async (t) => {
   const sim = await aSimulator(t)
   const ways = [
     { set: ['CONFIG', 'SET', 'maxmemory', '1'], undo: ['CONFIG', 'SET', 'maxmemory', '0'], word: 'OOM' },
@@ -103,7 +103,7 @@ void t.test('M3: a Redis that refuses writes is shown as such, and is still read
   }
 })
 
-void t.test('M4: one call, whatever Redis does for a moment while it is under way', async (t) => {
+void t.test('M4: one upstream call, whatever Redis does for a moment during it', async (t) => {
   const sim = await aSimulator(t)
   const redis = await startRedis(t)
   const lines = await Promise.all([1, 2, 3].map(() => startFaultProxy(t, redis.port)))
@@ -169,7 +169,7 @@ function countOf(replica: Running, msg: string): number {
   return replica.lines().filter((line) => line['msg'] === msg).length
 }
 
-void t.test('M7: an answer of a replica whose clock is off is fresh for the ttl of the asker, from now', async (t) => {
+void t.test("M7: an answer stored by a replica with a wrong clock is fresh for at most the reader's ttl", async (t) => {
   const sim = await aSimulator(t)
   const redis = await startRedis(t)
   const folder = t.testdir({ ahead: String(2 * 3_600_000), behind: String(-2 * 3_600_000) })

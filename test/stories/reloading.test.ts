@@ -16,7 +16,7 @@ function linesOf({ lines }: Proxy, msg: string): Record<string, unknown>[] {
   return lines().filter((line) => line['msg'] === msg)
 }
 
-void t.test('a typo in the settings changes nothing but a log line and a metric', async (t) => {
+void t.test('a typo in the settings changes nothing, and is logged and counted', async (t) => {
   const proxy = await aProxy(t, `clients: { ${alice} }\ncache: { ttl: 1h }`)
   const secret = 'canary-token-0123456789'
   proxy.write(`clients: { bob: { tokenn: ${secret} } }\ncache: { ttl: 5 }\nretry: { attempts: 1 }`)
@@ -48,7 +48,7 @@ void t.test('a typo in the settings changes nothing but a log line and a metric'
   t.match(await proxy.ask('q', BOB), { status: 401 })
 })
 
-void t.test('clients come and go; what those who went have counted stays', async (t) => {
+void t.test('clients are added and removed; counters of removed clients stay', async (t) => {
   const proxy = await aProxy(t, `clients: { ${alice} }`)
   t.match(await proxy.ask('q', ALICE), { status: 200 })
   t.match(await proxy.ask('q', BOB), { status: 401 })
@@ -68,7 +68,7 @@ void t.test('clients come and go; what those who went have counted stays', async
   t.strictSame(await proxy.metric('config_generation'), { '': 2 })
 })
 
-void t.test('who asked before keeps the old settings to the end; who asks after it has the new ones', async (t) => {
+void t.test('requests before a reload keep the old settings, requests after it use the new ones', async (t) => {
   const proxy = await aProxy(t, 'retry: { attempts: 3 }\ncache: { ttl: 1h }')
   const { sim, ask, write } = proxy
   sim.script({ prompt: 'held' }, [{ kind: 'hold', next: '503' }, '503', '200'])
@@ -86,7 +86,7 @@ void t.test('who asked before keeps the old settings to the end; who asks after 
   t.match(await ask('fresh'), { headers: { 'cache-control': 'private, max-age=7200' } })
 })
 
-void t.test('askers of the old and of the new settings share one flight, and the cache', async (t) => {
+void t.test('requests before and after a reload share calls and cache', async (t) => {
   const proxy = await aProxy(t)
   const { sim, ask, write } = proxy
   sim.script({ prompt: 'together' }, ['hold'])
@@ -103,7 +103,7 @@ void t.test('askers of the old and of the new settings share one flight, and the
   t.equal(sim.requests.length, 1)
 })
 
-void t.test('a setting that needs a restart waits for it, and says so each time; all others change', async (t) => {
+void t.test('settings that need a restart are named at each reload; all others change', async (t) => {
   const proxy = await aProxy(t, `clients: { ${alice}, ${bob} }`)
   const fixed = 'listen: { reusePort: true }\nredis: { url: "redis://127.0.0.1:1" }'
   const waiting = ['listen.reusePort', 'redis']
@@ -149,7 +149,7 @@ void t.test(
   },
 )
 
-void t.test('refused settings are on the page and in /status until they are accepted', async (t) => {
+void t.test('rejected settings are shown on the page and in /status until a reload succeeds', async (t) => {
   const proxy = await aProxy(t, 'cache: { ttl: 1h }')
   proxy.write('cache: { ttll: 1h }')
   await reload(proxy)
@@ -168,7 +168,7 @@ void t.test('refused settings are on the page and in /status until they are acce
   t.match((await proxy.admin('/status')).json, { health: { state: 'ok', since: null }, settings: { mistakes: [] } })
 })
 
-void t.test('upstream changes live: the open question ends where it began, new ones go to the new place', async (t) => {
+void t.test('upstream.url changes live: open requests finish at the old URL, new ones use the new URL', async (t) => {
   const other = createSimulator({ latency: instant })
   const { url } = await other.start()
   t.teardown(() => other.close())
@@ -193,7 +193,7 @@ void t.test('upstream changes live: the open question ends where it began, new o
   t.match((await proxy.admin('/status')).json, { keys: [{ name: 'main' }, { name: 'spare' }] })
 })
 
-void t.test('a question under way repeats with the key and at the place it began with', async (t) => {
+void t.test('a request under way is retried with the key and URL it began with', async (t) => {
   const other = createSimulator({ latency: instant })
   const { url } = await other.start()
   t.teardown(() => other.close())
@@ -209,7 +209,7 @@ void t.test('a question under way repeats with the key and at the place it began
   t.ok(proxy.sim.requests.every(({ key }) => key === UPSTREAM_KEY))
 })
 
-void t.test('circuits, resting keys, used limits and budgets outlive a reload', async (t) => {
+void t.test('circuits, resting keys, limits and budgets survive a reload', async (t) => {
   const base = `
 breaker: { consecutive: 2, openFor: 1m, openForMax: 1m, hold: 0s }
 retry: { attempts: 1 }
@@ -244,7 +244,7 @@ clients: { anonymous: {}, bob: { token: bob-token-0123456789, rate: { limit: 2, 
   t.match(await ask('/scrapers/grok?prompt=j', BOB), { headers: { 'x-proxy-code': /RATE_LIMITED|BUDGET_EXHAUSTED/ } })
 })
 
-void t.test('a file that changes is read a moment later; half of it is a mistake', async (t) => {
+void t.test('a changed settings file is reloaded shortly after; an incomplete one is rejected', async (t) => {
   const proxy = await aProxy(t, 'cache: { ttl: 1h }')
   const { clock, look, write } = proxy
   clock.skip(1_000)
@@ -316,7 +316,7 @@ void t.test('log level, prompts in the log, and the size of the memory change li
   t.match(await metric('cache_entries'), { 'tier="memory"': 3 })
 })
 
-void t.test('A69: a thousand reloads under load lose no request and leave nothing behind', async (t) => {
+void t.test('A69: a thousand reloads under load lose no request and leak nothing', async (t) => {
   const other = createSimulator({ latency: instant })
   const { url } = await other.start()
   t.teardown(() => other.close())

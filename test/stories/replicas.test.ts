@@ -7,7 +7,7 @@ import { startRedis, until } from '../support/redis.ts'
 /** Long enough for a busy machine to have made the call before it is over. */
 const PATIENCE_S = '3'
 
-void t.test('an answer that one replica has paid for is free on all, and a purge reaches all', async (t) => {
+void t.test('an answer paid for by one replica is free on all; a purge reaches all', async (t) => {
   const redis = await startRedis(t)
   const { ask, sim, replicas } = await aFleet(t, 2, [`redis.url=${redis.url}`])
   const paid = await ask(0, 'q')
@@ -21,7 +21,7 @@ void t.test('an answer that one replica has paid for is free on all, and a purge
   t.equal(callsFor(sim, 'q'), 2)
 })
 
-void t.test('3 replicas, 1,000 identical questions at once: one upstream call, 3 credits, all answered', async (t) => {
+void t.test('3 replicas, 1,000 identical requests at once: one upstream call, 3 credits, all answered', async (t) => {
   const redis = await startRedis(t)
   const { ask, sim } = await aFleet(t, 3, [`redis.url=${redis.url}`])
   sim.script({ prompt: 'q' }, ['hold'])
@@ -68,7 +68,7 @@ void t.test(
 )
 
 void t.test(
-  'a replica is killed in the middle: who asked the others is answered, and no question is paid more than once more',
+  'a replica is killed during calls: clients of the others are answered, and each question is paid for at most once more',
   async (t) => {
     const redis = await startRedis(t)
     const { ask, sim, replicas } = await aFleet(t, 3, [`redis.url=${redis.url}`])
@@ -98,23 +98,26 @@ void t.test(
   },
 )
 
-void t.test('durable: the replica that submitted is killed, another one takes up the job: one submit', async (t) => {
-  const redis = await startRedis(t)
-  const { ask, sim, replicas } = await aFleet(t, 2, [`redis.url=${redis.url}`, 'jobs.execution=durable'])
-  sim.script({ prompt: 'q', call: 'submit' }, ['pending'])
-  const lost = ask(0, 'q').catch(() => null)
-  await sim.received(1, { call: 'poll' })
-  const other = ask(1, 'q')
-  replicas[0]?.signal('SIGKILL')
-  await replicas[0]?.ended
-  t.equal(await lost, null)
-  const before = sim.requests.filter(({ call }) => call === 'poll').length
-  await sim.received(before + 1, { call: 'poll' })
-  sim.release()
-  t.equal((await other).status, 200)
-  t.equal(sim.requests.filter(({ call }) => call === 'submit').length, 1)
-  t.equal(sim.ledger.total(), 3)
-})
+void t.test(
+  'durable: the replica that submitted a job is killed, and another resumes it; one submission',
+  async (t) => {
+    const redis = await startRedis(t)
+    const { ask, sim, replicas } = await aFleet(t, 2, [`redis.url=${redis.url}`, 'jobs.execution=durable'])
+    sim.script({ prompt: 'q', call: 'submit' }, ['pending'])
+    const lost = ask(0, 'q').catch(() => null)
+    await sim.received(1, { call: 'poll' })
+    const other = ask(1, 'q')
+    replicas[0]?.signal('SIGKILL')
+    await replicas[0]?.ended
+    t.equal(await lost, null)
+    const before = sim.requests.filter(({ call }) => call === 'poll').length
+    await sim.received(before + 1, { call: 'poll' })
+    sim.release()
+    t.equal((await other).status, 200)
+    t.equal(sim.requests.filter(({ call }) => call === 'submit').length, 1)
+    t.equal(sim.ledger.total(), 3)
+  },
+)
 
 void t.test(
   'durable: the replica that submitted has to go, who waits there is told, another one has the answer: one bill',

@@ -70,7 +70,7 @@ for (const kind of shapeKinds) {
   })
 }
 
-void t.test('who joins a call gets the same answer for nothing, and nobody pays twice', async (t) => {
+void t.test('an answer of unknown shape is shared, and paid for once', async (t) => {
   const { ask, sim } = await aProxy(t)
   for (const kind of shapeKinds) {
     const prompt = `together ${kind}`
@@ -97,7 +97,7 @@ function creditsIn({ headers }: Answer): number {
   return Number(headers['x-proxy-credits'])
 }
 
-void t.test('an answer that says it failed is asked for once more, unless it was charged', async (t) => {
+void t.test('an answer with a failed status is retried once, unless it was charged', async (t) => {
   const { ask, sim } = await aProxy(t)
   const failed = (body: object) => ({ kind: 'answer', status: 200, body, credits: 3 }) as const
   sim.script({ prompt: 'well again' }, [failed({ error: 'x' }), '200'])
@@ -116,7 +116,7 @@ void t.test('an answer that says it failed is asked for once more, unless it was
   }
 })
 
-void t.test('an expired answer beats one that says it failed, not one of an unknown shape', async (t) => {
+void t.test('stale-if-error replaces an answer with a failed status, not one of unknown shape', async (t) => {
   const { ask, sim, clock } = await aProxy(t, 'cache: { ttl: 1s, staleIfError: 1h }')
   const failed = { kind: 'answer', status: 200, body: { error: 'x', credits_used: 3 } } as const
   sim.script({ prompt: 'q' }, ['200', failed, 'shape-blocks'])
@@ -135,7 +135,7 @@ void t.test('one absurd credits_used does not lock a client out', async (t) => {
   t.equal((await metric('credits_budget_remaining'))['client="anonymous",period="day"'], 94)
 })
 
-void t.test('what is too big is not asked for again', async (t) => {
+void t.test('an answer that is too large is not retried', async (t) => {
   const { ask, sim } = await aProxy(t, 'upstream: { maxResponseSize: 64KiB }')
   sim.script({ prompt: 'big' }, [{ kind: 'huge', bytes: 200_000 }, '200'])
   t.match(facts(await ask('big')), { status: 502, attempts: '1', code: 'UPSTREAM_INVALID' })
@@ -144,7 +144,7 @@ void t.test('what is too big is not asked for again', async (t) => {
 
 // Jobs
 
-void t.test('a job of whatever shape is submitted once, and its document handed on', async (t) => {
+void t.test('a job document of unknown shape is returned, and the job submitted once', async (t) => {
   const { ask, sim } = await aProxy(t)
   for (const kind of shapeKinds) {
     const prompt = `job ${kind}`
@@ -163,7 +163,7 @@ void t.test('a job of whatever shape is submitted once, and its document handed 
   t.equal(sim.ledger.total(), 6 * shapeKinds.length)
 })
 
-void t.test('a poll of whatever shape is handed on, for nothing', async (t) => {
+void t.test('a poll answer of unknown shape is returned, at no cost', async (t) => {
   const { ask, sim, metric } = await aProxy(t)
   for (const kind of shapeKinds) {
     const prompt = `poll ${kind}`
@@ -176,7 +176,7 @@ void t.test('a poll of whatever shape is handed on, for nothing', async (t) => {
   t.strictSame(counted(await metric('upstream_failures_total')), [])
 })
 
-void t.test('durable: a question is submitted once, and whatever its job brings is handed on', async (t) => {
+void t.test('durable: a question is submitted once, and a job result of unknown shape is returned', async (t) => {
   const { ask, sim, clock, metric } = await aProxy(t, `${onDisk(t)}\njobs: { execution: durable }`)
   const skipping = setInterval(() => clock.skip(1_000), 20)
   t.teardown(() => clearInterval(skipping))

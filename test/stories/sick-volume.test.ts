@@ -77,27 +77,30 @@ function hurt(trouble: 'full' | 'read-only' | 'locked', volume: string, folder: 
   return () => holder.close()
 }
 
-void t.test('durable with a folder that cannot be written to is refused: it could be paid twice', async (t) => {
-  const volume = aVolume(t, '8m')
-  if (!volume) {
-    t.pass('no volume can be mounted here')
-    return
-  }
-  const folder = join(volume, 'data')
-  mkdirSync(folder)
-  const scene = await aScene(t, folder, ['jobs.execution=durable'])
-  await ended(await scene.start(), 'SIGTERM')
-  const heal = hurt('read-only', volume, folder)
-  const proxy = await scene.start()
-  t.match(await scene.ask(proxy, {}, 'long'), {
-    status: 503,
-    headers: { 'retry-after': /^\d+$/ },
-    json: { code: 'STORE_UNAVAILABLE' },
-  })
-  t.match(await scene.ask(proxy), refused)
-  t.equal(scene.sim.requests.length, 0)
-  heal()
-  await becomesReady(proxy)
-  t.equal((await scene.ask(proxy, {}, 'long')).status, 200)
-  t.equal(scene.sim.ledger.total(), 3)
-})
+void t.test(
+  'durable questions are refused while the data folder cannot be written: they could be paid twice',
+  async (t) => {
+    const volume = aVolume(t, '8m')
+    if (!volume) {
+      t.pass('no volume can be mounted here')
+      return
+    }
+    const folder = join(volume, 'data')
+    mkdirSync(folder)
+    const scene = await aScene(t, folder, ['jobs.execution=durable'])
+    await ended(await scene.start(), 'SIGTERM')
+    const heal = hurt('read-only', volume, folder)
+    const proxy = await scene.start()
+    t.match(await scene.ask(proxy, {}, 'long'), {
+      status: 503,
+      headers: { 'retry-after': /^\d+$/ },
+      json: { code: 'STORE_UNAVAILABLE' },
+    })
+    t.match(await scene.ask(proxy), refused)
+    t.equal(scene.sim.requests.length, 0)
+    heal()
+    await becomesReady(proxy)
+    t.equal((await scene.ask(proxy, {}, 'long')).status, 200)
+    t.equal(scene.sim.ledger.total(), 3)
+  },
+)
