@@ -29,8 +29,8 @@ interface Permits {
   open: number
   /** Those that the other replicas must know of, and that are being asked for. */
   shared: number
-  /** What was said last may not be what is true, or may not have arrived. */
-  isUntold: boolean
+  /** What the store has of them, as of its latest reply; null = not known. */
+  told: number | null
   isTelling: boolean
 }
 
@@ -46,22 +46,22 @@ export function createSharedConcurrencyLimits({ store, session }: ConcurrencyPor
   const stopListening = session.onBeat(tellAll)
 
   function enter({ name, concurrency }: Client): Place | Promise<Place> {
-    const permits = clients.get(name) ?? { open: 0, shared: 0, isUntold: false, isTelling: false }
+    const permits = clients.get(name) ?? { open: 0, shared: 0, told: 0, isTelling: false }
     clients.set(name, permits)
     return concurrency === null ? granted(name, permits, false) : ask(name, permits, concurrency)
   }
 
   async function ask(name: string, permits: Permits, limit: number): Promise<Place> {
-    permits.shared += 1
-    const said = await take(name, permits.shared, limit)
+    const count = (permits.shared += 1)
+    const said = await take(name, count, limit)
     // The share is of what is open here; this one is in `shared` already.
     const isGranted = said === 'away' ? permits.shared <= shareOf(limit, session.size()) : said
-    if (said === 'away') permits.isUntold = true
-    if (isGranted) return granted(name, permits, true)
-    permits.shared -= 1
-    // Others that were asked for meanwhile have counted this one.
-    permits.isUntold ||= permits.shared > 0
+    if (said === 'away') permits.told = null
+    else if (said) permits.told = count
+    if (!isGranted) permits.shared -= 1
+    // It may have counted others that were asked for at the same time, and that have been refused or have left since.
     tell(name, permits)
+    if (isGranted) return granted(name, permits, true)
     throw new ProxyError(
       'CONCURRENCY_LIMITED',
       'This client has as many open requests as it may have. Wait until one is answered.',
@@ -93,7 +93,6 @@ export function createSharedConcurrencyLimits({ store, session }: ConcurrencyPor
         permits.open -= 1
         if (!isShared) return
         permits.shared -= 1
-        permits.isUntold = true
         tell(name, permits)
       },
     }
@@ -101,19 +100,20 @@ export function createSharedConcurrencyLimits({ store, session }: ConcurrencyPor
 
   /** One command at a time for each client: what changes meanwhile is in the next one. */
   function tell(name: string, permits: Permits): void {
-    if (permits.isTelling || !permits.isUntold) return
+    const { shared, told } = permits
+    // Less than there are: then a reply is under way that brings the rest.
+    if (permits.isTelling || (told !== null && told <= shared)) return
     permits.isTelling = true
-    permits.isUntold = false
-    void store.run(setScript, [keyOf('permits', name)], [session.id, permits.shared, KEPT_MS]).then((said) => {
+    void store.run(setScript, [keyOf('permits', name)], [session.id, shared, KEPT_MS]).then((said) => {
       permits.isTelling = false
+      permits.told = said.kind === 'known' ? shared : null
       if (said.kind === 'known') tell(name, permits)
-      else permits.isUntold = true
     })
   }
 
   function tellAll(isNew: boolean): void {
     for (const [name, permits] of clients) {
-      permits.isUntold ||= isNew && permits.shared > 0
+      if (isNew && permits.shared > 0) permits.told = null
       tell(name, permits)
     }
   }

@@ -263,6 +263,21 @@ void t.test('C: 400 askers on 4 replicas never are more than the limit', async (
   await until(async () => (await redis.ask('EXISTS', KEY)) === ':0\r\n')
 })
 
+void t.test('Two askers at once who are both refused leave no permit behind', async (t) => {
+  const redis = await startRedis(t)
+  const one = await permitsOf(t, redis.url, new Set(), 'one')
+  const two = await permitsOf(t, redis.url, new Set(), 'two')
+  const client = crowded(1)
+  const permit = await one.limits.enter(client)
+  t.equal(await grants(2, () => two.limits.enter(client)), 0)
+  // Behind whatever was told of the refusals.
+  await two.store.get('barrier')
+  await until(async () => (await inRedis(redis, 'two')) === undefined)
+  permit.leave()
+  await until(async () => (await inRedis(redis, 'one')) === undefined)
+  t.equal(await grants(1, () => one.limits.enter(client)), 1)
+})
+
 void t.test('The permits of a replica that is gone come free when they stand in the way', async (t) => {
   const redis = await startRedis(t)
   const gone = new Set<string>()
