@@ -204,6 +204,7 @@ const doors: Readonly<Record<string, readonly string[]>> = {
   'lru-cache': ['cache/local-tier.ts'],
   'prom-client': ['telemetry/metrics.ts'],
   pino: ['telemetry/log.ts'],
+  'sonic-boom': ['world/output.ts'],
   zod: ['config/schema.ts', 'config/describe.ts', 'config/settings-page.ts'],
   yaml: ['config/yaml.ts'],
   '@opentelemetry/api': ['telemetry/tracing.ts'],

@@ -1,10 +1,11 @@
 /**
- * Where log lines go: a file descriptor. What a full pipe does not take waits, up to a limit; when the reader has gone, lines
- * vanish: logging never ends the process or throws into it. What was lost is said as soon as a line gets through again.
+ * Where log lines go: a file descriptor, written by sonic-boom, the one door to it. Lines that a full pipe or disk does not take
+ * wait, up to a limit; once the reader has gone, lines are dropped: logging never ends the process or throws into it. How many
+ * lines were lost is reported as soon as a line gets through again.
  */
-import { writeSync } from 'node:fs'
+import sonicBoom from 'sonic-boom'
 
-const waitingBytesLimit = 8 * 1024 * 1024
+const maxWaitingBytes = 8 * 1024 * 1024
 /** A pipe takes 64 KiB at a time: often enough for all lines of a fast cache. */
 const retryMs = 5
 
@@ -14,66 +15,36 @@ export interface Output {
   readonly flush: () => void
 }
 
-export interface OutputPorts {
-  /** Says how many bytes it took; throws as `fs.writeSync` does. */
-  readonly write: (bytes: Uint8Array) => number
-  readonly after: (ms: number, job: () => void) => unknown
-}
+type After = (ms: number, job: () => void) => unknown
 
 export function createStdout(): Output {
   // A pipe is given to us blocking, and then a reader who pauses stops the process; Node makes it otherwise as soon as it is looked at.
   void process.stdout
-  return createOutput({
-    write: (bytes) => writeSync(1, bytes),
-    after: (ms, job) => setTimeout(job, ms).unref(),
-  })
+  return createOutput(1, (ms, job) => setTimeout(job, ms).unref())
 }
 
-export function createOutput({ write, after }: OutputPorts): Output {
-  const waiting: Buffer[] = []
-  let waitingBytes = 0
+export function createOutput(fd: number, after: After): Output {
+  // `sync`: a line is out when `write` returns. Then sonic-boom would sleep on EAGAIN and stop the process, so the retry is ours.
+  const stream = new sonicBoom.SonicBoom({ fd, sync: true, maxLength: maxWaitingBytes, retryEAGAIN: () => false })
   let lostLines = 0
   let isRetrying = false
   let isBroken = false
 
-  return {
-    write(text) {
-      if (isBroken) return
-      if (waitingBytes > waitingBytesLimit) lostLines += linesIn(text)
-      else push(text)
-      if (!isRetrying) drain()
-    },
-    flush: drain,
-  }
+  stream.on('drop', (text: string) => {
+    if (lostLines === 0) stream.once('drain', reportLoss)
+    lostLines += text.split('\n').length - 1
+  })
+  stream.on('error', ({ code }: NodeJS.ErrnoException) => {
+    if (code === 'EAGAIN') retryLater()
+    // Anything else, as a full disk, is tried again with the next line.
+    else if (code === 'EPIPE') giveUp()
+  })
 
-  function push(text: string): void {
-    const bytes = Buffer.from(text)
-    waiting.push(bytes)
-    waitingBytes += bytes.length
-  }
+  // Not `flushSync`, which repeats for ever what a full disk refuses.
+  return { write, flush: () => write('') }
 
-  function drain(): void {
-    for (let bytes = waiting[0]; bytes; bytes = waiting[0]) {
-      const taken = tryWrite(bytes)
-      if (taken === null) return
-      waitingBytes -= taken
-      if (taken < bytes.length) waiting[0] = bytes.subarray(taken)
-      else waiting.shift()
-      if (waiting.length === 0 && lostLines > 0) tellLoss()
-    }
-  }
-
-  /** Null = not now, or never. */
-  function tryWrite(bytes: Buffer): number | null {
-    try {
-      return write(bytes)
-    } catch (error) {
-      const code = error instanceof Error && 'code' in error ? error.code : null
-      if (code === 'EAGAIN') retryLater()
-      else if (code === 'EPIPE') giveUp()
-      else drop(bytes)
-      return null
-    }
+  function write(text: string): void {
+    if (!isBroken) stream.write(text)
   }
 
   function retryLater(): void {
@@ -81,29 +52,18 @@ export function createOutput({ write, after }: OutputPorts): Output {
     isRetrying = true
     after(retryMs, () => {
       isRetrying = false
-      drain()
+      write('')
     })
   }
 
   function giveUp(): void {
     isBroken = true
-    waiting.length = 0
+    stream.destroy()
   }
 
-  /** A full disk, say: the next line may fare better. */
-  function drop(bytes: Buffer): void {
-    waiting.shift()
-    waitingBytes -= bytes.length
-    lostLines += linesIn(bytes.toString())
-  }
-
-  function tellLoss(): void {
+  function reportLoss(): void {
     const lines = lostLines
     lostLines = 0
-    push(`{"level":"warn","time":"${new Date().toISOString()}","msg":"log lines lost","lines":${lines}}\n`)
+    write(`{"level":"warn","time":"${new Date().toISOString()}","msg":"log lines lost","lines":${lines}}\n`)
   }
-}
-
-function linesIn(text: string): number {
-  return text.split('\n').length - 1
 }

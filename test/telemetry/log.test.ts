@@ -4,7 +4,6 @@ import type { Call } from '../../src/model.ts'
 import type { Clock } from '../../src/ports.ts'
 import { createAccessLog, type Access, type AccessLogOptions } from '../../src/telemetry/access-log.ts'
 import { createLog, type LogLevel } from '../../src/telemetry/log.ts'
-import { createOutput } from '../../src/world/output.ts'
 
 const call: Call = {
   endpoint: 'answer',
@@ -225,72 +224,6 @@ void t.test('errors are written with stack, code and cause, without what librari
     { error: { message: 'just text' } },
   ])
   t.notMatch(texts[0], 'CANARY')
-})
-
-/** A descriptor that takes what `room` says, call by call: so many bytes, or none with an error code. */
-function createPipe(room: (number | string)[]) {
-  const retries: (() => void)[] = []
-  let text = ''
-  let tries = 0
-  const output = createOutput({
-    write(bytes) {
-      tries += 1
-      const now = room.shift() ?? bytes.length
-      if (typeof now === 'string') throw Object.assign(new Error(now), { code: now })
-      text += Buffer.from(bytes.subarray(0, now)).toString()
-      return Math.min(now, bytes.length)
-    },
-    after: (_ms, job) => retries.push(job),
-  })
-  return { output, retries, text: () => text, tries: () => tries }
-}
-
-void t.test('output: what is taken in pieces arrives whole and in order', async (t) => {
-  const pipe = createPipe([3, 2])
-  pipe.output.write('one two\n')
-  pipe.output.write('three\n')
-  t.equal(pipe.text(), 'one two\nthree\n')
-})
-
-void t.test('output: a full pipe makes lines wait, and nothing is lost', async (t) => {
-  const pipe = createPipe([2, 'EAGAIN', 'EAGAIN'])
-  pipe.output.write('one\n')
-  pipe.output.write('two\n')
-  t.equal(pipe.text(), 'on')
-  t.equal(pipe.retries.length, 1, 'one retry at a time')
-  pipe.retries[0]?.()
-  t.equal(pipe.retries.length, 2)
-  pipe.output.flush()
-  t.equal(pipe.text(), 'one\ntwo\n', 'a flush does not wait for the retry')
-  pipe.retries[1]?.()
-  t.equal(pipe.text(), 'one\ntwo\n')
-})
-
-void t.test('output: beyond its limit lines are lost, and it says how many', async (t) => {
-  const pipe = createPipe(['EAGAIN'])
-  pipe.output.write(`${'x'.repeat(9 * 1024 * 1024)}\n`)
-  pipe.output.write('lost\nlost too\n')
-  t.equal(pipe.text(), '')
-  pipe.retries[0]?.()
-  const [, last = ''] = pipe.text().trimEnd().split('\n')
-  t.match(JSON.parse(last), { level: 'warn', msg: 'log lines lost', lines: 2 })
-})
-
-void t.test('output: a full disk costs the line, not the log', async (t) => {
-  const pipe = createPipe(['ENOSPC'])
-  pipe.output.write('lost\n')
-  t.equal(pipe.text(), '')
-  pipe.output.write('there\n')
-  t.match(pipe.text(), /^there\n\{.*"lines":1\}\n$/)
-})
-
-void t.test('output: when the reader has gone, lines vanish quietly', async (t) => {
-  const pipe = createPipe(['EPIPE'])
-  pipe.output.write('one\n')
-  pipe.output.write('two\n')
-  pipe.output.flush()
-  t.equal(pipe.text(), '')
-  t.equal(pipe.tries(), 1)
 })
 
 void t.test('an error does not quote what it must not, in whatever form, nor what could not be parsed', async (t) => {
