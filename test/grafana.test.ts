@@ -47,6 +47,7 @@ void t.test('every metric that is asked for exists, with the labels and label va
     ...labelLists,
     result: [...labelLists.result, ...labelLists.reload],
     reason: [...labelLists.reason, ...labelLists.wire],
+    outcome: [...labelLists.outcome, ...labelLists.ended],
   }
   const asked = dashboards.flatMap(([, dashboard]) => expressionsOf(dashboard))
   t.ok(asked.length > 100, 'expressions found')

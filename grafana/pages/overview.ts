@@ -1,15 +1,23 @@
 import type { Page } from '../dashboard.ts'
 import type { Panel } from '../panel.ts'
-import { metric, quantile, rate, servable, served, share, total, withoutCall, yesterday } from '../query.ts'
+import { metric, quantile, rate, share, total, withoutCall, yesterday } from '../query.ts'
 
 export const success: Panel = {
   kind: 'stat',
   title: 'Success',
   shows:
-    'Answers with a result, out of all requests that can have one, over the time shown. What callers did wrong (400, 401, 404 …) and callers that hung up are in neither.',
-  red: 'see "Answers by status" for what callers get instead. 429 are limits and budgets of the proxy or of upstream, 503 and 504 are upstream: see "Failures by class".',
+    'Answers, out of all requests that the promise of availability is about, over the time shown and for all clients. Mistakes of callers, limits of a client and callers that hung up are not part of it.',
+  red: 'see "Answers by status" for what callers get instead, and "Failures by class" for why.',
   unit: 'percentunit',
-  queries: [[share(total('requests_total', served), total('requests_total', servable)), 'success']],
+  queries: [
+    [
+      share(
+        total('request_outcomes_total', 'outcome=~"cached|fetched|stale"'),
+        total('request_outcomes_total', 'outcome!="refused"'),
+      ),
+      'success',
+    ],
+  ],
   warn: 0.995,
   bad: 0.95,
   max: 1,

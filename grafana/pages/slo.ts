@@ -31,7 +31,7 @@ export const slo: Page = {
             kind: 'now',
             title: 'Error budget left',
             shows:
-              'Share of the failures allowed in 30 days that is left. availability: 99.5 % of answers are no 5xx, 408 or 429 (mistakes of callers do not count). overhead: 99 % below 50 ms. hits: 99 % below 50 ms.',
+              'Share of the failures allowed in 30 days that is left. availability: 99.5 % of the requests are answered (mistakes and limits of callers do not count). overhead: 99 % below 50 ms. hits: 99 % below 50 ms.',
             red: 'no more risks until it recovers: no changes to settings, no upgrades. "Bad events" says when it was used up.',
             unit: 'percentunit',
             queries: [

@@ -1,6 +1,7 @@
 /** The pictures of the status page: requests, latency, credits and open requests over one span, on the same scale of time. */
 import { type History, shownMsOf, type Span, stepMsOf } from '../telemetry/history.ts'
-import { outcomeNames, type Step } from '../telemetry/history-step.ts'
+import type { Step } from '../telemetry/history-step.ts'
+import { outcomeNames } from '../telemetry/outcome-status.ts'
 import { msText } from '../telemetry/trail.ts'
 import { type Chart, chartOf } from './charts.ts'
 import { countOf, html, type Markup } from './html.ts'

@@ -2,11 +2,7 @@
  * One step of the history: what is counted in it, what is drawn of it, and how it is stored. Latencies are counted in buckets, so a
  * step has the same size whatever happens in it.
  */
-import type { Outcome } from '../model.ts'
-
-/** How a request ended, as an operator sees it. */
-export const outcomeNames = ['cached', 'fetched', 'stale', 'refused', 'failed'] as const
-export type OutcomeName = (typeof outcomeNames)[number]
+import { type OutcomeName, outcomeNames } from './outcome-status.ts'
 
 export interface Step {
   /** Epoch milliseconds of the wall. */
@@ -51,23 +47,8 @@ export interface Slot {
   open: number
 }
 
-/** Null = not counted: the caller disconnected. */
-export function indexOf(outcome: Outcome, status: number | 'gone'): number | null {
-  if (status === 'gone') return null
-  return outcomeNames.indexOf(nameOf(outcome, status))
-}
-
 /** The shortest time that a rate is told for. */
 const STEP_MS = 10_000
-
-function nameOf(outcome: Outcome, status: number): OutcomeName {
-  if (outcome.kind === 'stale') return 'stale'
-  // 408 and 429 of upstream are its failures; those of the proxy are the client's limits.
-  if (status >= 500 || (outcome.kind === 'fetched' && (status === 408 || status === 429))) return 'failed'
-  if (status >= 400) return 'refused'
-  if (outcome.kind === 'hit' || (outcome.kind === 'fetched' && outcome.role === 'joined')) return 'cached'
-  return 'fetched'
-}
 
 export function emptySlot(at: number, open: number): Slot {
   return { at, requests: outcomeNames.map(() => 0), latencies: bounds.map(() => 0), spent: 0, saved: 0, open }

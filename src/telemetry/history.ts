@@ -14,13 +14,13 @@ import {
   emptySlot,
   type Hour,
   hourFrom,
-  indexOf,
   numbersOf,
   type Slot,
   slotFrom,
   type Step,
   stepFrom,
 } from './history-step.ts'
+import { outcomeNameOf, outcomeNames } from './outcome-status.ts'
 
 export interface Mark {
   readonly at: number
@@ -95,7 +95,8 @@ class TrafficHistory implements History {
 
   readonly ended = (_exchange: Exchange, outcome: Outcome, { status, cache, durationMs }: Access): void => {
     this.#openQuestions -= 1
-    const index = indexOf(outcome, status)
+    const name = outcomeNameOf(outcome, status)
+    const index = name === null ? null : outcomeNames.indexOf(name)
     const latency = outcome.kind === 'fetched' && outcome.role === 'leader' && cache !== 'none' ? durationMs : null
     const { hour, day } = this.#roll()
     for (const slot of [hour, day]) {

@@ -6,6 +6,7 @@ import { codes, type Code, type Reason, reasons } from '../errors.ts'
 import { type VerdictClass, verdictClasses } from '../failures.ts'
 import type { Anomaly, CacheLabel, Refused, Tier, WireReason } from '../model.ts'
 import type { BreakerState, CacheFlaw, DiskFile, HeldEnd, RedisOperation, ReloadResult } from './events.ts'
+import { type OutcomeName, outcomeNames } from './outcome-status.ts'
 import type { ClosedList, LabelValue } from './series.ts'
 
 /** `gone`: the caller hung up. `none`: no complete answer came over the wire. */
@@ -29,6 +30,7 @@ export interface LabelTypes {
   key: string
   status: Status
   cache: CacheLabel
+  ended: OutcomeName
   class: VerdictClass
   anomaly: Anomaly
   sample: SampleGroup
@@ -64,6 +66,7 @@ const shownNames: Partial<Record<LabelName, string>> = {
   wire: 'reason',
   cause: 'reason',
   notified: 'outcome',
+  ended: 'outcome',
 }
 
 export function shownName(label: LabelName): string {
@@ -80,6 +83,7 @@ const statusGroups: readonly LabelValue[] = ['1xx', '2xx', '3xx', '4xx', '5xx', 
 export const labelLists = {
   status: [...exactStatuses, ...statusGroups],
   cache: listOf<CacheLabel>({ hit: 0, stale: 0, miss: 0, joined: 0, bypass: 0, none: 0 }),
+  ended: outcomeNames,
   class: verdictClasses,
   anomaly: listOf<Anomaly>({ unknownShape: 0, emptyAnswer: 0, otherQuestion: 0, implausibleCharge: 0 }),
   sample: listOf<SampleGroup>({ '1': 0, '2-10': 0, '11-100': 0 }),
@@ -159,6 +163,7 @@ export function closedLists({ clients, scrapers, keys, tiers, version }: ListOpt
     key: list(keys, 'none'),
     status: { ...list(labelLists.status, 'other'), standIn: statusClass },
     cache: list(labelLists.cache, 'none'),
+    ended: list(labelLists.ended, 'failed'),
     class: list(labelLists.class, 'rejected'),
     anomaly: list(labelLists.anomaly, 'unknownShape'),
     sample: list(labelLists.sample, '1'),

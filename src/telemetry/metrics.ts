@@ -32,6 +32,11 @@ const counterRows = {
     'requests_total',
     'Finished requests, by status (gone = the caller disconnected first) and cache result. client is unknown if no client was identified; scraper is none if the call names no scraper.',
   ),
+  requestOutcomes: row(
+    ['ended'],
+    'request_outcomes_total',
+    "Finished requests, by what they are to the promise of availability: cached, fetched and stale are good, failed is bad, refused (the caller's own mistake or limit, or `only-if-cached` without an answer) and callers that disconnected are not part of it.",
+  ),
   upstreamResponses: row(
     ['scraper', 'status'],
     'upstream_responses_total',

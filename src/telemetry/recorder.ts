@@ -15,7 +15,7 @@ import type { Log } from './log.ts'
 import type { Metrics } from './metrics.ts'
 import { type Reachability, createReachability } from './reachability.ts'
 import { traceIdOf } from './traceparent.ts'
-import { statusOf } from './outcome-status.ts'
+import { outcomeNameOf, statusOf } from './outcome-status.ts'
 import { promptsIn } from './trail.ts'
 
 /** Somebody else who must know how each exchange went: the audit trail, the tracer. Never throws. */
@@ -110,6 +110,8 @@ class ExchangeRecorder implements Telemetry {
 
     this.#metrics.inFlightRequests.add(-1)
     this.#metrics.requests.add(1, client, scraper, status, cache)
+    const ended = outcomeNameOf(outcome, status)
+    if (ended !== null) this.#metrics.requestOutcomes.add(1, ended)
     this.#metrics.requestDuration.observeAs(request.id, durationMs / 1000, scraper, cache)
     if (isOverheadKnown(outcome)) {
       this.#metrics.overhead.observe(overheadMs(request.arrivedAt, endedAt, landing?.attempts ?? []) / 1000)
@@ -143,6 +145,7 @@ class ExchangeRecorder implements Telemetry {
 
   readonly refused = (error: ProxyError, id: string | null = null): void => {
     this.#metrics.requests.add(1, 'unknown', 'none', error.status, 'none')
+    this.#metrics.requestOutcomes.add(1, error.fault === 'client' ? 'refused' : 'failed')
     this.#metrics.refusals.add(1, 'unknown', error.code)
     const { status, code, reason } = error
     if (reason) this.#metrics.overloaded.add(1, reason)

@@ -525,7 +525,7 @@ void t.test('metrics are complete, their labels are closed lists, and no output 
     ...labelLists,
     result: [...labelLists.result, ...labelLists.reload],
     reason: [...labelLists.reason, ...labelLists.wire, ...labelLists.cause],
-    outcome: [...labelLists.outcome, ...labelLists.notified],
+    outcome: [...labelLists.outcome, ...labelLists.notified, ...labelLists.ended],
   }
   for (const { name, labels } of series) {
     for (const [label, value] of Object.entries(labels)) {

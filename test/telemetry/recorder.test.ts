@@ -480,6 +480,26 @@ void t.test('every way to end has its status, cache label and code', async (t) =
   t.equal(value('in_flight_requests'), 0)
 })
 
+void t.test('each request is good, bad, or not part of the promise of availability', async (t) => {
+  const scene = createScene()
+  for (const code of ['RATE_LIMITED', 'BUDGET_EXHAUSTED', 'CACHE_MISS', 'SCRAPER_NOT_ALLOWED'] as const)
+    scene.end(scene.exchange(), { kind: 'refused', error: new ProxyError(code, 'No.') })
+  scene.end(scene.exchange(), fetched({ ...failed, class: 'rejected', fault: 'client', reply: reply(400) }))
+  for (const code of ['CIRCUIT_OPEN', 'BUDGET_UNAVAILABLE', 'NO_KEY_AVAILABLE'] as const)
+    scene.end(scene.exchange(), { kind: 'refused', error: new ProxyError(code, 'No.') })
+  scene.end(scene.exchange(), fetched({ ...failed, class: 'blocked', fault: 'key', reply: reply(403) }))
+  scene.end(scene.exchange(), fetched({ ...failed, class: 'queueFull', fault: 'upstream', reply: reply(429) }))
+  scene.end(scene.exchange(), fetched(answered))
+  scene.end(scene.exchange(), fetched(answered, { role: 'joined' }))
+  scene.end(scene.exchange(), hit)
+  scene.end(scene.exchange(), { kind: 'gone' })
+  scene.refused(new ProxyError('REQUEST_INVALID', 'Too long.', { status: 431 }))
+  scene.refused(new ProxyError('OVERLOADED', 'Too many connections.', { reason: 'connections' }))
+  const value = await scene.scrape()
+  const count = (outcome: string) => value(`request_outcomes_total{outcome="${outcome}"}`)
+  t.strictSame(['refused', 'failed', 'fetched', 'cached', 'stale'].map(count), [6, 6, 1, 2, 0])
+})
+
 void t.test('what was refused before it could be called a request is counted and written down too', async (t) => {
   const scene = createScene()
   scene.refused(new ProxyError('REQUEST_INVALID', 'Too long.', { status: 431 }))
