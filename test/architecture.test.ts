@@ -54,6 +54,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'telemetry/trail.ts',
     'telemetry/history.ts',
     'telemetry/history-step.ts',
+    'telemetry/outcome-status.ts',
   ],
   'scrapellm/': ['failures.ts', 'parts.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   'cache/': ['blink.ts', 'parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
