@@ -4,9 +4,9 @@
  */
 import { hash } from 'node:crypto'
 import { isLoopback } from './addresses.ts'
-import { resolveClient } from './config/policy.ts'
+import { resolveClient, resolveRetry } from './config/policy.ts'
 import { routeTo } from './config/route.ts'
-import { resolveRetry, type Config } from './config/schema.ts'
+import type { Config } from './config/schema.ts'
 import { restsIn } from './keys/key-state.ts'
 import type { AccountLimits, Client, KnownToken, Tier } from './model.ts'
 import type { SharedOptions } from './ports.ts'

@@ -206,7 +206,7 @@ const doors: Readonly<Record<string, readonly string[]>> = {
   'prom-client': ['telemetry/metrics.ts'],
   pino: ['telemetry/log.ts'],
   'sonic-boom': ['world/output.ts'],
-  zod: ['config/schema.ts', 'config/describe.ts', 'config/settings-page.ts'],
+  zod: ['config/'],
   yaml: ['config/yaml.ts'],
   '@opentelemetry/api': ['telemetry/tracing.ts'],
 }

@@ -1,6 +1,6 @@
 /** `token NAME`: a new client token, shown once, and the lines for the settings, which hold only its SHA-256. */
 import { hash } from 'node:crypto'
-import { wrongClientName } from '../config/schema.ts'
+import { wrongClientName } from '../config/field.ts'
 import type { Io } from './io.ts'
 
 /** Resolves to the exit code. */

@@ -3,7 +3,9 @@
  * README, and about a running configuration, as it may be printed. Pure: writing files is up to the caller.
  */
 import * as z from 'zod'
-import { nature, resolveRetry, schema, type Config } from './schema.ts'
+import { fieldMetadata } from './field.ts'
+import { resolveRetry } from './policy.ts'
+import { schema, type Config } from './schema.ts'
 import type { Path } from './tree.ts'
 import { formatDuration, formatSize } from './units.ts'
 
@@ -74,7 +76,7 @@ function childOf(type: z.core.$ZodType, step: string): z.core.$ZodType | null {
 }
 
 export function peel(type: z.core.$ZodType): Peeled {
-  const kind = nature.get(type)?.kind ?? null
+  const kind = fieldMetadata.get(type)?.kind ?? null
   const inner = wrapped(type)
   if (inner === null) return { type, kind, fallback: undefined }
   const below = peel(inner)

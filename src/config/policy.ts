@@ -2,7 +2,8 @@
  * What holds for the requests of one client: its own settings over those for all. Pure, and in the units of the settings:
  * milliseconds and credits. `null` = no limit.
  */
-import { resolveRetry, type Config } from './schema.ts'
+import { failureClasses, failures, type FailureClass } from '../failures.ts'
+import type { Config } from './schema.ts'
 
 const MOST_CACHE_BYTES = 256 * 1_048_576
 const CACHE_SHARE = 0.25
@@ -40,5 +41,47 @@ function resolveCache(settings: Config['cache'], own: Config['clients'][string][
     staleWhileRevalidate: own.staleWhileRevalidate ?? settings.staleWhileRevalidate,
     emptyResultTtl: own.emptyResultTtl ?? settings.emptyResultTtl,
     scope: own.scope ?? settings.scope,
+  }
+}
+
+type ClientRetry = NonNullable<Config['clients'][string]['retry']>
+
+/**
+ * Every class in full: what the client says of it, what was said of it for all, else its own default, else what holds for
+ * every class. `keyRest` null = none.
+ */
+export function resolveRetry(settings: Config['retry'], own: ClientRetry = {}) {
+  const general = {
+    attempts: own.attempts ?? settings.attempts,
+    deadline: own.deadline ?? settings.deadline,
+    backoff: {
+      base: own.backoff?.base ?? settings.backoff.base,
+      max: own.backoff?.max ?? settings.backoff.max,
+    },
+  }
+  const classes = failureClasses.map(
+    (name) => [name, resolveClass(general, name, settings.classes[name], own.classes?.[name])] as const,
+  )
+  return {
+    attempts: general.attempts,
+    deadline: general.deadline,
+    classes: Object.fromEntries(classes) as Record<FailureClass, ReturnType<typeof resolveClass>>,
+  }
+}
+
+function resolveClass(
+  general: Pick<Config['retry'], 'attempts' | 'backoff'>,
+  name: FailureClass,
+  given: Config['retry']['classes'][FailureClass],
+  own: NonNullable<ClientRetry['classes']>[FailureClass],
+) {
+  const { defaults } = failures[name]
+  const usual = Math.min(defaults.attempts ?? general.attempts, general.attempts)
+  const base = own?.backoff?.base ?? given.backoff.base ?? general.backoff.base
+  return {
+    attempts: own?.attempts ?? given.attempts ?? usual,
+    backoff: { base, max: Math.max(base, own?.backoff?.max ?? given.backoff.max ?? general.backoff.max) },
+    bypassCache: own?.bypassCache ?? given.bypassCache,
+    keyRest: given.keyRest === undefined || given.keyRest === 0 ? null : given.keyRest,
   }
 }

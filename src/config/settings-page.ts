@@ -4,7 +4,8 @@
  */
 import * as z from 'zod'
 import { cell, peel, settingsRows, type Row } from './describe.ts'
-import { nature, schema } from './schema.ts'
+import { fieldMetadata } from './field.ts'
+import { schema } from './schema.ts'
 
 /** `example` is the text of config/example.yaml. */
 export function settingsPage(example: string): string {
@@ -58,7 +59,7 @@ function numberOf(type: z.ZodNumber): string {
 
 /** Those of the type itself, or of what it wraps. */
 function limitsOf(type: z.core.$ZodType): string {
-  const limits = nature.get(type)?.limits
+  const limits = fieldMetadata.get(type)?.limits
   if (limits !== undefined) return ` from ${limits[0]} to ${limits[1]}`
   const inner = type instanceof z.ZodOptional || type instanceof z.ZodPrefault ? type.def.innerType : null
   return inner === null ? '' : limitsOf(inner)

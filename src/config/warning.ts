@@ -1,6 +1,7 @@
 /** What the proxy starts with, but is most likely not meant: one sentence each, for the log and for `check`. */
 import { resolveClient } from './policy.ts'
-import { resolveRetry, type Config } from './schema.ts'
+import { resolveRetry } from './policy.ts'
+import type { Config } from './schema.ts'
 import { formatDuration } from './units.ts'
 
 /** `priceCredits`: what the cheapest call costs; null = not known here. */

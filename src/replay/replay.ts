@@ -5,8 +5,8 @@
  */
 import { createLocalTier } from '../cache/local-tier.ts'
 import { createCache } from '../cache/tiered.ts'
-import { cacheBytesOf, resolveClient } from '../config/policy.ts'
-import { resolveRetry, type Config } from '../config/schema.ts'
+import { cacheBytesOf, resolveClient, resolveRetry } from '../config/policy.ts'
+import type { Config } from '../config/schema.ts'
 import { ProxyError, type Code } from '../errors.ts'
 import { restsIn } from '../keys/key-state.ts'
 import { createKeys } from '../keys/pool.ts'

@@ -5,7 +5,7 @@ import { hostname, networkInterfaces } from 'node:os'
 import t from 'tap'
 import { loadConfig } from '../../src/config/load.ts'
 import { cacheBytesOf } from '../../src/config/policy.ts'
-import { resolveRetry } from '../../src/config/schema.ts'
+import { resolveRetry } from '../../src/config/policy.ts'
 import { ConfigError } from '../../src/errors.ts'
 import type { RetryPolicy } from '../../src/model.ts'
 
