@@ -135,6 +135,8 @@ async function damaged(stage: Stage, path: string, life: Life): Promise<void> {
 
 async function locked(stage: Stage, path: string, life: Life): Promise<void> {
   stage.apart()
+  // Who waits for the folder does not read the answers in it; nor can they be read on a volume that cannot be written to.
+  stage.forget()
   mayRefuse(stage)
   await dismiss(stage, life)
   const holder = new DatabaseSync(join(dirname(path), 'records.db'))
@@ -149,6 +151,7 @@ async function locked(stage: Stage, path: string, life: Life): Promise<void> {
 
 async function unwritable(stage: Stage, path: string, life: Life): Promise<void> {
   stage.apart()
+  stage.forget()
   mayRefuse(stage)
   await dismiss(stage, life)
   const restore = forbidWriting(path)
@@ -180,12 +183,12 @@ async function restart(stage: Stage, life: Life): Promise<void> {
   await stage.fleet.begin()
 }
 
-function pathOf({ options }: Fleet): string {
+export function pathOf({ options }: Fleet): string {
   if (options.store === 'redis') throw new Error('There is no file in this fleet')
   return options.store.diskPath
 }
 
-function only(fleet: Fleet): Life {
+export function only(fleet: Fleet): Life {
   const [life] = fleet.up()
   if (!life) throw new Error('Nobody is up')
   return life

@@ -19,20 +19,38 @@ export interface Round {
   readonly mayLackRedis: boolean
   /** Answers beside the usual ones that this fault explains. */
   readonly mayAnswer: (answer: Answer) => boolean
+  readonly count: Count
+}
+
+export type Count = (what: string, times?: number) => void
+
+export const abouts = ['overspent', 'charged twice', 'lost', 'other'] as const
+
+export interface Complaint {
+  readonly about: (typeof abouts)[number]
+  readonly text: string
 }
 
 const PRICE = 3
 const PATIENCE_MS = 60_000
 
-export async function judge(round: Round): Promise<string[]> {
+export async function judge(round: Round): Promise<Complaint[]> {
   const { fleet } = round
-  const complaints = round.asks.flatMap((one) => judgeAsk(round, one))
-  complaints.push(...(await rest(fleet)))
-  complaints.push(...judgeCharges(round), ...judgeLogs(fleet))
-  complaints.push(...(await judgeBooks(fleet)))
-  for (const life of fleet.lives) if (life.isKilled) complaints.push(...judgeLoss(round, life))
-  complaints.push(...(await judgeBudget(fleet)))
-  return complaints
+  const lost = round.asks.flatMap((one) => judgeAsk(round, one))
+  const other = [...(await rest(fleet)), ...judgeLogs(fleet), ...(await judgeBooks(fleet))]
+  const chargedTwice = judgeCharges(round)
+  for (const life of fleet.lives) if (life.isKilled) lost.push(...judgeLoss(round, life))
+  const overspent = await judgeBudget(fleet)
+  return [
+    ...overspent.map(about('overspent')),
+    ...chargedTwice.map(about('charged twice')),
+    ...lost.map(about('lost')),
+    ...other.map(about('other')),
+  ]
+}
+
+export function about(about: Complaint['about']): (text: string) => Complaint {
+  return (text) => ({ about, text })
 }
 
 function judgeAsk({ mayLackRedis, mayAnswer }: Round, { prompt, client, life, end }: Ask): string[] {
@@ -80,12 +98,19 @@ async function businessOf({ name, program }: Life): Promise<string[]> {
   ]
 }
 
-function judgeCharges({ fleet, known, lastEntry, extraCharges }: Round): string[] {
+function judgeCharges({ fleet, asks, known, lastEntry, extraCharges, count }: Round): string[] {
   const charged = fleet.sim.ledger.entries.filter(({ id, state }) => id > lastEntry && state === 'charged')
-  const counts = Map.groupBy(charged, ({ prompt }) => prompt)
-  return [...counts].flatMap(([prompt, { length }]) => {
-    const allowed = (known.has(prompt) ? 0 : 1) + extraCharges(prompt)
-    return length <= allowed ? [] : [`"${prompt}" was charged ${length} times, ${allowed} are explained`]
+  const byPrompt = Map.groupBy(charged, ({ prompt }) => prompt)
+  count('questions', asks.length)
+  count('charges', charged.length)
+  return [...byPrompt].flatMap(([prompt, own]) => {
+    const { length } = own
+    const usual = known.has(prompt) ? 0 : 1
+    const allowed = usual + extraCharges(prompt)
+    count('charges that the faults explain, beside the first', Math.max(0, Math.min(length, allowed) - usual))
+    if (length <= allowed) return []
+    const charges = own.map(({ key, kind, at }) => `${kind} ${new Date(at).toISOString()} ${key}`)
+    return [`"${prompt}" was charged ${length} times, ${allowed} are explained: ${charges.join(', ')}`]
   })
 }
 

@@ -1,10 +1,11 @@
 /**
- * `npm run faults -- [--rounds N] [--seed N] [--what KIND]… [--lanes N] [--minutes N]`: the long rounds. Says how far it is on a terminal, what was
- * done to whom in the end, and for what failed the command that does it again. Ends all that it started.
+ * `npm run faults -- [--rounds N] [--seed N] [--what KIND]… [--lanes N] [--minutes N]`: the long rounds. Says how far it is on a terminal; in the end what
+ * was done to whom, a table, for what failed the command that does it again, and for what was not done the one that goes on. Ends all that it started.
  */
 import { parseArgs } from 'node:util'
 import { createScope, type OwnScope } from '../support/scope.ts'
-import { type Failure, kinds, runCampaign, type What } from './campaign.ts'
+import { type Failure, kinds, ROUNDS_OF_A_FLEET, runCampaign, type What } from './campaign.ts'
+import { abouts } from './judge.ts'
 
 const { values } = parseArgs({
   options: {
@@ -25,15 +26,25 @@ if (unknown.length > 0) {
 }
 const wanted = names.filter((name) => values.what.includes(name))
 
-const counts = new Map<string, number>()
+const counts = new Map<What, Map<string, number>>()
 const progress = new Map<What, number>()
+const nextSeeds = new Map<What, number>()
 let failures = 0
 const state = { isCut: false }
+const FAILED = 'failed'
+const columns: readonly string[] = [
+  FAILED,
+  'questions',
+  'charges',
+  'charges that the faults explain, beside the first',
+  ...abouts,
+]
 const startedAt = Date.now()
 const queue = [...wanted]
 
-function count(what: string): void {
-  counts.set(what, (counts.get(what) ?? 0) + 1)
+function count(kind: What, what: string, times = 1): void {
+  const own = counts.get(kind) ?? new Map<string, number>()
+  counts.set(kind, own.set(what, (own.get(what) ?? 0) + times))
 }
 
 const open = new Set<OwnScope>()
@@ -65,20 +76,33 @@ function show(): void {
   process.stderr.write(`\r\u001B[K${parts.join('  ')}  failures ${failures}`)
 }
 
-function fail({ what, seed, rounds, complaints }: Failure): void {
+function fail({ what, seed, rounds, complaints, logs }: Failure): void {
   // What was cut off in the middle has not failed.
   if (state.isCut) return
   failures += 1
-  console.log(`\nnpm run faults -- --what ${what} --seed ${seed} --rounds ${rounds}`)
-  for (const complaint of complaints.slice(0, 20)) console.log(`  ${complaint}`)
+  count(what, FAILED)
+  for (const { about } of complaints) count(what, about)
+  console.log(`\nnpm run faults -- --what ${what} --seed ${seed} --rounds ${rounds}\n  logs: ${logs}`)
+  for (const complaint of complaints.slice(0, 20)) console.log(`  ${complaint.about}: ${complaint.text}`)
 }
 
 function sum(): void {
   if (process.stderr.isTTY) process.stderr.write('\r\u001B[K')
-  for (const [what, times] of counts) console.log(`${String(times).padStart(6)}  ${what}`)
-  const parts = Array.from(progress, ([what, done]) => `${done} of ${what}`)
-  const seconds = Math.round((Date.now() - startedAt) / 1_000)
-  console.log(`rounds from seed ${seed}: ${parts.join(', ')}; ${failures} failed (${seconds} s)`)
+  for (const [kind, own] of counts) {
+    for (const [what, times] of own)
+      if (!columns.includes(what)) console.log(`${String(times).padStart(6)}  ${kind}: ${what}`)
+  }
+  console.log(`\n| what | rounds | ${columns.join(' | ')} |\n|---|---|${'---|'.repeat(columns.length)}`)
+  for (const [kind, done] of progress) {
+    const cells = columns.map((what) => counts.get(kind)?.get(what) ?? 0)
+    console.log(`| ${kind} | ${done} | ${cells.join(' | ')} |`)
+  }
+  console.log(`\nfrom seed ${seed} on, in ${Math.round((Date.now() - startedAt) / 1_000)} s`)
+  for (const kind of wanted) {
+    const next = nextSeeds.get(kind) ?? seed
+    const left = rounds - (next - seed) * ROUNDS_OF_A_FLEET
+    if (left > 0) console.log(`to go on: npm run faults -- --what ${kind} --seed ${next} --rounds ${left}`)
+  }
 }
 
 async function lane(): Promise<void> {
@@ -88,7 +112,21 @@ async function lane(): Promise<void> {
       progress.set(kind, done)
       show()
     }
-    await runCampaign({ what: kind, rounds, seed, count, onRound, onFailure: fail, newScope, mayGoOn })
+    const onFleet = (next: number): void => {
+      if (!state.isCut) nextSeeds.set(kind, next)
+    }
+    const countOwn = (what: string, times?: number): void => count(kind, what, times)
+    await runCampaign({
+      what: kind,
+      rounds,
+      seed,
+      count: countOwn,
+      onRound,
+      onFleet,
+      onFailure: fail,
+      newScope,
+      mayGoOn,
+    })
   }
 }
 

@@ -5,7 +5,7 @@
 import type { OwnScope } from '../support/scope.ts'
 import type { Dice } from './dice.ts'
 import { createFleet, type Fleet, type FleetOptions, type Life } from './fleet.ts'
-import { judge, type Round } from './judge.ts'
+import { about, type Complaint, type Count, judge, type Round } from './judge.ts'
 import { answerTo, ask, type Ask, type Load, type Mix, startLoad } from './load.ts'
 
 export interface Stage {
@@ -18,7 +18,7 @@ export interface Stage {
   readonly ask: (life: Life, prompt: string) => Ask
   /** In this round. */
   readonly asked: () => readonly Ask[]
-  readonly count: (what: string) => void
+  readonly count: Count
   readonly complain: (what: string) => void
 
   // What the fault explains in this round
@@ -38,10 +38,10 @@ export interface Stage {
 export type Fault = (stage: Stage) => Promise<void>
 
 export interface Series {
-  readonly round: (dice: Dice, fault: Fault) => Promise<readonly string[]>
+  readonly round: (dice: Dice, fault: Fault) => Promise<readonly Complaint[]>
   readonly fleet: Fleet
   /** Everybody goes home; complaints if they cannot. */
-  readonly end: () => Promise<readonly string[]>
+  readonly end: () => Promise<readonly Complaint[]>
 }
 
 export interface SeriesOptions {
@@ -50,7 +50,7 @@ export interface SeriesOptions {
   readonly isShort: boolean
   /** Fewer callers where many things run side by side. */
   readonly workers: number
-  readonly count: (what: string) => void
+  readonly count: Count
 }
 
 function lossesOf({ program }: Life): number {
@@ -64,9 +64,9 @@ export async function createSeries({ scope, isShort, workers, count, ...options 
   const fleet = await createFleet(scope, options.fleet)
   const known = new Set<string>()
 
-  async function round(dice: Dice, fault: Fault): Promise<readonly string[]> {
+  async function round(dice: Dice, fault: Fault): Promise<readonly Complaint[]> {
     const asks: Ask[] = []
-    const complaints: string[] = []
+    const complaints: Complaint[] = []
     const exposed: { readonly life: Life; readonly at: number; readonly prompts: ReadonlySet<string> }[] = []
     const lastEntry = fleet.sim.ledger.entries.at(-1)?.id ?? 0
     let apart: { readonly openThen: ReadonlySet<string>; readonly askedBefore: number } | null = null
@@ -113,7 +113,7 @@ export async function createSeries({ scope, isShort, workers, count, ...options 
       },
       asked: () => asks,
       count,
-      complain: (what) => complaints.push(what),
+      complain: (what) => complaints.push(about('other')(what)),
       expose(life) {
         const prompts = new Set(asks.filter((one) => one.life === life).map(({ prompt }) => prompt))
         exposed.push({ life, at: Date.now(), prompts })
@@ -133,12 +133,12 @@ export async function createSeries({ scope, isShort, workers, count, ...options 
     const losses = (): number => fleet.lives.reduce((sum, one) => sum + lossesOf(one), 0)
     const lossesBefore = losses()
     await fault(stage)
-    if (!mayLackRedis && losses() > lossesBefore) {
+    if (!apart && losses() > lossesBefore) {
       count('rounds in which the machine was too busy for Redis')
       apart = { openThen: new Set(), askedBefore: 0 }
       mayLackRedis = true
     }
-    complaints.push(...(await judge({ fleet, asks, known, lastEntry, extraCharges, mayLackRedis, mayAnswer })))
+    complaints.push(...(await judge({ fleet, asks, known, lastEntry, extraCharges, mayLackRedis, mayAnswer, count })))
     if (!apart && !isAmbiguous && !hasForgotten) learn(asks)
     return complaints
   }
@@ -150,11 +150,11 @@ export async function createSeries({ scope, isShort, workers, count, ...options 
     }
   }
 
-  async function end(): Promise<readonly string[]> {
+  async function end(): Promise<readonly Complaint[]> {
     const last = fleet.up()
     await Promise.all(last.map(fleet.dismiss))
     const codes = await Promise.all(last.map(async ({ name, program }) => `${name}: ${(await program.ended).code}`))
-    return codes.filter((text) => !text.endsWith(': 0'))
+    return codes.filter((text) => !text.endsWith(': 0')).map(about('other'))
   }
 
   return { round, fleet, end }
