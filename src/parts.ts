@@ -67,6 +67,8 @@ export interface JobDialect {
   toSubmission(question: Call): Call
   toQuestion(submission: Call): Call
   toPoll(id: string, question: Call): Call
+  /** Throws REQUEST_INVALID for a question that upstream refuses for certain: no answer of it can be promised. */
+  mayPromise(question: Call): void
   /** How the question would have been answered at once, now that its job has ended: 200 or an error. Null = it has not. */
   toAnswer(question: Call, document: Reply): Reply | null
   /** What upstream says of a failure, in its words; null = nothing that can be read. */

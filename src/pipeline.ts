@@ -134,12 +134,14 @@ class RequestPipeline {
 
   async #ask(request: ProxyRequest, fetch: Fetch, known: Lookup): Promise<Outcome> {
     const { client, call } = fetch
+    const promisedAt = promiseAt(request, call)
+    if (promisedAt !== null) this.#parts.profile.jobs.mayPromise(call)
     this.#parts.overload.mayAsk()
     const place = await this.#parts.admission.enter(client)
     try {
       const joined = await this.#fetcher.join(fetch, this.#waiterOf(request, client, call, known.kind === 'stale'))
       const answered = joined.landing.then((landing) => this.#keyRefused(landing))
-      const landing = await this.#orLater(answered, promiseAt(request, call)).catch((error: unknown) =>
+      const landing = await this.#orLater(answered, promisedAt).catch((error: unknown) =>
         refused(error, madeBy(joined)),
       )
       if (landing === 'later')

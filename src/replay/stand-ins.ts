@@ -19,6 +19,7 @@ export const noVendor: Pick<Profile, 'vendor' | 'sign' | 'classify' | 'replay' |
     read: unwired,
     toSubmission: unwired,
     toQuestion: unwired,
+    mayPromise: () => undefined,
     toPoll: unwired,
     toAnswer: unwired,
     write: unwired,

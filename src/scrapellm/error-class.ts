@@ -70,7 +70,15 @@ function ownWords(value: JsonObject): unknown[] {
     .map(([, item]) => item)
 }
 
+/** Word for word as documented (docs/vendor-api.md, "Errors"): nothing in them is an echo. */
+const documented: ReadonlySet<string> = new Set([
+  'Credit limit reached. Upgrade your plan or wait for your billing cycle to reset.',
+  'Rate limit exceeded. Retry after a moment.',
+  'Scraper returned an empty result.',
+])
+
 function withoutEcho(text: string, params: readonly Param[]): string {
+  if (documented.has(text)) return text
   const prompt = params.find(([name]) => name === 'prompt')?.[1].trim() ?? ''
   if (prompt === '' || !text.includes(prompt)) return text
   // As a whole: the prompt "e" is not in the word "credit".

@@ -5,7 +5,7 @@
 import type { Call, Reply } from '../model.ts'
 import type { JobDialect, JobState, OwnJob } from '../parts.ts'
 import { complete, isObject, type JsonObject, memberOf, parseObject, withoutMark } from './answers.ts'
-import { readQuestion } from './params.ts'
+import { assertPrompt, readQuestion } from './params.ts'
 import { hasResult, isFilled, isJobStatus, saysItFailed } from './shape.ts'
 
 const POLL_PATH = '/jobs/'
@@ -51,6 +51,7 @@ export const jobs: JobDialect = {
     promptHash: null,
     country: null,
   }),
+  mayPromise: ({ params }) => assertPrompt(params),
   toAnswer,
   errorOf,
   write: (job) => json(job.state.kind === 'accepted' ? 202 : 200, documentOf(job), locationOf(job)),

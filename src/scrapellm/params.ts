@@ -39,6 +39,7 @@ export interface Parameter {
 }
 
 const DEFAULT_COUNTRY = 'US'
+const MOST_CHARACTERS = 4_000
 
 const flag = { type: 'boolean' }
 
@@ -77,7 +78,7 @@ export const parameters: readonly Parameter[] = [
     inKey: true,
     absent: null,
     canonical: exact,
-    schema: { type: 'string', minLength: 1, maxLength: 4_000, examples: ['Which CRM suits a small team?'] },
+    schema: { type: 'string', minLength: 1, maxLength: MOST_CHARACTERS, examples: ['Which CRM suits a small team?'] },
     says: 'The question.',
   },
   {
@@ -136,6 +137,15 @@ export function readParams(params: readonly Param[]): ReadonlyMap<string, string
     given.set(name, value)
   }
   return given
+}
+
+/** In code points: whatever upstream counts, it finds as many or more. */
+const possiblePrompt = new RegExp(`^.{1,${MOST_CHARACTERS}}$`, 'su')
+
+export function assertPrompt(params: readonly Param[]): void {
+  const prompt = params.find(([name]) => name === 'prompt')?.[1] ?? ''
+  if (!possiblePrompt.test(prompt))
+    throw new ProxyError('REQUEST_INVALID', `The parameter prompt must have 1 to ${MOST_CHARACTERS} characters.`)
 }
 
 const SAMPLE = 'sample'

@@ -212,6 +212,24 @@ void t.test('words of the prompt are not upstream’s', async (t) => {
   }
 })
 
+void t.test('a documented sentence is read as it is, whatever word of it the prompt is', async (t) => {
+  const rows: readonly (readonly [prompt: string, status: number, detail: string, verdictClass: string])[] = [
+    ['empty', 500, 'Scraper returned an empty result.', 'emptyResult'],
+    [
+      'Credit limit',
+      429,
+      'Credit limit reached. Upgrade your plan or wait for your billing cycle to reset.',
+      'creditsExhausted',
+    ],
+    ['Rate limit', 429, 'Rate limit exceeded. Retry after a moment.', 'rateLimited'],
+    ['empty', 500, 'Scraper returned an empty result for "empty".', 'serverError'],
+  ]
+  for (const [prompt, status, detail, verdictClass] of rows) {
+    const asked = { ...ANSWER, params: [['prompt', prompt] as const] }
+    t.match(judge(asked, reply(status, error(detail))), { class: verdictClass }, detail)
+  }
+})
+
 const done = (more: object): object => ({ status: 'done', job_id: 'job_1', credits_used: 3, cached: false, ...more })
 const RUFUS = { products: [{ asin: 'B000000001', title: 'Dishwasher A' }], related_questions: [] }
 

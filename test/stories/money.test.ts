@@ -320,6 +320,26 @@ void t.test(
   },
 )
 
+void t.test('Prefer: respond-async promises nothing to a request that ScrapeLLM refuses for certain', async (t) => {
+  const { ask, sim } = await aProxy(t)
+  const options = { headers: { prefer: 'respond-async' } }
+  for (const query of ['', '?country=DE', '?prompt=', `?prompt=${'x'.repeat(4_001)}`]) {
+    t.match(await ask(`/scrapers/grok${query}`, options), {
+      status: 400,
+      headers: { 'x-proxy-code': 'REQUEST_INVALID', 'x-proxy-credits': '0', location: undefined },
+      json: { detail: 'The parameter prompt must have 1 to 4000 characters.' },
+    })
+  }
+  t.same(sim.requests, [])
+  const longest = encodeURIComponent('😀'.repeat(4_000))
+  t.equal((await ask(`/scrapers/grok?prompt=${longest}`, options)).status, 202)
+  t.match(
+    await ask('/scrapers/grok'),
+    { status: 400, json: { detail: 'prompt must have 1 to 4000 characters.' } },
+    'else it is for ScrapeLLM to say',
+  )
+})
+
 void t.test('a corrupt disk cache is reported once and replaced; the proxy keeps serving', async (t) => {
   const { url } = await aSimulator(t)
   const path = join(t.testdir({}), 'cache.db')
