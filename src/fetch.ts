@@ -10,7 +10,7 @@
  * A fetch outlives the requests that stop waiting for it. `pipeline.ts` is the life of a request.
  */
 import { ProxyError } from './errors.ts'
-import type { Attempt, Call, Charge, Client, Landing, ProxyRequest, RetryPolicy } from './model.ts'
+import type { Attempt, Call, Charge, Client, Landing, ProxyRequest } from './model.ts'
 import type {
   Asked,
   Waiter,
@@ -111,7 +111,7 @@ export class Fetcher {
     const { client, call, key } = fetch
     if (flights.has(key) || breakers.isOpen(call.scraper) || !budget.hasRoom(client)) return
     if (overload.state !== 'calm') return
-    const waiter = patientWaiter(call, client.retry, true, clock.now())
+    const waiter = patientWaiter(call, client, true, clock.now())
     void this.#unattended(this.join({ ...fetch, on: 'refresh', askedAt: clock.now() }, waiter))
   }
 
@@ -122,7 +122,12 @@ export class Fetcher {
     const question = questionOf(call, unfinished.request.id)
     const fetch: Fetch = { ...unfinished, question, on: 'resume', through: unchanged, joinKey }
     // Nobody waits for it: the attempt that was begun is finished, and no other is made.
-    const waiter = patientWaiter(call, { ...client.retry, attempts: 1 }, false, this.#parts.clock.now())
+    const waiter = patientWaiter(
+      call,
+      { ...client, retry: { ...client.retry, attempts: 1 } },
+      false,
+      this.#parts.clock.now(),
+    )
     const joined = this.#parts.flights.join(joinKey, waiter, (flight) => this.#run(fetch, hold, flight))
     if (joined.role === 'joined') hold.settle()
     return this.#unattended(Promise.resolve(joined))
@@ -273,12 +278,14 @@ export function questionOf({ key, promptHash }: Call, requestId: string): string
 }
 
 /** Waits as long as the fetch may take. */
-export function patientWaiter({ scraper }: Call, policy: RetryPolicy, hasFallback: boolean, now: number): Waiter {
+export function patientWaiter({ scraper }: Call, client: Client, hasFallback: boolean, now: number): Waiter {
+  const { retry: policy } = client
   return {
     scraper,
     deadlineAt: now + policy.deadline,
     askedAt: now,
     policy,
+    client,
     hasFallback,
     onGone: () => () => {},
   }

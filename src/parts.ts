@@ -126,13 +126,14 @@ export interface Place {
 /** Limits the upstream calls under way, in all and per scraper. */
 export interface Bulkhead {
   /**
-   * Waits where there is no place, as long as somebody waits for the flight; clients take turns. `isRepeat`: the same flight has been
-   * let in before, so it waits before all others of its client. Throws, or rejects with, OVERLOADED.
+   * Waits where there is no place, as long as somebody waits for the flight; clients take turns. It takes a turn of the most urgent
+   * client that waits for it, of `payer` where nobody does. `isRepeat`: the same flight has been let in before, so it waits before all
+   * others of that client. Throws, or rejects with, OVERLOADED.
    */
   enter(
     scraper: string,
-    flight: Pick<Flight, 'onAbandoned'>,
-    client: Pick<Client, 'name' | 'weight' | 'priority'>,
+    flight: Pick<Flight, 'mostUrgent' | 'onJoined' | 'onAbandoned'>,
+    payer: QueuedClient,
     isRepeat: boolean,
   ): Permit | Promise<Permit>
 }
@@ -297,10 +298,14 @@ export interface Waiter {
   readonly askedAt: number
   /** Of its client: how far the flight may go while this asker waits. */
   readonly policy: RetryPolicy
+  readonly client: QueuedClient
   /** An expired answer may be given instead: it does not wait while a circuit is open. */
   readonly hasFallback: boolean
   readonly onGone: ProxyRequest['onGone']
 }
+
+/** A client as the queue for places sees it. */
+export type QueuedClient = Pick<Client, 'name' | 'weight' | 'priority'>
 
 /** A flight as the code that flies it sees it. It belongs to no client, so what it may do is the most that a waiting client allows. */
 export interface Flight {
@@ -312,6 +317,10 @@ export interface Flight {
   policies(): ReadonlySet<RetryPolicy>
   /** The one who began it still waits. */
   leaderWaits(): boolean
+  /** The first of those who still wait that is `interactive`, else the first; null = nobody waits. */
+  mostUrgent(): QueuedClient | null
+  /** Calls one listener back when another asker joins. Returns the way to stop listening. */
+  onJoined(listener: () => void): () => void
   /** Calls back when the last asker leaves. Returns the way to stop listening. */
   onAbandoned(listener: () => void): () => void
   /** How it stands now: what waiters get whose time is up before the flight ends. */

@@ -178,9 +178,10 @@ class RequestPipeline {
   #waiterOf(request: ProxyRequest, client: Client, call: Call, hasFallback: boolean): Waiter {
     const { retry: policy } = client
     // Its caller takes a job id in place of the answer, and may hang up with it.
-    if (promiseAt(request, call) !== null) return patientWaiter(call, policy, hasFallback, this.#parts.clock.now())
+    if (promiseAt(request, call) !== null) return patientWaiter(call, client, hasFallback, this.#parts.clock.now())
     const { arrivedAt: askedAt, onGone } = request
-    return { scraper: call.scraper, deadlineAt: deadlineOf(request, client), askedAt, policy, hasFallback, onGone }
+    const deadlineAt = deadlineOf(request, client)
+    return { scraper: call.scraper, deadlineAt, askedAt, policy, client, hasFallback, onGone }
   }
 
   /** The landing, or `later` when it has not come by then. */

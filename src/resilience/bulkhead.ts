@@ -9,10 +9,10 @@
 import { overloaded, type ProxyError } from '../errors.ts'
 import { tooManyCalls } from '../failures.ts'
 import type { Verdict } from '../model.ts'
-import type { Bulkhead, Flight, Permit } from '../parts.ts'
+import type { Bulkhead, Flight, Permit, QueuedClient } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
 import { type AdaptiveLimit, type CallUnderWay, createAdaptiveLimit } from './adaptive-limit.ts'
-import { createFairQueue, type FairQueue, type QueuedClient } from './fair-queue.ts'
+import { createFairQueue, type FairQueue } from './fair-queue.ts'
 
 export interface BulkheadPolicy {
   readonly maxConcurrent: number
@@ -44,7 +44,7 @@ interface Waiter {
   refuse(error: ProxyError): void
 }
 
-type Patience = Pick<Flight, 'onAbandoned'>
+type Passengers = Pick<Flight, 'mostUrgent' | 'onJoined' | 'onAbandoned'>
 
 interface Lane {
   readonly scraper: string
@@ -79,14 +79,15 @@ class FairBulkhead implements SizedBulkhead {
 
   readonly enter = (
     scraper: string,
-    flight: Patience,
-    client: QueuedClient,
+    flight: Passengers,
+    payer: QueuedClient,
     isRepeat: boolean,
   ): Permit | Promise<Permit> => {
     const lane = this.#laneOf(scraper)
     if (this.#hasRoom(lane)) return this.#take(lane)
     const { size, maxWait } = this.#policy.queue
     if (size === 0 || maxWait === 0) throw this.#noPlace()
+    const client = flight.mostUrgent() ?? payer
     // A repetition has been in already: places and the retry budget bound their number.
     if (!isRepeat && lane.queue.newcomers >= size) this.#makeRoom(lane, client)
     return this.#wait(lane, flight, client, isRepeat)
@@ -156,12 +157,13 @@ class FairBulkhead implements SizedBulkhead {
     displaced.refuse(error)
   }
 
-  #wait(lane: Lane, flight: Patience, client: QueuedClient, isRepeat: boolean): Promise<Permit> {
+  #wait(lane: Lane, flight: Passengers, client: QueuedClient, isRepeat: boolean): Promise<Permit> {
     return new Promise((resolve, reject) => {
       const startedAt = this.#clock.now()
       const stepOut = (): void => {
         timer.cancel()
         stopListening()
+        stopWatching()
         ticket.leave()
         this.#emit({ kind: 'queue-left', scraper: lane.scraper, waitedMs: this.#clock.now() - startedAt })
       }
@@ -183,6 +185,14 @@ class FairBulkhead implements SizedBulkhead {
         timer = this.#clock.after(EXTRA_WAIT * maxWait, () => waiter.refuse(this.#noPlace()))
       })
       const stopListening = flight.onAbandoned(() => waiter.refuse(this.#noPlace()))
+      // Who is more urgent and joins takes the question along; it stays there when that one leaves.
+      let { priority } = client
+      const stopWatching = flight.onJoined(() => {
+        const joined = flight.mostUrgent()
+        if (priority === 'interactive' || joined?.priority !== 'interactive') return
+        priority = 'interactive'
+        ticket.move(joined)
+      })
     })
   }
 

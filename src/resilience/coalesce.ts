@@ -8,7 +8,7 @@
  */
 import { overloaded, ProxyError } from '../errors.ts'
 import type { Landing, Made, RetryPolicy } from '../model.ts'
-import type { Waiter, Flight, Flights, FlightStatus, Joined } from '../parts.ts'
+import type { Waiter, Flight, Flights, FlightStatus, Joined, QueuedClient } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
 import { createLinkedList, type ListEntry } from '../linked-list.ts'
 
@@ -30,6 +30,7 @@ interface Waiting {
   /** When the flight must have ended, as far as this asker's client decides. */
   readonly endsAt: number
   readonly policy: RetryPolicy
+  readonly client: QueuedClient
   readonly hasFallback: boolean
   readonly fulfil: (landing: Landing) => void
   readonly fail: (error: unknown) => void
@@ -46,6 +47,7 @@ interface OpenFlight {
   readonly made: Made
   readonly waiting: Set<Waiting>
   readonly listeners: Set<() => void>
+  joined: (() => void) | null
   progress: Landing | null
   /** It waits for an open circuit. */
   isHeld: boolean
@@ -83,6 +85,7 @@ class FlightTable implements Flights {
       made: { attempts: 0, credits: 0 },
       waiting: new Set(),
       listeners: new Set(),
+      joined: null,
       progress: null,
       isHeld: false,
     }
@@ -121,6 +124,7 @@ class FlightTable implements Flights {
         deadlineAt: waiter.deadlineAt,
         endsAt: waiter.askedAt + waiter.policy.deadline,
         policy: waiter.policy,
+        client: waiter.client,
         hasFallback: waiter.hasFallback,
         fulfil: (landing) => leave(() => resolve(landing)),
         fail: (error) => leave(() => reject(error)),
@@ -134,6 +138,7 @@ class FlightTable implements Flights {
       // Gone already, and the listener was called before it could be taken off.
       if (!openFlight.waiting.has(waiting)) stopListening()
       else if (openFlight.isHeld && waiter.hasFallback) this.#fallBack(openFlight, waiting)
+      else openFlight.joined?.()
 
       function timeIsUp(): void {
         if (openFlight.progress) return resolve(openFlight.progress)
@@ -161,6 +166,11 @@ class FlightTable implements Flights {
       endsAt: () => this.#latestOf(openFlight).endsAt,
       policies: () => new Set(Array.from(openFlight.waiting, ({ policy }) => policy)),
       made: openFlight.made,
+      mostUrgent: () => mostUrgentOf(openFlight),
+      onJoined(listener) {
+        openFlight.joined = listener
+        return () => void (openFlight.joined = null)
+      },
       onAbandoned(listener) {
         openFlight.listeners.add(listener)
         return () => void openFlight.listeners.delete(listener)
@@ -222,6 +232,12 @@ class FlightTable implements Flights {
 
 export function createFlights(ports: FlightsPorts): Flights {
   return new FlightTable(ports)
+}
+
+function mostUrgentOf({ waiting }: OpenFlight): QueuedClient | null {
+  for (const { client } of waiting) if (client.priority === 'interactive') return client
+  const [first] = waiting
+  return first?.client ?? null
 }
 
 function later(

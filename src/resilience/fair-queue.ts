@@ -4,8 +4,7 @@
  * only when nobody `interactive` waits. Questions of one client keep their order. Knows neither time nor limits.
  */
 import type { Client } from '../model.ts'
-
-export type QueuedClient = Pick<Client, 'name' | 'weight' | 'priority'>
+import type { QueuedClient } from '../parts.ts'
 
 export interface FairQueue<Waiter> {
   readonly size: number
@@ -22,6 +21,8 @@ export interface FairQueue<Waiter> {
 
 export interface Ticket {
   leave(): void
+  /** To the end of this client's line. */
+  move(client: QueuedClient): void
   /** As fast as its client was let in so far, its turn comes within so much of the time that it has waited. */
   isNear(share: number): boolean
 }
@@ -45,25 +46,34 @@ export function createFairQueue<Waiter>(): FairQueue<Waiter> {
   const now = { interactive: 0, batch: 0 }
 
   function add(client: QueuedClient, waiter: Waiter, first: boolean): Ticket {
-    const line = lineOf(client)
-    const place = first ? line.repeated : line.waiting
-    const letInBefore = line.letIn
-    place.add(waiter)
-    sizes[line.client.priority] += 1
-    if (!first) newcomers += 1
+    let line = lineOf(client)
+    let letInBefore = line.letIn
+    putIn(line, waiter, first)
     return {
-      leave: () => takeOut(line, place, waiter),
+      leave: () => takeOut(line, waiter, first),
+      move(other) {
+        takeOut(line, waiter, first)
+        line = lineOf(other)
+        letInBefore = line.letIn
+        putIn(line, waiter, first)
+      },
       isNear(share) {
-        const ahead = [...place].indexOf(waiter) + (first ? 0 : line.repeated.size)
+        const ahead = [...placeIn(line, first)].indexOf(waiter) + (first ? 0 : line.repeated.size)
         return ahead < (line.letIn - letInBefore) * share
       },
     }
   }
 
-  function takeOut(line: Line<Waiter>, place: Set<Waiter>, waiter: Waiter): void {
-    if (!place.delete(waiter)) return
+  function putIn(line: Line<Waiter>, waiter: Waiter, first: boolean): void {
+    placeIn(line, first).add(waiter)
+    sizes[line.client.priority] += 1
+    if (!first) newcomers += 1
+  }
+
+  function takeOut(line: Line<Waiter>, waiter: Waiter, first: boolean): void {
+    if (!placeIn(line, first).delete(waiter)) return
     sizes[line.client.priority] -= 1
-    if (place === line.waiting) newcomers -= 1
+    if (!first) newcomers -= 1
   }
 
   function lineOf(client: QueuedClient): Line<Waiter> {
@@ -98,13 +108,13 @@ export function createFairQueue<Waiter>(): FairQueue<Waiter> {
       } else if (line.client.priority === priority && (!nearest || line.turn < nearest.turn)) nearest = line
     }
     if (!nearest) return null
-    const place = nearest.repeated.size > 0 ? nearest.repeated : nearest.waiting
-    const [waiter] = place
+    const isFirst = nearest.repeated.size > 0
+    const [waiter] = placeIn(nearest, isFirst)
     if (waiter === undefined) return null
     now[priority] = Math.max(now[priority], nearest.turn)
     nearest.turn += 1 / nearest.client.weight
     nearest.letIn += 1
-    takeOut(nearest, place, waiter)
+    takeOut(nearest, waiter, isFirst)
     return waiter
   }
 
@@ -135,6 +145,10 @@ export function createFairQueue<Waiter>(): FairQueue<Waiter> {
 function yields<Waiter>({ priority, weight }: QueuedClient, size: number, other: Line<Waiter>): boolean {
   if (priority !== other.client.priority) return priority === 'batch'
   return size / weight >= other.waiting.size / other.client.weight
+}
+
+function placeIn<Waiter>({ repeated, waiting }: Line<Waiter>, first: boolean): Set<Waiter> {
+  return first ? repeated : waiting
 }
 
 function sizeOf<Waiter>({ repeated, waiting }: Line<Waiter>): number {

@@ -1,9 +1,9 @@
 import fc from 'fast-check'
 import t from 'tap'
-import type { Permit } from '../../src/parts.ts'
+import type { Joined, Permit, QueuedClient, Waiter } from '../../src/parts.ts'
 import { type BulkheadPolicy, createBulkhead } from '../../src/resilience/bulkhead.ts'
-import type { QueuedClient } from '../../src/resilience/fair-queue.ts'
-import { answered, failed } from '../support/verdicts.ts'
+import { createFlights } from '../../src/resilience/coalesce.ts'
+import { answered, failed, retryDefaults } from '../support/verdicts.ts'
 import { fakeWorld } from '../support/world.ts'
 
 const overloaded = { code: 'OVERLOADED', status: 503, reason: 'places' }
@@ -28,7 +28,8 @@ function setUp(policy: Partial<BulkheadPolicy> = {}) {
   function arrive(scraper: string, client: QueuedClient = team, isRepeat = false) {
     const listeners = new Set<() => void>()
     const flight = {
-      patienceUntil: () => Number.POSITIVE_INFINITY,
+      mostUrgent: () => client,
+      onJoined: () => () => {},
       onAbandoned(listener: () => void) {
         listeners.add(listener)
         return () => void listeners.delete(listener)
@@ -308,6 +309,48 @@ void t.test('Batch is let in when nobody interactive waits, for this scraper or 
   for (let i = 0; i < 2; i += 1) world.arrive('beta')
   const names = await passOn(world, 7)
   t.strictSame(names, ['team', 'team', 'team', 'team', 'nightly', 'nightly', 'nightly'])
+})
+
+void t.test('A batch question that somebody interactive joins takes a turn of theirs', async (t) => {
+  const world = setUp({ maxConcurrent: 1, queue })
+  const inside = world.arrive('alpha')
+  const flights = createFlights(world)
+  const [nightly, website]: QueuedClient[] = [
+    { name: 'nightly', weight: 1, priority: 'batch' },
+    { name: 'website', weight: 1, priority: 'interactive' },
+  ] as const
+  const asked: string[] = []
+  let leave = (): void => inside.place?.leave()
+  function ask(question: string, client: QueuedClient | undefined): Joined {
+    const askedAt = world.clock.now()
+    const waiter: Waiter = {
+      scraper: 'alpha',
+      deadlineAt: askedAt + 600_000,
+      askedAt,
+      policy: retryDefaults,
+      client: client ?? team,
+      hasFallback: false,
+      onGone: () => () => {},
+    }
+    return flights.join(question, waiter, async (flight) => {
+      const place = await world.enter('alpha', flight, client ?? team, false)
+      asked.push(question)
+      leave = () => place.leave()
+      return { verdict: answered(), attempts: [], stoppedBy: null, chargedCredits: 0, entry: null }
+    })
+  }
+  const batch = ['batch 1', 'batch 2', 'batch 3'].map((question) => ask(question, nightly))
+  ask('interactive', team)
+  t.equal(ask('batch 2', nightly).role, 'joined', 'another batch request changes nothing')
+  t.equal(ask('batch 3', website).role, 'joined')
+  for (let turn = 0; turn < 4; turn += 1) {
+    leave()
+    await world.clock.settle()
+  }
+  t.strictSame(asked, ['interactive', 'batch 3', 'batch 1', 'batch 2'])
+  leave()
+  t.equal(world.queued(), 0)
+  await Promise.all(batch.map(({ landing }) => landing))
 })
 
 void t.test(

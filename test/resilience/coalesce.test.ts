@@ -26,6 +26,8 @@ function aFlight() {
   return Object.assign(flown, { fly })
 }
 
+const team = { name: 'team', weight: 1, priority: 'interactive' } as const
+
 function anAsker(
   deadlineAt: number,
   askedAt: number,
@@ -37,6 +39,7 @@ function anAsker(
     deadlineAt,
     askedAt,
     policy,
+    client: team,
     hasFallback: false,
     onGone(listener) {
       listeners.add(listener)
@@ -232,6 +235,7 @@ void t.test('Who is gone before they board gets nothing and holds nothing', asyn
     deadlineAt: clock.now() + hour,
     askedAt: clock.now(),
     policy: retryDefaults,
+    client: team,
     hasFallback: false,
     onGone(listener) {
       listener()

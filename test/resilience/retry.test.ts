@@ -47,6 +47,8 @@ function setUp(seed = 1) {
     const turns: (Omit<Turn, 'leftMs' | 'startableMs'> & { at: number; leftMs: number; startableMs: number })[] = []
     const flight: Flight = {
       leaderWaits: () => true,
+      mostUrgent: () => null,
+      onJoined: () => () => {},
       patienceUntil: () => state.patienceUntil,
       endsAt: () => state.endsAt,
       policies: () => state.policies,

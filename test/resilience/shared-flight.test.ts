@@ -346,6 +346,7 @@ void t.test('S1, S7: a thousand ask eight replicas the same at once, upstream is
         deadlineAt: askedAt + hour,
         askedAt,
         policy: retryDefaults,
+        client: { name: 'team', weight: 1, priority: 'interactive' } as const,
         hasFallback: false,
         onGone: nobody,
       }
