@@ -11,28 +11,9 @@
  */
 import { ProxyError } from './errors.ts'
 import type { Attempt, Call, Charge, Client, Landing, ProxyRequest } from './model.ts'
-import type {
-  Asked,
-  Waiter,
-  Attempted,
-  Breakers,
-  Budget,
-  Bulkhead,
-  Cache,
-  Flight,
-  FlightLease,
-  Flights,
-  Hold,
-  Joined,
-  Keys,
-  Overload,
-  Pass,
-  Retry,
-  SharedFlights,
-  Through,
-  Turn,
-  Upstream,
-} from './parts.ts'
+import type { Asked, Attempted, Breakers, Bulkhead, Hold, Keys, Pass, Retry, Turn, Upstream } from './fetch-parts.ts'
+import type { Waiter, Flight, FlightLease, Flights, Joined, SharedFlights } from './flights.ts'
+import type { Budget, Cache, Overload, Through } from './parts.ts'
 import type { Clock, Emit } from './ports.ts'
 
 export interface FetchParts {

@@ -1,35 +1,27 @@
 /**
- * What the pipeline needs from each part, with the promises it relies on. Parts throw a ProxyError to end an exchange
- * and return values to continue it. Longer than other files, because the pipeline's needs are read together.
+ * What the pipeline needs of each part, with the promises it relies on. Parts throw a ProxyError to end an exchange
+ * and return values to continue it. What a fetch needs is in `fetch-parts.ts` and `flights.ts`.
  */
-import type { ProxyError } from './errors.ts'
-import type { FailureClass } from './failures.ts'
+import type { Hold, KeyLease, Place, RequestIdentity, Turn } from './fetch-parts.ts'
 import type {
-  Attempt,
+  CacheDirectives,
   CachePolicy,
   Call,
-  Charge,
   Client,
   Entry,
   Exchange,
-  Health,
   Landing,
   LimitState,
   Lookup,
-  Made,
   Outcome,
   ProxyRequest,
-  Reply,
   PurgeFilter,
-  RetryPolicy,
-  TrailMark,
+  Reply,
   UpstreamRequest,
   Verdict,
-  CacheDirectives,
   WireResult,
-  WireTrouble,
 } from './model.ts'
-import type { BreakerState, KeyState, OverloadState } from './telemetry/events.ts'
+import type { OverloadState } from './telemetry/events.ts'
 
 export interface Clients {
   /** Compares in constant time. Throws CLIENT_UNKNOWN, and ORIGIN_REFUSED for a web page without a known token. */
@@ -99,12 +91,6 @@ export interface OwnJob {
     | { readonly kind: 'failed'; readonly completedAt: number; readonly error: string | null }
 }
 
-export interface RequestIdentity {
-  readonly id: string
-  readonly traceparent: string | null
-  trail?: TrailMark
-}
-
 export interface Admission {
   /** Throws RATE_LIMITED with the time to wait, or SCRAPER_NOT_ALLOWED. Null = this client has no limit. */
   admit(client: Client, call: Call): LimitState | null | Promise<LimitState | null>
@@ -115,36 +101,6 @@ export interface Admission {
   giveBack(client: Client, limits: LimitState, leftMs: number): LimitState
   /** A place among the client's open questions. Throws CONCURRENCY_LIMITED. */
   enter(client: Client): Place | Promise<Place>
-}
-
-/** A place that is taken until it is left. */
-export interface Place {
-  /** Only the first call counts. */
-  leave(): void
-}
-
-/** Limits the upstream calls under way, in all and per scraper. */
-export interface Bulkhead {
-  /**
-   * Waits where there is no place, as long as somebody waits for the flight; clients take turns. It takes a turn of the most urgent
-   * client that waits for it, of `payer` where nobody does. `isRepeat`: the same flight has been let in before, so it waits before all
-   * others of that client. Throws, or rejects with, OVERLOADED.
-   */
-  enter(
-    scraper: string,
-    flight: Pick<Flight, 'mostUrgent' | 'onJoined' | 'onAbandoned'>,
-    payer: QueuedClient,
-    isRepeat: boolean,
-  ): Permit | Promise<Permit>
-}
-
-/** A place among the upstream calls under way. */
-export interface Permit extends Place {
-  /**
-   * How the call ended, before `leave`. True = upstream refused it because too many other calls were under way. With another key ready,
-   * a rate limit is the key's and says nothing about the number of calls.
-   */
-  ended(verdict: Verdict, otherKeyReady: boolean): boolean
 }
 
 /** Whether the process has more to do than it can. */
@@ -186,49 +142,6 @@ export interface BudgetStatus {
   readonly heldCredits: number
   readonly spentCredits: number
   readonly resetAt: number
-}
-
-/** Credits set aside for one flight. What its attempts cost is taken from it, the rest goes back. */
-export interface Hold {
-  readonly id: string
-  /**
-   * Before each attempt: as much as it may cost is set aside, and written down so that even after a crash it counts as spent.
-   * Rejects with BUDGET_EXHAUSTED when earlier attempts of this flight have used up what was set aside and no more is left.
-   */
-  secure(credits: number): Promise<void>
-  /** After each attempt, with the name of the key that was used. What may have been charged counts as charged. */
-  spend(charge: Charge, keyName?: string): void
-  /** Gives back what was not spent. Never throws; only the first call counts. */
-  settle(): void
-}
-
-/** One attempt at upstream: as a plain call, or backed by a job. */
-export interface Upstream {
-  /** Never rejects: failures are verdicts. */
-  ask(question: Question): Promise<Asked>
-}
-
-export interface Question {
-  readonly call: Call
-  readonly turn: Turn
-  readonly key: KeyLease
-  readonly identity: RequestIdentity
-  readonly client: Client
-  readonly hold: Hold
-  /** Where the answer will be kept; null = nowhere. */
-  readonly cacheKey: string | null
-  /** The right to ask for all replicas. */
-  readonly lease: FlightLease
-  /** The job that a lost replica has left behind, as it was `submitted` to the lease; null = none. */
-  readonly takeover: string | null
-}
-
-export interface Asked {
-  readonly verdict: Verdict
-  /** What upstream answered with; null = no complete answer. */
-  readonly status: number | null
-  /** Why there is none; null = there is, or nobody knows. */
-  readonly trouble: WireTrouble | null
 }
 
 /** What is known about jobs: who owns them, what they were submitted for, how they ended. */
@@ -286,241 +199,6 @@ export interface Cache {
   claim(key: string, entry: Entry): void
   /** Drops what matches from all tiers; says how many entries that were. */
   purge(filter: PurgeFilter): number
-}
-
-/** A request that waits for a flight. */
-export interface Waiter {
-  /** For the status page. */
-  readonly scraper: string
-  /** When it stops waiting. This ends neither a call nor the flight. */
-  readonly deadlineAt: number
-  /** From here on `policy.deadline` counts. */
-  readonly askedAt: number
-  /** Of its client: how far the flight may go while this asker waits. */
-  readonly policy: RetryPolicy
-  readonly client: QueuedClient
-  /** An expired answer may be given instead: it does not wait while a circuit is open. */
-  readonly hasFallback: boolean
-  readonly onGone: ProxyRequest['onGone']
-}
-
-/** A client as the queue for places sees it. */
-export type QueuedClient = Pick<Client, 'name' | 'weight' | 'priority'>
-
-/** A flight as the code that flies it sees it. It belongs to no client, so what it may do is the most that a waiting client allows. */
-export interface Flight {
-  /** The latest deadline of those who still wait; 0 when nobody does. */
-  patienceUntil(): number
-  /** When the flight must have ended: the latest `askedAt` + `policy.deadline` of those who still wait; 0 when nobody does. */
-  endsAt(): number
-  /** The policies of those who still wait, without repetitions; that of the first asker first. */
-  policies(): ReadonlySet<RetryPolicy>
-  /** The one who began it still waits. */
-  leaderWaits(): boolean
-  /** The first of those who still wait that is `interactive`, else the first; null = nobody waits. */
-  mostUrgent(): QueuedClient | null
-  /** Calls one listener back when another asker joins. Returns the way to stop listening. */
-  onJoined(listener: () => void): () => void
-  /** Calls back when the last asker leaves. Returns the way to stop listening. */
-  onAbandoned(listener: () => void): () => void
-  /** How it stands now: what waiters get whose time is up before the flight ends. */
-  report(progress: Landing): void
-  /** Kept up to date by the code that makes the attempts. */
-  readonly made: Made
-  /** It waits for an open circuit: those who have a fallback leave, with what is known or CIRCUIT_OPEN. */
-  held(): void
-}
-
-export interface Joined {
-  readonly role: 'leader' | 'joined'
-  /** Null = the asker hung up first. Rejects with DEADLINE_EXCEEDED when their time is up and nothing has been answered. */
-  readonly landing: Promise<Landing | null>
-  /** What the flight has tried, as of now. */
-  readonly made: Readonly<Made>
-}
-
-export interface Flights {
-  /**
-   * Joins the flight under way for `key`, or starts one; null starts one that nobody can join. Synchronous: there is no gap
-   * between "is someone flying?" and "then I fly". A flight that all have left is finished all the same.
-   */
-  join(key: string | null, waiter: Waiter, fly: (flight: Flight) => Promise<Landing>): Joined
-  /** Somebody could join a flight for `key` right now. */
-  has(key: string | null): boolean
-  readonly size: number
-  /** Resolves when no flight is in the air any more, those that nobody waits for included. */
-  idle(): Promise<void>
-  /** Everybody who waits is given up with this error, and whoever comes from now on. The flights go on. */
-  ground(error: ProxyError): void
-  /** For the status page: every flight with its age. */
-  list(): readonly FlightStatus[]
-}
-
-export interface FlightStatus {
-  readonly scraper: string
-  readonly waiters: number
-  readonly startedAt: number
-}
-
-/** A question that other replicas may be asking at this moment, too. */
-export interface SharedQuestion {
-  /** The same on all replicas for what may have the same answer; null = nobody else's. */
-  readonly key: string | null
-  readonly scraper: string
-  /** When it came in, by the clock: a flight that landed later answers it. */
-  readonly askedAt: number
-}
-
-/** The right to ask upstream for all replicas. */
-export interface FlightLease {
-  /**
-   * Orders what is written about one question, as texts: a record of a greater fence is never overwritten by one of a smaller.
-   * Null = none is known; then what is written is the newest.
-   */
-  readonly fence: string | null
-  /**
-   * Before each attempt: from now on credits may be gone. Gives back the job that a lost replica has left behind, as it was
-   * `submitted` there: to be followed up instead of asking anew. Rejects, to end the flight, when nothing has been asked yet and
-   * another replica flies now; it is followed then.
-   */
-  begin(): Promise<string | null>
-  /** Upstream has taken a job, and others can take it up with what is in here. */
-  submitted(job: string): Promise<void>
-}
-
-/** One flight at a time among all replicas, as far as they can hear each other. */
-export interface SharedFlights {
-  /** Flies with `lead`, or waits for the replica that does; then the landing has no attempts. Never fails for trouble with the store. */
-  fly(
-    question: SharedQuestion,
-    flight: Pick<Flight, 'patienceUntil' | 'policies' | 'onAbandoned'>,
-    lead: (lease: FlightLease) => Promise<Landing>,
-  ): Promise<Landing>
-  /** Resolves when the other replicas know all that has landed here, or cannot be told. */
-  idle(): Promise<void>
-  /** Waits for nothing any more. */
-  close(): void
-}
-
-/** What one attempt may know about the attempts before it. */
-export interface Turn {
-  readonly number: number
-  readonly waitedMs: number
-  readonly bypassCache: boolean
-  /** How long an attempt that starts now may take: what is left of the flight's deadline, never less than upstream's smallest `timeout`. */
-  leftMs(): number
-  /** For how much longer an attempt may be started: somebody waits, and the flight's deadline leaves time for it. Negative = no more. */
-  startableMs(): number
-  /** A repetition after which there is no other: it is not made while the circuit may open. */
-  readonly isLast: boolean
-  /** The retry budget forbids it, unless the circuit was open, or might have opened, and lets it in. */
-  readonly isOverBudget: boolean
-  /** Names of keys that this flight must not use again. */
-  readonly spentKeys: ReadonlySet<string>
-  trail?: TrailMark
-}
-
-export interface Attempted {
-  readonly attempt: Attempt
-  readonly verdict: Verdict
-  /** Another key is ready that this flight has not used up: fail over to it at once. */
-  readonly otherKeyReady: boolean
-  /** Upstream refused it because too many other calls of ours were under way: the proxy offered too much, the request is as good as it was. */
-  readonly wasTooMany: boolean
-}
-
-/** Whose repetitions these are: a question, and a client among several, take a part of the retry budget at most. */
-export interface Spender {
-  /** By name. */
-  readonly client: string
-  /** Equal = the same question. */
-  readonly question: string
-}
-
-export interface Retry {
-  /**
-   * Repeats `attempt` while the policies of those who wait, deadline and retry budget allow; null from `attempt` = the budget
-   * forbids it. The last real answer of upstream takes precedence over the reason for stopping: a refusal is thrown only when no
-   * attempt was answered.
-   */
-  run(
-    call: Call,
-    spender: Spender,
-    flight: Flight,
-    attempt: (turn: Turn) => Promise<Attempted | null>,
-  ): Promise<Landing>
-}
-
-/** An attempt that wants to pass a circuit. */
-export interface BreakerEntry {
-  readonly scraper: string
-  /** Failures of one question alone never open a circuit. */
-  readonly question: string
-  readonly flight: Pick<Flight, 'patienceUntil' | 'onAbandoned' | 'held'>
-  readonly isLast: boolean
-  readonly isOverBudget: boolean
-}
-
-export interface Pass {
-  /** How long it was held. */
-  readonly heldMs: number
-  /** The circuit has opened since: upstream must not be asked. */
-  isVoid(): boolean
-  /** Upstream is asked from now on. */
-  start(): void
-  /** How upstream is, as this attempt found it. For what must not happen before the circuit knows; else it learns from what `work` gives back. */
-  ended(health: Health): void
-}
-
-export interface Breakers {
-  /**
-   * Lets an attempt pass, or holds it for a while where the circuit is open. Rejects with CIRCUIT_OPEN and the time until the next
-   * trial. Null = the retry budget forbids it and the circuit stays closed. `work` gives null when its pass is void, and is then
-   * called again; what it throws is not counted.
-   */
-  run(entry: BreakerEntry, work: (pass: Pass) => Promise<Attempted | null>): Promise<Attempted | null>
-  /** Not closed. */
-  isOpen(scraper: string): boolean
-  states(): readonly BreakerStatus[]
-}
-
-export interface BreakerStatus {
-  readonly scraper: string
-  readonly state: BreakerState
-  /** When the next trial is due; null unless it is open, and while the next attempt is the trial. */
-  readonly openUntil: number | null
-  /** Attempts that wait for it to close. */
-  readonly held: number
-}
-
-export interface KeyLease {
-  readonly name: string
-  /** Null where the call needs none. */
-  readonly secret: string | null
-  report(verdict: Verdict): void
-}
-
-export interface Keys {
-  /**
-   * A ready key that this flight has not used up, heavier ones more often; a limited key that returns within moments is
-   * waited for. Rejects with NO_KEY_AVAILABLE and the earliest return, and with DEADLINE_EXCEEDED when the attempt may not be started any more.
-   */
-  lease(call: Call, turn: Turn): Promise<KeyLease>
-  hasOther(spent: ReadonlySet<string>): boolean
-  /** What to tell a client when upstream has refused the last key: its 401 is the operator's to mend, and reads like a wrong client token. */
-  refusal(): ProxyError
-  states(): readonly KeyStatus[]
-}
-
-export interface KeyStatus {
-  readonly name: string
-  readonly state: KeyState
-  /** Why it is not ready, and what an operator does about it; null = it is ready. */
-  readonly problem: { readonly reason: FailureClass; readonly says: string; readonly remedy: string } | null
-  /** The end of its rest; null = it is ready, or the next request tries it. */
-  readonly untilAt: number | null
-  /** When a request may use or try it, sooner than that where no other key is ready; null = now. */
-  readonly tryAt: number | null
 }
 
 /** Answers one request; at once where nothing has to be waited for. Never throws or rejects. */

@@ -13,7 +13,8 @@
 import { type Code, ProxyError } from './errors.ts'
 import { type Fetch, Fetcher, type FetchParts, patientWaiter, questionOf, unchanged } from './fetch.ts'
 import type { Call, Client, Exchange, Landing, Lookup, Made, Outcome, ProxyRequest } from './model.ts'
-import type { Admission, Waiter, Clients, Handle, Jobs, Joined, Profile, Recorder } from './parts.ts'
+import type { Waiter, Joined } from './flights.ts'
+import type { Admission, Clients, Handle, Jobs, Profile, Recorder } from './parts.ts'
 
 export interface Parts extends FetchParts {
   readonly clients: Clients

@@ -16,18 +16,9 @@ import type { DurableUpstream } from './jobs/durable.ts'
 import { createPlainUpstream } from './jobs/plain.ts'
 import type { KeyPool } from './keys/pool.ts'
 import type { Client } from './model.ts'
-import type {
-  Admission,
-  Budget,
-  Bulkhead,
-  Cache,
-  Flights,
-  Jobs,
-  Overload,
-  Profile,
-  Recorder,
-  SharedFlights,
-} from './parts.ts'
+import type { Bulkhead } from './fetch-parts.ts'
+import type { Flights, SharedFlights } from './flights.ts'
+import type { Admission, Budget, Cache, Jobs, Overload, Profile, Recorder } from './parts.ts'
 import { createPipeline, type Pipeline } from './pipeline.ts'
 import type { Clock, Emit, Random, Transport, UpstreamOptions, World } from './ports.ts'
 import type { CircuitBreakers } from './resilience/breaker.ts'

@@ -1,6 +1,6 @@
 /** `POST /circuits/{scraper}/close` of the admin port: closed by hand, it opens again if calls go on failing. */
 import { ProxyError } from '../errors.ts'
-import type { BreakerStatus } from '../parts.ts'
+import type { BreakerStatus } from '../fetch-parts.ts'
 import { type AdminRoute, json } from './admin.ts'
 
 interface CircuitsParts {

@@ -1,5 +1,6 @@
 /** How the proxy is, in one word, and what is wrong, in words for an operator. */
-import type { BreakerStatus, BudgetStatus, KeyStatus } from '../parts.ts'
+import type { BreakerStatus, KeyStatus } from '../fetch-parts.ts'
+import type { BudgetStatus } from '../parts.ts'
 import type { SharedState } from '../ports.ts'
 import type { OverloadCause, OverloadState } from '../telemetry/events.ts'
 import type { LedgerStatus } from '../telemetry/ledger.ts'

@@ -1,6 +1,6 @@
 /** `POST /keys/{name}/try` of the admin port: the rest of this upstream key is over, and the next request tries it. */
 import { ProxyError } from '../errors.ts'
-import type { KeyStatus } from '../parts.ts'
+import type { KeyStatus } from '../fetch-parts.ts'
 import { type AdminRoute, json } from './admin.ts'
 
 interface KeysParts {

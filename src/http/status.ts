@@ -3,7 +3,9 @@
  * No secret and no prompt is in it; request ids are the callers' words. Longer than other files, because it is the whole of `/status`.
  */
 import type { FailureClass } from '../failures.ts'
-import type { BreakerStatus, BudgetStatus, FlightStatus, KeyStatus } from '../parts.ts'
+import type { BreakerStatus, KeyStatus } from '../fetch-parts.ts'
+import type { FlightStatus } from '../flights.ts'
+import type { BudgetStatus } from '../parts.ts'
 import type { Clock, SharedState } from '../ports.ts'
 import type { BreakerState, KeyState, OverloadState } from '../telemetry/events.ts'
 import type { History } from '../telemetry/history.ts'

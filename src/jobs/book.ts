@@ -9,13 +9,13 @@
  */
 import { hash } from 'node:crypto'
 import type { Call, Client, Landing, Outcome, ProxyRequest, Reply, Verdict } from '../model.ts'
+import type { KeyLease } from '../fetch-parts.ts'
 import type {
   Budget,
   JobDialect,
   JobReply,
   JobState,
   Jobs,
-  KeyLease,
   OwnJob,
   Profile,
   PromisedAnswer,

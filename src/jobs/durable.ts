@@ -9,7 +9,8 @@
  */
 import { hash } from 'node:crypto'
 import type { Call, Charge, Reply, Verdict } from '../model.ts'
-import type { Asked, Hold, JobDialect, Profile, Question, Upstream } from '../parts.ts'
+import type { Asked, Hold, Question, Upstream } from '../fetch-parts.ts'
+import type { JobDialect, Profile } from '../parts.ts'
 import type { Clock, DiskRecord, Random, Timer } from '../ports.ts'
 import type { Session } from '../session.ts'
 import { type JobStore, KEPT_MS } from './store.ts'

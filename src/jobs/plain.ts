@@ -1,5 +1,6 @@
 /** An attempt as one plain call: signed, forwarded, judged. Never rejects, because none of the three does. */
-import type { Profile, Upstream } from '../parts.ts'
+import type { Upstream } from '../fetch-parts.ts'
+import type { Profile } from '../parts.ts'
 import type { Emit, Transport } from '../ports.ts'
 
 interface PlainPorts {

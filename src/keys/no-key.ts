@@ -3,7 +3,7 @@
  * operator has chosen and that metrics show, so callers may see them; nothing of a secret is in here.
  */
 import { type FailureClass, failures } from '../failures.ts'
-import type { KeyStatus } from '../parts.ts'
+import type { KeyStatus } from '../fetch-parts.ts'
 
 const NAMED = 3
 const DAY_MS = 86_400_000

@@ -8,7 +8,7 @@
 import { ProxyError } from '../errors.ts'
 import type { FailureClass } from '../failures.ts'
 import type { Call, Verdict } from '../model.ts'
-import type { KeyLease, Keys, KeyStatus, Turn } from '../parts.ts'
+import type { KeyLease, Keys, KeyStatus, Turn } from '../fetch-parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
 import {
   isNews,

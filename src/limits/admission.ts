@@ -1,7 +1,7 @@
 /** Whether a client may ask now: not too often, and not too much at a time. Its limits come with the client. */
 import { ProxyError } from '../errors.ts'
 import type { Call, Client, LimitState } from '../model.ts'
-import type { Place } from '../parts.ts'
+import type { Place } from '../fetch-parts.ts'
 import type { Clock } from '../ports.ts'
 import { createConcurrencyLimits } from './concurrency.ts'
 import { withOneMore } from './policy.ts'

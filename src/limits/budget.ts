@@ -9,7 +9,8 @@
  * has been spent.
  */
 import type { AccountLimits, Call, Client, LimitState } from '../model.ts'
-import type { Budget, BudgetStatus, Hold } from '../parts.ts'
+import type { Hold } from '../fetch-parts.ts'
+import type { Budget, BudgetStatus } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
 import {
   type Accounts,

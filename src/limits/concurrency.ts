@@ -1,7 +1,7 @@
 /** How many questions of a client may be open at a time: for calls of minutes this limit matters more than the rate. */
 import { ProxyError } from '../errors.ts'
 import type { Client } from '../model.ts'
-import type { Place } from '../parts.ts'
+import type { Place } from '../fetch-parts.ts'
 
 export interface ConcurrencyLimits {
   /** Throws CONCURRENCY_LIMITED. A client without a limit is counted all the same. */

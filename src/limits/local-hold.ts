@@ -4,7 +4,7 @@
  */
 import { ProxyError } from '../errors.ts'
 import type { Charge } from '../model.ts'
-import type { Hold } from '../parts.ts'
+import type { Hold } from '../fetch-parts.ts'
 import type { Clock, DiskRecord, DiskSum } from '../ports.ts'
 import { type Accounts, type BudgetStore, type Charged, isCredits } from './accounts.ts'
 import { daySum } from './day-sums.ts'

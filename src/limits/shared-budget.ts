@@ -8,7 +8,8 @@
  * How clients stand is told without asking: what others have spent is at most 15 s old while the store is up.
  */
 import type { Call, Client } from '../model.ts'
-import type { Budget, Hold } from '../parts.ts'
+import type { Hold } from '../fetch-parts.ts'
+import type { Budget } from '../parts.ts'
 import type { Corrected, Spending } from './budget.ts'
 import { createSharedAccount, type SharedAccount } from './shared-account.ts'
 import type { AccountPorts } from './shared-book.ts'

@@ -6,7 +6,7 @@
 import { ProxyError } from '../errors.ts'
 import { luaScript } from '../lua.ts'
 import type { Client } from '../model.ts'
-import type { Place } from '../parts.ts'
+import type { Place } from '../fetch-parts.ts'
 import type { SharedStore } from '../ports.ts'
 import type { Session } from '../session.ts'
 import { keyOf, shareOf } from './shares.ts'

@@ -4,7 +4,7 @@
  * because trials are taken to have come as early as they can have, and what the breaker would hold is left out.
  */
 import { ProxyError } from '../errors.ts'
-import type { Attempted, BreakerEntry } from '../parts.ts'
+import type { Attempted, BreakerEntry } from '../fetch-parts.ts'
 import { type BreakerPolicy, createBreakers } from '../resilience/breaker.ts'
 import type { RecordedAttempt } from './traffic.ts'
 import { verdictOf } from './verdict.ts'

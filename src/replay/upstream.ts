@@ -1,7 +1,7 @@
 /** In the place of upstream: every attempt ends as the recording and the weather have it, after as long as they have it. */
 import type { VerdictClass } from '../failures.ts'
 import type { ProxyRequest } from '../model.ts'
-import type { Question as Asking, Upstream } from '../parts.ts'
+import type { Question as Asking, Upstream } from '../fetch-parts.ts'
 import type { Clock } from '../ports.ts'
 import { FREE, type Fortune, type Play, type Question } from './traffic.ts'
 import { verdictOf } from './verdict.ts'

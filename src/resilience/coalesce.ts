@@ -8,7 +8,7 @@
  */
 import { overloaded, ProxyError } from '../errors.ts'
 import type { Landing, Made, RetryPolicy } from '../model.ts'
-import type { Waiter, Flight, Flights, FlightStatus, Joined, QueuedClient } from '../parts.ts'
+import type { Waiter, Flight, Flights, FlightStatus, Joined, QueuedClient } from '../flights.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
 import { createLinkedList, type ListEntry } from '../linked-list.ts'
 

@@ -4,7 +4,7 @@
  * only when nobody `interactive` waits. Questions of one client keep their order. Knows neither time nor limits.
  */
 import type { Client } from '../model.ts'
-import type { QueuedClient } from '../parts.ts'
+import type { QueuedClient } from '../flights.ts'
 
 export interface FairQueue<Waiter> {
   readonly size: number

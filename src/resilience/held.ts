@@ -1,6 +1,6 @@
 /** Attempts that wait while a circuit is open, first come first served: a bounded queue, which nobody is in beyond their patience. */
 import type { ProxyError } from '../errors.ts'
-import type { Flight } from '../parts.ts'
+import type { Flight } from '../flights.ts'
 import type { Clock } from '../ports.ts'
 import type { HeldEnd } from '../telemetry/events.ts'
 

@@ -5,7 +5,7 @@
  * failures that they pay for. One question, and one client among several, can take a part of the bucket at most, so that a
  * question that always fails does not cost others their repetitions. Never negative, never above its capacity.
  */
-import type { Spender } from '../parts.ts'
+import type { Spender } from '../fetch-parts.ts'
 import type { Clock } from '../ports.ts'
 
 export interface RetryBudgetPolicy {

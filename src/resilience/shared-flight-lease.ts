@@ -4,7 +4,7 @@
  * the store is away it changes nothing: the flight goes on.
  */
 import { luaScript } from '../lua.ts'
-import type { FlightLease } from '../parts.ts'
+import type { FlightLease } from '../flights.ts'
 import type { Emit, Shared, SharedStore } from '../ports.ts'
 import type { Session } from '../session.ts'
 import { type OutcomeRecord, type Signer, writeRecord } from './shared-flight-records.ts'

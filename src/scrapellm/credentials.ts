@@ -3,7 +3,7 @@
  * allow-list: nothing of the caller gets in but the route, the parameters and the two ids that are named here.
  */
 import type { Call, Param, Reply, UpstreamRequest } from '../model.ts'
-import type { KeyLease, RequestIdentity, Turn } from '../parts.ts'
+import type { KeyLease, RequestIdentity, Turn } from '../fetch-parts.ts'
 
 /** How long upstream tries when no `timeout` is given: docs/vendor-api.md, "Parameters". */
 const DEFAULT_TIMEOUT_MS = 300_000

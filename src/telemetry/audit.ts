@@ -8,7 +8,7 @@
  */
 import type { ProxyError } from '../errors.ts'
 import type { Call, Client, Exchange, Outcome, ProxyRequest } from '../model.ts'
-import type { RequestIdentity } from '../parts.ts'
+import type { RequestIdentity } from '../fetch-parts.ts'
 import type { Clock } from '../ports.ts'
 import type { Access } from './access-log.ts'
 import { flightLine, hitLine, operatorLine, requestLine, type LineFacts } from './audit-line.ts'

@@ -4,7 +4,7 @@
  * Never changes what it is wrapped around, and never fails it.
  */
 import type { Attempt, Landing, Outcome } from '../model.ts'
-import type { Question, RequestIdentity, Retry, Upstream } from '../parts.ts'
+import type { Question, RequestIdentity, Retry, Upstream } from '../fetch-parts.ts'
 import type { Clock } from '../ports.ts'
 import { createLinkedList } from '../linked-list.ts'
 import { markOf } from './open-requests.ts'

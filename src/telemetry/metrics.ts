@@ -8,7 +8,8 @@
  */
 import prom from 'prom-client'
 import type { Tier } from '../model.ts'
-import type { BreakerStatus, BudgetStatus, KeyStatus } from '../parts.ts'
+import type { BreakerStatus, KeyStatus } from '../fetch-parts.ts'
+import type { BudgetStatus } from '../parts.ts'
 import type { SharedState } from '../ports.ts'
 import type { BreakerState, KeyState, OverloadState } from './events.ts'
 import { closedLists, shownName, type LabelName, type LabelTypes, type ListOptions } from './labels.ts'

@@ -1,6 +1,6 @@
 /** The requests that have begun and not ended, in the order they came. */
 import type { Exchange } from '../model.ts'
-import type { RequestIdentity } from '../parts.ts'
+import type { RequestIdentity } from '../fetch-parts.ts'
 import { createLinkedList, type ListEntry } from '../linked-list.ts'
 import type { RecordedFlight } from './recorded-flight.ts'
 

@@ -1,6 +1,6 @@
 /** What is recorded of a flight, and the marks by which it is found again. */
 import type { Attempt, Call, Client, Refused } from '../model.ts'
-import type { RequestIdentity, Turn } from '../parts.ts'
+import type { RequestIdentity, Turn } from '../fetch-parts.ts'
 import type { AttemptTrail, AttemptUnderWay, FlightTrail, TrailEvent } from './trail.ts'
 
 /** A flight as it is being recorded; it changes until it has landed. Its turns and attempts are marked with it. */

@@ -18,7 +18,7 @@ import {
   type Tracer,
 } from '@opentelemetry/api'
 import type { Attempt, Exchange, Landing, Outcome } from '../model.ts'
-import type { RequestIdentity, Retry, Turn, Upstream } from '../parts.ts'
+import type { RequestIdentity, Retry, Turn, Upstream } from '../fetch-parts.ts'
 import type { Clock, Random } from '../ports.ts'
 import type { Access } from './access-log.ts'
 import { continueTrace, traceIdOf } from './traceparent.ts'

@@ -3,7 +3,7 @@
  * without its prompt, and leaves nothing behind; what may have been charged is not forgotten.
  */
 import t from 'tap'
-import type { Hold, KeyLease } from '../../src/parts.ts'
+import type { Hold, KeyLease } from '../../src/fetch-parts.ts'
 import type { Parts } from '../../src/pipeline.ts'
 import { observed } from '../support/observed.ts'
 import { aClient, answered, failed } from '../support/verdicts.ts'

@@ -1,6 +1,7 @@
 /** What the tests of jobs share: calls as the vendor's routes make them, callers that can hang up, and flights without retries. */
 import type { Call, Client, Landing, Outcome, Param, ProxyRequest, Reply, Verdict } from '../../src/model.ts'
-import type { Asked, Hold, Jobs, Profile, Question, Through, Upstream } from '../../src/parts.ts'
+import type { Asked, Hold, Question, Upstream } from '../../src/fetch-parts.ts'
+import type { Jobs, Profile, Through } from '../../src/parts.ts'
 import type { Clock } from '../../src/ports.ts'
 import { createFlights } from '../../src/resilience/coalesce.ts'
 import { createProfile } from '../../src/scrapellm/profile.ts'

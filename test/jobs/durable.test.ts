@@ -12,7 +12,7 @@ import {
 import { createPlainUpstream } from '../../src/jobs/plain.ts'
 import { createLocalJobStore, createMemoryStore, type JobStore } from '../../src/jobs/store.ts'
 import type { Call, Reply } from '../../src/model.ts'
-import type { Hold, Upstream } from '../../src/parts.ts'
+import type { Hold, Upstream } from '../../src/fetch-parts.ts'
 import type { Clock } from '../../src/ports.ts'
 import { soloSession } from '../../src/session.ts'
 import { createSimulator, instant } from '../../src/simulator/simulator.ts'

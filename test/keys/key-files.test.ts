@@ -3,7 +3,7 @@ import t from 'tap'
 import { followKeyFiles } from '../../src/keys/key-files.ts'
 import { createKeys } from '../../src/keys/pool.ts'
 import { Secret, secretOf } from '../../src/keys/secret.ts'
-import type { Turn } from '../../src/parts.ts'
+import type { Turn } from '../../src/fetch-parts.ts'
 import { epoch, fakeWorld } from '../support/world.ts'
 import { aCall, answered, failed, keyRestDefaults } from '../support/verdicts.ts'
 

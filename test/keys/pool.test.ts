@@ -6,7 +6,7 @@ import { createKeys } from '../../src/keys/pool.ts'
 import { Secret } from '../../src/keys/secret.ts'
 import type { FailureClass } from '../../src/failures.ts'
 import type { Call, Verdict } from '../../src/model.ts'
-import type { KeyLease, Keys, Turn } from '../../src/parts.ts'
+import type { KeyLease, Keys, Turn } from '../../src/fetch-parts.ts'
 import { epoch, fakeWorld } from '../support/world.ts'
 import { aCall, answered, failed, keyRestDefaults } from '../support/verdicts.ts'
 

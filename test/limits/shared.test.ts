@@ -5,7 +5,7 @@ import { createSharedConcurrencyLimits } from '../../src/limits/shared-concurren
 import { createSharedRateLimits } from '../../src/limits/shared-rate.ts'
 import { shareOf } from '../../src/limits/shares.ts'
 import type { Client, LimitState } from '../../src/model.ts'
-import type { Place } from '../../src/parts.ts'
+import type { Place } from '../../src/fetch-parts.ts'
 import type { Shared, SharedStore } from '../../src/ports.ts'
 import { createClock } from '../../src/world/clock.ts'
 import { createRandom } from '../../src/world/random.ts'

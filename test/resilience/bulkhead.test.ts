@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import t from 'tap'
-import type { Joined, Permit, QueuedClient, Waiter } from '../../src/parts.ts'
+import type { Permit } from '../../src/fetch-parts.ts'
+import type { Joined, QueuedClient, Waiter } from '../../src/flights.ts'
 import { type BulkheadPolicy, createBulkhead } from '../../src/resilience/bulkhead.ts'
 import { createFlights } from '../../src/resilience/coalesce.ts'
 import { answered, failed, retryDefaults } from '../support/verdicts.ts'

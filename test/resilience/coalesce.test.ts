@@ -1,7 +1,7 @@
 import t from 'tap'
 import { ProxyError } from '../../src/errors.ts'
 import type { Landing, RetryPolicy } from '../../src/model.ts'
-import type { Waiter, Flight } from '../../src/parts.ts'
+import type { Waiter, Flight } from '../../src/flights.ts'
 import { createFlights } from '../../src/resilience/coalesce.ts'
 import { fakeWorld } from '../support/world.ts'
 import { answered, failed, retryDefaults } from '../support/verdicts.ts'

@@ -7,7 +7,7 @@ import { createSecretKey } from 'node:crypto'
 import t, { type Test } from 'tap'
 import { ProxyError } from '../../src/errors.ts'
 import type { Entry, Landing, RetryPolicy } from '../../src/model.ts'
-import type { Waiter, FlightLease, SharedFlights } from '../../src/parts.ts'
+import type { Waiter, FlightLease, SharedFlights } from '../../src/flights.ts'
 import type { SharedScript, SharedStore } from '../../src/ports.ts'
 import { createFlights } from '../../src/resilience/coalesce.ts'
 import {

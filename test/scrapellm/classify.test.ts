@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { verdictClasses } from '../../src/failures.ts'
 import type { Call, Charge, Reply, Verdict, WireResult } from '../../src/model.ts'
-import type { KeyLease } from '../../src/parts.ts'
+import type { KeyLease } from '../../src/fetch-parts.ts'
 import { createProfile } from '../../src/scrapellm/profile.ts'
 
 const NOW = Date.UTC(2026, 4, 11, 12, 0, 0)

@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { ProxyError } from '../../src/errors.ts'
 import type { Call, Param, ProxyRequest, Target } from '../../src/model.ts'
-import type { KeyLease, Turn } from '../../src/parts.ts'
+import type { KeyLease, Turn } from '../../src/fetch-parts.ts'
 import { createProfile } from '../../src/scrapellm/profile.ts'
 
 const profile = createProfile({ version: '1.2.3' }, { wall: () => 0 })

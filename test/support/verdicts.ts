@@ -1,7 +1,7 @@
 /** Values for tests below the pipeline: verdicts of every class as upstream's errors become them, and the default policies. */
 import { traitsOf, type VerdictClass } from '../../src/failures.ts'
 import type { Attempt, Call, Client, Reply, RetryPolicy, Verdict } from '../../src/model.ts'
-import type { Attempted } from '../../src/parts.ts'
+import type { Attempted } from '../../src/fetch-parts.ts'
 
 type Failed = Extract<Verdict, { kind: 'failed' }>
 type Answered = Extract<Verdict, { kind: 'answered' }>
