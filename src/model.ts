@@ -3,7 +3,6 @@
  * a flight with its attempts, each with a verdict, and in the end one outcome.
  *
  * Points in time are epoch milliseconds, durations milliseconds, credits integers. `null` is "known to be absent".
- * Longer than other files, because the nouns are one vocabulary, read together.
  */
 import type { Fault, ProxyError } from './errors.ts'
 import type { Failure, FailureClass, VerdictClass } from './failures.ts'

@@ -5,8 +5,6 @@
  * Times are those of the store, measured on the monotonic clock of this process: a wall clock that is off by hours changes nothing.
  * While the store is away nobody is declared gone; nor is anybody for a while after the store was away, was replaced by another server
  * or has lost its data, because those who live need time to say so.
- *
- * Longer than other files, because the life of a session is read in one go.
  */
 import { luaScript } from './lua.ts'
 import type { Clock, SharedStore, Timer } from './ports.ts'

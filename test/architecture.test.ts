@@ -1,6 +1,6 @@
 /**
  * The shape of src/, kept: who may import whom, one door per library, the vendor's name in its own folder, effects only
- * at the edge, files that can be read in one go. Each rule is first shown to notice what it forbids.
+ * at the edge, files that say what they are. Each rule is first shown to notice what it forbids.
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path/posix'
@@ -253,8 +253,6 @@ const vendorFolders = ['scrapellm/', 'simulator/', 'compose.ts']
 /** The product's own name, and the two words of its settings that its users must be able to write. */
 const ownNames = /scrapellm[-_]proxy|SCRAPELLM_API_KEY|https:\/\/api\.scrapellm\.com/g
 
-const mostLines = 300
-
 // Rules: each returns its violations, one line each
 
 function importViolations(files: Sources): string[] {
@@ -295,12 +293,6 @@ function vocabularyViolations(files: Sources): string[] {
 
 function effectViolations(files: Sources): string[] {
   return linesOf(files, edge, withoutComments, new RegExp(effects.source))
-}
-
-function lengthViolations(files: Sources): string[] {
-  return [...files]
-    .filter(([, text]) => text.trimEnd().split('\n').length > mostLines && !/\blonger\b/i.test(headOf(text)))
-    .map(([path]) => `${path} has more than ${mostLines} lines and its head does not say why`)
 }
 
 function styleViolations(files: Sources): string[] {
@@ -465,15 +457,6 @@ const rules: readonly Rule[] = [
     right: [
       ['cache/a.ts', '// Date.now() would be wrong here\nsocket.setTimeout(5)\nnew Date(at)'],
       ['world/clock.ts', 'Date.now()'],
-    ],
-  },
-  {
-    name: 'a file can be read in one go, or says why not',
-    check: lengthViolations,
-    wrong: [['cache/a.ts', `/** A. */\n${'x\n'.repeat(mostLines)}`]],
-    right: [
-      ['cache/a.ts', `/** Longer than others: a table. */\n${'x\n'.repeat(mostLines)}`],
-      ['cache/b.ts', 'x\n'.repeat(mostLines)],
     ],
   },
   {

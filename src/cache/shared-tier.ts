@@ -3,8 +3,6 @@
  * wait for nobody, and what cannot be written now is written when the store is back. An older entry never takes the place of
  * a newer one, and "empty result" never that of an answer. Ages are measured by the store's clock, because those of the replicas
  * may differ by hours.
- *
- * Longer than other files, because what happens to a write while the store is away is read with the write.
  */
 import { type Blink, createBlink } from '../blink.ts'
 import type { Entry, PurgeFilter } from '../model.ts'

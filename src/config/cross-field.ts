@@ -1,6 +1,6 @@
 /**
  * What the proxy refuses to start with although every single setting is right: settings that together let strangers in,
- * give keys away, or contradict each other. Each refusal says what to do. Longer than other files, because it is the whole list.
+ * give keys away, or contradict each other. Each refusal says what to do.
  */
 import { hash } from 'node:crypto'
 import { isLoopback, isMetadata } from '../addresses.ts'

@@ -2,8 +2,6 @@
  * The proxy port: sockets on one side, exchanges on the other. Promises that every request gets exactly one answer, that
  * nothing behind a refused request on the same connection is ever executed, and that a drain loses nobody.
  * Knows neither routes nor why an answer is what it is.
- *
- * Longer than other files, because the life of a connection is read in one go.
  */
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'

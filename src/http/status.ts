@@ -1,6 +1,6 @@
 /**
  * What an operator may see of the running proxy, gathered from its parts: the JSON of `GET /status` and the page of `GET /`.
- * No secret and no prompt is in it; request ids are the callers' words. Longer than other files, because it is the whole of `/status`.
+ * No secret and no prompt is in it; request ids are the callers' words.
  */
 import type { FailureClass } from '../failures.ts'
 import type { BreakerStatus, KeyStatus } from '../fetch-parts.ts'

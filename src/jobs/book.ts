@@ -4,8 +4,6 @@
  *
  * Jobs that callers without a token submitted are everybody's, and so are those that nobody is known to have submitted. Ids
  * are secrets: none is told to telemetry.
- *
- * Longer than other files, because the rules for who owns a job are read together.
  */
 import { hash } from 'node:crypto'
 import type { Call, Client, Landing, Outcome, ProxyRequest, Reply, Verdict } from '../model.ts'

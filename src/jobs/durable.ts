@@ -4,8 +4,7 @@
  * A replica that waits for this very flight gets the job with its lease; what nobody waits for is found in the store.
  *
  * Written down before the submission as well, so that one which a crash cut off is known: its fate is not. A job is polled to its
- * end even when nobody waits any more, because it is paid for. Polls are patient; only upstream's own word ends a job. Longer than
- * other files, because the life of one job is read in one go.
+ * end even when nobody waits any more, because it is paid for. Polls are patient; only upstream's own word ends a job.
  */
 import { hash } from 'node:crypto'
 import type { Call, Charge, Reply, Verdict } from '../model.ts'

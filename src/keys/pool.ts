@@ -2,8 +2,6 @@
  * Gives upstream keys to requests, heavier ones more often, and learns from every verdict which keys must rest. Where a key is being
  * tried, or comes back within moments, a request waits for it; otherwise it is told when it does. A key may get another secret while
  * the proxy runs: that is another key, and what is said of the old one is dropped. The secrets are revealed here and nowhere else.
- *
- * Longer than other files, because the choice of a key and what changes its state belong together.
  */
 import { ProxyError } from '../errors.ts'
 import type { FailureClass } from '../failures.ts'

@@ -6,8 +6,7 @@
  * those that were held are let in a few at a time.
  *
  * opossum is the gate: every attempt goes through its `fire`, and while it is open nothing passes. When it opens and closes is
- * decided here: its own rules count calls at their start and have one probe, which may hang. Longer than other files, because the
- * states of a circuit are read together.
+ * decided here: its own rules count calls at their start and have one probe, which may hang.
  */
 import { EventEmitter } from 'node:events'
 import CircuitBreaker from 'opossum'

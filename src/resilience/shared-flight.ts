@@ -7,8 +7,6 @@
  * waits until the process that holds it is gone, or, while the store is away, until it would have been found gone: a store that blinks
  * costs no second call. Whoever waits has its own deadline. Afterwards there is no lease, no subscription and no timer left. What upstream is asked
  * and where answers are kept is known elsewhere.
- *
- * Longer than other files, because leading and following are one protocol.
  */
 import { hash } from 'node:crypto'
 import { type Blink, createBlink } from '../blink.ts'

@@ -1,8 +1,6 @@
 /**
  * The shared store on Redis: it can only help. Every call ends within the time limit, whatever Redis does; while it is known
  * not to answer, calls end at once and only a probe in the background asks. Keys and channels get the prefix here.
- *
- * Longer than other files, because every operation depends on the state that its failures change.
  */
 import { createHash } from 'node:crypto'
 import type { Clock, Emit, Random, Shared, SharedScript, SharedState, SharedStore } from '../ports.ts'
