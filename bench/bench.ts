@@ -17,6 +17,7 @@ import { startUp } from './figures/start.ts'
 import { success } from './figures/success.ts'
 import { tiers } from './figures/tiers.ts'
 import { isWrkHere } from './load.ts'
+import { removePackages } from './peers.ts'
 import { isPinned, pinSelf, stopAll } from './program.ts'
 import { tableOf } from './table.ts'
 
@@ -24,7 +25,8 @@ const figures: readonly Figure[] = [hits, misses, added, tiers, open, growth, pr
 
 const help = `npm run bench -- [--peers] [--only P1,P6] [--rounds N] [--quick]
 
-  --peers    nginx, Varnish and HAProxy as well, where they are installed
+  --peers    nginx, Varnish, Traffic Server, Squid, HAProxy and Caddy as well, where they are installed, and from npm
+             undici's interceptors, Hono with lru-cache and Portkey
   --only     the figures of these goals
   --rounds   how often everything is measured; the median counts (default 5)
   --quick    short loads: to see that everything works, not to be believed
@@ -87,5 +89,6 @@ function write(): void {
 
 async function end(code: number): Promise<never> {
   await stopAll()
+  await removePackages()
   process.exit(code)
 }

@@ -54,9 +54,26 @@ export function asking(count: number, from = 0, token = 'bench-client-token-0', 
   return { question, start: from, count, clients }
 }
 
-/** As many as get through, with 32 connections. */
-export function full(port: number, seconds: number, what: Asking): Promise<LoadResult> {
-  const order: Order = { port, connections: 32, seconds, ...what }
+/** The same question to Portkey, which forwards chat completions. It keeps nothing in its open version. */
+export function portkeyAsking(upstreamPort: number): Asking {
+  const body = JSON.stringify({ model: 'gpt', messages: [{ role: 'user', content: 'what is the best crm' }] })
+  const question = [
+    'POST /v1/chat/completions HTTP/1.1',
+    'Host: 127.0.0.1',
+    'Authorization: Bearer bench-key',
+    'x-portkey-provider: openai',
+    `x-portkey-custom-host: http://127.0.0.1:${upstreamPort}/v1`,
+    'Content-Type: application/json',
+    `Content-Length: ${body.length}`,
+    '',
+    body,
+  ].join('\r\n')
+  return { question, start: 0, count: 1, clients: 1 }
+}
+
+/** As many as get through. */
+export function full(port: number, seconds: number, what: Asking, connections = 32): Promise<LoadResult> {
+  const order: Order = { port, connections, seconds, ...what }
   return isWrkHere ? wrk(order) : own(order)
 }
 

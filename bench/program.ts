@@ -173,9 +173,20 @@ async function stop(child: ChildProcess): Promise<void> {
   clearTimeout(hard)
 }
 
-/** Nanoseconds of every thread's time on a core, where the kernel tells them. */
+/** Nanoseconds of every thread's time on a core, where the kernel tells them; of its children as well. */
 function cpuMsOf(pid: number): number {
-  return threadsOf(pid).reduce((sum, thread) => sum + onCpuMs(`/proc/${pid}/task/${thread}/schedstat`), 0)
+  const own = threadsOf(pid).reduce((sum, thread) => sum + onCpuMs(`/proc/${pid}/task/${thread}/schedstat`), 0)
+  return childrenOf(pid).reduce((sum, child) => sum + cpuMsOf(child), own)
+}
+
+/** Some do their work in a process that they start. */
+function childrenOf(pid: number): readonly number[] {
+  try {
+    const pids = threadsOf(pid).map((thread) => readFileSync(`/proc/${pid}/task/${thread}/children`, 'utf8'))
+    return pids.flatMap((text) => text.split(' ').filter(Boolean).map(Number))
+  } catch {
+    return []
+  }
 }
 
 function threadsOf(pid: number): readonly string[] {
@@ -196,5 +207,5 @@ function onCpuMs(path: string): number {
 
 function residentBytesOf(pid: number): number {
   const found = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))
-  return Number(found?.[1] ?? 0) * 1024
+  return childrenOf(pid).reduce((sum, child) => sum + residentBytesOf(child), Number(found?.[1] ?? 0) * 1024)
 }
