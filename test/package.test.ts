@@ -150,8 +150,6 @@ async function runsUnder(t: Test, shelf: string): Promise<void> {
   t.match(await begin('check').ended, { code: 0, stdout: /^ok\n/, stderr: '' })
   t.match(await begin('check', '--set', 'cahce.ttl=1h').ended, { code: 78, stderr: /did you mean "cache"/ })
 
-  t.match(await begin('completion', 'bash').ended, { code: 0, stdout: /complete -F/, stderr: '' })
-
   await t.test('the demo answers', async (t) => {
     const demo = begin('demo', '--quiet', '--port', '0', '--set', 'admin.port=0')
     const [, url = ''] = await demo.saw(/proxy +(http:\S+)/)

@@ -107,9 +107,6 @@ function misfitOf(command: CommandName, operands: readonly string[], given: read
   const surplus = operands[wanted]
   if (surplus !== undefined)
     return `${command} takes ${wanted === 0 ? 'no argument' : 'one argument'}; "${surplus}" is too many`
-  const [operand = ''] = operands
-  if (row.choices && !row.choices.includes(operand))
-    return unknown(row.operand?.toLowerCase() ?? '', operand, row.choices)
   const foreign = given.find((name) => !row.options.some((option) => option === name))
   if (foreign === undefined) return null
   const own = row.options.map((option) => `--${option}`)

@@ -1,11 +1,9 @@
-/** Every command and option, a row each: what the command line is read by, and what help, complaints and completion are made of. */
+/** Every command and option, a row each: what the command line is read by, and what help and complaints are made of. */
 import { parseDuration } from '../config/units.ts'
 import { failureNames } from '../replay/weather.ts'
 
 export interface CommandRow {
   readonly operand?: string
-  /** What the operand must be, where it is one of a few. */
-  readonly choices?: readonly string[]
   readonly options: readonly OptionName[]
   readonly help: string
 }
@@ -16,9 +14,6 @@ export interface OptionRow {
   /** What its value must be, where not anything will do. */
   readonly needs?: readonly [what: string, is: (value: string) => boolean]
 }
-
-export const shells = ['bash', 'zsh', 'fish'] as const
-export type Shell = (typeof shells)[number]
 
 const wholeNumber = 'a whole number from 1 to 100000000'
 
@@ -124,12 +119,6 @@ export const commands = {
       ] as const),
     ],
     help: 'what other settings would have made of recorded requests (--audit), or of invented ones (--requests)',
-  },
-  completion: {
-    operand: 'SHELL',
-    choices: shells,
-    options: [],
-    help: 'print what lets a shell complete commands, options and settings: bash, zsh or fish',
   },
 } as const satisfies Record<string, CommandRow>
 

@@ -5,7 +5,6 @@ import { setFlagsFromString } from 'node:v8'
 import { styleText } from 'node:util'
 import { parseCommandLine, type Invocation } from './args.ts'
 import { runCheck } from './check.ts'
-import { runCompletion } from './completion.ts'
 import { runDemo } from './demo.ts'
 import { runDoctor } from './doctor.ts'
 import { helpText } from './help.ts'
@@ -99,8 +98,6 @@ async function runCommand(invocation: Invocation, host: Host, version: string): 
       )
     case 'trace':
       return runTrace({ ...invocation, id: invocation.operand ?? '' }, io)
-    case 'completion':
-      return runCompletion(invocation, io)
     case 'replay':
       return runReplay(replayOptions(invocation), { ...io, progress })
     default:

@@ -139,13 +139,6 @@ export function settingsRows(): readonly Row[] {
   return rowsOf(schema, '')
 }
 
-/** Every setting that `--set` can name without knowing names of clients, keys or classes. */
-export function settingNames(): string[] {
-  return rowsOf(schema, '')
-    .map(({ name }) => name)
-    .filter((name) => !/NAME|CLASS|\[\]/.test(name))
-}
-
 function rowsOf(type: z.core.$ZodType, name: string): Row[] {
   const { type: bare, fallback } = peel(type)
   const said = z.globalRegistry.get(type)

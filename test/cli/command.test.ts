@@ -72,8 +72,6 @@ void t.test('the command line', async (t) => {
     [['token', '--help'], { kind: 'help', command: 'token' }],
     [['help', 'replay'], { kind: 'help', command: 'replay' }],
     [['help', 'chekc'], { kind: 'wrong', message: /did you mean "check"/ }],
-    [['completion', 'zsh'], { ...run, command: 'completion', operand: 'zsh' }],
-    [['completion', 'bsh'], { kind: 'wrong', message: 'unknown shell "bsh"; did you mean "bash"?' }],
     [['--version'], { kind: 'version' }],
     [['chekc'], { kind: 'wrong', message: 'unknown command "chekc"; did you mean "check"?' }],
     [
@@ -81,7 +79,7 @@ void t.test('the command line', async (t) => {
       {
         kind: 'wrong',
         message:
-          'unknown command "dance"; known are serve, check, doctor, schema, report, trace, token, simulator, demo, replay, completion',
+          'unknown command "dance"; known are serve, check, doctor, schema, report, trace, token, simulator, demo, replay',
       },
     ],
     [['--confg', 'a.yaml'], { kind: 'wrong', message: 'unknown option "--confg"; did you mean "--config"?' }],
