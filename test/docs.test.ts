@@ -298,7 +298,3 @@ void t.test('every file of the project that is named is there', async (t) => {
     }
   }
 })
-
-void t.test('the changelog has a place for what comes next', async (t) => {
-  t.match(read('CHANGELOG.md'), /^## \[Unreleased\]$/m)
-})

@@ -18,3 +18,18 @@ void t.test('the version is the same everywhere', async (t) => {
     [manifest.version],
   )
 })
+
+void t.test(
+  'the changelog has a place for what comes next, and this version with its date, in the sections of Keep a Changelog',
+  async (t) => {
+    const headings = read('CHANGELOG.md')
+      .split('\n')
+      .filter((line) => line.startsWith('## '))
+    t.equal(headings[0], '## [Unreleased]')
+    t.match(headings[1], /^## \[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d$/)
+    t.ok(headings[1]?.startsWith(`## [${manifest.version}] - `), `${headings[1]} is ${manifest.version}`)
+    const sections = read('CHANGELOG.md').matchAll(/^### (.*)$/gm)
+    for (const [, name = ''] of sections)
+      t.ok(['Added', 'Changed', 'Deprecated', 'Removed', 'Fixed', 'Security'].includes(name), name)
+  },
+)
