@@ -38,7 +38,7 @@ export interface Flight {
   /** Calls back when the last asker leaves. Returns the way to stop listening. */
   onAbandoned(listener: () => void): () => void
   /** How it stands now: what waiters get whose time is up before the flight ends. */
-  report(progress: Landing): void
+  report(progress: Landing | null): void
   /** Kept up to date by the code that makes the attempts. */
   readonly made: Made
   /** It waits for an open circuit: those who have a fallback leave, with what is known or CIRCUIT_OPEN. */

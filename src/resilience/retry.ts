@@ -58,6 +58,8 @@ interface State {
   onceFailures: number
   /** How often upstream sent it back as one call too many. */
   returns: number
+  /** The last failure that upstream answered; null = none has been. */
+  answer: Failed | null
 }
 /** A repetition that takes nothing from the retry budget. */
 const free = { isLast: false, isOverBudget: false, isPaid: false }
@@ -121,6 +123,7 @@ class RetryLoop implements Retry {
       uncounted: 0,
       onceFailures: 0,
       returns: 0,
+      answer: null,
     }
     let waitedMs = 0
     let repeat: Repeat | null = null
@@ -147,7 +150,8 @@ class RetryLoop implements Retry {
       }
 
       last = verdict
-      flight.report(landing(state, verdict, 'deadline'))
+      if (isAnswer(verdict)) state.answer = verdict
+      flight.report(state.answer && landing(state, state.answer, 'deadline'))
       const step = this.#decide(state, tried, verdict, repeat)
       if (step.kind === 'stop') return this.#stop(state, verdict, step.reason)
 
@@ -273,7 +277,9 @@ class RetryLoop implements Retry {
 
   #stop(state: State, verdict: Failed, reason: Refused): Landing {
     if (reason !== 'final') this.#emit({ kind: 'retry-refused', scraper: state.call.scraper, reason })
-    return landing(state, verdict, reason)
+    // Whether a job was submitted is what its last attempt says: an earlier answer would say that it was not.
+    const told = verdict.reply || state.call.endpoint === 'submit' ? verdict : (state.answer ?? verdict)
+    return landing(state, told, reason)
   }
 }
 
@@ -283,6 +289,11 @@ export function createRetry(ports: RetryPorts): Retry {
 
 function tooLate(): ProxyError {
   return new ProxyError('DEADLINE_EXCEEDED', 'The time limit of this request passed before upstream could be called.')
+}
+
+/** A refused key is the operator's to mend, and nothing to tell a caller. */
+function isAnswer(verdict: Failed): boolean {
+  return verdict.reply !== null && verdict.class !== 'unauthorized'
 }
 
 function counted({ attempts, uncounted }: State): number {

@@ -4,6 +4,7 @@
  * to the store still cannot put words into upstream's mouth, or move them from one question to another.
  */
 import { createHmac, type KeyObject, timingSafeEqual } from 'node:crypto'
+import { failureClasses } from '../failures.ts'
 import type { Entry, Landing, Refused, RetryPolicy, Verdict } from '../model.ts'
 import { mostGenerous } from './retry-policy.ts'
 
@@ -90,11 +91,13 @@ export function readRecord(text: string): OutcomeRecord {
 }
 
 /** The other replica stopped because its clients allowed no more attempts, and a client that waits here does. */
-export function mayTryMore({ verdict, stoppedBy, tried }: FailedRecord, policies: ReadonlySet<RetryPolicy>): boolean {
+export function mayTryMore({ stoppedBy, tried }: FailedRecord, policies: ReadonlySet<RetryPolicy>): boolean {
   const policy = mostGenerous(policies)
-  if (stoppedBy !== 'attempts' || !policy || !tried || verdict.class === 'rejected') return false
-  const sameClass = tried.filter((name) => name === verdict.class).length
-  return tried.length < policy.attempts && sameClass < policy.classes[verdict.class].attempts
+  // The class of the last attempt: the verdict may be that of an earlier one, which was answered.
+  const ended = failureClasses.find((name) => name === tried?.at(-1))
+  if (stoppedBy !== 'attempts' || !policy || !tried || !ended) return false
+  const sameClass = tried.filter((name) => name === ended).length
+  return tried.length < policy.attempts && sameClass < policy.classes[ended].attempts
 }
 
 /** What another replica was told, as it looks to those who rode along: nothing was tried here, and nothing spent. */

@@ -43,7 +43,7 @@ function setUp(seed = 1) {
       patienceUntil: clock.now() + patienceMs,
       endsAt: clock.now() + policy.deadline,
       policies: new Set([policy]),
-      reports: [] as Landing[],
+      reports: [] as (Landing | null)[],
     }
     const turns: (Omit<Turn, 'leftMs' | 'startableMs'> & { at: number; leftMs: number; startableMs: number })[] = []
     const flight: Flight = {

@@ -122,6 +122,48 @@ void t.test('when all attempts fail, the client gets the last upstream answer un
   t.equal(answer.headers['cache-control'], 'no-store')
 })
 
+for (const [name, steps, expected] of [
+  ['a reset', ['503', 'reset-before-charge', 'reset-before-charge'], { status: 503, attempts: '3', credits: '6' }],
+  ['a cut-off answer', ['500', 'truncated', 'truncated'], { status: 500, attempts: '3', credits: '6' }],
+] as const) {
+  void t.test(`the last upstream answer is given, too, when ${name} came after it`, async (t) => {
+    const { ask, sim } = await aProxy(t)
+    sim.script({ prompt: 'q' }, [...steps])
+    t.same(facts(await ask('q')), { code: undefined, ...expected })
+  })
+}
+
+void t.test('a submission that may have arrived is not given the answer of the attempt before', async (t) => {
+  const { ask, sim } = await aProxy(t)
+  sim.script({ prompt: 'q' }, ['503', 'reset-after-charge'])
+  t.same(facts(await ask('/scrapers/grok/jobs?prompt=q', { method: 'POST' })), {
+    status: 504,
+    attempts: '2',
+    credits: '3',
+    code: 'UPSTREAM_UNREACHABLE',
+  })
+})
+
+void t.test('patience ends: DEADLINE_EXCEEDED where no attempt was answered, else the last answer', async (t) => {
+  for (const [steps, expected] of [
+    [['reset-before-charge', 'hold'], { status: 504, code: 'DEADLINE_EXCEEDED' }],
+    [['503', 'hold'], { status: 503, code: undefined }],
+    [['503', 'reset-before-charge', 'hold'], { status: 503, code: undefined }],
+  ] as const) {
+    const { ask, sim, clock } = await aProxy(
+      t,
+      'retry: { backoff: { base: 0s }, classes: { warmingUp: { backoff: { base: 0s } } } }',
+    )
+    sim.script({ prompt: 'q' }, [...steps])
+    const answer = ask('q', { headers: { 'x-request-timeout': '20' } })
+    await sim.received(steps.length, { prompt: 'q' })
+    clock.skip(20_000)
+    t.match(facts(await answer), expected)
+    sim.release()
+    await sim.idle()
+  }
+})
+
 void t.test('upstream unreachable: 504 with a code and without a host name', async (t) => {
   const { ask, sim } = await aProxy(t)
   await sim.close()
