@@ -1,7 +1,7 @@
 /**
  * `npm run measure`: how much code one request runs. A hit and a miss, from V8's precise coverage of this process, where the
  * whole proxy runs; the Redis commands of a miss, as Redis itself reports them. Counts only, so that a busy machine gives the
- * same figures. `src/README.md` keeps the history of the table.
+ * same figures. `src/README.md` keeps the history of the table. `--list` prints each function that runs, with its calls.
  */
 import { Session } from 'node:inspector/promises'
 import { spawnSync } from 'node:child_process'
@@ -20,6 +20,8 @@ interface Path {
   readonly files: number
   readonly functions: number
   readonly calls: number
+  /** Each function that ran, with its calls, by file. */
+  readonly ran: readonly string[]
 }
 
 /** Requests before the one that counts: connections, lazy parts and memories of the first request are not its cost. */
@@ -51,6 +53,8 @@ try {
   const redis = await startRedis()
   const shared = redis ? await commandsOf(redis.port) : null
   process.stdout.write(`${table(alone, shared)}\n`)
+  if (process.argv.includes('--list'))
+    process.stdout.write(`\na hit\n${alone.hit.ran.join('\n')}\n\na miss\n${alone.miss.ran.join('\n')}\n`)
 } finally {
   await stopAll()
   rmSync(folder, { recursive: true, force: true })
@@ -83,15 +87,23 @@ async function counted(work: () => Promise<void>): Promise<Path> {
   const root = new URL('../src/', import.meta.url).href
   const files = result
     .filter(({ url }) => url.startsWith(root))
-    .map(({ functions }) =>
-      functions.filter(({ functionName }) => functionName !== '').map(({ ranges }) => ranges[0]?.count ?? 0),
-    )
-    .map((counts) => counts.filter((count) => count > 0))
-    .filter((counts) => counts.length > 0)
+    .map(({ url, functions }) => ({
+      name: url.slice(root.length),
+      functions: functions
+        .filter(({ functionName }) => functionName !== '')
+        .map(({ functionName, ranges }) => ({ functionName, calls: ranges[0]?.count ?? 0 }))
+        .filter(({ calls }) => calls > 0),
+    }))
+    .filter(({ functions }) => functions.length > 0)
+  const functions = files.flatMap((file) => file.functions)
   return {
     files: files.length,
-    functions: files.reduce((sum, counts) => sum + counts.length, 0),
-    calls: files.flat().reduce((sum, count) => sum + count, 0),
+    functions: functions.length,
+    calls: functions.reduce((sum, { calls }) => sum + calls, 0),
+    ran: files.map(
+      ({ name, functions }) =>
+        `${name}: ${functions.map(({ functionName, calls }) => (calls > 1 ? `${functionName} ${calls}` : functionName)).join(', ')}`,
+    ),
   }
 }
 
