@@ -88,7 +88,7 @@ export function compose(
   const closing = new Closing()
   let isListening = false
   const inForce = new SettingsInForce(config)
-  const telemetry = buildTelemetry({ config, world, version, scrapers: profile.scrapers, inForce, closing })
+  const telemetry = buildTelemetry({ config, world, version, scrapers: profile.scrapers, closing })
   const { log, emit } = telemetry
   const drainer = createShutdown({
     log,
@@ -96,7 +96,7 @@ export function compose(
     times: () => inForce.config().shutdown,
     parts: () => ({ ...engine, server: edge.server, generations: inForce.generations }),
   })
-  telemetry.watch({ note: drainer.note })
+  telemetry.recorder.watch(drainer)
   const stores = buildStores({ config, world, telemetry, closing })
   const limits = buildLimits({ config, world, telemetry, stores, inForce, closing })
   const isCutting = (): boolean => drainer.isCutting

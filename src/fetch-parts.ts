@@ -5,14 +5,8 @@
 import type { ProxyError } from './errors.ts'
 import type { FailureClass } from './failures.ts'
 import type { Flight, FlightLease, QueuedClient } from './flights.ts'
-import type { Attempt, Call, Charge, Client, Health, Landing, TrailMark, Verdict, WireTrouble } from './model.ts'
+import type { Attempt, Call, Charge, Client, Health, Landing, RequestIdentity, Verdict, WireTrouble } from './model.ts'
 import type { BreakerState, KeyState } from './telemetry/events.ts'
-
-export interface RequestIdentity {
-  readonly id: string
-  readonly traceparent: string | null
-  trail?: TrailMark
-}
 
 /** A place that is taken until it is left. */
 export interface Place {
@@ -73,7 +67,6 @@ export interface Turn {
   readonly isOverBudget: boolean
   /** Names of keys that this flight must not use again. */
   readonly spentKeys: ReadonlySet<string>
-  trail?: TrailMark
 }
 
 export interface Attempted {
@@ -177,6 +170,12 @@ export interface KeyStatus {
   readonly untilAt: number | null
   /** When a request may use or try it, sooner than that where no other key is ready; null = now. */
   readonly tryAt: number | null
+}
+
+/** Traces of calls, where an OpenTelemetry SDK is loaded. */
+export interface Traces {
+  /** Asks upstream within the attempt of this flight that has just begun. `traceparent`: what upstream is told. */
+  within<T>(flight: number, request: RequestIdentity, ask: (traceparent: string | null) => Promise<T>): Promise<T>
 }
 
 /** One attempt at upstream: as a plain call, or backed by a job. */

@@ -11,10 +11,23 @@
  */
 import { ProxyError } from './errors.ts'
 import type { Attempt, Call, Charge, Client, Landing, ProxyRequest } from './model.ts'
-import type { Asked, Attempted, Breakers, Bulkhead, Hold, Keys, Pass, Retry, Turn, Upstream } from './fetch-parts.ts'
+import type {
+  Asked,
+  Attempted,
+  Breakers,
+  Bulkhead,
+  Hold,
+  Keys,
+  Pass,
+  Retry,
+  Traces,
+  Turn,
+  Upstream,
+} from './fetch-parts.ts'
 import type { Waiter, Flight, FlightLease, Flights, Joined, SharedFlights } from './flights.ts'
 import type { Budget, Cache, Overload, Through } from './parts.ts'
 import type { Clock, Emit } from './ports.ts'
+import type { EventOf } from './telemetry/events.ts'
 
 export interface FetchParts {
   readonly clock: Clock
@@ -27,6 +40,7 @@ export interface FetchParts {
   readonly bulkhead: Bulkhead
   readonly overload: Overload
   readonly keys: Keys
+  readonly traces: Traces
   readonly upstream: Upstream
   /** Other replicas may be fetching the same answer. */
   readonly sharedFlights: SharedFlights
@@ -72,15 +86,18 @@ export class Fetcher {
 
   /** Joins the fetch that is under way, at no cost, or starts one, for which credits are set aside first. Rejects with BUDGET_EXHAUSTED. */
   async join(fetch: Fetch, waiter: Waiter): Promise<Joined> {
-    const { budget, flights } = this.#parts
+    const { budget, flights, emit } = this.#parts
     const { joinKey } = fetch
     const hold = flights.has(joinKey) ? budget.none : await budget.hold(fetch.client, fetch.call)
     let isLeader = false
     try {
-      return flights.join(joinKey, waiter, (flight) => {
+      const joined = flights.join(joinKey, waiter, (flight) => {
         isLeader = true
         return fetch.through(this.#run(fetch, hold, flight))
       })
+      if (!isLeader && fetch.on === 'request')
+        emit({ kind: 'flight-joined', flight: joined.id, request: fetch.request })
+      return joined
     } finally {
       if (!isLeader) hold.settle()
     }
@@ -127,8 +144,10 @@ export class Fetcher {
 
   /** As the leader in this process: leads among the replicas, too, or waits for the replica that does. */
   async #run(fetch: Fetch, hold: Hold, flight: Flight): Promise<Landing> {
-    const { call, joinKey, askedAt } = fetch
+    const { emit } = this.#parts
+    const { request, client, call, joinKey, askedAt, on } = fetch
     const key = call.endpoint === 'answer' ? joinKey : null
+    emit({ kind: 'flight-started', flight: flight.id, call, payer: client.name, request, on })
     try {
       const question = { key, scraper: call.scraper, askedAt }
       const landing = await this.#parts.sharedFlights.fly(question, flight, (lease) =>
@@ -139,6 +158,7 @@ export class Fetcher {
       return landing
     } finally {
       hold.settle()
+      emit({ kind: 'flight-ended', flight: flight.id })
     }
   }
 
@@ -146,17 +166,17 @@ export class Fetcher {
     const { emit, cache } = this.#parts
     const { fetch, flight, attempts } = led
     const { request, client, call, key } = fetch
+    const about = { flight: flight.id, payer: client.name, scraper: call.scraper }
     let landing: Landing
     try {
       landing = await this.#retried(led)
     } catch (error) {
-      if (attempts.length > 0) emit({ kind: 'flight-lost', payer: client.name, scraper: call.scraper, attempts })
+      if (attempts.length > 0) emit({ kind: 'flight-lost', ...about, attempts })
       throw error
     }
     emit({
       kind: 'flight-landed',
-      payer: client.name,
-      scraper: call.scraper,
+      ...about,
       landing,
       claimed: fetch.on === 'request' && flight.leaderWaits(),
     })
@@ -180,7 +200,7 @@ export class Fetcher {
 
   /** Null = the circuit has opened while the attempt waited for a permit or for a key: nothing was asked. */
   async #attempt(led: LedFetch, turn: Turn, pass: Pass): Promise<Attempted | null> {
-    const { bulkhead, keys, clock, emit, upstream } = this.#parts
+    const { bulkhead, keys, clock, emit, traces, upstream } = this.#parts
     const { hold, flight, lease } = led
     const { request, client, call, key } = led.fetch
     const permit = await bulkhead.enter(call.scraper, flight, client, turn.number > 1)
@@ -195,22 +215,23 @@ export class Fetcher {
       const started = { number: turn.number, startedAt: clock.now(), waitedMs, keyName: keyLease.name }
       flight.made.attempts += 1
       flight.made.credits += call.priceCredits
-      emit({ kind: 'attempt-started', scraper: call.scraper })
+      const { number, keyName } = started
+      emit({ kind: 'attempt-started', flight: flight.id, scraper: call.scraper, number, waitedMs, keyName })
       const cacheKey = request.cacheDirectives.noStore ? null : key
       let asked: Asked
       try {
-        const identity = request
-        asked = await upstream.ask({ call, turn, key: keyLease, identity, client, hold, cacheKey, lease, takeover })
+        asked = await traces.within(flight.id, request, (traceparent) => {
+          const identity = { id: request.id, traceparent }
+          return upstream.ask({ call, turn, key: keyLease, identity, client, hold, cacheKey, lease, takeover })
+        })
       } catch (error) {
         // A bug: nobody knows how far the attempt got. What may have been charged counts as charged.
         const charge: Charge = { state: 'unknown', credits: call.priceCredits }
         this.#ended(led, started, { ...NO_ANSWER, charge })
         throw error
       }
-      const { verdict, status, trouble } = asked
-      const { charge, anomalies = [] } = verdict
-      const ending = verdict.kind === 'answered' ? 'ok' : verdict.class
-      const attempt = this.#ended(led, started, { status, class: ending, charge, trouble, anomalies })
+      const { verdict } = asked
+      const attempt = this.#ended(led, started, endOf(asked))
       // Before the key and the permit go on to others: no call slips through a circuit that opens.
       pass.ended(verdict.health)
       keyLease.report(verdict)
@@ -225,32 +246,29 @@ export class Fetcher {
   #ended({ fetch, hold, flight, attempts }: LedFetch, started: AttemptStart, end: AttemptEnd): Attempt {
     const { clock, emit } = this.#parts
     const { request, client, call } = fetch
-    const { number, startedAt, waitedMs, keyName } = started
-    const { status, class: ending, charge, trouble, anomalies } = end
-    const attempt: Attempt = {
-      number,
-      startedAt,
-      durationMs: clock.now() - startedAt,
-      waitedMs,
-      keyName,
-      status,
-      class: ending,
-      charge,
-      trouble,
-      anomalies,
-    }
+    const { retryAfterMs, ...told } = end
+    const attempt: Attempt = { ...started, ...told, durationMs: clock.now() - started.startedAt }
     attempts.push(attempt)
-    flight.made.credits += charge.credits - call.priceCredits
-    emit({ kind: 'attempt-ended', scraper: call.scraper, payer: client.name, id: request.id, attempt })
-    hold.spend(charge, keyName)
+    flight.made.credits += end.charge.credits - call.priceCredits
+    const about = { flight: flight.id, scraper: call.scraper, payer: client.name, id: request.id }
+    emit({ kind: 'attempt-ended', ...about, attempt, retryAfterMs })
+    hold.spend(end.charge, started.keyName)
     return attempt
   }
 }
 
 type AttemptStart = Pick<Attempt, 'number' | 'startedAt' | 'waitedMs' | 'keyName'>
-type AttemptEnd = Required<Pick<Attempt, 'status' | 'class' | 'charge' | 'trouble' | 'anomalies'>>
+type AttemptEnd = Required<Pick<Attempt, 'status' | 'class' | 'charge' | 'trouble' | 'anomalies'>> &
+  Pick<EventOf<'attempt-ended'>, 'retryAfterMs'>
 
-const NO_ANSWER = { status: null, class: 'ambiguous', trouble: null, anomalies: [] } as const
+function endOf({ verdict, status, trouble }: Asked): AttemptEnd {
+  const { charge, anomalies = [] } = verdict
+  const failed = verdict.kind === 'failed' ? verdict : null
+  const retryAfterMs = failed?.retryAfterMs ?? null
+  return { status, class: failed?.class ?? 'ok', charge, trouble, anomalies, retryAfterMs }
+}
+
+const NO_ANSWER = { status: null, class: 'ambiguous', trouble: null, anomalies: [], retryAfterMs: null } as const
 
 export const unchanged: Through = (flight) => flight
 

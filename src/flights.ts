@@ -23,6 +23,8 @@ export interface Waiter {
 
 /** A flight as the code that flies it sees it. It belongs to no client, so what it may do is the most that a waiting client allows. */
 export interface Flight {
+  /** Events name it by this. */
+  readonly id: number
   /** The latest deadline of those who still wait; 0 when nobody does. */
   patienceUntil(): number
   /** When the flight must have ended: the latest `askedAt` + `policy.deadline` of those who still wait; 0 when nobody does. */
@@ -46,6 +48,8 @@ export interface Flight {
 }
 
 export interface Joined {
+  /** The id of the flight. */
+  readonly id: number
   readonly role: 'leader' | 'joined'
   /** Null = the asker hung up first. Rejects with DEADLINE_EXCEEDED when their time is up and nothing has been answered. */
   readonly landing: Promise<Landing | null>

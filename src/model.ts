@@ -62,8 +62,10 @@ export interface ProxyRequest {
   readonly source: RequestSource
   /** Calls back at most once, when the caller hung up before its answer. Returns the way to stop listening. */
   readonly onGone: (listener: () => void) => () => void
-  trail?: TrailMark
 }
+
+/** What a request is known by where it goes on to upstream. */
+export type RequestIdentity = Pick<ProxyRequest, 'id' | 'traceparent'>
 
 // Who asks
 
@@ -292,14 +294,7 @@ export interface Attempt {
   readonly anomalies?: readonly Anomaly[]
   /** Null = upstream answered. */
   readonly trouble: WireTrouble | null
-  trail?: TrailMark
 }
-
-/**
- * What telemetry knows a thing by, and nobody else looks at. It is on the thing itself: a `WeakMap` keeps what its keys lead to
- * alive until a full collection, and every miss would have entries in several.
- */
-export type TrailMark = object
 
 /** How a flight ended: its last real verdict, and everything that was tried on the way. */
 export interface Landing {
@@ -409,6 +404,8 @@ export interface Exchange {
   limits: LimitState | null
   /** Where it stands in credits when the answer leaves; empty without a budget. */
   credits: readonly LimitState[]
+  /** The flight it waits, or has waited, for; null = none. */
+  flight: { readonly id: number; readonly role: 'leader' | 'joined' } | null
 }
 
 /** Where the client stands after this request, for the `RateLimit` headers. */

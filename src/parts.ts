@@ -2,7 +2,7 @@
  * What the pipeline needs of each part, with the promises it relies on. Parts throw a ProxyError to end an exchange
  * and return values to continue it. What a fetch needs is in `fetch-parts.ts` and `flights.ts`.
  */
-import type { Hold, KeyLease, Place, RequestIdentity, Turn } from './fetch-parts.ts'
+import type { Hold, KeyLease, Place, Turn } from './fetch-parts.ts'
 import type {
   CacheDirectives,
   CachePolicy,
@@ -17,6 +17,7 @@ import type {
   ProxyRequest,
   PurgeFilter,
   Reply,
+  RequestIdentity,
   UpstreamRequest,
   Verdict,
   WireResult,
@@ -205,7 +206,8 @@ export interface Cache {
 export type Handle = (exchange: Exchange) => Outcome | Promise<Outcome>
 
 export interface Recorder {
-  begin(exchange: Exchange): void
+  /** The exchange waits for something: it is under way until the place is left, right before it is recorded. */
+  begin(exchange: Exchange): Place
   /** Once per exchange, whatever happened. */
   record(exchange: Exchange, outcome: Outcome): void
 }

@@ -49,11 +49,15 @@ class RequestPipeline {
 
   /** Every exchange ends here, whatever happened: one outcome, recorded once. */
   readonly handle: Handle = (exchange) => {
-    this.#parts.recorder.begin(exchange)
     const outcome = this.#decideOrRefuse(exchange)
-    return outcome instanceof Promise
-      ? outcome.then((known) => this.#end(exchange, known))
-      : this.#end(exchange, outcome)
+    return outcome instanceof Promise ? this.#wait(exchange, outcome) : this.#end(exchange, outcome)
+  }
+
+  async #wait(exchange: Exchange, deciding: Promise<Outcome>): Promise<Outcome> {
+    const place = this.#parts.recorder.begin(exchange)
+    const outcome = await deciding
+    place.leave()
+    return this.#end(exchange, outcome)
   }
 
   #end(exchange: Exchange, decided: Outcome): Outcome {
@@ -97,13 +101,13 @@ class RequestPipeline {
     return after(this.#parts.admission.admit(client, call), (limits) => {
       exchange.limits = limits
       const key = this.#parts.cache.keyOf(call, client)
-      if (call.endpoint !== 'answer') return this.#follow(this.#fetchOf(request, client, call, key), request)
+      if (call.endpoint !== 'answer') return this.#follow(exchange, this.#fetchOf(request, client, call, key))
       const until = deadlineOf(request, client)
       return after(this.#parts.cache.lookup(key, call, request.cacheDirectives, client.cache, until), (known) => {
         if (known.kind === 'fresh') return this.#given(key, known)
         const fetch = this.#fetchOf(request, client, call, key)
         if (known.kind === 'stale' && known.because !== 'error') return this.#expired(fetch, request, known)
-        return this.#forward(fetch, request, known)
+        return this.#forward(exchange, fetch, known)
       })
     })
   }
@@ -115,16 +119,16 @@ class RequestPipeline {
     return { request, client, call, key, question, askedAt, on: 'request', through: unchanged, joinKey }
   }
 
-  #follow(fetch: Fetch, request: ProxyRequest): Promise<Outcome> {
-    return this.#parts.jobs.follow(request, fetch.client, fetch.call, (call, joinKey, through) =>
-      this.#ask(request, { ...fetch, call, through, joinKey }, NOTHING_KNOWN),
+  #follow(exchange: Exchange, fetch: Fetch): Promise<Outcome> {
+    return this.#parts.jobs.follow(exchange.request, fetch.client, fetch.call, (call, joinKey, through) =>
+      this.#ask(exchange, { ...fetch, call, through, joinKey }, NOTHING_KNOWN),
     )
   }
 
-  async #forward(fetch: Fetch, request: ProxyRequest, known: Lookup): Promise<Outcome> {
-    mayForward(request)
+  async #forward(exchange: Exchange, fetch: Fetch, known: Lookup): Promise<Outcome> {
+    mayForward(exchange.request)
     try {
-      const outcome = await this.#ask(request, fetch, known)
+      const outcome = await this.#ask(exchange, fetch, known)
       return staleInstead(known, outcome) ?? outcome
     } catch (error) {
       const fallback = staleInstead(known, refused(error))
@@ -133,7 +137,8 @@ class RequestPipeline {
     }
   }
 
-  async #ask(request: ProxyRequest, fetch: Fetch, known: Lookup): Promise<Outcome> {
+  async #ask(exchange: Exchange, fetch: Fetch, known: Lookup): Promise<Outcome> {
+    const { request } = exchange
     const { client, call } = fetch
     const promisedAt = promiseAt(request, call)
     if (promisedAt !== null) this.#parts.profile.jobs.mayPromise(call)
@@ -141,6 +146,7 @@ class RequestPipeline {
     const place = await this.#parts.admission.enter(client)
     try {
       const joined = await this.#fetcher.join(fetch, this.#waiterOf(request, client, call, known.kind === 'stale'))
+      exchange.flight = joined
       const answered = joined.landing.then((landing) => this.#keyRefused(landing))
       const landing = await this.#orLater(answered, promisedAt).catch((error: unknown) =>
         refused(error, madeBy(joined)),

@@ -16,7 +16,7 @@ import type { DurableUpstream } from './jobs/durable.ts'
 import { createPlainUpstream } from './jobs/plain.ts'
 import type { KeyPool } from './keys/pool.ts'
 import type { Client } from './model.ts'
-import type { Bulkhead } from './fetch-parts.ts'
+import type { Bulkhead, Traces } from './fetch-parts.ts'
 import type { Flights, SharedFlights } from './flights.ts'
 import type { Admission, Budget, Cache, Jobs, Overload, Profile, Recorder } from './parts.ts'
 import { createPipeline, type Pipeline } from './pipeline.ts'
@@ -25,8 +25,6 @@ import type { CircuitBreakers } from './resilience/breaker.ts'
 import { createRetry } from './resilience/retry.ts'
 import type { RetryBudget } from './resilience/retry-budget.ts'
 import { clientsOf, type KnownClient } from './options.ts'
-import type { Audit } from './telemetry/audit.ts'
-import type { Tracing } from './telemetry/tracing.ts'
 
 /** Made once per process; what of it has a policy takes another one with each generation. */
 export interface Lasting {
@@ -48,8 +46,7 @@ export interface Lasting {
   readonly durable: DurableUpstream
   readonly jobs: Jobs
   readonly recorder: Recorder
-  readonly audit: Audit
-  readonly tracing: Tracing
+  readonly traces: Traces
   /** Nothing is repeated any more. */
   readonly isCutting: () => boolean
   readonly tokenUses: TokenUses
@@ -75,7 +72,7 @@ export interface Connection {
 }
 
 export function createServing(config: Config, lasting: Lasting, keys: KeyPool, before: Serving | null): Serving {
-  const { clock, random, emit, profile, tracing, audit, isCutting } = lasting
+  const { clock, random, emit, profile, isCutting } = lasting
   const known = clientsOf(config)
   const people = known.map(({ client }) => client)
   const { markReplays } = config.cache
@@ -110,10 +107,10 @@ export function createServing(config: Config, lasting: Lasting, keys: KeyPool, b
       has: lasting.flights.has,
       join: (key, asker, fly) => lasting.flights.join(key, asker, (flight) => counted(fly(flight))),
     },
-    retry: tracing.retry(audit.retry(createRetry({ clock, random, emit, budget: retryBudget, isDraining: isCutting }))),
+    retry: createRetry({ clock, random, emit, budget: retryBudget, isDraining: isCutting }),
     breakers: lasting.breakers.under(config.breaker),
     keys,
-    upstream: audit.upstream(tracing.upstream(durable)),
+    upstream: durable,
   })
 
   async function counted<T>(flight: Promise<T>): Promise<T> {

@@ -12,7 +12,7 @@ import type { DurableUpstream } from './jobs/durable.ts'
 import type { JobBook } from './jobs/book.ts'
 import type { Flights } from './flights.ts'
 import type { Clock } from './ports.ts'
-import type { TelemetryEvent } from './telemetry/events.ts'
+import type { EventOf } from './telemetry/events.ts'
 import type { Log } from './telemetry/log.ts'
 
 export interface ShutdownPorts {
@@ -36,8 +36,9 @@ export interface Shutdown {
   hurry(): void
   /** Nothing is repeated any more. */
   readonly isCutting: boolean
+  readonly kinds: readonly ['attempt-ended']
   /** Tells of the calls that are cut. */
-  note(event: TelemetryEvent): void
+  note(event: EventOf<'attempt-ended'>): void
 }
 
 /** For the answers to those whose calls are cut, and for writing down what was. */
@@ -57,9 +58,9 @@ export function createShutdown({ log, clock, times, parts }: ShutdownPorts): Shu
     get isCutting() {
       return isCutting
     },
-    note(event) {
-      if (!isCutting || event.kind !== 'attempt-ended' || event.attempt.charge.state !== 'unknown') return
-      const { id, payer, scraper, attempt } = event
+    kinds: ['attempt-ended'],
+    note({ id, payer, scraper, attempt }) {
+      if (!isCutting || attempt.charge.state !== 'unknown') return
       const { keyName, charge } = attempt
       const { credits } = charge
       log.warn('call cut, may have been charged', { id, client: payer, scraper, key_name: keyName, credits })

@@ -39,7 +39,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   'flights.ts': ['model.ts', 'errors.ts'],
   'fetch-parts.ts': ['flights.ts', 'failures.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   'ports.ts': ['model.ts', 'telemetry/events.ts'],
-  'fetch.ts': ['fetch-parts.ts', 'flights.ts', 'parts.ts', 'ports.ts', 'model.ts', 'errors.ts'],
+  'fetch.ts': ['fetch-parts.ts', 'flights.ts', 'parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   'pipeline.ts': ['fetch.ts', 'flights.ts', 'parts.ts', 'model.ts', 'errors.ts'],
   // What is shown of the parts, in the words of those who know it.
   'http/': [
@@ -206,6 +206,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'crash-recovery.ts',
     'generations.ts',
     'session.ts',
+    'linked-list.ts',
     'parts.ts',
     'ports.ts',
     'model.ts',

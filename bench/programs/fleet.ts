@@ -89,7 +89,14 @@ function exchangeFor(prompt: number): Exchange {
     onGone: () => () => undefined,
     target,
   }
-  return { request: readRequest(raw, fields, arrival), client: null, call: null, limits: null, credits: [] }
+  return {
+    request: readRequest(raw, fields, arrival),
+    client: null,
+    call: null,
+    limits: null,
+    credits: [],
+    flight: null,
+  }
 }
 
 /** The first is asked for twice as often as the second, three times as often as the third … The seed makes it repeatable. */

@@ -56,6 +56,7 @@ export function buildAdmin(base: AdminBase) {
   const { breakers, bulkhead, overload, flights, profile } = engine
   const notifier = buildNotifier(base)
   metrics.showGauges({
+    openRequests: () => telemetry.open.size,
     breakers: breakers.states,
     keys: () => generations.current.keys.states(),
     retryTokens: (scraper) => generations.current.retryBudget.tokens(scraper),
@@ -191,7 +192,7 @@ function buildNotifier({ config, world, telemetry, stores, closing }: AdminBase)
     },
     broke: (error) => emit({ kind: 'broke', where: 'notify', error }),
   })
-  telemetry.watch({ note: (event) => notifier.note(event) })
+  telemetry.recorder.watch(notifier)
   closing.add(() => notifier.close())
   return {
     resume: () => notifier.resume(),

@@ -40,7 +40,7 @@ export type Engine = ReturnType<typeof buildEngine>
 export function buildEngine(base: EngineBase) {
   const { config, world, profile, telemetry, stores, limits, inForce, closing } = base
   const { clock, random } = world
-  const { emit, recorder, audit, tracing } = telemetry
+  const { emit, recorder, tracing } = telemetry
   const { budget, admission, sharedFlights, cooldowns } = limits
   const { session, jobRecords } = stores
   telemetry.watch(watchTraffic(stores.traffic))
@@ -88,8 +88,7 @@ export function buildEngine(base: EngineBase) {
     durable,
     jobs,
     recorder,
-    audit,
-    tracing,
+    traces: tracing,
     isCutting: base.isCutting,
     tokenUses: stores.tokenUses,
   }

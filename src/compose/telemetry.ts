@@ -1,6 +1,8 @@
 /** Builds what records what happens: log, metrics, access lines, audit, traces, history. Opened first, because every other part reports here. */
 import type { Config } from '../config/schema.ts'
 import { matches } from '../http/respond.ts'
+import { createLinkedList } from '../linked-list.ts'
+import type { Exchange } from '../model.ts'
 import type { World } from '../ports.ts'
 import { auditOptions, keyNamesOf, secretsOf, tiersOf } from '../options.ts'
 import { createAccessLog } from '../telemetry/access-log.ts'
@@ -11,20 +13,18 @@ import { createMetrics } from '../telemetry/metrics.ts'
 import { createRecorder, type Watcher } from '../telemetry/recorder.ts'
 import { createTracing } from '../telemetry/tracing.ts'
 import type { Closing } from './closing.ts'
-import type { InForce } from './in-force.ts'
 
 export interface TelemetryBase {
   readonly config: Config
   readonly world: World
   readonly version: string
   readonly scrapers: readonly string[]
-  readonly inForce: InForce
   readonly closing: Closing
 }
 
 export type Telemetry = ReturnType<typeof buildTelemetry>
 
-export function buildTelemetry({ config, world, version, scrapers, inForce, closing }: TelemetryBase) {
+export function buildTelemetry({ config, world, version, scrapers, closing }: TelemetryBase) {
   const { clock, random, output } = world
   closing.add(output.flush)
   const log = createLog({ level: config.log.level, sink: output.write, secrets: secretsOf(config) })
@@ -39,11 +39,12 @@ export function buildTelemetry({ config, world, version, scrapers, inForce, clos
     ? world.openAuditFile(auditOptions(config.audit), (event) => recorder.emit(event))
     : null
   if (auditFile) closing.add(auditFile.close)
+  const open = createLinkedList<Exchange>()
   const audit = createAudit(
     { prompts: config.log.prompts },
     {
       clock,
-      keyOf: (call, client) => inForce.generations.current.cache.keyOf(call, client),
+      open,
       append: auditFile?.append ?? null,
     },
   )
@@ -58,7 +59,10 @@ export function buildTelemetry({ config, world, version, scrapers, inForce, clos
   const watchers: Watcher[] = [audit, ...tracing.watchers, history]
   const { traceIdOf } = tracing
   const { openPrompts } = audit
-  const recorder = createRecorder({ metrics, access, log, clock, matches, watchers, traceIdOf, openPrompts })
+  const recorder = createRecorder({ metrics, access, log, clock, matches, watchers, open, traceIdOf, openPrompts })
+  recorder.watch(audit)
+  recorder.watch(tracing)
+  recorder.watch(history)
 
   return {
     log,
@@ -69,8 +73,9 @@ export function buildTelemetry({ config, world, version, scrapers, inForce, clos
     tracing,
     history,
     recorder,
+    open,
     emit: recorder.emit,
-    /** From now on the listener gets every event. */
+    /** From now on it is told of every exchange. */
     watch: (watcher: Watcher) => void watchers.push(watcher),
   }
 }

@@ -248,7 +248,7 @@ class ProxyServer implements Server {
       // Nothing behind it may be executed: Node closes after such an answer, or what follows comes before the body has been judged.
       if (fields.expect !== null || hasBody(fields) || losesBytes(incoming, fields, newBytes))
         connection.closing = connection.broken = true
-      const exchange = { request, client: null, call: null, limits: null, credits: [] }
+      const exchange = { request, client: null, call: null, limits: null, credits: [], flight: null }
       if (!hasBody(fields)) return this.#serve(exchange, incoming, outgoing, connection)
       const body = readBody(incoming, request.target.path, this.#clock)
       connection.failBody = body.fail

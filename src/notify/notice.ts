@@ -2,7 +2,7 @@
  * Which events an operator is told of by webhook, and in which words (pure). The words stand alone: in Slack and Teams nothing else
  * is shown. None of them holds a secret, a prompt or a host name.
  */
-import type { TelemetryEvent } from '../telemetry/events.ts'
+import type { EventOf } from '../telemetry/events.ts'
 
 export type NoticeKind = 'budget' | 'key' | 'circuit' | 'store' | 'reload'
 
@@ -21,8 +21,19 @@ const MINUTE_MS = 60_000
 const QUIET_MS = 15 * MINUTE_MS
 const MONTH_MS = 32 * 24 * 60 * MINUTE_MS
 
+/** The events that may be told. */
+export const noticeEvents = [
+  'budget-used',
+  'key-changed',
+  'breaker-changed',
+  'disk-changed',
+  'redis-changed',
+  'reloaded',
+] as const
+export type NoticeEvent = EventOf<(typeof noticeEvents)[number]>
+
 /** Null = not told. */
-export function noticeOf(event: TelemetryEvent): Notice | null {
+export function noticeOf(event: NoticeEvent): Notice | null {
   if (event.kind === 'budget-used') return budgetNotice(event)
   if (event.kind === 'key-changed') return keyNotice(event)
   if (event.kind === 'breaker-changed') return circuitNotice(event)
@@ -30,12 +41,17 @@ export function noticeOf(event: TelemetryEvent): Notice | null {
     return storeNotice(event.file === 'records' ? 'records file' : 'disk cache', event.to, event.because)
   }
   if (event.kind === 'redis-changed') return storeNotice('Redis', event.to, event.because)
-  return event.kind === 'reloaded' ? reloadNotice(event) : null
+  return reloadNotice(event)
 }
 
-type Of<Kind extends TelemetryEvent['kind']> = Extract<TelemetryEvent, { kind: Kind }>
-
-function budgetNotice({ client, period, percent, spentCredits, limitCredits, usedUpAt }: Of<'budget-used'>): Notice {
+function budgetNotice({
+  client,
+  period,
+  percent,
+  spentCredits,
+  limitCredits,
+  usedUpAt,
+}: EventOf<'budget-used'>): Notice {
   const whose = client === '' ? 'The account as a whole' : `Client ${client}`
   const left = Math.max(0, limitCredits - spentCredits)
   const forecast =
@@ -61,7 +77,7 @@ function budgetNotice({ client, period, percent, spentCredits, limitCredits, use
   }
 }
 
-function keyNotice({ key, to, because, untilAt }: Of<'key-changed'>): Notice | null {
+function keyNotice({ key, to, because, untilAt }: EventOf<'key-changed'>): Notice | null {
   // Moments of rest are daily business.
   if (to === 'resting' && because !== 'unauthorized' && because !== 'blocked') return null
   const texts = {
@@ -73,7 +89,7 @@ function keyNotice({ key, to, because, untilAt }: Of<'key-changed'>): Notice | n
   return { event: 'key', name: `key/${key}/${to}`, onceInMs: QUIET_MS, text: texts[to], details }
 }
 
-function circuitNotice({ scraper, to }: Of<'breaker-changed'>): Notice | null {
+function circuitNotice({ scraper, to }: EventOf<'breaker-changed'>): Notice | null {
   if (to === 'half-open') return null
   const text =
     to === 'open'
@@ -101,7 +117,7 @@ function storeNotice(store: string, to: string, because: string | null): Notice 
   }
 }
 
-function reloadNotice({ result, generation, changed, mistakes }: Of<'reloaded'>): Notice {
+function reloadNotice({ result, generation, changed, mistakes }: EventOf<'reloaded'>): Notice {
   const text =
     result === 'applied'
       ? `Settings reloaded: ${changed.join(', ') || 'nothing changed'}.`

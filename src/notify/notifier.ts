@@ -5,8 +5,7 @@
  */
 import { createHmac } from 'node:crypto'
 import type { Clock, DiskRecord, OutboundProxy, Random, Timer, World } from '../ports.ts'
-import type { TelemetryEvent } from '../telemetry/events.ts'
-import { type NoticeKind, noticeOf } from './notice.ts'
+import { type NoticeEvent, noticeEvents, type NoticeKind, noticeOf } from './notice.ts'
 
 export interface Target {
   /** The same for the same URL, and says nothing about it. */
@@ -38,8 +37,9 @@ export interface NotifierPorts {
 }
 
 export interface Notifier {
+  readonly kinds: typeof noticeEvents
   /** For the recorder. */
-  note(event: TelemetryEvent): void
+  note(event: NoticeEvent): void
   /** Sends what an earlier process left. */
   resume(): Promise<void>
   close(): void
@@ -67,6 +67,7 @@ export function createNotifier(ports: NotifierPorts): Notifier {
   let isClosed = false
 
   return {
+    kinds: noticeEvents,
     note(event) {
       const meant = targets().length > 0 ? noticeOf(event) : null
       if (meant) void announce(meant).catch(broke)

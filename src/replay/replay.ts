@@ -97,9 +97,10 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
       faults: createFaultInjector(weather, traffic, createSeededHash(seed)),
       onGuess: tally.guessed,
     }),
+    traces: { within: (_flight, _request, ask) => ask(null) },
     sharedFlights: loneFlights,
     jobs,
-    recorder: { begin: () => {}, record },
+    recorder: { begin: () => ({ leave() {} }), record },
   })
 
   inTurn(traffic.kept, clock, keep)
@@ -118,6 +119,7 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
       call: null,
       limits: null,
       credits: [],
+      flight: null,
     }
     void handle(exchange)
   }

@@ -38,6 +38,7 @@ interface Waiting {
 
 /** A flight under way, with those who wait for it. */
 interface OpenFlight {
+  readonly id: number
   readonly scraper: string
   readonly startedAt: number
   /** Who began it: the first to board. */
@@ -62,6 +63,7 @@ class FlightTable implements Flights {
   /** Places in the roster: what the map forgets late is empty by then. */
   readonly #joinable = new Map<string, ListEntry<OpenFlight>>()
   #whenIdle: (() => void)[] = []
+  #begun = 0
   #grounded: ProxyError | null = null
 
   constructor({ clock, emit, random, maxWaiters = 10_000 }: FlightsPorts) {
@@ -74,10 +76,11 @@ class FlightTable implements Flights {
   readonly join = (key: string | null, waiter: Waiter, fly: Run): Joined => {
     if (this.#grounded) throw this.#grounded
     const known = key === null ? null : this.#joinable.get(key)?.member
-    if (known) return { role: 'joined', landing: this.#addWaiter(known, waiter), made: known.made }
+    if (known) return { id: known.id, role: 'joined', landing: this.#addWaiter(known, waiter), made: known.made }
 
     const { scraper } = waiter
     const openFlight: OpenFlight = {
+      id: ++this.#begun,
       scraper,
       startedAt: this.#clock.wall(),
       leader: null,
@@ -94,7 +97,7 @@ class FlightTable implements Flights {
     // The leader waits before the fetch starts, so that there is a deadline from the first moment.
     const landing = this.#addWaiter(openFlight, waiter)
     void this.#start(key, place, openFlight, fly)
-    return { role: 'leader', landing, made: openFlight.made }
+    return { id: openFlight.id, role: 'leader', landing, made: openFlight.made }
   }
 
   readonly has: Flights['has'] = (key) => key !== null && this.#joinable.has(key)
@@ -161,6 +164,7 @@ class FlightTable implements Flights {
 
   async #start(key: string | null, place: ListEntry<OpenFlight>, openFlight: OpenFlight, fly: Run): Promise<void> {
     const flight: Flight = {
+      id: openFlight.id,
       leaderWaits: () => openFlight.leader !== null && openFlight.waiting.has(openFlight.leader),
       patienceUntil: () => this.#latestOf(openFlight).deadlineAt,
       endsAt: () => this.#latestOf(openFlight).endsAt,

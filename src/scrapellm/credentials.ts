@@ -2,8 +2,8 @@
  * The request as upstream sees it, with the leased key in it, and the reply without any trace of that key. Built from an
  * allow-list: nothing of the caller gets in but the route, the parameters and the two ids that are named here.
  */
-import type { Call, Param, Reply, UpstreamRequest } from '../model.ts'
-import type { KeyLease, RequestIdentity, Turn } from '../fetch-parts.ts'
+import type { Call, Param, Reply, RequestIdentity, UpstreamRequest } from '../model.ts'
+import type { KeyLease, Turn } from '../fetch-parts.ts'
 
 /** How long upstream tries when no `timeout` is given: docs/vendor-api.md, "Parameters". */
 const DEFAULT_TIMEOUT_MS = 300_000

@@ -28,7 +28,7 @@
  */
 import type { Call, Entry } from '../model.ts'
 import type { OperatorAct } from './events.ts'
-import type { RecordedFlight } from './recorded-flight.ts'
+import type { RecordedFlight } from './flight-trails.ts'
 import type { Trail } from './trail.ts'
 
 const VERSION = 1

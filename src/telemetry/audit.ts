@@ -7,16 +7,13 @@
  * other files: when a line may be written is one rule, read in one go.
  */
 import type { ProxyError } from '../errors.ts'
-import type { Call, Client, Exchange, Outcome, ProxyRequest } from '../model.ts'
-import type { RequestIdentity } from '../fetch-parts.ts'
+import type { Call, Exchange, Outcome, RequestIdentity } from '../model.ts'
 import type { Clock } from '../ports.ts'
 import type { Access } from './access-log.ts'
 import { flightLine, hitLine, operatorLine, requestLine, type LineFacts } from './audit-line.ts'
 import { type Circumstances, createCircumstances } from './circumstances.ts'
-import type { TelemetryEvent } from './events.ts'
-import { createFlightRecorder, type FlightRecorder } from './flight-recorder.ts'
-import { createOpenRequests } from './open-requests.ts'
-import type { RecordedFlight } from './recorded-flight.ts'
+import type { EventOf } from './events.ts'
+import { FlightTrails, type RecordedFlight } from './flight-trails.ts'
 import { traceIdOf } from './traceparent.ts'
 import { promptsIn, type Role, type Trail, type TrailEvent, type Trails } from './trail.ts'
 import { createTrailRing, type TrailRing } from './trail-ring.ts'
@@ -35,17 +32,32 @@ export interface AuditOptions {
 
 export interface AuditPorts {
   readonly clock: Clock
-  /** Where the answer of a client's call is kept: who asks for the same shares a flight. */
-  readonly keyOf: (call: Call, client: Client) => string | null
+  /** The requests that have begun and not ended, in the order they came. */
+  readonly open: Iterable<Exchange>
   /** Takes one line; null = no file is wanted. */
   readonly append: ((line: string) => void) | null
 }
 
-export interface Audit extends Trails, Pick<FlightRecorder, 'retry' | 'upstream'> {
-  begin(exchange: Exchange): void
+/** The events that trails are made of. */
+const kinds = [
+  'flight-started',
+  'flight-joined',
+  'attempt-started',
+  'attempt-ended',
+  'flight-landed',
+  'flight-ended',
+  'breaker-changed',
+  'key-changed',
+  'reloaded',
+  'operator-acted',
+] as const
+type Noted = EventOf<(typeof kinds)[number]>
+
+export interface Audit extends Trails {
+  readonly kinds: typeof kinds
   ended(exchange: Exchange, outcome: Outcome, access: Access): void
   refused(access: Access, error: ProxyError): void
-  note(event: TelemetryEvent): void
+  note(event: Noted): void
   /** Whether prompts are kept from now on. */
   keepPrompts(prompts: boolean): void
   /** Of all that is under way; empty where prompts are no secret. */
@@ -71,59 +83,49 @@ class AuditTrail implements Audit {
   readonly #mostAsked: number
   readonly #mostOthers: number
   readonly #clock: Clock
-  readonly #keyOf: (call: Call, client: Client) => string | null
   readonly #append: ((line: string) => void) | null
   readonly #asked: TrailRing<Remembered>
   readonly #others: TrailRing<Remembered>
-  readonly #open = createOpenRequests()
+  readonly #open: Iterable<Exchange>
   readonly #unwritten = new Map<RecordedFlight, Unwritten>()
   readonly #circumstances: Circumstances
-  readonly #flights: FlightRecorder
+  readonly #flights: FlightTrails
+  readonly kinds = kinds
   #prompts: boolean
   #isClosed = false
-  readonly begin: Audit['begin']
-  readonly retry: Audit['retry']
-  readonly upstream: Audit['upstream']
 
   constructor(
     { prompts: promptsAtFirst, mostAsked = 2_000, mostOthers = 1_000, mostBytes = 8 * MiB }: AuditOptions,
-    { clock, keyOf, append }: AuditPorts,
+    { clock, open, append }: AuditPorts,
   ) {
     this.#mostAsked = mostAsked
     this.#mostOthers = mostOthers
     this.#clock = clock
-    this.#keyOf = keyOf
+    this.#open = open
     this.#append = append
     this.#asked = createTrailRing<Remembered>(mostAsked, mostBytes)
     this.#others = createTrailRing<Remembered>(mostOthers, mostBytes)
     this.#circumstances = createCircumstances(clock)
-    this.#flights = createFlightRecorder({
-      clock,
-      tookOff: ({ call, events }) => void events.push(...this.#circumstances.standing(call.scraper)),
-      landed: this.#landed,
-    })
+    this.#flights = new FlightTrails(clock)
     this.#prompts = promptsAtFirst
-    this.begin = this.#open.add
-    this.retry = this.#flights.retry
-    this.upstream = this.#flights.upstream
   }
 
   readonly ended = (exchange: Exchange, outcome: Outcome, access: Access): void => {
-    const { request, call } = exchange
-    this.#open.delete(exchange)
+    const { call } = exchange
     if (outcome.kind === 'hit' && call) {
       const trail = this.#trailOf(access, null, null, null)
       this.#others.push(trail)
       if (this.#append && !this.#isClosed) this.#append(hitLine(trail, call, outcome.entry))
       return
     }
-    const flight = this.#flightOf(exchange, outcome)
-    const trail = this.#trailOf(access, outcome, flight, roleOf(request, outcome, flight))
+    const flight = this.#flights.of(exchange)
+    const role = outcome.kind === 'fetched' ? outcome.role : flight && exchange.flight ? exchange.flight.role : null
+    const trail = this.#trailOf(access, outcome, flight, role)
     const isAsked = trail.role !== null || (outcome.kind === 'refused' && outcome.error.fault !== 'client')
     const ring = isAsked ? this.#asked : this.#others
     ring.push(trail)
     this.#write(trail, flight, factsOf(exchange, outcome, trail.at))
-    if (flight?.owner === request && flight.landedAt !== null) flight.owner = null
+    this.#flights.left(exchange)
   }
 
   /** A refusal so early that there was no exchange. */
@@ -133,18 +135,37 @@ class AuditTrail implements Audit {
     this.#write(trail, null, { call: null, patienceMs: null, stored: null, ageMs: null })
   }
 
-  readonly note = (event: TelemetryEvent): void => {
-    this.#circumstances.note(event, this.#flights.aloft)
-    if (event.kind === 'operator-acted' && this.#append && !this.#isClosed)
-      this.#append(operatorLine(this.#clock.wall(), event))
+  readonly note = (event: Noted): void => {
+    switch (event.kind) {
+      case 'flight-started': {
+        const { call, events } = this.#flights.started(event)
+        return void events.push(...this.#circumstances.standing(call.scraper))
+      }
+      case 'flight-ended': {
+        const flight = this.#flights.ended(event)
+        return flight ? this.#landed(flight) : undefined
+      }
+      case 'operator-acted':
+        if (this.#append && !this.#isClosed) this.#append(operatorLine(this.#clock.wall(), event))
+        return undefined
+      case 'breaker-changed':
+      case 'key-changed':
+      case 'reloaded':
+        return this.#circumstances.note(event, this.#flights.aloft())
+      case 'flight-joined':
+      case 'attempt-started':
+      case 'attempt-ended':
+      case 'flight-landed':
+        return this.#flights.note(event)
+    }
   }
 
   readonly keepPrompts: Audit['keepPrompts'] = (wanted) => void (this.#prompts = wanted)
 
   readonly openPrompts = (): readonly string[] => {
     if (this.#prompts) return []
-    const calls = Array.from(this.#flights.aloft, ({ call }) => call)
-    return [...Array.from(this.#open.all(), ({ request }) => request.target), ...calls].flatMap(({ params }) =>
+    const calls = Array.from(this.#flights.aloft(), ({ call }) => call)
+    return [...Array.from(this.#open, ({ request }) => request.target), ...calls].flatMap(({ params }) =>
       promptsIn(params),
     )
   }
@@ -153,7 +174,7 @@ class AuditTrail implements Audit {
     [...this.#everything((trail) => trail.id === id)].toSorted((a, b) => b.at - a.at)
 
   readonly recent = (count: number, isWanted: (trail: Trail) => boolean = () => true): readonly Trail[] => {
-    const begun = [...this.#open.all()].toReversed().map(this.#waiting).filter(isWanted).slice(0, count)
+    const begun = [...this.#open].toReversed().map(this.#waiting).filter(isWanted).slice(0, count)
     const over = [this.#asked, this.#others].flatMap((ring) => [...ring.newestFirst().filter(isWanted).take(count)])
     return [...begun, ...over.toSorted((a, b) => endOf(b) - endOf(a))].slice(0, count)
   }
@@ -176,39 +197,16 @@ class AuditTrail implements Audit {
     else if (this.#append && !this.#isClosed) this.#append(requestLine(trail, flight, facts))
   }
 
-  readonly #landed = (flight: RecordedFlight): void => {
+  #landed(flight: RecordedFlight): void {
     const waiting = this.#unwritten.get(flight)
     this.#unwritten.delete(flight)
-    const { owner } = flight
-    // Its request is about to be recorded; or else nobody waits for it, and it is told by itself.
-    if (owner && this.#open.has(owner)) return
-    // A trail is kept for long, and must not keep the request, with its sockets and headers, as well.
-    flight.owner = null
     // By now it is known what its call has cost.
     if (waiting) return this.#write({ ...waiting.trail, credits: creditsOf(flight) }, flight, waiting.facts)
-    if (!owner) return
-    const trail = this.#unattended(flight, owner)
+    // Its request is about to be recorded; or else nobody waits for it, and it is told by itself.
+    if (flight.isLeaderOpen) return
+    const trail = this.#unattended(flight)
     this.#asked.push(trail)
     if (this.#append && !this.#isClosed) this.#append(flightLine(trail, flight))
-  }
-
-  #flightOf({ request, client, call }: Exchange, outcome: Outcome): RecordedFlight | null {
-    // The caller got what was known; whatever is asked for it afterwards is asked for nobody.
-    if (outcome.kind === 'stale' && outcome.because === 'revalidating') return null
-    const known = this.#flights.ofOutcome(outcome) ?? this.#flights.begunFor(request)
-    if (known) return known
-    const leftEarly =
-      outcome.kind === 'gone' || (outcome.kind === 'refused' && outcome.error.code === 'DEADLINE_EXCEEDED')
-    return leftEarly ? this.#joinedBy(request, client, call) : null
-  }
-
-  /** The flight under way that somebody who waits, or has waited, must have joined. */
-  #joinedBy({ cacheDirectives }: ProxyRequest, client: Client | null, call: Call | null): RecordedFlight | null {
-    if (!client || !call || call.bypass || cacheDirectives.noCache || cacheDirectives.noStore) return null
-    const key = this.#keyOf(call, client)
-    if (key === null) return null
-    for (const flight of this.#flights.aloft) if (flight.cacheKey === key) return flight
-    return null
   }
 
   #trailOf(access: Access, outcome: Outcome | null, flight: RecordedFlight | null, role: Role | null): Remembered {
@@ -247,12 +245,12 @@ class AuditTrail implements Audit {
     return call ? this.#circumstances.standing(call.scraper) : noEvents
   }
 
-  #unattended(flight: RecordedFlight, owner: RequestIdentity): Remembered {
-    const { call, client, attempts, startedAt } = flight
+  #unattended(flight: RecordedFlight): Remembered {
+    const { requestId, traceparent, call, payer, attempts, startedAt } = flight
     const wall = this.#clock.wall()
     return {
-      ...this.#underWay({ request: owner, client, call }, startedAt),
-      bytes: 400 + 2 * owner.id.length + 250 * attempts.length,
+      ...this.#underWay({ id: requestId, traceparent }, payer, call, startedAt),
+      bytes: 400 + 2 * requestId.length + 250 * attempts.length,
       durationMs: wall - startedAt,
       status: flight.lastStatus,
       cache: 'none',
@@ -264,16 +262,13 @@ class AuditTrail implements Audit {
   }
 
   /** What is known of a request that has not ended. */
-  #underWay(
-    { request, client, call }: { readonly request: RequestIdentity } & Pick<Exchange, 'client' | 'call'>,
-    at: number,
-  ): Trail {
+  #underWay({ id, traceparent }: RequestIdentity, client: string | undefined, call: Call | null, at: number): Trail {
     return {
-      id: request.id,
-      traceId: traceIdOf(request.traceparent),
+      id,
+      traceId: traceIdOf(traceparent),
       at: Math.ceil(at),
       durationMs: null,
-      client: client?.name ?? 'unknown',
+      client: client ?? 'unknown',
       scraper: call?.scraper ?? 'none',
       endpoint: call?.endpoint ?? null,
       promptHash: call?.promptHash ?? null,
@@ -292,16 +287,16 @@ class AuditTrail implements Audit {
     }
   }
 
-  readonly #waiting = ({ request, client, call }: Exchange): Trail => {
-    const begun = this.#flights.begunFor(request)
-    const flight = begun ?? this.#joinedBy(request, client, call)
+  readonly #waiting = (exchange: Exchange): Trail => {
+    const { request, client, call } = exchange
+    const flight = this.#flights.of(exchange)
     const at = this.#clock.wall() - (this.#clock.now() - request.arrivedAt)
-    const role = begun ? 'leader' : flight ? 'joined' : null
-    return { ...this.#underWay({ request, client, call }, at), role, flight }
+    const role = flight && exchange.flight ? exchange.flight.role : null
+    return { ...this.#underWay(request, client?.name, call, at), role, flight }
   };
 
   *#everything(isWanted: (trail: Pick<Trail, 'id'>) => boolean): Generator<Trail> {
-    for (const exchange of this.#open.all()) if (isWanted(exchange.request)) yield this.#waiting(exchange)
+    for (const exchange of this.#open) if (isWanted(exchange.request)) yield this.#waiting(exchange)
     for (const trail of this.#asked.newestFirst()) if (isWanted(trail)) yield trail
     for (const trail of this.#others.newestFirst()) if (isWanted(trail)) yield trail
   }
@@ -309,12 +304,6 @@ class AuditTrail implements Audit {
 
 export function createAudit(options: AuditOptions, ports: AuditPorts): Audit {
   return new AuditTrail(options, ports)
-}
-
-function roleOf(request: ProxyRequest, outcome: Outcome, flight: RecordedFlight | null): Role | null {
-  if (outcome.kind === 'fetched') return outcome.role
-  if (!flight) return null
-  return flight.owner === request ? 'leader' : 'joined'
 }
 
 function factsOf({ request, client, call }: Exchange, outcome: Outcome, at: number): LineFacts {

@@ -1,7 +1,9 @@
 /** What stands in the way of flights, in words: circuits that are not closed, keys that rest. Told to those it concerns. */
 import type { Clock } from '../ports.ts'
-import type { TelemetryEvent } from './events.ts'
+import type { EventOf } from './events.ts'
 import { msText, type TrailEvent } from './trail.ts'
+
+type Told = EventOf<'breaker-changed' | 'key-changed' | 'reloaded'>
 
 interface Concerned {
   readonly call: { readonly scraper: string }
@@ -9,7 +11,7 @@ interface Concerned {
 }
 
 export interface Circumstances {
-  note(event: TelemetryEvent, aloft: Iterable<Concerned>): void
+  note(event: Told, aloft: Iterable<Concerned>): void
   /** What holds now for calls to this scraper. */
   standing(scraper: string): readonly TrailEvent[]
 }
@@ -23,9 +25,11 @@ export function createCircumstances(clock: Clock): Circumstances {
 
   return { note, standing }
 
-  function note(event: TelemetryEvent, aloft: Iterable<Concerned>): void {
-    if (event.kind === 'reloaded') for (const name of keys.keys()) if (!event.keys.includes(name)) keys.delete(name)
-    if (event.kind !== 'breaker-changed' && event.kind !== 'key-changed') return
+  function note(event: Told, aloft: Iterable<Concerned>): void {
+    if (event.kind === 'reloaded') {
+      for (const name of keys.keys()) if (!event.keys.includes(name)) keys.delete(name)
+      return
+    }
     const told = { at: clock.wall(), text: textOf(event) }
     const isOver = event.to === 'closed' || event.to === 'ready'
     const [known, name] = event.kind === 'key-changed' ? [keys, event.key] : [circuits, event.scraper]
@@ -43,7 +47,7 @@ export function createCircumstances(clock: Clock): Circumstances {
   }
 }
 
-function textOf(event: Extract<TelemetryEvent, { kind: 'breaker-changed' | 'key-changed' }>): string {
+function textOf(event: EventOf<'breaker-changed' | 'key-changed'>): string {
   if (event.kind === 'breaker-changed') {
     const { scraper, to, openForMs, isStillOpen } = event
     const trial = openForMs === null ? '' : `; next trial in ${msText(openForMs)}`

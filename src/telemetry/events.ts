@@ -1,6 +1,6 @@
 /** Everything that can happen beside an outcome, as one union: parts emit it, the recorder turns it into metrics and log lines. */
 import type { FailureClass, VerdictClass } from '../failures.ts'
-import type { Attempt, Landing, ProxyRequest, Refused, Tier, WireTrouble } from '../model.ts'
+import type { Attempt, Call, Landing, ProxyRequest, Refused, RequestIdentity, Tier, WireTrouble } from '../model.ts'
 
 export type BreakerState = 'closed' | 'half-open' | 'open'
 export type HeldEnd = 'passed' | 'refused' | 'left'
@@ -50,15 +50,40 @@ export interface OperatorAct {
   readonly by: string | null
 }
 
+export type EventKind = TelemetryEvent['kind']
+export type EventOf<Kind extends EventKind> = Extract<TelemetryEvent, { kind: Kind }>
+
 export type TelemetryEvent =
-  | { readonly kind: 'attempt-started'; readonly scraper: string }
+  /**
+   * A flight has begun: a question that is asked upstream once, here or by another replica. `payer` is the client that is charged for
+   * it, `request` the one it was begun for; it waits for the answer if `on` is `request`.
+   */
+  | {
+      readonly kind: 'flight-started'
+      readonly flight: number
+      readonly call: Call
+      readonly payer: string
+      readonly request: RequestIdentity
+      readonly on: 'request' | 'refresh' | 'resume'
+    }
+  /** Another request waits for the same flight. */
+  | { readonly kind: 'flight-joined'; readonly flight: number; readonly request: RequestIdentity }
+  /** The last event of a flight, however it went. */
+  | { readonly kind: 'flight-ended'; readonly flight: number }
+  | ({ readonly kind: 'attempt-started'; readonly flight: number; readonly scraper: string } & Pick<
+      Attempt,
+      'number' | 'waitedMs' | 'keyName'
+    >)
   /** One attempt has ended; `payer` is the client that is charged for it, `id` that of the request it was made for. */
   | {
       readonly kind: 'attempt-ended'
+      readonly flight: number
       readonly scraper: string
       readonly payer: string
       readonly id: string
       readonly attempt: Attempt
+      /** What upstream asked for with `Retry-After`. */
+      readonly retryAfterMs: number | null
     }
   /** An exchange with upstream has ended, polls of jobs among them; `trouble` null = upstream answered. */
   | { readonly kind: 'wire-ended'; readonly scraper: string; readonly trouble: WireTrouble | null }
@@ -118,9 +143,10 @@ export type TelemetryEvent =
       readonly because: AuditTrouble
       readonly lostLines: number
     }
-  /** A flight has ended, and `payer` was charged for it; `claimed`: it was still there to get the answer. */
+  /** Upstream has answered, and `payer` was charged for it; `claimed`: it was still there to get the answer. */
   | {
       readonly kind: 'flight-landed'
+      readonly flight: number
       readonly payer: string
       readonly scraper: string
       readonly landing: Landing
@@ -129,6 +155,7 @@ export type TelemetryEvent =
   /** A flight has come to nothing by a refusal or a bug: what its attempts cost brought nobody an answer. */
   | {
       readonly kind: 'flight-lost'
+      readonly flight: number
       readonly payer: string
       readonly scraper: string
       readonly attempts: readonly Attempt[]

@@ -10,6 +10,7 @@ import type { LabelValue } from './series.ts'
 
 /** How the parts stand at this moment. */
 export interface Gauges {
+  readonly openRequests?: () => number
   readonly breakers: () => readonly BreakerStatus[]
   readonly keys: () => readonly KeyStatus[]
   /** Left out where nothing is limited. */
@@ -59,6 +60,10 @@ const keyLevels: Readonly<Record<KeyState, number>> = { ready: 0, resting: 1, sp
 
 /** Gauges that are read from the live parts at each scrape. */
 export const readingRows: readonly Reading[] = [
+  {
+    ...row([], 'in_flight_requests', 'Client requests that are open now.'),
+    read: ({ gauges }) => [[gauges.openRequests?.() ?? 0]],
+  },
   {
     ...row(
       [],

@@ -8,7 +8,7 @@
 import type { Exchange, Outcome } from '../model.ts'
 import type { Clock, Disk } from '../ports.ts'
 import type { Access } from './access-log.ts'
-import type { OperatorAct, OperatorAction, TelemetryEvent } from './events.ts'
+import type { EventOf, OperatorAct, OperatorAction } from './events.ts'
 import {
   bucketOf,
   emptySlot,
@@ -30,10 +30,22 @@ export interface Mark {
 /** What an operator did on the admin port. */
 export interface Act extends Mark, Pick<OperatorAct, 'from' | 'by'> {}
 
+/** The events that have a mark, or tell that something is wrong. */
+const kinds = [
+  'reloaded',
+  'breaker-changed',
+  'key-changed',
+  'redis-changed',
+  'disk-changed',
+  'overload-changed',
+  'operator-acted',
+] as const
+
 export interface History {
   ended(exchange: Exchange, outcome: Outcome, access: Access): void
   begin(): void
-  note(event: TelemetryEvent): void
+  readonly kinds: typeof kinds
+  note(event: EventOf<(typeof kinds)[number]>): void
   steps(span: Span): readonly Step[]
   /** The latest last. */
   marks(span: Span): readonly Mark[]
@@ -70,6 +82,7 @@ const marksKept = 200
 const actsKept = 5
 
 class TrafficHistory implements History {
+  readonly kinds = kinds
   readonly #clock: Clock
   readonly #credits: () => { readonly spent: number; readonly saved: number }
   readonly #rings = { hour: new Map<number, Slot>(), day: new Map<number, Slot>() }
@@ -107,7 +120,7 @@ class TrafficHistory implements History {
     }
   }
 
-  readonly note = (event: TelemetryEvent): void => {
+  readonly note: History['note'] = (event) => {
     if (event.kind === 'reloaded') {
       this.#mark(event.result === 'invalid' ? 'settings refused' : `settings no. ${event.generation}`)
       this.#went('settings', event.result === 'invalid')
@@ -127,7 +140,7 @@ class TrafficHistory implements History {
     } else if (event.kind === 'overload-changed') {
       this.#mark(event.to === 'calm' ? 'overload is over' : 'overload')
       this.#went('overload', event.to !== 'calm')
-    } else if (event.kind === 'operator-acted') {
+    } else {
       this.#acts.unshift({
         at: this.#clock.wall(),
         text: actTexts[event.action](event.what),

@@ -159,7 +159,6 @@ export const counterRows = {
 
 /** Gauges that are moved up and down. */
 export const levelRows = {
-  inFlightRequests: row([], 'in_flight_requests', 'Client requests that are open now.'),
   upstreamInFlight: row(['scraper'], 'upstream_in_flight', 'Upstream attempts that are open now.'),
   ledgerImbalance: row(
     [],

@@ -5,10 +5,12 @@
  */
 import type { Code, ProxyError } from '../errors.ts'
 import type { Anomaly, Attempt, CacheLabel, Call, Entry, Exchange, Landing, Made, Outcome, Tier } from '../model.ts'
+import type { LinkedList } from '../linked-list.ts'
+import type { Place } from '../fetch-parts.ts'
 import type { Recorder } from '../parts.ts'
 import type { Clock, Emit } from '../ports.ts'
 import type { Access, AccessLog } from './access-log.ts'
-import type { OperatorAct, OperatorAction, TelemetryEvent } from './events.ts'
+import type { EventKind, EventOf, OperatorAct, OperatorAction, TelemetryEvent } from './events.ts'
 import type { JobOutcome, SampleGroup } from './labels.ts'
 import { type Ledger, createLedger, type LedgerStatus } from './ledger.ts'
 import type { Log } from './log.ts'
@@ -20,11 +22,19 @@ import { promptsIn } from './trail.ts'
 
 /** Somebody else who must know how each exchange went: the audit trail, the tracer. Never throws. */
 export interface Watcher {
+  /** It waits for something; one that is answered at once only ends. */
   begin?(exchange: Exchange): void
   ended?(exchange: Exchange, outcome: Outcome, access: Access): void
   refused?(access: Access, error: ProxyError): void
-  note?(event: TelemetryEvent): void
 }
+
+/** Somebody else who must know of some kinds of events. Never throws. */
+export interface EventWatcher<Kind extends EventKind> {
+  readonly kinds: readonly Kind[]
+  note(event: EventOf<Kind>): void
+}
+
+type Noter = Pick<EventWatcher<EventKind>, 'note'>
 
 export interface RecorderPorts {
   readonly metrics: Metrics
@@ -34,6 +44,8 @@ export interface RecorderPorts {
   /** Does the caller's `If-None-Match` name this answer? */
   readonly matches: (ifNoneMatch: string, etag: string) => boolean
   readonly watchers?: readonly Watcher[]
+  /** The requests that have begun and not ended. */
+  readonly open: LinkedList<Exchange>
   /** Prompts of all that is under way; left out, there are none to be kept from the log. */
   readonly openPrompts?: () => Iterable<string>
   /** Where a tracer is at work, the trace may be one of its own. */
@@ -42,6 +54,8 @@ export interface RecorderPorts {
 
 export interface Telemetry extends Recorder {
   readonly emit: Emit
+  /** From now on it is told of its kinds of events. */
+  watch<Kind extends EventKind>(watcher: EventWatcher<Kind>): void
   /** A refusal before there was an exchange that could be recorded. */
   readonly refused: (error: ProxyError, id?: string) => void
   /** What nobody has caught. */
@@ -67,6 +81,8 @@ class ExchangeRecorder implements Telemetry {
   readonly #clock: Clock
   readonly #matches: (ifNoneMatch: string, etag: string) => boolean
   readonly #watchers: readonly Watcher[]
+  readonly #eventWatchers = new Map<EventKind, Noter[]>()
+  readonly #open: LinkedList<Exchange>
   readonly #openPrompts: () => Iterable<string>
   readonly #traceOf: (request: Exchange['request']) => string | null
   readonly #nextAnomalyLogAt = new Map<string, number>()
@@ -83,6 +99,7 @@ class ExchangeRecorder implements Telemetry {
     this.#clock = clock
     this.#matches = matches
     this.#watchers = watchers
+    this.#open = ports.open
     this.#openPrompts = openPrompts
     this.#traceOf = ports.traceIdOf ?? (({ traceparent }) => traceIdOf(traceparent))
     this.#reachability = createReachability({ clock, log })
@@ -91,9 +108,14 @@ class ExchangeRecorder implements Telemetry {
     this.totals = this.#ledger.totals
   }
 
-  readonly begin = (exchange: Exchange): void => {
-    this.#metrics.inFlightRequests.add(1)
+  readonly begin = (exchange: Exchange): Place => {
+    const place = this.#open.add(exchange)
     for (const watcher of this.#watchers) watcher.begin?.(exchange)
+    return place
+  }
+
+  readonly watch = <Kind extends EventKind>(watcher: EventWatcher<Kind>): void => {
+    for (const kind of watcher.kinds) this.#eventWatchers.set(kind, [...(this.#eventWatchers.get(kind) ?? []), watcher])
   }
 
   readonly record = (exchange: Exchange, outcome: Outcome): void => {
@@ -108,7 +130,6 @@ class ExchangeRecorder implements Telemetry {
     const code = codeOf(outcome)
     const status = this.#isNotModified(exchange, outcome) ? 304 : statusOf(outcome, code)
 
-    this.#metrics.inFlightRequests.add(-1)
     this.#metrics.requests.add(1, client, scraper, status, cache)
     const ended = outcomeNameOf(outcome, status)
     if (ended !== null) this.#metrics.requestOutcomes.add(1, ended)
@@ -162,7 +183,7 @@ class ExchangeRecorder implements Telemetry {
   }
 
   readonly emit = (event: TelemetryEvent): void => {
-    for (const watcher of this.#watchers) watcher.note?.(event)
+    for (const watcher of this.#eventWatchers.get(event.kind) ?? nobody) watcher.note(event)
     switch (event.kind) {
       case 'attempt-started':
         this.#ledger.started()
@@ -180,6 +201,10 @@ class ExchangeRecorder implements Telemetry {
         return this.#ledger.lost(event.payer, event.scraper, event.attempts)
       case 'credits-away':
         return this.#metrics.creditsAway.add(event.credits, event.client, event.how)
+      case 'flight-started':
+      case 'flight-joined':
+      case 'flight-ended':
+        return undefined
       case 'flight-followed':
         return this.#metrics.sharedFlights.add(1, event.end)
       case 'flight-taken-over':
@@ -267,7 +292,7 @@ class ExchangeRecorder implements Telemetry {
     return entry?.status === 200 && this.#matches(request.ifNoneMatch, entry.etag)
   }
 
-  #countAttempt({ scraper, id, attempt }: Extract<TelemetryEvent, { kind: 'attempt-ended' }>): void {
+  #countAttempt({ scraper, id, attempt }: EventOf<'attempt-ended'>): void {
     this.#metrics.upstreamResponses.add(1, scraper, attempt.status ?? 'none')
     this.#metrics.attemptDuration.observe(attempt.durationMs / 1000, scraper)
     if (attempt.class !== 'ok') this.#metrics.upstreamFailures.add(1, scraper, attempt.class)
@@ -299,14 +324,14 @@ class ExchangeRecorder implements Telemetry {
     this.#log.warn('unexpected upstream answer', { scraper, anomaly, status, id })
   }
 
-  #logBreaker(event: Extract<TelemetryEvent, { kind: 'breaker-changed' }>): void {
+  #logBreaker(event: EventOf<'breaker-changed'>): void {
     const { scraper, to, openForMs, isStillOpen } = event
     if (isStillOpen) return this.#log.info('circuit stays open: a trial failed', { scraper, next_trial_ms: openForMs })
     if (to === 'open') return this.#log.warn('circuit opened', { scraper, next_trial_ms: openForMs })
     this.#log.info(to === 'closed' ? 'circuit closed' : 'circuit half-open', { scraper })
   }
 
-  #logOverload(event: Extract<TelemetryEvent, { kind: 'overload-changed' }>): void {
+  #logOverload(event: EventOf<'overload-changed'>): void {
     const { to, because, eventLoopDelayMs, memory } = event
     const fields = { because, event_loop_delay_ms: Math.round(eventLoopDelayMs), memory: Number(memory.toFixed(2)) }
     if (to === 'calm') return this.#log.info('overload is over', fields)
@@ -314,20 +339,20 @@ class ExchangeRecorder implements Telemetry {
     this.#log.error('overload: all new requests are refused', fields)
   }
 
-  #logCache({ isOver, maxBytes, memory }: Extract<TelemetryEvent, { kind: 'cache-gives-way' }>): void {
+  #logCache({ isOver, maxBytes, memory }: EventOf<'cache-gives-way'>): void {
     const fields = { max_bytes: maxBytes, memory: Number(memory.toFixed(2)) }
     if (isOver) return this.#log.info('memory is free again: the memory cache is at its full size', fields)
     this.#log.warn('memory is low: the memory cache shrinks', fields)
   }
 
-  #logKey({ key, to, because, untilAt }: Extract<TelemetryEvent, { kind: 'key-changed' }>): void {
+  #logKey({ key, to, because, untilAt }: EventOf<'key-changed'>): void {
     const fields = { key_name: key, because, until: isoTime(untilAt) }
     if (to === 'ready') return this.#log.info('upstream key ready', fields)
     if (to === 'resting') return this.#log.warn('upstream key rests', fields)
     this.#log.error('upstream key spent', fields)
   }
 
-  #logDisk({ file, to, because }: Extract<TelemetryEvent, { kind: 'disk-changed' }>): void {
+  #logDisk({ file, to, because }: EventOf<'disk-changed'>): void {
     if (file === 'answers') {
       return to === 'up' ? this.#log.info('disk cache is back') : this.#log.warn('disk cache lost', { because })
     }
@@ -337,7 +362,7 @@ class ExchangeRecorder implements Telemetry {
     this.#log.error('records file lost: budgets and jobs cannot be saved', { because })
   }
 
-  #logReload(event: Extract<TelemetryEvent, { kind: 'reloaded' }>): void {
+  #logReload(event: EventOf<'reloaded'>): void {
     const { result, because, generation, changed, waiting, mistakes } = event
     if (result === 'invalid') return this.#log.error('settings not reloaded', { because, generation, mistakes })
     this.#log.info('settings reloaded', { because, generation, changed })
@@ -356,6 +381,7 @@ export function createRecorder(ports: RecorderPorts): Telemetry {
   return new ExchangeRecorder(ports)
 }
 
+const nobody: readonly Noter[] = []
 const ANOMALY_LOG_MS = 3_600_000
 
 function sampleGroupOf(sample: number): SampleGroup {

@@ -3,10 +3,10 @@
  * OpenTelemetry SDK, spans say what happened: `request`, below that of the leader its `flight`, below it each `attempt`. Who
  * joined a flight has a link to it. The one door to the API; without an SDK nothing is wrapped and no span is made.
  *
- * Spans are tied together by the objects they are about, not by an ambient context: a flight belongs to no caller's.
+ * Spans are tied together by the ids in events and by the request they are about, not by an ambient context: a flight belongs to no
+ * caller's.
  */
 import {
-  type Attributes,
   context,
   type Context,
   ProxyTracerProvider,
@@ -17,21 +17,33 @@ import {
   trace,
   type Tracer,
 } from '@opentelemetry/api'
-import type { Attempt, Exchange, Landing, Outcome } from '../model.ts'
-import type { RequestIdentity, Retry, Turn, Upstream } from '../fetch-parts.ts'
+import type { Exchange, Outcome, ProxyRequest, RequestIdentity } from '../model.ts'
+import type { Traces } from '../fetch-parts.ts'
 import type { Clock, Random } from '../ports.ts'
 import type { Access } from './access-log.ts'
+import type { EventOf } from './events.ts'
 import { continueTrace, traceIdOf } from './traceparent.ts'
 
-export interface Tracing {
+/** The events that spans are made of; none where nothing is traced. */
+const kinds = [
+  'flight-started',
+  'flight-joined',
+  'attempt-started',
+  'attempt-ended',
+  'flight-landed',
+  'flight-ended',
+] as const
+type Noted = EventOf<(typeof kinds)[number]>
+
+export interface Tracing extends Traces {
   /** Whoever must know how exchanges begin and end; empty where nothing is traced. */
   readonly watchers: readonly {
     begin(exchange: Exchange): void
     ended(exchange: Exchange, outcome: Outcome, access: Access): void
   }[]
-  retry(retry: Retry): Retry
-  upstream(upstream: Upstream): Upstream
-  traceIdOf(request: RequestIdentity): string | null
+  readonly kinds: readonly Noted['kind'][]
+  note(event: Noted): void
+  traceIdOf(request: ProxyRequest): string | null
 }
 
 interface TracingPorts {
@@ -43,7 +55,7 @@ interface TracingPorts {
 /** To be called when the SDK has been loaded, which `node --import` does before anything else. */
 export function createTracing({ clock, random, version }: TracingPorts): Tracing {
   const tracer = loadedTracer(version)
-  return tracer ? createSpans(tracer, clock) : withoutSpans(random)
+  return tracer ? new Spans(tracer, clock) : withoutSpans(random)
 }
 
 const NAME = 'scrapellm-proxy'
@@ -58,14 +70,10 @@ function loadedTracer(version: string): Tracer | null {
 function withoutSpans(random: Random): Tracing {
   return {
     watchers: [],
-    retry: (retry) => retry,
-    upstream: ({ ask }) => ({
-      ask: (question) => {
-        const { id, traceparent } = question.identity
-        if (traceparent === null) return ask(question)
-        return ask({ ...question, identity: { id, traceparent: continueTrace(traceparent, spanId(random)) } })
-      },
-    }),
+    kinds: [],
+    note: () => {},
+    within: (_flight, { traceparent }, ask) =>
+      ask(traceparent === null ? null : continueTrace(traceparent, spanId(random))),
     traceIdOf: ({ traceparent }) => traceIdOf(traceparent),
   }
 }
@@ -75,21 +83,64 @@ function spanId(random: Random): string {
   return random.id().replaceAll('-', '').slice(-16)
 }
 
-function createSpans(tracer: Tracer, clock: Clock): Tracing {
-  const requests = new WeakMap<RequestIdentity, Span>()
-  const flights = new WeakMap<Turn, TracedFlight>()
-  const landed = new WeakMap<Attempt, Span>()
+interface TracedFlight {
+  readonly startedAt: number
+  readonly about: EventOf<'flight-started'>
+  /** Null = upstream has not been asked. */
+  span: Span | null
+  /** Of the attempt under way. */
+  attempt: Span | null
+  /** Requests that joined before upstream was asked. */
+  readonly joiners: Span[]
+  isAnswered: boolean
+}
 
-  return { watchers: [{ begin, ended }], retry, upstream, traceIdOf: idOf }
+class Spans implements Tracing {
+  readonly #tracer: Tracer
+  readonly #clock: Clock
+  readonly #requests = new WeakMap<RequestIdentity, Span>()
+  readonly #flights = new Map<number, TracedFlight>()
+  readonly watchers: Tracing['watchers']
+  readonly kinds = kinds
 
-  function begin({ request }: Exchange): void {
-    const span = tracer.startSpan('request', { kind: SpanKind.SERVER }, remoteParent(request.traceparent))
-    requests.set(request, span)
+  constructor(tracer: Tracer, clock: Clock) {
+    this.#tracer = tracer
+    this.#clock = clock
+    this.watchers = [{ begin: ({ request }) => void this.#spanOf(request), ended: this.#ended }]
   }
 
-  function ended({ request, client, call }: Exchange, outcome: Outcome, access: Access): void {
-    const span = requests.get(request)
-    if (!span) return
+  readonly note = (event: Noted): void => {
+    if (event.kind === 'flight-started') {
+      const startedAt = this.#clock.wall()
+      const nothing = { span: null, attempt: null, isAnswered: false }
+      this.#flights.set(event.flight, { startedAt, about: event, joiners: [], ...nothing })
+      return
+    }
+    const flight = this.#flights.get(event.flight)
+    if (!flight) return
+    if (event.kind === 'attempt-started') this.#attemptStarted(flight, event)
+    else if (event.kind === 'attempt-ended') attemptEnded(flight, event)
+    else if (event.kind === 'flight-joined') this.#joined(flight, event.request)
+    else if (event.kind === 'flight-landed') landed(flight, event)
+    else {
+      this.#flights.delete(event.flight)
+      ended(flight)
+    }
+  }
+
+  readonly within: Traces['within'] = (id, request, ask) => {
+    const span = this.#flights.get(id)?.attempt
+    if (!span) return ask(request.traceparent)
+    return context.with(trace.setSpan(ROOT_CONTEXT, span), () => ask(traceparentOf(span) ?? request.traceparent))
+  }
+
+  readonly traceIdOf: Tracing['traceIdOf'] = (request) => {
+    const own = this.#spanOf(request).spanContext()
+    return trace.isSpanContextValid(own) ? own.traceId : traceIdOf(request.traceparent)
+  }
+
+  readonly #ended = ({ request, client, call }: Exchange, _outcome: Outcome, access: Access): void => {
+    const span = this.#spanOf(request)
     span.setAttributes({
       'proxy.request_id': request.id,
       'proxy.client': client?.name ?? 'unknown',
@@ -100,93 +151,69 @@ function createSpans(tracer: Tracer, clock: Clock): Tracing {
       ...(access.code && { 'proxy.code': access.code }),
       ...(access.status !== 'gone' && { 'http.response.status_code': access.status }),
     })
-    const first = outcome.kind === 'fetched' && outcome.role === 'joined' ? outcome.landing.attempts[0] : undefined
-    const flight = first && landed.get(first)
-    if (flight) span.addLink({ context: flight.spanContext() })
     if (access.status !== 'gone' && access.status >= 500) span.setStatus({ code: SpanStatusCode.ERROR })
     span.end()
   }
 
-  function retry(inner: Retry): Retry {
-    return {
-      async run(call, spender, flight, attempt) {
-        const traced: TracedFlight = { startedAt: clock.wall(), span: null }
-        let landing: Landing | null = null
-        try {
-          landing = await inner.run(call, spender, flight, async (turn) => {
-            flights.set(turn, traced)
-            const tried = await attempt(turn)
-            if (tried && traced.span) landed.set(tried.attempt, traced.span)
-            return tried
-          })
-          return landing
-        } finally {
-          endFlight(traced, landing)
-        }
-      },
-    }
+  /** Begun with hindsight where the request was answered at once. */
+  #spanOf(request: ProxyRequest): Span {
+    const known = this.#requests.get(request)
+    if (known) return known
+    const startTime = this.#clock.wall() - (this.#clock.now() - request.arrivedAt)
+    const options = { kind: SpanKind.SERVER, startTime }
+    const span = this.#tracer.startSpan('request', options, remoteParent(request.traceparent))
+    this.#requests.set(request, span)
+    return span
   }
 
-  function upstream(inner: Upstream): Upstream {
-    return {
-      async ask(question) {
-        const { call, turn, identity, key, client } = question
-        const flight = flights.get(turn) ?? { startedAt: clock.wall(), span: null }
-        flight.span ??= startFlight(identity, flight.startedAt, {
-          'proxy.request_id': identity.id,
-          'proxy.scraper': call.scraper,
-          'proxy.payer': client.name,
-        })
-        const attributes = { 'proxy.attempt': turn.number, 'proxy.key': key.name, 'proxy.waited_ms': turn.waitedMs }
-        const parent = trace.setSpan(ROOT_CONTEXT, flight.span)
-        const span = tracer.startSpan('attempt', { kind: SpanKind.CLIENT, attributes }, parent)
-        try {
-          const traceparent = traceparentOf(span) ?? identity.traceparent
-          const asked = await context.with(trace.setSpan(parent, span), () =>
-            inner.ask({ ...question, identity: { id: identity.id, traceparent } }),
-          )
-          const { verdict, status } = asked
-          span.setAttributes({
-            'proxy.class': verdict.kind === 'answered' ? 'ok' : verdict.class,
-            'proxy.charge': verdict.charge.state,
-            'proxy.credits': verdict.charge.credits,
-            ...(status !== null && { 'http.response.status_code': status }),
-          })
-          if (verdict.kind === 'failed') span.setStatus({ code: SpanStatusCode.ERROR })
-          return asked
-        } finally {
-          span.end()
-        }
-      },
-    }
+  #joined(flight: TracedFlight, request: RequestIdentity): void {
+    const joiner = this.#requests.get(request)
+    if (!joiner) return
+    if (flight.span) joiner.addLink({ context: flight.span.spanContext() })
+    else flight.joiners.push(joiner)
   }
 
-  /** Only now it is known whose it is, so it is begun with hindsight. */
-  function startFlight(identity: RequestIdentity, startTime: number, attributes: Attributes): Span {
-    const request = requests.get(identity)
-    const parent = request ? trace.setSpan(ROOT_CONTEXT, request) : remoteParent(identity.traceparent)
-    return tracer.startSpan('flight', { kind: SpanKind.INTERNAL, startTime, attributes }, parent)
+  #attemptStarted(flight: TracedFlight, { number, keyName, waitedMs }: EventOf<'attempt-started'>): void {
+    flight.span ??= this.#startFlight(flight)
+    const attributes = { 'proxy.attempt': number, 'proxy.key': keyName, 'proxy.waited_ms': waitedMs }
+    const parent = trace.setSpan(ROOT_CONTEXT, flight.span)
+    flight.attempt = this.#tracer.startSpan('attempt', { kind: SpanKind.CLIENT, attributes }, parent)
   }
 
-  function idOf(request: RequestIdentity): string | null {
-    const own = requests.get(request)?.spanContext()
-    return own && trace.isSpanContextValid(own) ? own.traceId : traceIdOf(request.traceparent)
+  /** Only now upstream is asked, so it is begun with hindsight. */
+  #startFlight({ about: { request, call, payer }, startedAt: startTime, joiners }: TracedFlight): Span {
+    const attributes = { 'proxy.request_id': request.id, 'proxy.scraper': call.scraper, 'proxy.payer': payer }
+    const leader = this.#requests.get(request)
+    const parent = leader ? trace.setSpan(ROOT_CONTEXT, leader) : remoteParent(request.traceparent)
+    const span = this.#tracer.startSpan('flight', { kind: SpanKind.INTERNAL, startTime, attributes }, parent)
+    for (const joiner of joiners.splice(0)) joiner.addLink({ context: span.spanContext() })
+    return span
   }
 }
 
-interface TracedFlight {
-  readonly startedAt: number
-  /** Null = upstream has not been asked. */
-  span: Span | null
+function attemptEnded(flight: TracedFlight, { attempt }: EventOf<'attempt-ended'>): void {
+  const { attempt: span } = flight
+  flight.attempt = null
+  span?.setAttributes({
+    'proxy.class': attempt.class,
+    'proxy.charge': attempt.charge.state,
+    'proxy.credits': attempt.charge.credits,
+    ...(attempt.status !== null && { 'http.response.status_code': attempt.status }),
+  })
+  if (attempt.class !== 'ok') span?.setStatus({ code: SpanStatusCode.ERROR })
+  span?.end()
 }
 
-function endFlight({ span }: TracedFlight, landing: Landing | null): void {
-  if (!span) return
-  if (landing)
-    span.setAttributes({ 'proxy.attempts': landing.attempts.length, 'proxy.credits': landing.chargedCredits })
-  if (landing?.stoppedBy) span.setAttribute('proxy.stopped_by', landing.stoppedBy)
-  if (landing?.verdict.kind !== 'answered') span.setStatus({ code: SpanStatusCode.ERROR })
-  span.end()
+function landed(flight: TracedFlight, { landing }: EventOf<'flight-landed'>): void {
+  const { attempts, chargedCredits, stoppedBy, verdict } = landing
+  flight.span?.setAttributes({ 'proxy.attempts': attempts.length, 'proxy.credits': chargedCredits })
+  if (stoppedBy) flight.span?.setAttribute('proxy.stopped_by', stoppedBy)
+  flight.isAnswered = verdict.kind === 'answered'
+}
+
+function ended({ span, isAnswered }: TracedFlight): void {
+  if (!isAnswered) span?.setStatus({ code: SpanStatusCode.ERROR })
+  span?.end()
 }
 
 function remoteParent(traceparent: string | null): Context {

@@ -86,6 +86,7 @@ function setUp(setting: Setting) {
     admission,
     breakers,
     keys,
+    traces: { within: (_flight, _request, ask) => ask(null) },
     sharedFlights: loneFlights,
     retry: createRetry({ clock, random, emit, budget }),
     clients: { identify: () => client },
@@ -137,7 +138,7 @@ function setUp(setting: Setting) {
         return { verdict, status: verdict.reply?.status ?? 200, trouble: null }
       },
     },
-    recorder: { begin: () => {}, record: (_exchange, outcome) => void outcomes.push(outcome) },
+    recorder: { begin: () => ({ leave() {} }), record: (_exchange, outcome) => void outcomes.push(outcome) },
   })
 
   function ask({ patienceMs = 600_000, question = '/scrapers/alpha', bypass = false }: AskOptions = {}) {
@@ -167,7 +168,7 @@ function setUp(setting: Setting) {
         return () => void listeners.delete(listener)
       },
     }
-    const exchange: Exchange = { request, client: null, call: null, limits: null, credits: [] }
+    const exchange: Exchange = { request, client: null, call: null, limits: null, credits: [], flight: null }
     const hangUp = (): void => [...listeners].forEach((listener) => listener())
     return { outcome: Promise.resolve(handle(exchange)), hangUp, listeners }
   }

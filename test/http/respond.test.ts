@@ -67,6 +67,7 @@ function exchange(request: Partial<ProxyRequest> = {}, more: Partial<Exchange> =
     call: null,
     limits: null,
     credits: [],
+    flight: null,
     ...more,
   }
 }

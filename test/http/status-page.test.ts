@@ -384,7 +384,10 @@ void t.test('a request that left a flight early says so; one that never flew has
   audit.note({ kind: 'key-changed', key: 'main', to: 'resting', because: null, untilAt: null })
   await finish({ id: 'next', prompt: 'next' })
   t.match(textOf(run(byId, 'next').body), 'key main rested')
-  recorder.begin({ request: { id: 'young', arrivedAt: clock.now(), cacheDirectives: {}, traceparent: null } } as never)
+  recorder.begin({
+    request: { id: 'young', arrivedAt: clock.now(), cacheDirectives: {}, traceparent: null },
+    flight: null,
+  } as never)
   t.match(textOf(run(byId, 'young').body), /Asked by unknown For none/)
 })
 

@@ -47,6 +47,7 @@ function setUp(seed = 1) {
     }
     const turns: (Omit<Turn, 'leftMs' | 'startableMs'> & { at: number; leftMs: number; startableMs: number })[] = []
     const flight: Flight = {
+      id: 1,
       leaderWaits: () => true,
       mostUrgent: () => null,
       onJoined: () => () => {},

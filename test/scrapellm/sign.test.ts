@@ -2,7 +2,8 @@
 import fc from 'fast-check'
 import t from 'tap'
 import type { Call, Param, ProxyRequest, UpstreamRequest } from '../../src/model.ts'
-import type { KeyLease, RequestIdentity, Turn } from '../../src/fetch-parts.ts'
+import type { RequestIdentity } from '../../src/model.ts'
+import type { KeyLease, Turn } from '../../src/fetch-parts.ts'
 import { createProfile } from '../../src/scrapellm/profile.ts'
 
 const profile = createProfile({ version: '1.2.3' }, { wall: () => 0 })

@@ -145,7 +145,7 @@ export function createReplica({
     async ask(request) {
       const parts = known(server)
       const { handle, respond } = parts.serving()
-      const exchange = { request, client: null, call: null, limits: null, credits: [] }
+      const exchange = { request, client: null, call: null, limits: null, credits: [], flight: null }
       open += 1
       try {
         return respond(exchange, await handle(exchange), clock.wall())

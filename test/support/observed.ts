@@ -21,6 +21,7 @@ import { createKeys } from '../../src/keys/pool.ts'
 import { Secret } from '../../src/keys/secret.ts'
 import { createAdmission } from '../../src/limits/admission.ts'
 import { createBudget } from '../../src/limits/budget.ts'
+import { createLinkedList } from '../../src/linked-list.ts'
 import type { Client, Exchange, Outcome, ProxyRequest, Verdict, CacheDirectives } from '../../src/model.ts'
 import type { Question } from '../../src/fetch-parts.ts'
 import type { Profile } from '../../src/parts.ts'
@@ -123,11 +124,12 @@ export function observed(observation: Observation = {}) {
   const access = createAccessLog({ level: 'info', prompts: false }, { clock, sink })
   const log = createLog({ level: 'info', sink, secrets: [] })
   const tracing = createTracing({ clock, random, version: '0.0.0-test' })
+  const open = createLinkedList<Exchange>()
   const audit = createAudit(
     { prompts: false, ...observation.audit },
     {
       clock,
-      keyOf: (call, client) => cache.keyOf(call, client),
+      open,
       append: observation.noFile ? null : (line) => void lines.push(line),
     },
   )
@@ -139,9 +141,13 @@ export function observed(observation: Observation = {}) {
     clock,
     matches,
     watchers: [audit, ...tracing.watchers, history],
+    open,
     traceIdOf: tracing.traceIdOf,
     openPrompts: audit.openPrompts,
   })
+  recorder.watch(audit)
+  recorder.watch(tracing)
+  recorder.watch(history)
   const { emit } = recorder
 
   const cache = createCache(
@@ -198,7 +204,7 @@ export function observed(observation: Observation = {}) {
     cache,
     budget,
     flights,
-    retry: tracing.retry(audit.retry(createRetry({ clock, random, emit, budget: retryBudget }))),
+    retry: createRetry({ clock, random, emit, budget: retryBudget }),
     breakers,
     overload: neverOverloaded,
     bulkhead: createBulkhead(
@@ -206,16 +212,15 @@ export function observed(observation: Observation = {}) {
       { clock, random, emit },
     ),
     keys,
-    upstream: audit.upstream(
-      tracing.upstream({
-        async ask(question) {
-          calls.push(question)
-          const verdict = says(calls.length, question)
-          await new Promise<void>((resolve) => clock.after(takesMs, resolve))
-          return { verdict, status: verdict.reply?.status ?? null, trouble: null }
-        },
-      }),
-    ),
+    traces: tracing,
+    upstream: {
+      async ask(question) {
+        calls.push(question)
+        const verdict = says(calls.length, question)
+        await new Promise<void>((resolve) => clock.after(takesMs, resolve))
+        return { verdict, status: verdict.reply?.status ?? null, trouble: null }
+      },
+    },
     sharedFlights: loneFlights,
     jobs: {
       follow: () => Promise.reject(new Error('no jobs here')),
@@ -286,7 +291,7 @@ export function observed(observation: Observation = {}) {
         return () => void listeners.delete(listener)
       },
     }
-    const exchange: Exchange = { request, client: null, call: null, limits: null, credits: [] }
+    const exchange: Exchange = { request, client: null, call: null, limits: null, credits: [], flight: null }
     return {
       outcome: Promise.resolve(handle(exchange)),
       hangUp: () => [...listeners].forEach((listener) => listener()),

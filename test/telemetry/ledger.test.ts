@@ -2,6 +2,7 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { matches } from '../../src/http/respond.ts'
+import { createLinkedList } from '../../src/linked-list.ts'
 import type { Attempt, Charge, Entry, Exchange, Landing, Outcome, Verdict } from '../../src/model.ts'
 import { createLog } from '../../src/telemetry/log.ts'
 import { createMetrics } from '../../src/telemetry/metrics.ts'
@@ -32,25 +33,24 @@ function createScene() {
   const clock = fakeClock()
   const log = createLog({ level: 'info', sink: (text) => void lines.push(text), secrets: [] })
   const access = { write() {}, flush() {}, adopt() {} }
-  const recorder = createRecorder({ metrics, access, log, clock, matches })
+  const recorder = createRecorder({ metrics, access, log, clock, matches, open: createLinkedList() })
   const { emit, credits } = recorder
 
   function attempt(verdict: Verdict, { payer = 'payer', scraper = 'alpha', keyName = 'main' } = {}): Attempt {
     const { attempt } = attempted(verdict, { keyName })
-    emit({ kind: 'attempt-started', scraper })
-    emit({ kind: 'attempt-ended', id: 'r1', scraper, payer, attempt })
+    emit({ kind: 'attempt-started', flight: 1, number: 1, waitedMs: 0, keyName: 'main', scraper })
+    emit({ kind: 'attempt-ended', flight: 1, retryAfterMs: null, id: 'r1', scraper, payer, attempt })
     return attempt
   }
 
   function land(attempts: Attempt[], verdict: Verdict, { payer = 'payer', scraper = 'alpha', claimed = true } = {}) {
     const landing: Landing = { verdict, attempts, stoppedBy: null, chargedCredits: 0, entry: null }
-    emit({ kind: 'flight-landed', payer, scraper, landing, claimed })
+    emit({ kind: 'flight-landed', flight: 1, payer, scraper, landing, claimed })
     return landing
   }
 
   function answer(outcome: Outcome, client = 'other', scraper = 'alpha'): void {
     const exchange = exchangeOf(client, scraper, clock.now())
-    recorder.begin(exchange)
     recorder.record(exchange, outcome)
   }
 
@@ -94,6 +94,7 @@ function exchangeOf(client: string, scraper: string, arrivedAt: number): Exchang
     call: aCall({ scraper }),
     limits: null,
     credits: [],
+    flight: null,
   }
 }
 
@@ -133,7 +134,7 @@ const nothing = {
 
 void t.test('An attempt ends in one entry, under who pays for it, what was asked and the key', async (t) => {
   const scene = createScene()
-  scene.emit({ kind: 'attempt-started', scraper: 'alpha' })
+  scene.emit({ kind: 'attempt-started', flight: 1, number: 1, waitedMs: 0, keyName: 'main', scraper: 'alpha' })
   scene.attempt(failed('serverError'))
   scene.attempt(failed('ambiguous', { charge: unknown }), { keyName: 'spare' })
   scene.attempt(failed('ambiguous', { charge: { state: 'charged', credits: 2 } }), { scraper: 'beta' })

@@ -2,6 +2,7 @@
 import t from 'tap'
 import { ProxyError, refusals } from '../../src/errors.ts'
 import { matches } from '../../src/http/respond.ts'
+import { createLinkedList } from '../../src/linked-list.ts'
 import type { Attempt, Call, Client, Entry, Exchange, Landing, Outcome, Tier, Verdict } from '../../src/model.ts'
 import type { BreakerStatus, KeyStatus } from '../../src/fetch-parts.ts'
 import type { BudgetStatus } from '../../src/parts.ts'
@@ -32,7 +33,9 @@ function createScene(
     tiers: names.tiers ?? ['memory'],
     version: '1.2.3',
   })
+  const open = createLinkedList<Exchange>()
   metrics.showGauges({
+    openRequests: () => open.size,
     breakers: () => live.breakers,
     keys: () => live.keys,
     budgets: () => names.budgets ?? [budget, { ...budget, client: '' }],
@@ -50,7 +53,7 @@ function createScene(
   })
   const access = createAccessLog({ level: 'info', prompts: false }, { clock, sink })
   const log = createLog({ level: 'debug', sink, secrets: [canary.key] })
-  const recorder = createRecorder({ metrics, access, log, clock, matches })
+  const recorder = createRecorder({ metrics, access, log, clock, matches, open })
 
   return {
     metrics,
@@ -62,8 +65,9 @@ function createScene(
     now: () => now,
     /** One exchange from arrival to outcome, `ms` later. */
     end(exchange: Exchange, outcome: Outcome, ms = 0) {
-      recorder.begin(exchange)
+      const place = recorder.begin(exchange)
       now += ms
+      place.leave()
       recorder.record(exchange, outcome)
     },
     exchange(change: { client?: string | null; call?: Partial<Call> | null; ifNoneMatch?: string } = {}): Exchange {
@@ -94,6 +98,7 @@ function createScene(
         call: change.call === null ? null : { ...question, ...change.call },
         limits: null,
         credits: [],
+        flight: null,
       }
     },
     async scrape() {
@@ -226,12 +231,20 @@ void t.test('a miss, then a hit: one bill, and the same amount saved', async (t)
   const miss = scene.exchange()
   const paid = attempt({ startedAt: start + 10 })
   scene.begin(miss)
-  scene.emit({ kind: 'attempt-started', scraper: 'chatgpt' })
+  scene.emit({ kind: 'attempt-started', flight: 1, number: 1, waitedMs: 0, keyName: 'main', scraper: 'chatgpt' })
   const during = await scene.scrape()
   t.equal(during('in_flight_requests'), 1)
   t.equal(during('upstream_in_flight{scraper="chatgpt"}'), 1)
 
-  scene.emit({ kind: 'attempt-ended', id: 'r1', scraper: 'chatgpt', payer: 'search-team', attempt: paid })
+  scene.emit({
+    kind: 'attempt-ended',
+    flight: 1,
+    retryAfterMs: null,
+    id: 'r1',
+    scraper: 'chatgpt',
+    payer: 'search-team',
+    attempt: paid,
+  })
   scene.end(miss, fetched(answered, { landing: landing(answered, { attempts: [paid], chargedCredits: 3 }) }), 8020)
   scene.end(scene.exchange(), hit, 2)
 
@@ -535,7 +548,15 @@ void t.test('job calls are counted by how they ended', async (t) => {
 void t.test('events beside the outcomes are counted, and those an operator must know are logged', async (t) => {
   const scene = createScene()
   const end = (change: Partial<Attempt>) =>
-    scene.emit({ kind: 'attempt-ended', id: 'r1', scraper: 'gemini', payer: 'batch', attempt: attempt(change) })
+    scene.emit({
+      kind: 'attempt-ended',
+      flight: 1,
+      retryAfterMs: null,
+      id: 'r1',
+      scraper: 'gemini',
+      payer: 'batch',
+      attempt: attempt(change),
+    })
   end({ status: 503, class: 'warmingUp', charge: { state: 'free', credits: 0 } })
   end({ status: null, class: 'ambiguous', charge: { state: 'unknown', credits: 3 } })
   end({ status: 418, class: 'rejected', charge: { state: 'free', credits: 0 } })
@@ -659,7 +680,15 @@ void t.test('a label value that is on no list is counted under its stand-in', as
   )
   scene.end(scene.exchange({ client: 'intruder' }), fetched({ ...failed, reply: reply(799) }))
   const stranger = attempt({ keyName: 'stranger', status: 599, class: 'gatewayTimeout' })
-  scene.emit({ kind: 'attempt-ended', id: 'r1', scraper: 'other', payer: 'intruder', attempt: stranger })
+  scene.emit({
+    kind: 'attempt-ended',
+    flight: 1,
+    retryAfterMs: null,
+    id: 'r1',
+    scraper: 'other',
+    payer: 'intruder',
+    attempt: stranger,
+  })
   scene.emit({ kind: 'cache-evicted', tier: 'redis' })
   const value = await scene.scrape()
   t.equal(value('requests_total{client="unknown",scraper="none",status="4xx",cache="miss"}'), 1)
@@ -673,7 +702,15 @@ void t.test('what is scraped is what the catalogue describes, default process me
   const scene = createScene()
   scene.end(scene.exchange(), hit)
   scene.end(scene.exchange(), { kind: 'refused', error: new ProxyError('RATE_LIMITED', 'Slow.') })
-  scene.emit({ kind: 'attempt-ended', id: 'r1', scraper: 'chatgpt', payer: 'batch', attempt: attempt() })
+  scene.emit({
+    kind: 'attempt-ended',
+    flight: 1,
+    retryAfterMs: null,
+    id: 'r1',
+    scraper: 'chatgpt',
+    payer: 'batch',
+    attempt: attempt(),
+  })
   scene.emit({ kind: 'queue-left', scraper: 'chatgpt', waitedMs: 300 })
   const { contentType, body } = await scene.metrics.text()
   t.equal(contentType, 'text/plain; version=0.0.4; charset=utf-8')
@@ -705,11 +742,19 @@ void t.test('a day of fifty clients with a budget and two scrapers each stays wi
       const scraper = scrapers[(i + offset) % scrapers.length] ?? ''
       const end = (outcome: Outcome) => scene.end(scene.exchange({ client, call: { scraper } }), outcome)
       const ended = (change: Partial<Attempt>) =>
-        scene.emit({ kind: 'attempt-ended', id: 'r1', scraper, payer: client, attempt: attempt(change) })
+        scene.emit({
+          kind: 'attempt-ended',
+          flight: 1,
+          retryAfterMs: null,
+          id: 'r1',
+          scraper,
+          payer: client,
+          attempt: attempt(change),
+        })
       end(hit)
       ended({})
       const paid = landing(answered, { attempts: [attempt()], chargedCredits: 3 })
-      scene.emit({ kind: 'flight-landed', payer: client, scraper, landing: paid, claimed: true })
+      scene.emit({ kind: 'flight-landed', flight: 1, payer: client, scraper, landing: paid, claimed: true })
       end(fetched(answered))
       // One in five has a bad day.
       if (i % 5 > 0) continue
