@@ -12,6 +12,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { compose, type App } from '../src/compose.ts'
 import { loadConfig } from '../src/config/load.ts'
+import type { SharedStore, World } from '../src/ports.ts'
 import { realWorld } from '../src/world/real.ts'
 import { pathOf, stopAll } from './program.ts'
 import { startRedis } from './redis.ts'
@@ -30,6 +31,7 @@ const WARM_UP = 20
 const folder = mkdtempSync(join(tmpdir(), 'measure-'))
 /** Called when upstream is asked. */
 let onAsked = (): void => {}
+let roundTripsMade = 0
 const upstream = createServer((request, response) => {
   onAsked()
   const { searchParams } = new URL(request.url ?? '', 'http://upstream')
@@ -107,8 +109,8 @@ async function counted(work: () => Promise<void>): Promise<Path> {
   }
 }
 
-/** The commands that one miss sends to Redis, those of heartbeats left out. */
-async function commandsOf(port: number): Promise<{ readonly all: number; readonly before: number }> {
+/** The commands that one miss sends to Redis, those of heartbeats left out, and those that wait for one before. */
+async function commandsOf(port: number) {
   const audit = `audit: { path: "${folder}/audit.ndjson" }`
   const { app, ask } = await startProxy(`redis: { url: "redis://127.0.0.1:${port}" }\n${audit}`)
   for (let number = 0; number < WARM_UP; number += 1) await ask(`warm up with redis ${number}`)
@@ -118,8 +120,9 @@ async function commandsOf(port: number): Promise<{ readonly all: number; readonl
   monitor.write('MONITOR\r\n')
   await until(() => seen.includes('+OK'))
   seen = ''
-  let before = 0
-  onAsked = () => (before = commandsIn(seen))
+  let [before, roundTrips] = [0, 0]
+  roundTripsMade = 0
+  onAsked = () => void ([before, roundTrips] = [commandsIn(seen), roundTripsMade])
   await ask('never asked before, with redis')
   // Redis reports in order: the rate check of the next request comes after everything the miss has sent.
   const sent = seen
@@ -127,12 +130,31 @@ async function commandsOf(port: number): Promise<{ readonly all: number; readonl
   await until(() => commandsIn(seen) > commandsIn(sent))
   monitor.destroy()
   await close(app)
-  return { all: commandsIn(seen) - 1, before }
+  return { all: commandsIn(seen) - 1, before, roundTrips }
 }
 
-/** Commands of clients: not those that scripts call. */
+/** A command that is sent while no other is under way begins a round trip. */
+function countingRoundTrips(store: SharedStore): SharedStore {
+  let underWay = 0
+  return {
+    ...store,
+    get state() {
+      return store.state
+    },
+    async run(...asked) {
+      if (underWay === 0) roundTripsMade += 1
+      underWay += 1
+      const reply = await store.run(...asked)
+      underWay -= 1
+      return reply
+    },
+  }
+}
+
+/** Commands of clients: not those that scripts call, and not what is said and asked once in a while without a request. */
 function commandsIn(monitored: string): number {
-  return monitored.split('\r\n').filter((line) => line.startsWith('+') && !line.includes(' lua] ')).length
+  const others = / lua\] |session:\{all\}|:purges"/
+  return monitored.split('\r\n').filter((line) => line.startsWith('+') && !others.test(line)).length
 }
 
 async function until(isSo: () => boolean): Promise<void> {
@@ -160,7 +182,9 @@ ${settings}
     {},
     (path) => readFileSync(path, 'utf8'),
   )
-  const app = compose(loaded, realWorld(), '0.0.0')
+  const world = realWorld()
+  const openShared: World['openShared'] = (options, emit) => countingRoundTrips(world.openShared(options, emit))
+  const app = compose(loaded, { ...world, openShared }, '0.0.0')
   const { port } = await app.listen()
   return { app, ask: (prompt: string) => ask(port, prompt) }
 }
@@ -201,7 +225,7 @@ function table(
     pathRow('a miss without Redis', alone.miss),
     ...(commands
       ? [
-          `| a miss with Redis and audit: Redis commands, of them before upstream is asked | ${commands.all}, ${commands.before} |`,
+          `| a miss with Redis and audit: Redis commands, of them before upstream is asked, in round trips | ${commands.all}, ${commands.before}, ${commands.roundTrips} |`,
         ]
       : []),
     `| functions over 100 lines, over 150 | ${longerThan(100)}, ${longerThan(150)} |`,

@@ -98,12 +98,16 @@ class RequestPipeline {
     const { request } = exchange
     const client = (exchange.client = this.#parts.clients.identify(request))
     const call = (exchange.call = this.#parts.profile.read(request))
-    return after(this.#parts.admission.admit(client, call), (limits) => {
+    const admitted = this.#parts.admission.admit(client, call)
+    const key = this.#parts.cache.keyOf(call, client)
+    const lookUp = (): Lookup | Promise<Lookup> =>
+      this.#parts.cache.lookup(key, call, request.cacheDirectives, client.cache, deadlineOf(request, client))
+    // What takes a round trip to the shared store takes the same one.
+    const ahead = admitted instanceof Promise && call.endpoint === 'answer' ? lookUp() : null
+    return after(admitted, (limits) => {
       exchange.limits = limits
-      const key = this.#parts.cache.keyOf(call, client)
       if (call.endpoint !== 'answer') return this.#follow(exchange, this.#fetchOf(request, client, call, key))
-      const until = deadlineOf(request, client)
-      return after(this.#parts.cache.lookup(key, call, request.cacheDirectives, client.cache, until), (known) => {
+      return after(ahead ?? lookUp(), (known) => {
         if (known.kind === 'fresh') return this.#given(key, known)
         const fetch = this.#fetchOf(request, client, call, key)
         if (known.kind === 'stale' && known.because !== 'error') return this.#expired(fetch, request, known)

@@ -212,6 +212,13 @@ export interface SharedScript {
   readonly replies: 'text' | 'bytes'
 }
 
+/** A script with what it is run on. */
+export interface SharedStep {
+  readonly script: SharedScript
+  readonly keys: readonly string[]
+  readonly args: readonly (string | number | Buffer)[]
+}
+
 export interface SharedListener {
   /** A hint and no more: anybody may have sent it, it may come twice, late or never. */
   onMessage(message: string): void

@@ -6,7 +6,8 @@
  */
 import { type Blink, createBlink } from '../blink.ts'
 import type { Entry, PurgeFilter } from '../model.ts'
-import type { Clock, Emit, Random, SharedScript, SharedStore, Timer } from '../ports.ts'
+import { argumentsInOne, inOne } from '../lua.ts'
+import type { Clock, Emit, Random, SharedScript, SharedStep, SharedStore, Timer } from '../ports.ts'
 import { type CacheBus, createCacheBus, purgedMessage, replacedMessage } from './bus.ts'
 import { type Codec, FORMAT, STAMP_CHARS } from './codec.ts'
 import { matches } from './entry.ts'
@@ -19,9 +20,9 @@ export interface SharedTier {
   write(key: string, entry: Entry): void
   /**
    * True = this entry is kept, or a newer one, or one of a greater fence. Fences are texts that sort; null is the newest. False =
-   * it can never be kept.
+   * it can never be kept. `ended`: it is kept, and `end` was run in the same command. Its keys share the slot of the entry's.
    */
-  keep(key: string, entry: Entry, fence: string | null): Promise<boolean | 'away'>
+  keep(key: string, entry: Entry, fence: string | null, end?: SharedStep | null): Promise<boolean | 'ended' | 'away'>
   /** For all replicas; where the store is away, as soon as it is back. */
   purge(filter: PurgeFilter): void
   /** An entry in memory needs no look at this tier now. */
@@ -86,6 +87,9 @@ if ARGV[5] ~= '' then redis.call('SET', KEYS[2], ARGV[5], 'PX', ARGV[2]) end
 redis.call('PUBLISH', ARGV[3], ARGV[4])
 return 1`,
 }
+
+/** Each with the script that ends the flight of the entry. */
+const writeAndEndScripts = new WeakMap<SharedScript, SharedScript>()
 
 interface Waiting {
   readonly entry: Entry
@@ -168,9 +172,10 @@ class RedisTier implements SharedTier {
     this.#keepTrack(done)
   }
 
-  readonly keep: SharedTier['keep'] = async (key, entry, fence) => {
-    const sent = await this.#send(key, entry, fence)
-    return sent === 'away' ? 'away' : sent === 'kept'
+  readonly keep: SharedTier['keep'] = async (key, entry, fence, end = null) => {
+    const sent = await this.#send(key, entry, fence, end)
+    if (sent === 'away') return 'away'
+    return sent === 'kept' && end ? 'ended' : sent === 'kept'
   }
 
   readonly purge = (filter: PurgeFilter): void => {
@@ -219,7 +224,12 @@ class RedisTier implements SharedTier {
   }
 
   /** `away`: it may be tried again. */
-  async #send(key: string, entry: Entry, fence: string | null): Promise<'kept' | 'useless' | 'away'> {
+  async #send(
+    key: string,
+    entry: Entry,
+    fence: string | null,
+    end: SharedStep | null = null,
+  ): Promise<'kept' | 'useless' | 'away'> {
     // Never more than the whole: a clock that was set back meanwhile would make the entry younger than new.
     const leftMs = Math.ceil(entry.keptUntil - Math.max(this.#clock.wall(), entry.storedAt))
     if (leftMs <= 0) return 'useless'
@@ -232,12 +242,20 @@ class RedisTier implements SharedTier {
     }
     const message = replacedMessage(this.#id, key, entry.storedAt)
     const args = [bytes, leftMs, this.#channelName, message, fence ?? '']
-    const written = await this.#store.run(writeScript, [nameOf(key), `${nameOf(key)}:fence`], args)
+    const isWritten = await this.#write([nameOf(key), `${nameOf(key)}:fence`], args, end)
+    if (isWritten === 'away') return 'away'
+    if (isWritten) this.#bus.trust(entry)
     // A newer one is there: ours is not to be given here either.
-    if (fence !== null && written.kind === 'known' && written.value === 0)
-      this.#memory.outdated(key, entry.storedAt + 1)
-    if (written.kind === 'known' && written.value === 1) this.#bus.trust(entry)
-    return written.kind === 'away' ? 'away' : 'kept'
+    else if (fence !== null) this.#memory.outdated(key, entry.storedAt + 1)
+    return 'kept'
+  }
+
+  async #write(keys: readonly string[], args: SharedStep['args'], end: SharedStep | null): Promise<boolean | 'away'> {
+    const written = end
+      ? await this.#store.run(writeAndEnd(end.script), [...keys, ...end.keys], argumentsInOne(args, end.args))
+      : await this.#store.run(writeScript, keys, args)
+    if (written.kind === 'away') return 'away'
+    return (Array.isArray(written.value) ? written.value[0] : written.value) === 1
   }
 
   // While the store is away
@@ -303,6 +321,14 @@ class RedisTier implements SharedTier {
 
 export function createSharedTier(ports: SharedTierPorts): SharedTier {
   return new RedisTier(ports)
+}
+
+function writeAndEnd(endScript: SharedScript): SharedScript {
+  const known = writeAndEndScripts.get(endScript)
+  if (known) return known
+  const made = inOne(writeScript, endScript)
+  writeAndEndScripts.set(endScript, made)
+  return made
 }
 
 /**

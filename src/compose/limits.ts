@@ -81,7 +81,7 @@ function shareLimits(store: SharedStore, { world, telemetry, stores, inForce, cl
   const { clock, random } = world
   const { emit } = telemetry
   const { session, shared, signingKeys } = stores
-  const concurrency = createSharedConcurrencyLimits({ store, session })
+  const concurrency = createSharedConcurrencyLimits({ store, session, clock })
   const budget = createSharedBudget({
     store,
     clock,
@@ -102,7 +102,7 @@ function shareLimits(store: SharedStore, { world, telemetry, stores, inForce, cl
     session,
     signer: createSigner(signingKeys.all),
     read: (key) => shared?.read(key) ?? Promise.resolve('away'),
-    keep: (key, entry, fence) => shared?.keep(key, entry, fence) ?? Promise.resolve('away'),
+    keep: (key, entry, fence, end) => shared?.keep(key, entry, fence, end) ?? Promise.resolve('away'),
   })
   closing.add(async () => {
     flights.close()

@@ -13,7 +13,7 @@ export function createSharedAdmission({ rates, concurrency }: SharedAdmissionPor
   return {
     admit(client, call) {
       mayAsk(client, call)
-      return rates.admit(client)
+      return rates.admit(client, () => concurrency.comeAlong(client))
     },
     giveBack: rates.giveBack,
     enter: concurrency.enter,

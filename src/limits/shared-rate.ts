@@ -8,12 +8,16 @@ import type { Client, LimitState, RatePolicy } from '../model.ts'
 import type { Clock, SharedStore } from '../ports.ts'
 import type { Session } from '../session.ts'
 import { requestsPolicy, withOneMore } from './policy.ts'
+import type { ComingPermits } from './shared-concurrency.ts'
 import { createRateLimits, rateLimited } from './rate.ts'
 import { keyOf, shareOf } from './shares.ts'
 
 export interface SharedRateLimits {
-  /** Null = this client has no limit, which takes no asking. Rejects with RATE_LIMITED and the time to wait. */
-  admit(client: Client): LimitState | null | Promise<LimitState>
+  /**
+   * Null = this client has no limit, which takes no asking. Rejects with RATE_LIMITED and the time to wait. `permits` are asked for in the
+   * same command.
+   */
+  admit(client: Client, permits?: () => ComingPermits | null): LimitState | null | Promise<LimitState>
   /** One request that was let in did not count after all. Does not wait for the store. */
   giveBack(client: Client, limits: LimitState, leftMs: number): LimitState
 }
@@ -25,22 +29,30 @@ interface RatePorts {
 }
 
 const rateScript = luaScript('rate.lua', import.meta.url, 1)
+const rateAndPermitsScript = luaScript('rate.lua', import.meta.url, 2)
 const giveBackScript = luaScript('rate-back.lua', import.meta.url, 1)
 
 export function createSharedRateLimits({ store, clock, session }: RatePorts): SharedRateLimits {
   const alone = createRateLimits({ clock })
 
-  function admit(client: Client): LimitState | null | Promise<LimitState> {
-    return client.rate ? together(client, client.rate) : null
+  function admit(
+    client: Client,
+    permits: () => ComingPermits | null = () => null,
+  ): LimitState | null | Promise<LimitState> {
+    return client.rate ? together(client, client.rate, permits()) : null
   }
 
-  async function together(client: Client, rate: RatePolicy): Promise<LimitState> {
+  async function together(client: Client, rate: RatePolicy, permits: ComingPermits | null): Promise<LimitState> {
     const perRequestUs = perRequest(rate)
     const toleranceUs = perRequestUs * (rate.burst - 1)
-    const reply = await store.run(rateScript, [keyOf('rate', client.name)], [perRequestUs, toleranceUs])
+    const key = keyOf('rate', client.name)
+    const reply = permits
+      ? await store.run(rateAndPermitsScript, [key, permits.key], [perRequestUs, toleranceUs, ...permits.args])
+      : await store.run(rateScript, [key], [perRequestUs, toleranceUs])
     const told = reply.kind === 'known' ? readReply(reply.value) : null
+    permits?.ended(told ? told.hasPermits : null)
     if (!told) return byItself(client, rate)
-    const [isAdmitted, us] = told
+    const { isAdmitted, us } = told
     if (!isAdmitted) {
       throw rateLimited(rate, Math.ceil(us / 1_000))
     }
@@ -79,8 +91,8 @@ function perRequest({ per, limit }: RatePolicy): number {
 }
 
 /** Null = not a reply of the script. */
-function readReply(value: unknown): readonly [isAdmitted: boolean, us: number] | null {
-  if (!Array.isArray(value) || value.length !== 2) return null
-  const [isAdmitted, us] = value.map(Number)
-  return us !== undefined && us >= 0 ? [isAdmitted === 1, us] : null
+function readReply(value: unknown) {
+  if (!Array.isArray(value)) return null
+  const [isAdmitted, us = -1, hasPermits] = value.map(Number)
+  return us >= 0 ? { isAdmitted: isAdmitted === 1, us, hasPermits: hasPermits === 1 } : null
 }

@@ -5,7 +5,7 @@
  */
 import { luaScript } from '../lua.ts'
 import type { FlightLease } from '../flights.ts'
-import type { Emit, Shared, SharedStore } from '../ports.ts'
+import type { Emit, Shared, SharedStep, SharedStore } from '../ports.ts'
 import type { Session } from '../session.ts'
 import { type OutcomeRecord, type Signer, writeRecord } from './shared-flight-records.ts'
 
@@ -55,6 +55,8 @@ export interface OpenLease extends FlightLease {
   readonly isUnsure: boolean
   /** Null = another process may make the call. Say it again when the store was away. */
   land(mark: OutcomeRecord | null): Promise<'told' | 'away'>
+  /** What `land` says, to be said with the answer; null = the store may not know the lease. */
+  ending(mark: OutcomeRecord): SharedStep | null
   /** Tells the store of the lease, which it may not know. */
   announce(): Promise<void>
   /** The flight is over. */
@@ -124,6 +126,7 @@ export function openLease(
     submitted,
     announce,
     land,
+    ending,
     end: () => void (isOver = true),
   }
   return lease
@@ -185,12 +188,26 @@ export function openLease(
       // Another process makes the call: it will tell.
       if (lease.fence === null) return 'told'
     }
-    const sealed = mark ? signer.close(names.digest, writeRecord(mark)) : ''
-    const markMs = mark?.kind === 'kept' || mark?.kind === 'answered' ? KEPT_MARK_MS : FAILED_MARK_MS
-    const agoMs = mark?.kind === 'failed' ? ON_ITS_WAY_MS : 0
-    const leftJob = mark ? '' : job
-    const channel = store.channelName(names.channel)
-    const args = [lease.fence, sealed, markMs, agoMs, leftJob, OVER_MS, channel, names.digest]
-    return (await store.run(landScript, names.keys, args)).kind === 'away' ? 'away' : 'told'
+    const { script, keys, args } = landStep(ports, names, lease.fence, { mark, job })
+    return (await store.run(script, keys, args)).kind === 'away' ? 'away' : 'told'
   }
+
+  function ending(mark: OutcomeRecord): SharedStep | null {
+    return isLost || lease.fence === null ? null : landStep(ports, names, lease.fence, { mark, job })
+  }
+}
+
+function landStep(
+  { store, signer }: Pick<LeasePorts, 'store' | 'signer'>,
+  names: Names,
+  fence: string,
+  { mark, job }: { readonly mark: OutcomeRecord | null; readonly job: string },
+): SharedStep {
+  const sealed = mark ? signer.close(names.digest, writeRecord(mark)) : ''
+  const markMs = mark?.kind === 'kept' || mark?.kind === 'answered' ? KEPT_MARK_MS : FAILED_MARK_MS
+  const agoMs = mark?.kind === 'failed' ? ON_ITS_WAY_MS : 0
+  const leftJob = mark ? '' : job
+  const channel = store.channelName(names.channel)
+  const args = [fence, sealed, markMs, agoMs, leftJob, OVER_MS, channel, names.digest]
+  return { script: landScript, keys: names.keys, args }
 }

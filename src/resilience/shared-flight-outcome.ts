@@ -4,7 +4,7 @@
  * a session that goes on, and nobody else would ever take it.
  */
 import type { Entry, Landing } from '../model.ts'
-import type { Clock, Emit, SharedStore } from '../ports.ts'
+import type { Clock, Emit, SharedStep, SharedStore } from '../ports.ts'
 import { type Claimant, FAILED_MARK_MS, type OpenLease, release } from './shared-flight-lease.ts'
 import { recordOf } from './shared-flight-records.ts'
 import { createNotifier, type Notifier } from './shared-flight-notifier.ts'
@@ -28,10 +28,18 @@ export interface Told extends Claimant {
   readonly isUnsure: boolean
 }
 
-export type Keep = (key: string, entry: Entry, fence: string | null) => Promise<boolean | 'away'>
+export type Keep = (
+  key: string,
+  entry: Entry,
+  fence: string | null,
+  end: SharedStep | null,
+) => Promise<boolean | 'ended' | 'away'>
 
 interface OutcomePorts {
-  /** Sees to it that all replicas keep this entry, or one of a greater fence: true = they do. Asked again when it was `away`. */
+  /**
+   * Sees to it that all replicas keep this entry, or one of a greater fence: true = they do, `ended` = and `end` was run with it. Asked again
+   * when it was `away`.
+   */
   readonly keep: Keep
   readonly store: SharedStore
   readonly clock: Clock
@@ -84,8 +92,13 @@ export function createOutcomes(ports: OutcomePorts): Outcomes {
     const landedAt = clock.now()
     const entry = landing?.entry ?? null
     // The answer first: whoever hears of it finds it. Meanwhile the lease is kept, so that nobody asks again.
-    const kept = entry ? await insist(landedAt, () => keep(question.key, entry, lease?.fence ?? null)) : false
-    if (!lease) return true
+    const kept = entry
+      ? await insist(landedAt, () =>
+          keep(question.key, entry, lease?.fence ?? null, lease?.ending({ kind: 'kept' }) ?? null),
+        )
+      : false
+    if (kept === 'ended') lease?.end()
+    if (!lease || kept === 'ended') return true
     const mark = landing && recordOf(landing, kept === true)
     const told = await insist(landedAt, async () => {
       lease.end()

@@ -69,7 +69,7 @@ type Found =
 type Settled = Exclude<Found, { kind: 'held' | 'forgotten' | 'away' }>
 
 /** Of whatever is in the store: a reader of another format has nothing to do with it. */
-const FORMAT = 'flight-1'
+const FORMAT = 'flight-2'
 /** Leases that are announced at a time. */
 const BATCH = 50
 /** Looks at a store that is up and does not answer, before the call is made here. */
@@ -329,6 +329,7 @@ export function createSharedFlights(ports: SharedFlightPorts, options: SharedFli
 
 function namesOf(key: string): Names {
   const digest = hash('sha256', `${FORMAT} ${key}`, 'base64url')
-  const tag = `flight:{${digest}}`
+  // In the slot of the answer: it is written and the flight ended in one command.
+  const tag = `${FORMAT}:{${key}}`
   return { digest, keys: [`${tag}:lease`, `${tag}:record`], channel: `flight:${digest}` }
 }

@@ -1,10 +1,11 @@
 /** Rates and permits that several replicas grant together, on a real Redis, and what each may grant without it. */
 import t, { type Test } from 'tap'
 import { ProxyError } from '../../src/errors.ts'
+import { createSharedAdmission } from '../../src/limits/shared-admission.ts'
 import { createSharedConcurrencyLimits } from '../../src/limits/shared-concurrency.ts'
 import { createSharedRateLimits } from '../../src/limits/shared-rate.ts'
 import { shareOf } from '../../src/limits/shares.ts'
-import type { Client, LimitState } from '../../src/model.ts'
+import type { Call, Client, LimitState } from '../../src/model.ts'
 import type { Place } from '../../src/fetch-parts.ts'
 import type { Shared, SharedStore } from '../../src/ports.ts'
 import { createClock } from '../../src/world/clock.ts'
@@ -191,12 +192,13 @@ function crowded(concurrency: number | null, name = 'team'): Client {
   return aClient({ name, concurrency })
 }
 
-async function permitsOf(t: Test, url: string, gone: Set<string>, id: string) {
-  const store = await openStore(t, url, 300)
+async function permitsOf(t: Test, url: string, gone: Set<string>, id: string, timeoutMs?: number) {
+  const store = await openStore(t, url, timeoutMs)
   const session = aSession(id, gone, 2)
-  const limits = createSharedConcurrencyLimits({ store, session })
+  const clock = fakeClock()
+  const limits = createSharedConcurrencyLimits({ store, session, clock })
   t.teardown(() => limits.close())
-  return { store, session, limits }
+  return { store, session, clock, limits }
 }
 
 const KEY = 't:limits:{team}:permits'
@@ -278,6 +280,101 @@ void t.test('Two askers at once who are both refused leave no permit behind', as
   t.equal(await grants(1, () => one.limits.enter(client)), 1)
 })
 
+// Permits that come along with the rate
+
+const call = { scraper: 'alpha', endpoint: 'answer' } as Call
+
+async function admissionOf(t: Test, url: string, id: string) {
+  const { store, session, clock, limits } = await permitsOf(t, url, new Set(), id)
+  const scripts: string[] = []
+  const counted: SharedStore = { ...store, run: (...asked) => (scripts.push(asked[1].join(' ')), store.run(...asked)) }
+  const concurrency = createSharedConcurrencyLimits({ store: counted, session, clock })
+  t.teardown(() => concurrency.close())
+  const rates = createSharedRateLimits({ store: counted, clock, session })
+  return { clock, scripts, limits, admission: createSharedAdmission({ rates, concurrency }) }
+}
+
+function admitted(concurrency: number): Client {
+  return aClient({ name: 'team', concurrency, rate: { limit: 1_000_000, per: 1_000, burst: 1_000_000 } })
+}
+
+void t.test(
+  'Far from the limit a permit takes no command of its own, and is told to be free within a second',
+  async (t) => {
+    const redis = await startRedis(t)
+    const { admission, scripts, clock } = await admissionOf(t, redis.url, 'one')
+    const client = admitted(20)
+    const permits: Place[] = []
+    for (let n = 0; n < 3; n += 1) {
+      await admission.admit(client, call)
+      permits.push(await admission.enter(client))
+    }
+    t.strictSame(scripts, Array(3).fill('limits:{team}:rate limits:{team}:permits'))
+    t.equal(await inRedis(redis, 'one'), '3')
+    for (const permit of permits) permit.leave()
+    await admission.admit(client, call)
+    t.equal(await inRedis(redis, 'one'), '1', 'the next request says it, and is counted, whether it is a hit or not')
+    await clock.advance(1_000)
+    await until(async () => (await redis.ask('EXISTS', KEY)) === ':0\r\n')
+    t.equal(scripts.length, 5)
+
+    const few = admitted(19)
+    await admission.admit(few, call)
+    t.match(await redis.ask('EXISTS', KEY), ':0', 'of a small limit none is taken that may not be needed')
+  },
+)
+
+void t.test('Near the limit each permit is asked for, and one that is left is free at once', async (t) => {
+  const redis = await startRedis(t)
+  const [one, two] = [await admissionOf(t, redis.url, 'one'), await admissionOf(t, redis.url, 'two')]
+  const client = admitted(20)
+  const permits: Place[] = []
+  for (let n = 0; n < 20; n += 1) {
+    const { admission } = n % 2 === 0 ? one : two
+    await admission.admit(client, call)
+    permits.push(await admission.enter(client))
+  }
+  for (const { admission } of [one, two]) {
+    await admission.admit(client, call)
+    t.match(await refusalOf(() => admission.enter(client)), { code: 'CONCURRENCY_LIMITED' })
+  }
+  permits[0]?.leave()
+  await until(async () => (await inRedis(redis, 'one')) === '9')
+  await two.admission.admit(client, call)
+  t.ok(await two.admission.enter(client))
+})
+
+void t.test('C: 400 askers whose permits come along with the rate never are more than the limit', async (t) => {
+  const redis = await startRedis(t)
+  const replicas = await Promise.all(Array.from({ length: 4 }, (_, index) => admissionOf(t, redis.url, `r${index}`)))
+  const client = admitted(24)
+  let [open, most, served] = [0, 0, 0]
+  await Promise.all(
+    Array.from({ length: 400 }, async (_, asker) => {
+      const { admission } = replicas[asker % 4] as (typeof replicas)[0]
+      for (let turn = 0; turn < 3; turn += 1) {
+        await admission.admit(client, call)
+        // Every third is a hit, and needs no permit.
+        if ((asker + turn) % 3 === 0) continue
+        try {
+          const permit = await admission.enter(client)
+          open += 1
+          most = Math.max(most, open)
+          for (let n = 0; n < 1 + (asker % 3); n += 1) await new Promise(setImmediate)
+          open -= 1
+          served += 1
+          permit.leave()
+        } catch (error) {
+          if (!(error instanceof ProxyError)) throw error
+        }
+      }
+    }),
+  )
+  t.ok(most <= 24 && served >= 24, `${most} at a time, ${served} in all`)
+  for (const { clock } of replicas) await clock.advance(1_000)
+  await until(async () => (await redis.ask('EXISTS', KEY)) === ':0\r\n')
+})
+
 void t.test('The permits of a replica that is gone come free when they stand in the way', async (t) => {
   const redis = await startRedis(t)
   const gone = new Set<string>()
@@ -296,7 +393,7 @@ void t.test('The permits of a replica that is gone come free when they stand in 
 
 void t.test('Redis stopped: a share of the permits; back: those that are taken, no others', async (t) => {
   const redis = await startRedis(t)
-  const { limits, store, session } = await permitsOf(t, redis.url, new Set(), 'one')
+  const { limits, store, session } = await permitsOf(t, redis.url, new Set(), 'one', 300)
   const client = crowded(6)
   const first = await limits.enter(client)
   redis.pause()

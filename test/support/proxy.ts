@@ -8,7 +8,7 @@ import type { Test } from 'tap'
 import { compose, type App } from '../../src/compose.ts'
 import { loadConfig } from '../../src/config/load.ts'
 import type { SettingsSource } from '../../src/config/reload.ts'
-import type { Clock, Pressure, Timer, World } from '../../src/ports.ts'
+import type { Clock, Pressure, SharedStore, Timer, World } from '../../src/ports.ts'
 import { createSimulator, instant, type Simulator, type SimulatorOptions } from '../../src/simulator/simulator.ts'
 import { createAuditFile } from '../../src/world/audit-file.ts'
 import { createClock } from '../../src/world/clock.ts'
@@ -73,6 +73,8 @@ export interface ProxyOptions {
   readonly aheadMs?: number
   /** Instead of the simulator. */
   readonly upstream?: string
+  /** Listens in on what is asked of Redis. */
+  readonly watchShared?: (store: SharedStore) => SharedStore
   /** Files that hold secrets, by path; those on the disk when left out. */
   readonly files?: Record<string, string>
 }
@@ -165,7 +167,10 @@ upstream: { url: "${upstream}", keys: [{ name: main, secret: ${UPSTREAM_KEY} }] 
     connect: (upstreamOptions) => createTransport(upstreamOptions, clock),
     openDisk: (diskOptions, emit) => createDisk(diskOptions, clock, emit),
     openAuditFile: (auditOptions, emit) => createAuditFile(auditOptions, clock, emit),
-    openShared: (sharedOptions, emit) => createRedis(sharedOptions, clock, seededRandom(13), emit),
+    openShared(sharedOptions, emit) {
+      const store = createRedis(sharedOptions, clock, seededRandom(13), emit)
+      return options.watchShared?.(store) ?? store
+    },
     gaugePressure: () => ({
       limitBytes: 1024 ** 3,
       read: options.pressure ?? (() => calm),
