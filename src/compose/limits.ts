@@ -37,8 +37,8 @@ export function buildLimits(base: LimitsBase) {
   const { emit } = telemetry
   const { store, disk, records } = stores
   const cooldowns = store ? sharedCooldowns(store, base) : null
-  const together = store ? shareLimits(store, base) : null
   let accountLimits: AccountLimits | null = accountLimitsOf(config)
+  const together = store ? shareLimits(store, base, () => accountLimits) : null
   const ownBudget = createBudget({
     clock,
     emit,
@@ -77,7 +77,11 @@ function sharedCooldowns(store: SharedStore, { world: { clock, random }, inForce
 }
 
 /** What the replicas count and do together. */
-function shareLimits(store: SharedStore, { world, telemetry, stores, inForce, closing }: LimitsBase) {
+function shareLimits(
+  store: SharedStore,
+  { world, telemetry, stores, inForce, closing }: LimitsBase,
+  whole: () => AccountLimits | null,
+) {
   const { clock, random } = world
   const { emit } = telemetry
   const { session, shared, signingKeys } = stores
@@ -89,6 +93,7 @@ function shareLimits(store: SharedStore, { world, telemetry, stores, inForce, cl
     emit,
     session,
     clients: inForce.clients,
+    whole,
     whenAway: () => inForce.config().redis?.whenAway ?? 'closed',
     tell: ({ kind, client, credits }) => emit({ kind: 'credits-away', how: kind, client, credits }),
   })

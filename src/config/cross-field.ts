@@ -229,12 +229,8 @@ function tokensOf(client: Client): string[] {
   return given.concat(client.token.map((token) => hash('sha256', token.reveal())))
 }
 
-function contradictions({ breaker, retry, overload, upstream, redis }: Config): CrossFieldIssue[] {
+function contradictions({ breaker, retry, overload, upstream }: Config): CrossFieldIssue[] {
   const found: CrossFieldIssue[] = []
-  if (redis && upstream.credits) {
-    const text = 'is counted by each process alone and bounds nothing with redis; give the clients budgets instead'
-    found.push({ path: ['upstream', 'credits'], text })
-  }
   for (const name of ['perDay', 'perMonth'] as const) {
     const { reserve, [name]: limit } = upstream.credits ?? { reserve: 0 }
     if (limit === undefined || reserve === 0 || reserve < limit) continue

@@ -1,6 +1,6 @@
 -- The credits of one client: merges what a replica knows, and leases it more. No command is needed in order, or only once.
 --
--- A run is one replica on one UTC day, `2026-11-29/<session>`. Its record is six counters that only grow and are merged by the
+-- A run is one replica on one UTC day, `2026-11-29/<session>`, and with `+` after it what that replica pays for those who may use the reserve. Its record is six counters that only grow and are merged by the
 -- maximum of each: taken, taken back (or refused to a run that is gone), spent, marked (may be charged), cleared (was not), refunded.
 -- KEYS: state, a hash: `line` (replaced when this server may have lost data), `server` (its run id), `settled` (the line on which all
 --   replicas have told what they know), `@<session>` = the line it has told everything to · book, a hash of one month: the record of
@@ -52,7 +52,8 @@ local hasTold = told == '' or told == line
 if hasTold then redis.call('HSET', state, '@' .. me, line) else redis.call('HDEL', state, 'settled') end
 for i = mineAt, #ARGV, 2 do merge(ARGV[i], parse(ARGV[i + 1])) end
 local mine = read(run)
-local function isWhole(of) return redis.call('HGET', state, '@' .. string.sub(of, 12)) == line end
+local function teller(of) return '@' .. string.match(string.sub(of, 12), '^[^+]+') end
+local function isWhole(of) return redis.call('HGET', state, teller(of)) == line end
 local lostRuns, lostCredits = 0, 0
 for i = goneAt + 1, mineAt - 1 do
   local r = read(ARGV[i])
@@ -60,7 +61,7 @@ for i = goneAt + 1, mineAt - 1 do
   if spent > r[3] then lostRuns, lostCredits = lostRuns + 1, lostCredits + spent - r[3] end
   merge(ARGV[i], { r[1], math.max(r[2], r[1] - spent), spent, r[4], r[5], r[6] })
 end
-for i = goneAt + 1, mineAt - 1 do redis.call('HDEL', state, '@' .. string.sub(ARGV[i], 12)) end
+for i = goneAt + 1, mineAt - 1 do redis.call('HDEL', state, teller(ARGV[i])) end
 
 local settled = redis.call('HGET', state, 'settled') == line
 if not settled and hasTold and ARGV[9] == '1' then

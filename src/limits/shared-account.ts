@@ -2,9 +2,8 @@
  * The slice of one client's credits that this replica has leased: set aside, marked, and asked for when it runs short. One command at a
  * time asks for all that wait.
  */
-import type { CreditLimits } from '../model.ts'
 import type { Corrected } from './budget.ts'
-import { type AccountPorts, createSharedBook, type SharedBook } from './shared-book.ts'
+import { type AccountPorts, createSharedBook, type LimitsOfRun, type SharedBook } from './shared-book.ts'
 import { type Asked, freeOf, releaseFloat, type Reply, type Run, shortOf, type Waiting } from './shared-run.ts'
 
 export interface SharedAccount extends Omit<SharedBook, 'send' | 'restored'> {
@@ -13,19 +12,14 @@ export interface SharedAccount extends Omit<SharedBook, 'send' | 'restored'> {
   /** Credits that were set aside may be charged from now on. */
   mark(run: Run, credits: number): Promise<Asked>
   /** Marks so much in advance, as far as there is so much. */
-  setFloat(credits: number): Promise<void>
-  /** So much has been spent this month, whatever was counted. Null = the store is away. */
-  correct(spentCredits: number): Promise<Corrected | null>
+  setFloat(of: Run, credits: number): Promise<void>
+  /** What has been spent this month, whatever was counted, from what was. Null = the store is away. */
+  correct(spentOf: (beforeCredits: number) => number): Promise<Corrected | null>
 }
 
 const EVERYTHING = 1e12
 
-/** `limits`: those of the settings in force; null = the client is not in them. */
-export function createSharedAccount(
-  name: string,
-  limits: () => CreditLimits | null,
-  ports: AccountPorts,
-): SharedAccount {
+export function createSharedAccount(name: string, limits: LimitsOfRun, ports: AccountPorts): SharedAccount {
   const book = createSharedBook(name, limits, ports)
 
   return { ...book, setAside, mark: (of, credits) => enqueue(of, credits, true), setFloat, correct }
@@ -80,19 +74,19 @@ export function createSharedAccount(
     return refused
   }
 
-  async function setFloat(credits: number): Promise<void> {
-    const today = book.run()
-    const more = Math.min(credits - today.floatCredits, freeOf(today))
-    if (more <= 0) return releaseFloat(today, Math.max(0, today.floatCredits - credits))
-    if ((await enqueue(today, more, true)) !== 'done') return
-    today.markedCredits -= more
-    today.floatCredits += more
+  async function setFloat(of: Run, credits: number): Promise<void> {
+    const more = Math.min(credits - of.floatCredits, freeOf(of))
+    if (more <= 0) return releaseFloat(of, Math.max(0, of.floatCredits - credits))
+    if ((await enqueue(of, more, true)) !== 'done') return
+    of.markedCredits -= more
+    of.floatCredits += more
   }
 
-  async function correct(spentCredits: number): Promise<Corrected | null> {
+  async function correct(spentOf: (beforeCredits: number) => number): Promise<Corrected | null> {
     const today = book.run()
     if (!(await book.send(today, { wantsBook: true }))) return null
     const beforeCredits = book.used('month').spentCredits
+    const spentCredits = Math.max(0, spentOf(beforeCredits))
     const missing = Math.max(0, spentCredits - beforeCredits)
     today.own[2] += missing
     today.own[3] += missing
@@ -100,11 +94,11 @@ export function createSharedAccount(
     let back = Math.max(0, beforeCredits - spentCredits)
     for (const [dayId, spent] of [...book.spentByDay()].toReversed()) {
       const credits = Math.min(back, Math.max(0, spent))
-      if (credits > 0) book.run(dayId).own[5] += credits
+      if (credits > 0) book.run(false, dayId).own[5] += credits
       back -= credits
     }
     await book.tell(true)
-    const { perDay = null, perMonth = null } = limits() ?? {}
+    const { perDay = null, perMonth = null } = limits(true) ?? {}
     // Takes back what all have leased and not marked: there may be less now.
     if (perDay !== null || perMonth !== null) await book.send(today, { need: EVERYTHING })
     return { beforeCredits, spentCredits: spentCredits + back }

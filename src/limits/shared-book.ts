@@ -16,6 +16,8 @@ import {
   type Counters,
   countersOf,
   emptyRun,
+  nameOfRun,
+  sessionOf,
   isDirty,
   readReply,
   releaseFloat,
@@ -33,7 +35,7 @@ import { keyOf } from './shares.ts'
 
 export interface SharedBook {
   /** Of today. */
-  run(dayId?: string): Run
+  run(usesReserve?: boolean, dayId?: string): Run
   /** One command; null = the store is away, and may have heard it all the same. */
   send(run: Run, telling: Telling): Promise<Reply | null>
   /** Resolves to true when a store that lost data has just been told again what is known here. */
@@ -74,8 +76,10 @@ const SOON_MS = 1_000
 /** A script holds up everybody else: a longer list goes in pieces. */
 const MAX_RUNS = 200
 
-/** `limits`: those of the settings in force; null = the client is not in them. */
-export function createSharedBook(name: string, limits: () => CreditLimits | null, ports: AccountPorts): SharedBook {
+/** Those of the settings in force; null = the client is not in them. */
+export type LimitsOfRun = (usesReserve: boolean) => CreditLimits | null
+
+export function createSharedBook(name: string, limits: LimitsOfRun, ports: AccountPorts): SharedBook {
   const { store, clock, random, emit, session } = ports
   const runs = new Map<string, Run>()
   /** The records of all runs of this month, as far as they were seen: for a store that has lost them. */
@@ -98,21 +102,23 @@ export function createSharedBook(name: string, limits: () => CreditLimits | null
     close,
   }
 
-  function run(dayId = dayOf(session.wallMs()).id): Run {
-    const known = runs.get(dayId)
+  function run(usesReserve = false, dayId = dayOf(session.wallMs()).id): Run {
+    const runName = nameOfRun(dayId, session.id, usesReserve)
+    const known = runs.get(runName)
     if (known) return known
-    const made = emptyRun(dayId, session.id)
-    runs.set(dayId, made)
+    const made = emptyRun(dayId, runName, usesReserve)
+    runs.set(runName, made)
     return made
   }
 
   async function tell(isUrgent: boolean): Promise<void> {
     const today = run()
-    for (const [dayId, old] of runs) {
-      if (old === today) continue
-      releaseFloat(old, old.floatCredits)
-      if (isDirty(old)) await send(old, {})
-      if (old.heldCredits === 0 && !isDirty(old)) runs.delete(dayId)
+    for (const [runName, other] of runs) {
+      if (other === today) continue
+      if (other.dayId !== today.dayId) releaseFloat(other, other.floatCredits)
+      if (isDirty(other)) await send(other, {})
+      // As long as something may be given back for it, its counters must go on growing.
+      if (other.heldCredits === 0 && !isDirty(other) && !isOfMonth(other.dayId)) runs.delete(runName)
     }
     const gone = Array.from(book.records.keys()).filter(isLeftOpen).slice(0, MAX_RUNS)
     if (isUrgent || gone.length > 0 || isDirty(today)) await send(today, { wantsBook: true, gone })
@@ -122,7 +128,7 @@ export function createSharedBook(name: string, limits: () => CreditLimits | null
   function isLeftOpen(name: string): boolean {
     const counters = countersOf(book.records.get(name) ?? '')
     const isOpen = Math.max(counters[0] - counters[1], riskOf(counters)) > counters[2]
-    return isOpen && !name.endsWith(session.id) && session.fateOf(name.slice(11)) !== 'alive'
+    return isOpen && sessionOf(name) !== session.id && session.fateOf(sessionOf(name)) !== 'alive'
   }
 
   async function restored(): Promise<boolean> {
@@ -155,14 +161,14 @@ export function createSharedBook(name: string, limits: () => CreditLimits | null
 
   /** For a month that is over nobody minds. */
   function refund(credits: number, spentAt: number): void {
-    const of = run(dayOf(spentAt).id)
+    const of = run(false, dayOf(spentAt).id)
     if (isOfMonth(of.dayId)) of.own[5] += Math.min(credits, used('month').spentCredits)
     tellSoon(true)
   }
 
   /** Null = the store is away; it may have heard it all the same. */
   async function send(of: Run, telling: Telling): Promise<Reply | null> {
-    const credits = limits() ?? { perDay: null, perMonth: null }
+    const credits = limits(of.usesReserve) ?? { perDay: null, perMonth: null }
     const month = monthOf(Date.parse(of.dayId))
     const keys = [keyOf('credits', name), keyOf(`credits:${month.id}`, name)]
     const limitOfMonth = limitOf(credits, month, session.wallMs())
@@ -189,7 +195,7 @@ export function createSharedBook(name: string, limits: () => CreditLimits | null
     if (book.monthId !== monthId) book = { monthId, records: new Map() }
     for (const [name, record] of copy) book.records.set(name, record)
     const known = totals.dayId === today.dayId ? totals.day : unused
-    totals = { dayId: today.dayId, day: of === today ? told.day : known, month: told.month }
+    totals = { dayId: today.dayId, day: of.dayId === today.dayId ? told.day : known, month: told.month }
   }
 
   /** The store may have lost data: it is told all that is known here, what others have said before among it. */
@@ -216,8 +222,10 @@ export function createSharedBook(name: string, limits: () => CreditLimits | null
 
   async function close(): Promise<void> {
     soon?.cancel()
-    releaseFloat(run(), run().floatCredits)
-    for (const one of runs.values()) if (isDirty(one)) await send(one, {})
+    for (const one of runs.values()) {
+      releaseFloat(one, one.floatCredits)
+      if (isDirty(one)) await send(one, {})
+    }
   }
 }
 

@@ -11,6 +11,8 @@ export type Counters = [taken: number, back: number, spent: number, marked: numb
 export interface Run {
   readonly dayId: string
   readonly name: string
+  /** It pays for those who may use the reserve, and has slices of its own for them. */
+  readonly usesReserve: boolean
   readonly own: Counters
   /** As the last reply had it. */
   heard: Readonly<Counters>
@@ -112,10 +114,19 @@ export function textOf(counters: Readonly<Counters>): string {
   return counters.join(' ')
 }
 
-export function emptyRun(dayId: string, sessionId: string): Run {
+export function nameOfRun(dayId: string, sessionId: string, usesReserve: boolean): string {
+  return `${dayId}/${sessionId}${usesReserve ? '+' : ''}`
+}
+
+export function sessionOf(run: string): string {
+  return run.slice(11).replace(/\+$/, '')
+}
+
+export function emptyRun(dayId: string, name: string, usesReserve: boolean): Run {
   return {
     dayId,
-    name: `${dayId}/${sessionId}`,
+    name,
+    usesReserve,
     own: [0, 0, 0, 0, 0, 0],
     heard: [0, 0, 0, 0, 0, 0],
     heldCredits: 0,

@@ -1,10 +1,9 @@
-/** What one hold has set aside of the slice of its client, or of what may be spent without the store. */
+/** What one hold has set aside of the slice of one of its payers, or of what may be spent without the store. */
 import { ProxyError } from '../errors.ts'
-import type { Client } from '../model.ts'
 import type { SharedAccount } from './shared-account.ts'
 import type { AccountPorts } from './shared-book.ts'
 import type { Asked, Run } from './shared-run.ts'
-import { isLimited, type Standing } from './shared-standing.ts'
+import { isLimited, type Payer, type Standing } from './shared-standing.ts'
 
 /** Money was asked for while the store is away. */
 export interface AwayNews {
@@ -26,23 +25,23 @@ export interface Slot {
 
 interface SlotPorts extends Pick<AccountPorts, 'store' | 'session'> {
   readonly whenAway: () => 'closed' | 'open'
-  readonly tell: (news: AwayNews) => void
-  readonly standings: (client: Client) => readonly Standing[]
-  readonly refusal: (client: Client, credits: number) => ProxyError
+  readonly tell: (news: Omit<AwayNews, 'client'>) => void
+  readonly standings: (payer: Payer) => readonly Standing[]
+  readonly refusal: (payer: Payer, credits: number) => ProxyError
 }
 
 const RETRY_AFTER_MS = 5_000
 
-export function createSlot(client: Client, account: SharedAccount, ports: SlotPorts): Slot {
+export function createSlot(payer: Payer, account: SharedAccount, ports: SlotPorts): Slot {
   const { store, session, whenAway, tell, standings, refusal } = ports
-  const run = account.run()
+  const run = account.run(payer.mayUseReserve)
   let restCredits = 0
   let markedCredits = 0
 
   return { run, reserve, secure, spend, settle }
 
   async function reserve(credits: number): Promise<void> {
-    if (!isLimited(client)) return setAside(credits, 0)
+    if (!isLimited(payer)) return setAside(credits, 0)
     const asked = store.state === 'up' ? await account.setAside(run, credits) : 'away'
     if (asked === 'done') restCredits += credits
     else insteadOf(asked, credits)
@@ -51,7 +50,7 @@ export function createSlot(client: Client, account: SharedAccount, ports: SlotPo
   async function secure(credits: number): Promise<void> {
     if (restCredits < credits) await reserve(credits - restCredits)
     const missing = credits - markedCredits
-    if (missing <= 0 || !isLimited(client)) return
+    if (missing <= 0 || !isLimited(payer)) return
     const asked = await account.mark(run, missing)
     if (asked === 'done') {
       markedCredits += missing
@@ -63,9 +62,9 @@ export function createSlot(client: Client, account: SharedAccount, ports: SlotPo
 
   /** The store has not granted it. */
   function insteadOf(asked: Asked, credits: number): void {
-    if (asked === 'exhausted') throw refusal(client, credits)
+    if (asked === 'exhausted') throw refusal(payer, credits)
     const isOpen = whenAway() === 'open'
-    if (isOpen && standings(client).some(({ leftCredits }) => leftCredits < credits)) throw refusal(client, credits)
+    if (isOpen && standings(payer).some(({ leftCredits }) => leftCredits < credits)) throw refusal(payer, credits)
     if (isOpen) {
       setAside(credits, credits)
       run.own[3] += credits
@@ -73,10 +72,10 @@ export function createSlot(client: Client, account: SharedAccount, ports: SlotPo
       setAside(credits, credits)
       run.floatCredits -= credits
     } else {
-      tell({ kind: 'refused', client: client.name, credits })
+      tell({ kind: 'refused', credits })
       throw unavailable(asked)
     }
-    tell({ kind: isOpen ? 'open' : 'allowance', client: client.name, credits })
+    tell({ kind: isOpen ? 'open' : 'allowance', credits })
   }
 
   function setAside(credits: number, marked: number): void {
@@ -93,7 +92,7 @@ export function createSlot(client: Client, account: SharedAccount, ports: SlotPo
     run.own[2] += credits
     run.own[3] += credits - marked
     // It cost more than was set aside for it: a crash must not forget that.
-    account.tellSoon(taken < credits && isLimited(client))
+    account.tellSoon(taken < credits && isLimited(payer))
   }
 
   function settle(): void {

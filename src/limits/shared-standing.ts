@@ -3,15 +3,22 @@
  * spent and set aside since. Others may have spent in between.
  */
 import type { ProxyError } from '../errors.ts'
-import type { Client, LimitState } from '../model.ts'
+import type { AccountLimits, Client, CreditLimits, LimitState } from '../model.ts'
 import type { BudgetStatus } from '../parts.ts'
 import type { Emit } from '../ports.ts'
 import type { Session } from '../session.ts'
-import { exhausted, limitOf, TOLD_AT, usedUpAtThisPace } from './accounts.ts'
+import { exhausted, limitOf, TOLD_AT, usedUpAtThisPace, WHOLE } from './accounts.ts'
 import type { Spending } from './budget.ts'
 import { dayOf, monthOf, type Period } from './period.ts'
 import { creditsPolicy } from './policy.ts'
 import type { SharedAccount } from './shared-account.ts'
+
+/** A client, or the account as a whole, as it pays for a client. */
+export interface Payer {
+  readonly name: string
+  readonly credits: CreditLimits
+  readonly mayUseReserve?: boolean
+}
 
 export interface Standing {
   readonly period: Period
@@ -25,10 +32,11 @@ interface StandingPorts {
   readonly emit: Emit
   readonly session: Pick<Session, 'wallMs'>
   readonly clients: () => readonly Client[]
+  readonly whole: () => AccountLimits | null
 }
 
 export function createStandings(
-  { emit, session, clients }: StandingPorts,
+  { emit, session, clients, whole }: StandingPorts,
   accountOf: (name: string) => SharedAccount | null,
 ) {
   /** Up to this share of the limit has been told, by client and period. */
@@ -37,7 +45,8 @@ export function createStandings(
   return { of: standings, hasRoom, limits, states, spending, tellShares, refusal }
 
   function hasRoom(client: Client): boolean {
-    return standings(client).every(({ leftCredits, limitCredits }) => leftCredits * 5 >= limitCredits)
+    const all = [client, wholeFor(whole(), client)].flatMap(standings)
+    return all.every(({ leftCredits, limitCredits }) => leftCredits * 5 >= limitCredits)
   }
 
   function limits(client: Client): readonly LimitState[] {
@@ -50,10 +59,10 @@ export function createStandings(
   }
 
   function states(): readonly BudgetStatus[] {
-    return clients().flatMap((client) =>
-      standings(client).map(({ period: { kind, resetAt }, ...credits }) => ({
+    return [...clients(), wholeFor(whole(), { mayUseReserve: true })].flatMap((payer) =>
+      standings(payer).map(({ period: { kind, resetAt }, ...credits }) => ({
         ...credits,
-        client: client.name,
+        client: payer.name,
         period: kind,
         resetAt,
       })),
@@ -73,11 +82,11 @@ export function createStandings(
     })
   }
 
-  function standings(client: Client): readonly Standing[] {
+  function standings({ name, credits }: Payer): readonly Standing[] {
     const wallMs = session.wallMs()
-    const account = accountOf(client.name)
+    const account = accountOf(name)
     return [dayOf(wallMs), monthOf(wallMs)].flatMap((period) => {
-      const limitCredits = limitOf(client.credits, period, wallMs)
+      const limitCredits = limitOf(credits, period, wallMs)
       if (limitCredits === null) return []
       const { heldCredits, spentCredits } = account?.used(period.kind) ?? { heldCredits: 0, spentCredits: 0 }
       return [
@@ -87,7 +96,7 @@ export function createStandings(
   }
 
   /** Once per replica, period and share. */
-  function tellShares({ name, credits }: Client): void {
+  function tellShares({ name, credits }: Payer): void {
     const wallMs = session.wallMs()
     for (const period of [dayOf(wallMs), monthOf(wallMs)]) {
       const limitCredits = limitOf(credits, period, wallMs)
@@ -104,17 +113,24 @@ export function createStandings(
     }
   }
 
-  function refusal(client: Client, credits: number): ProxyError {
+  function refusal(payer: Payer, credits: number): ProxyError {
     const wallMs = session.wallMs()
-    const refusing = standings(client).flatMap(({ period, limitCredits, leftCredits, spentCredits }) =>
-      leftCredits < credits ? [{ client: client.name, period, isHeld: limitCredits - spentCredits >= credits }] : [],
+    const refusing = standings(payer).flatMap(({ period, limitCredits, leftCredits, spentCredits }) =>
+      leftCredits < credits ? [{ client: payer.name, period, isHeld: limitCredits - spentCredits >= credits }] : [],
     )
     // What was left when it was refused may have become more since: then it was held.
-    const held = { client: client.name, period: dayOf(wallMs), isHeld: true }
+    const held = { client: payer.name, period: dayOf(wallMs), isHeld: true }
     return exhausted(refusing.length > 0 ? refusing : [held], wallMs)
   }
 }
 
-export function isLimited({ credits }: Client): boolean {
+export function isLimited({ credits }: Payer): boolean {
   return credits.perDay !== null || credits.perMonth !== null
+}
+
+/** The account as a whole as it pays for a client: without the reserve for those who may not use it. */
+export function wholeFor(whole: AccountLimits | null, { mayUseReserve = false }: Pick<Client, 'mayUseReserve'>): Payer {
+  const kept = mayUseReserve ? 0 : (whole?.reserveCredits ?? 0)
+  const less = (limit: number | null = null): number | null => (limit === null ? null : Math.max(0, limit - kept))
+  return { name: WHOLE, credits: { perDay: less(whole?.perDay), perMonth: less(whole?.perMonth) }, mayUseReserve }
 }

@@ -1,8 +1,9 @@
 /** What all replicas count together, and what one of them grants while they cannot. */
+import { WHOLE } from './accounts.ts'
 
-/** All keys of one client are in one slot of a cluster; a name may hold anything. */
+/** All keys of one client, or of the account as a whole, are in one slot of a cluster; a name may hold anything. */
 export function keyOf(kind: string, clientName: string): string {
-  return `limits:{${encodeURIComponent(clientName)}}:${kind}`
+  return `limits:{${clientName === WHOLE ? '+' : encodeURIComponent(clientName)}}:${kind}`
 }
 
 /** Its part of what all replicas together may; rounded down, so that they stay below it, but never nothing. */

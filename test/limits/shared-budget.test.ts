@@ -7,7 +7,7 @@ import t, { type Test } from 'tap'
 import { ProxyError } from '../../src/errors.ts'
 import { createSharedBudget, type SharedBudgetPorts, type SharedBudgets } from '../../src/limits/shared-budget.ts'
 import type { AwayNews } from '../../src/limits/shared-slot.ts'
-import type { Charge, Client } from '../../src/model.ts'
+import type { AccountLimits, Charge, Client } from '../../src/model.ts'
 import type { Hold } from '../../src/fetch-parts.ts'
 import type { SharedState, SharedStore } from '../../src/ports.ts'
 import { createClock } from '../../src/world/clock.ts'
@@ -29,6 +29,8 @@ interface Fleet {
   readonly clients: readonly Client[]
   readonly gone: Set<string>
   wallMs: number
+  /** Of the account as a whole. */
+  whole: AccountLimits | null
   /** Null = it is not known who lives. */
   alive: string[] | null
   size: number
@@ -42,7 +44,7 @@ interface Replica {
 }
 
 function aFleet(...clients: readonly Client[]): Fleet {
-  return { clients, gone: new Set(), wallMs: NOON, alive: [], size: 1 }
+  return { clients, gone: new Set(), wallMs: NOON, whole: null, alive: [], size: 1 }
 }
 
 let replicas = 0
@@ -71,6 +73,7 @@ function aReplica(
     emit: world.emit,
     session,
     clients: () => fleet.clients,
+    whole: () => fleet.whole,
     whenAway: () => 'closed',
     tell: (one) => void news.push(one),
     ...options,
@@ -568,9 +571,19 @@ function storeOf(server: RedisServer) {
 }
 
 /** Credits of a day, and what is marked of them in advance. */
-const [LIMIT, FLOAT] = [150, 3]
+const [LIMIT, FLOAT, RESERVE] = [150, 3, 30]
 
 void t.test('M1, L1, L2: whatever a standby forgot, and in whatever order replicas come back', async (t) => {
+  await playAnything(t, [limited(LIMIT)], null)
+})
+
+void t.test('The same of the account as a whole: others leave the reserve to those who may use it', async (t) => {
+  const [team, boss] = [limited(null), { ...limited(null, null, 'boss'), mayUseReserve: true }]
+  await playAnything(t, [team, boss], { perDay: LIMIT, perMonth: null, reserveCredits: RESERVE })
+})
+
+/** Any client may fly; the last of them spends what the others have left. */
+async function playAnything(t: Test, clients: readonly Client[], whole: AccountLimits | null): Promise<void> {
   const step = fc.record({
     replica: fc.integer({ min: 0, max: 2 }),
     what: fc.constantFrom(
@@ -584,14 +597,23 @@ void t.test('M1, L1, L2: whatever a standby forgot, and in whatever order replic
     fc.asyncProperty(fc.array(step, { maxLength: 40 }), async (steps) => {
       runs += 1
       const server = createRedisServer(() => NOON * 1_000, true)
-      const client = limited(LIMIT)
-      const fleet = { ...aFleet(client), size: 3 }
+      const fleet = { ...aFleet(...clients), whole, size: 3 }
       let charged = 0
+      /** By those who may not use the reserve. */
+      let chargedOthers = 0
+      const charge = (credits: number, { mayUseReserve = false }: Client): void => {
+        charged += credits
+        if (!mayUseReserve) chargedOthers += credits
+      }
       // What a replica alone knew is lost with it.
       const hasSilence = steps.some(({ what }) => what === 'silence')
       const all = [0, 1, 2].map(() => {
         const link = storeOf(server)
-        return { ...aReplica(fleet, link.store), link, holds: [] as { hold: Hold; isSecure: boolean }[] }
+        return {
+          ...aReplica(fleet, link.store),
+          link,
+          holds: [] as { hold: Hold; client: Client; isSecure: boolean }[],
+        }
       })
       for (const { budget, world } of all) {
         await budget.flush()
@@ -600,13 +622,16 @@ void t.test('M1, L1, L2: whatever a standby forgot, and in whatever order replic
       for (const { replica, what, pick } of steps) {
         const one = all[replica] as (typeof all)[0]
         const open = one.holds[pick % Math.max(1, one.holds.length)]
-        if (what === 'fly') charged += 3 * (await flyAll(one, client, pick))[0]
+        const client = clients[pick % clients.length] as Client
+        if (what === 'fly') charge(3 * (await flyAll(one, client, pick))[0], client)
         if (what === 'hold')
-          await one.budget.hold(client, aCall()).then((hold) => one.holds.push({ hold, isSecure: false }), refusal)
+          await one.budget
+            .hold(client, aCall())
+            .then((hold) => one.holds.push({ hold, client, isSecure: false }), refusal)
         if (what === 'secure' && open) await open.hold.secure(3).then(() => void (open.isSecure = true), refusal)
         if (what === 'spend' && open?.isSecure) {
           open.isSecure = false
-          charged += 3
+          charge(3, open.client)
           open.hold.spend(three)
         }
         if (what === 'settle' && open) {
@@ -621,6 +646,7 @@ void t.test('M1, L1, L2: whatever a standby forgot, and in whatever order replic
         // Taken for gone by the others for a while, though it lives.
         if (what === 'silence' && !fleet.gone.delete(one.session.id)) fleet.gone.add(one.session.id)
         if (charged > LIMIT) throw new Error(`${charged} of ${LIMIT} were spent`)
+        if (whole && chargedOthers > LIMIT - RESERVE) throw new Error(`${chargedOthers} were spent by others`)
       }
       for (const { link, holds } of all) {
         link.cut(false)
@@ -631,21 +657,25 @@ void t.test('M1, L1, L2: whatever a standby forgot, and in whatever order replic
       fleet.gone.clear()
       for (const one of all) {
         const { left = 0, spent = 0, held = 0 } = standing(one) ?? {}
-        if (left + spent + held !== LIMIT || held > 3 * FLOAT) throw new Error(`${left} + ${spent} + ${held} credits`)
+        if (left + spent + held !== LIMIT || held > 3 * (whole ? 2 : 1) * FLOAT)
+          throw new Error(`${left} + ${spent} + ${held} credits`)
         if (spent < charged || (spent > charged && !hasSilence))
           throw new Error(`${charged} were spent, ${spent} are known`)
       }
       // Twice: what is marked in advance is there for all when little is left.
-      for (const one of [...all, ...all]) {
-        charged += 3 * (await flyAll(one, client))[0]
-        for (const { budget } of all) await budget.flush()
+      for (const client of clients) {
+        for (const one of [...all, ...all]) {
+          charge(3 * (await flyAll(one, client))[0], client)
+          for (const { budget } of all) await budget.flush()
+        }
+        if (whole && chargedOthers > LIMIT - RESERVE) throw new Error(`${chargedOthers} were spent by others`)
       }
       if (charged > LIMIT || (charged < LIMIT && !hasSilence)) throw new Error(`${charged} of ${LIMIT} could be spent`)
     }),
     { numRuns: 100, seed: 7 },
   )
   t.pass(`${runs} runs`)
-})
+}
 
 function refusal(error: unknown): void {
   if (!(error instanceof ProxyError)) throw error

@@ -8,8 +8,10 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { createSimulator, instant } from '../../src/simulator/simulator.ts'
+import { aFleet } from '../support/fleet.ts'
 import { runProgram, startProxy, type Running } from '../support/process.ts'
 import { type Answer, aProxy, request } from '../support/proxy.ts'
+import { startRedis } from '../support/redis.ts'
 
 const TEAM = { headers: { 'x-api-key': 'team-token-0123456789' } }
 const BOSS = { headers: { 'x-api-key': 'boss-token-0123456789' } }
@@ -49,6 +51,48 @@ void t.test(
     t.equal((await ask('four', BOSS)).status, 200)
     t.match(await ask('five', BOSS), { status: 429, json: { code: 'BUDGET_EXHAUSTED' } })
     t.equal(sim.ledger.total(), 12)
+  },
+)
+
+void t.test(
+  'over Redis, upstream.credits limits all replicas together, also after Redis has lost everything',
+  async (t) => {
+    const redis = await startRedis(t)
+    const { ask, sim, replicas } = await aFleet(t, 2, [
+      `redis.url=${redis.url}`,
+      // On a busy machine a reply may take longer than the 250 ms that are usual: that is not what is asked here.
+      'redis.timeout=3s',
+      'upstream.credits={ perDay: 60, reserve: 15 }',
+      'clients.boss={ token: boss-token-0123456789, mayUseReserve: true }',
+      'retry.attempts=1',
+    ])
+    let question = 0
+    const work = async (worker: number, headers: Record<string, string>, most: number): Promise<void> => {
+      for (let refused = 0, asked = 0; refused < 3 && asked < most; asked += 1) {
+        const { status, json } = await ask(worker, `question ${(question += 1)}`, headers)
+        if (json['code'] === 'BUDGET_UNAVAILABLE') continue
+        refused = status === 429 ? refused + 1 : 0
+      }
+    }
+    const workAll = async (headers: Record<string, string>, most = Number.POSITIVE_INFINITY): Promise<void> => {
+      await Promise.all([0, 1, 2, 3].map((worker) => work(worker, headers, most)))
+      // What was held for the last calls, when others were refused, is there again.
+      if (most === Number.POSITIVE_INFINITY) await work(0, headers, most)
+    }
+    await workAll(TEAM.headers, 2)
+    t.equal(sim.ledger.total(), 24)
+    await redis.kill()
+    await Promise.all(replicas.map((replica) => replica.saw(/redis lost/)))
+    await redis.restart()
+    await Promise.all(replicas.map((replica) => replica.saw(/redis lost[^]*redis is up/)))
+    await workAll(TEAM.headers)
+    t.equal(sim.ledger.total(), 45, 'the reserve is left')
+    t.match(await ask(1, 'one more', TEAM.headers), { json: { detail: /all clients together/ } })
+    await workAll(BOSS.headers)
+    t.equal(sim.ledger.total(), 60)
+    t.match((await request(undefined, `${replicas[0]?.adminUrl}/status`)).json, {
+      account: [{ period: 'day', limit: 60, left: 0, held: 0, spent: 60 }],
+    })
   },
 )
 
