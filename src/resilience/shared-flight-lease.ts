@@ -117,6 +117,7 @@ export function openLease(
   let hasBegun = false
   let isLost = false
   let isOver = false
+  let joining: Promise<'away' | 'settled'> | null = null
 
   const lease = {
     fence: leased.token,
@@ -159,8 +160,13 @@ export function openLease(
     else await renew()
   }
 
-  /** The store was away when the flight began. */
-  async function join(): Promise<'away' | 'settled'> {
+  /** The store was away when the flight began. Whoever ends the flight meanwhile waits for it. */
+  function join(): Promise<'away' | 'settled'> {
+    joining ??= joinNow().finally(() => (joining = null))
+    return joining
+  }
+
+  async function joinNow(): Promise<'away' | 'settled'> {
     const said = await acquire(ports, claimant, { sinceMs: null })
     if (said.kind === 'away') {
       lease.isUnsure ||= said.sent
@@ -183,7 +189,7 @@ export function openLease(
   async function land(mark: OutcomeRecord | null): Promise<'told' | 'away'> {
     if (isLost) return 'told'
     if (lease.fence === null) {
-      if (mark === null) return 'told'
+      if (mark === null && !joining) return 'told'
       if ((await join()) === 'away') return 'away'
       // Another process makes the call: it will tell.
       if (lease.fence === null) return 'told'

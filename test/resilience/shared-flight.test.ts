@@ -1073,6 +1073,38 @@ void t.test('A Redis that stays away is waited for once, and not by those who co
   await isQuiet(t)
 })
 
+void t.test('A flight that fails while its lease is being taken late leaves no lease behind', async (t) => {
+  const reply = Promise.withResolvers<void>()
+  let isLate = false
+  const { replicas, asked, redis, isQuiet } = await aCluster(t, 1, () => ({
+    wrap: (store) => ({
+      ...store,
+      get state() {
+        return store.state
+      },
+      async run(...command) {
+        const said = await store.run(...command)
+        if (isLate && command[0] === acquire) await reply.promise
+        return said
+      },
+    }),
+  }))
+  const [one] = replicas as [Replica]
+  await redis.kill()
+  await one.becomes('down')
+  const first = one.ask('q')
+  const leader = await asked(1)
+  await redis.restart()
+  await one.becomes('up')
+  isLate = true
+  one.session.beats(true)
+  await until(() => one.ran(acquire) > 1)
+  leader.break(new ProxyError('OVERLOADED', 'No place.', { reason: 'places' }))
+  await t.rejects(first.landing, { code: 'OVERLOADED' })
+  reply.resolve()
+  await isQuiet(t)
+})
+
 void t.test('A tier that takes nothing while Redis is there holds the others up for three tries', async (t) => {
   const tries = { count: 0 }
   const keep: SharedFlightPorts['keep'] = async () => {
