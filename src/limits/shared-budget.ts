@@ -54,22 +54,34 @@ const FLOAT_SHARE = 50
 const LAST_TENTH = 10
 const none: Hold = { id: 'none', secure: async () => {}, spend() {}, settle() {} }
 
-export function createSharedBudget(ports: SharedBudgetPorts): SharedBudgets {
-  const { clock, random, session, clients, store } = ports
-  const accounts = new Map<string, Known>()
-  const startedAt = clock.now()
-  const standings = createStandings(ports, (name) => accounts.get(name)?.account ?? null)
-  let beats = 0
-  const stopListening = session.onBeat((isNew) => void beat(isNew))
-  void flush()
+class SharedBudget implements SharedBudgets {
+  readonly #ports: SharedBudgetPorts
+  readonly #accounts = new Map<string, Known>()
+  readonly #startedAt: number
+  readonly #standings: ReturnType<typeof createStandings>
+  readonly #stopListening: () => void
+  #beats = 0
+  readonly none = none
+  readonly hasRoom: SharedBudgets['hasRoom']
+  readonly limits: SharedBudgets['limits']
+  readonly states: SharedBudgets['states']
+  readonly spending: SharedBudgets['spending']
 
-  const { hasRoom, limits, states, spending, tellShares } = standings
+  constructor(ports: SharedBudgetPorts) {
+    this.#ports = ports
+    this.#startedAt = ports.clock.now()
+    this.#standings = createStandings(ports, (name) => this.#accounts.get(name)?.account ?? null)
+    this.hasRoom = this.#standings.hasRoom
+    this.limits = this.#standings.limits
+    this.states = this.#standings.states
+    this.spending = this.#standings.spending
+    this.#stopListening = ports.session.onBeat((isNew) => void this.#beat(isNew))
+    void this.flush()
+  }
 
-  return { hold, none, adopt, refund, hasRoom, limits, states, spending, correct, flush, close }
-
-  async function hold(client: Client, { priceCredits }: Call): Promise<Hold> {
+  readonly hold = async (client: Client, { priceCredits }: Call): Promise<Hold> => {
     if (priceCredits === 0) return none
-    const slots = slotsOf(client)
+    const slots = this.#slotsOf(client)
     const [own, whole] = slots
     await own.reserve(priceCredits)
     try {
@@ -78,15 +90,16 @@ export function createSharedBudget(ports: SharedBudgetPorts): SharedBudgets {
       own.settle()
       throw error
     }
-    return openHold([random.id(), client.name, own.run.name, priceCredits, whole.run.name].join('@'), client, slots)
+    const id = [this.#ports.random.id(), client.name, own.run.name, priceCredits, whole.run.name].join('@')
+    return this.#openHold(id, client, slots)
   }
 
   /** The call of another replica, paid by this one from now on. */
-  function adopt(holdId: string): Hold | null {
+  readonly adopt = (holdId: string): Hold | null => {
     const [, name = '', run = '', credits = '', runOfWhole = ''] = holdId.split('@')
-    const client = clients().find((one) => one.name === name)
+    const client = this.#ports.clients().find((one) => one.name === name)
     if (!client || credits === '') return null
-    const own = openHold(holdId, client, slotsOf(client))
+    const own = this.#openHold(holdId, client, this.#slotsOf(client))
     let isPaid = true
     return {
       id: holdId,
@@ -94,33 +107,45 @@ export function createSharedBudget(ports: SharedBudgetPorts): SharedBudgets {
         isPaid = false
         await own.secure(price)
       },
-      spend(charge) {
+      spend(charge, keyName) {
         isPaid ||= charge.state !== 'free'
-        own.spend(charge)
+        own.spend(charge, keyName)
       },
-      settle() {
+      settle: () => {
         own.settle()
         if (!isPaid) return
         isPaid = false
-        void knownOf(client.name).account.takeOver(run, Number(credits))
-        void knownOf(WHOLE).account.takeOver(runOfWhole, Number(credits))
+        void this.#knownOf(name).account.takeOver(run, Number(credits))
+        void this.#knownOf(WHOLE).account.takeOver(runOfWhole, Number(credits))
       },
     }
   }
 
-  function refund(clientName: string, credits: number, spentAt: number): void {
-    if (!clients().some(({ name }) => name === clientName)) return
-    for (const name of [clientName, WHOLE]) knownOf(name).account.refund(credits, spentAt)
+  readonly refund = (client: string, credits: number, spentAt: number): void => {
+    if (!this.#ports.clients().some(({ name }) => name === client)) return
+    for (const name of [client, WHOLE]) this.#knownOf(name).account.refund(credits, spentAt)
   }
 
-  async function correct(clientName: string, spentCredits: number): Promise<Corrected> {
-    const corrected = await knownOf(clientName).account.correct(() => spentCredits)
+  readonly correct = async (client: string, spentCredits: number): Promise<Corrected> => {
+    const corrected = await this.#knownOf(client).account.correct(() => spentCredits)
     if (!corrected) throw unavailable('away')
-    await knownOf(WHOLE).account.correct((credits) => credits + corrected.spentCredits - corrected.beforeCredits)
+    const byCredits = corrected.spentCredits - corrected.beforeCredits
+    await this.#knownOf(WHOLE).account.correct((credits) => credits + byCredits)
     return corrected
   }
 
-  function openHold(id: string, client: Client, slots: readonly Slot[]): Hold {
+  readonly flush = async (): Promise<void> => {
+    await Promise.all(this.#payers().map((payer) => this.#beatFor(payer, isLimited(payer))))
+  }
+
+  readonly close = async (): Promise<void> => {
+    this.#stopListening()
+    await Promise.all(Array.from(this.#accounts.values(), ({ account }) => account.close()))
+  }
+
+  #openHold(id: string, client: Client, slots: readonly [own: Slot, whole: Slot]): Hold {
+    const { tellShares } = this.#standings
+    const { whole } = this.#ports
     let isSettled = false
     return {
       id,
@@ -133,7 +158,7 @@ export function createSharedBudget(ports: SharedBudgetPorts): SharedBudgets {
       spend({ state, credits }) {
         if (state === 'free') return
         for (const slot of slots) slot.spend(credits)
-        for (const payer of [client, wholeFor(ports.whole(), { mayUseReserve: true })]) tellShares(payer)
+        for (const payer of [client, wholeFor(whole(), { mayUseReserve: true })]) tellShares(payer)
       },
       settle() {
         if (!isSettled) for (const slot of slots) slot.settle()
@@ -143,86 +168,76 @@ export function createSharedBudget(ports: SharedBudgetPorts): SharedBudgets {
   }
 
   /** Of the client, and of the account as a whole. */
-  function slotsOf(client: Client): readonly [own: Slot, whole: Slot] {
+  #slotsOf(client: Client): readonly [own: Slot, whole: Slot] {
     const { name, credits } = client
-    const [known, whole] = [knownOf(name), knownOf(WHOLE)]
-    known.usedAtBeat = beats
-    if (client.mayUseReserve) whole.reserveUsedAtBeat = beats
-    else whole.usedAtBeat = beats
-    const tell = (news: Omit<AwayNews, 'client'>): void => ports.tell({ ...news, client: name })
-    const ways = { store, session, whenAway: ports.whenAway, refusal: standings.refusal, standings: standings.of }
+    const { store, session, whenAway } = this.#ports
+    const [known, whole] = [this.#knownOf(name), this.#knownOf(WHOLE)]
+    known.usedAtBeat = this.#beats
+    if (client.mayUseReserve) whole.reserveUsedAtBeat = this.#beats
+    else whole.usedAtBeat = this.#beats
+    const tell = (news: Omit<AwayNews, 'client'>): void => this.#ports.tell({ ...news, client: name })
+    const ways = { store, session, whenAway, refusal: this.#standings.refusal, standings: this.#standings.of }
+    // Told once, of the client, where both have limits.
+    const tellOfWhole = isLimited(client) ? () => {} : tell
     return [
       createSlot({ name, credits }, known.account, { ...ways, tell }),
-      // Told once, of the client, where both have limits.
-      createSlot(wholeFor(ports.whole(), client), whole.account, {
-        ...ways,
-        tell: isLimited(client) ? () => {} : tell,
-      }),
+      createSlot(wholeFor(this.#ports.whole(), client), whole.account, { ...ways, tell: tellOfWhole }),
     ]
   }
 
   // Signs of life
 
-  async function beat(isNew: boolean): Promise<void> {
-    beats += 1
-    const isDue = isNew || beats % BEATS === 0
-    await Promise.all(payers().map((payer) => beatFor(payer, isDue)))
+  async #beat(isNew: boolean): Promise<void> {
+    this.#beats += 1
+    const isDue = isNew || this.#beats % BEATS === 0
+    await Promise.all(this.#payers().map((payer) => this.#beatFor(payer, isDue)))
   }
 
-  function payers(): readonly Payer[] {
-    return [...clients().map(({ name, credits }) => ({ name, credits })), wholeFor(ports.whole(), {})]
+  #payers(): readonly Payer[] {
+    const { clients, whole } = this.#ports
+    return [...clients().map(({ name, credits }) => ({ name, credits })), wholeFor(whole(), {})]
   }
 
-  async function beatFor(payer: Payer, isDue: boolean): Promise<void> {
-    if (!isLimited(payer) && !accounts.has(payer.name)) return
-    const known = knownOf(payer.name)
-    await setFloat(payer, known, known.usedAtBeat)
-    if (payer.name === WHOLE) {
-      const withReserve = wholeFor(ports.whole(), { mayUseReserve: true })
-      await setFloat(withReserve, known, known.reserveUsedAtBeat)
-      await known.account.tell(isDue)
-      return tellShares(withReserve)
-    }
+  async #beatFor(payer: Payer, isDue: boolean): Promise<void> {
+    if (!isLimited(payer) && !this.#accounts.has(payer.name)) return
+    const known = this.#knownOf(payer.name)
+    const withReserve = payer.name === WHOLE ? wholeFor(this.#ports.whole(), { mayUseReserve: true }) : null
+    await this.#setFloat(payer, known, known.usedAtBeat)
+    if (withReserve) await this.#setFloat(withReserve, known, known.reserveUsedAtBeat)
     await known.account.tell(isDue)
-    tellShares(payer)
+    this.#standings.tellShares(withReserve ?? payer)
   }
 
-  async function setFloat(payer: Payer, { account }: Known, usedAtBeat: number): Promise<void> {
-    const isBusy = beats - usedAtBeat <= BEATS && clock.now() - startedAt > YOUNG_MS
-    if (isLimited(payer)) await account.setFloat(account.run(payer.mayUseReserve), isBusy ? floatOf(payer) : 0)
-  }
-
-  async function flush(): Promise<void> {
-    await Promise.all(payers().map((payer) => beatFor(payer, isLimited(payer))))
-  }
-
-  async function close(): Promise<void> {
-    stopListening()
-    await Promise.all(Array.from(accounts.values(), ({ account }) => account.close()))
+  async #setFloat(payer: Payer, { account }: Known, usedAtBeat: number): Promise<void> {
+    const isBusy = this.#beats - usedAtBeat <= BEATS && this.#ports.clock.now() - this.#startedAt > YOUNG_MS
+    if (isLimited(payer)) await account.setFloat(account.run(payer.mayUseReserve), isBusy ? this.#floatOf(payer) : 0)
   }
 
   /** What this replica may spend while the store is away; nothing of the last tenth. */
-  function floatOf(payer: Payer): number {
-    if (standings.of(payer).some(({ leftCredits, limitCredits }) => leftCredits * LAST_TENTH < limitCredits)) return 0
+  #floatOf(payer: Payer): number {
+    const standings = this.#standings.of(payer)
+    if (standings.some(({ leftCredits, limitCredits }) => leftCredits * LAST_TENTH < limitCredits)) return 0
     const { perDay, perMonth } = payer.credits
     const limit = Math.min(perDay ?? Number.POSITIVE_INFINITY, perMonth ?? Number.POSITIVE_INFINITY)
     return Math.min(MAX_FLOAT, Math.floor(limit / FLOAT_SHARE))
   }
 
-  function knownOf(name: string): Known {
-    const found = accounts.get(name)
+  #knownOf(name: string): Known {
+    const found = this.#accounts.get(name)
     if (found) return found
+    const { clients, whole } = this.#ports
     const limitsOf: LimitsOfRun = (mayUseReserve) =>
       name === WHOLE
-        ? wholeFor(ports.whole(), { mayUseReserve }).credits
+        ? wholeFor(whole(), { mayUseReserve }).credits
         : (clients().find((one) => one.name === name)?.credits ?? null)
     const never = -BEATS - 1
-    const made = {
-      account: createSharedAccount(name, limitsOf, ports),
-      usedAtBeat: never,
-      reserveUsedAtBeat: never,
-    }
-    accounts.set(name, made)
+    const account = createSharedAccount(name, limitsOf, this.#ports)
+    const made = { account, usedAtBeat: never, reserveUsedAtBeat: never }
+    this.#accounts.set(name, made)
     return made
   }
+}
+
+export function createSharedBudget(ports: SharedBudgetPorts): SharedBudgets {
+  return new SharedBudget(ports)
 }
