@@ -61,7 +61,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'telemetry/outcome-status.ts',
   ],
   'scrapellm/': ['failures.ts', 'fetch-parts.ts', 'parts.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
-  'cache/': ['blink.ts', 'parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
+  'cache/': ['blink.ts', 'lua.ts', 'parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   'limits/': [
     'fetch-parts.ts',
     'parts.ts',
