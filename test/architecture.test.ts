@@ -59,6 +59,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'telemetry/history.ts',
     'telemetry/history-step.ts',
     'telemetry/outcome-status.ts',
+    'telemetry/pace.ts',
   ],
   'scrapellm/': ['failures.ts', 'fetch-parts.ts', 'parts.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],
   'cache/': ['blink.ts', 'lua.ts', 'parts.ts', 'ports.ts', 'model.ts', 'errors.ts', 'telemetry/events.ts'],

@@ -2,9 +2,10 @@
  * The pages of the admin port in a real browser: on a phone and on a desk, in both colour schemes, by keyboard, by a screen
  * reader's view of them, while things change, without scripts, and with a caller who means ill.
  */
+import { join } from 'node:path'
 import { type Browser, type BrowserContext, chromium, type Page } from 'playwright-core'
 import t, { type Test } from 'tap'
-import { observed } from './support/observed.ts'
+import { type Observation, observed } from './support/observed.ts'
 import { aClient, answered, failed } from './support/verdicts.ts'
 
 const CANARY = '"><img/src=x/onerror=document.title=`owned`><script>document.title="owned"</script>'
@@ -131,6 +132,80 @@ for (const colorScheme of ['light', 'dark'] as const) {
   }
 }
 
+/** What an operator looks at: an hour of traffic, calm or with an incident in its last minutes. */
+const incidents: readonly {
+  readonly name: string
+  readonly firstLine: RegExp
+  readonly observation: Observation
+  readonly happens?: (scene: ReturnType<typeof observed>) => void
+}[] = [
+  { name: 'calm', firstLine: /^✓ OK$/m, observation: {} },
+  {
+    name: 'open circuit',
+    firstLine: /^✕ Degraded: upstream fails for google_ai_mode \(circuit open\), since 12:5\d:\d\d \(/,
+    observation: { says: (_n, { call }) => (call.scraper === 'google_ai_mode' ? failed('warmingUp') : answered()) },
+  },
+  {
+    name: 'spent key',
+    firstLine: /^✕ Degraded: no upstream key is ready: main is out of credits, since 12:\d\d:\d\d \(/,
+    observation: { says: (n) => (n > 60 ? failed('creditsExhausted') : answered()) },
+  },
+  {
+    name: 'Redis refuses',
+    firstLine: /^✕ Degraded: Redis refuses writes: out-of-memory, since 12:5\d:\d\d \(/,
+    observation: { gauges: { redis: () => 'refusing', redisTrouble: () => 'out-of-memory' } },
+    happens: ({ recorder }) =>
+      recorder.emit({ kind: 'redis-changed', to: 'refusing', because: 'error', word: 'OOM' } as never),
+  },
+]
+
+/** Folder for pictures of them, to be looked at; left out, none are taken. */
+const { SCREENSHOTS: pictures } = process.env
+
+for (const { name, firstLine, observation, happens } of incidents) {
+  void t.test(`${name}: the first line says so, in both schemes, on a phone and on a desk`, async (t) => {
+    const scene = observed({
+      clients: [
+        aClient({ name: 'search-team', credits: { perDay: 3_000, perMonth: 60_000 } }),
+        aClient({ name: 'batch', credits: { perDay: 1_000, perMonth: null } }),
+      ],
+      keys: ['main'],
+      scrapers: ['chatgpt', 'google_ai_mode', 'perplexity'],
+      breaker: { consecutive: 5, questions: 2, openFor: 60_000, openForMax: 60_000, hold: 0 },
+      says: () => answered(),
+      takesMs: 12_000,
+      ...observation,
+      gauges: { disk: () => ({ answers: 'up', records: 'up' }), ...observation.gauges },
+    })
+    for (let minute = 0; minute < 55; minute += 1) {
+      void scene.ask({ prompt: `question ${minute % 20}`, question: '/scrapers/chatgpt', client: 'search-team' })
+        .outcome
+      void scene.ask({ prompt: `batch ${minute}`, question: '/scrapers/perplexity', client: 'batch' }).outcome
+      await scene.clock.advance(60_000)
+    }
+    happens?.(scene)
+    for (let n = 0; n < 12; n += 1) {
+      void scene.ask({ id: `late-${n}`, prompt: `late ${n}`, question: '/scrapers/google_ai_mode', client: 'batch' })
+        .outcome
+      await scene.clock.advance(15_000)
+    }
+    const admin = await scene.listen(t)
+    for (const colorScheme of ['light', 'dark'] as const) {
+      for (const width of [390, 1440]) {
+        const { page, faults } = await open(t, { colorScheme, viewport: { width, height: 900 } })
+        await page.goto(`http://127.0.0.1:${admin.port}/`)
+        const where = `${colorScheme}, ${width}`
+        t.match(await page.getByRole('status').first().innerText(), firstLine, where)
+        t.equal(await page.evaluate(SIDEWAYS), 0, `${where}: does not scroll sideways`)
+        t.strictSame(await page.evaluate(STICKS_OUT), [], where)
+        t.strictSame(await page.evaluate(FAINT), [], where)
+        t.strictSame(faults, [])
+        if (pictures) await page.screenshot({ path: join(pictures, `${name} ${where}.png`), fullPage: true })
+      }
+    }
+  })
+}
+
 void t.test('what a screen reader is told', async (t) => {
   const { url } = still
   const { page } = await open(t, { viewport: { width: 390, height: 900 } })
@@ -166,7 +241,7 @@ void t.test('what a screen reader is told', async (t) => {
   t.equal(await pictures.getByRole('table').count(), 1, 'a picture can be read as a table')
   t.match(
     await page.getByRole('status').first().innerText(),
-    /^✕ Degraded since 12:00:\d\d \(\d+ s\): upstream fails for a_scraper_with_a_long_name/,
+    /^✕ Degraded: upstream fails for a_scraper_with_a_long_name \(circuit open\), since 12:00:\d\d \(\d+ s\)/,
   )
   t.equal(await page.locator('#health').getAttribute('aria-live'), 'polite')
   t.equal(await page.getByRole('textbox', { name: 'X-Request-Id' }).count(), 1)

@@ -89,6 +89,7 @@ export function buildAdmin(base: AdminBase) {
     openRequests: () => edge.server.openRequests,
     overload: () => overload,
     breakers: breakers.states,
+    slow: telemetry.pace.slow,
     keys: () => generations.current.keys.states(),
     flights: flights.list,
     places: () =>

@@ -10,6 +10,7 @@ import { createAudit } from '../telemetry/audit.ts'
 import { createHistory } from '../telemetry/history.ts'
 import { createLog } from '../telemetry/log.ts'
 import { createMetrics } from '../telemetry/metrics.ts'
+import { createPace } from '../telemetry/pace.ts'
 import { createRecorder, type Watcher } from '../telemetry/recorder.ts'
 import { createTracing } from '../telemetry/tracing.ts'
 import type { Closing } from './closing.ts'
@@ -55,7 +56,8 @@ export function buildTelemetry({ config, world, version, scrapers, closing }: Te
   )
   closing.add(access.flush)
   const tracing = createTracing({ clock, random, version })
-  const history = createHistory({ clock, credits: () => recorder.totals() })
+  const history = createHistory({ clock, credits: () => recorder.totals(), open: () => open.size })
+  const pace = createPace({ clock })
   const watchers: Watcher[] = [audit, ...tracing.watchers, history]
   const { traceIdOf } = tracing
   const { openPrompts } = audit
@@ -63,6 +65,7 @@ export function buildTelemetry({ config, world, version, scrapers, closing }: Te
   recorder.watch(audit)
   recorder.watch(tracing)
   recorder.watch(history)
+  recorder.watch(pace)
 
   return {
     log,
@@ -72,6 +75,7 @@ export function buildTelemetry({ config, world, version, scrapers, closing }: Te
     auditFile,
     tracing,
     history,
+    pace,
     recorder,
     open,
     emit: recorder.emit,

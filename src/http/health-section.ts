@@ -20,15 +20,17 @@ export function healthSection({
   same_hour_yesterday: yesterday,
   acts,
 }: StatusReport): Markup {
-  const { state, level, because, since } = health
+  const { state, level, causes } = health
   const kind = level === 'outage' ? 'bad' : state === 'ok' ? 'good' : 'warn'
-  const reasons = because.length === 0 ? '' : `: ${because.join('; ')}`
-  const began = since === null ? nothing : html` since ${timeOf(since)} (${leftOf(time, since)})`
+  const [first, ...others] = causes.map(
+    ({ text, since }) => html`${text}, since ${timeOf(since)} (${leftOf(time, since)})`,
+  )
   return html`<div id="health" data-live class="health ${kind}" role="status" aria-live="polite">
       <p>
         <span aria-hidden="true">${state === 'starting' || state === 'draining' ? '…' : healthMarks[kind]}</span>
-        <strong>${healthWords[state]}</strong>${began}${reasons}
+        <strong>${healthWords[state]}${first === undefined ? '' : ':'}</strong> ${first ?? nothing}
       </p>
+      ${others.map((one) => html`<p>${one}</p>`)}
       ${
         mistakes.length === 0
           ? nothing

@@ -33,6 +33,7 @@ button[aria-pressed=true]{background:var(--warn-back);color:var(--warn)}
 .health{border-radius:10px;padding:.75rem 1rem;margin:0 0 1rem;font-size:1.1rem;border:1px solid currentcolor}
 .health p{margin:0;overflow-wrap:anywhere}
 .grid{display:grid;margin-top:1rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,25rem),1fr));gap:1rem;align-items:start}
+.charts{grid-template-columns:repeat(auto-fit,minmax(min(100%,18rem),1fr))}
 .wide-columns{grid-template-columns:repeat(auto-fit,minmax(min(100%,34rem),1fr))}
 section{background:var(--panel);border:1px solid var(--line);border-radius:10px;padding:.9rem 1rem;min-width:0}
 .all{grid-column:1/-1}

@@ -11,8 +11,8 @@ const outcomeWords = {
   cached: 'from cache or shared',
   fetched: 'asked upstream',
   stale: 'expired',
-  refused: 'refused (4xx)',
-  failed: 'failed (5xx)',
+  refused: 'refused',
+  failed: 'failed',
 } as const
 const outcomeColours = { cached: 'c1', fetched: 'c2', stale: 'c3', refused: 'c4', failed: 'c5' } as const
 
@@ -75,7 +75,7 @@ export function picturesOf(history: Pick<History, 'steps' | 'marks'>, params: UR
       ${spans}, in steps of ${msText(shared.stepMs)}, times UTC. A dashed line marks a change: settings, circuits, keys,
       stores, starts.
     </p>
-    <div class="grid">${charts.map((chart) => chartOf({ ...chart, ...shared }))}</div>`
+    <div class="grid charts">${charts.map((chart) => chartOf({ ...chart, ...shared }))}</div>`
 }
 
 /** The same page with the pictures of another span. */
@@ -93,7 +93,7 @@ export function hourText(hour: HourReport): string {
   const words = [
     `${percent(hour.success_ratio)} answered`,
     `${hour.requests_per_minute.toFixed(1)} requests/min`,
-    ...(hour.refused > 0 ? [`${countOf(hour.refused)} refused (4xx)`] : []),
+    ...(hour.refused > 0 ? [`${countOf(hour.refused)} refused`] : []),
     `${percent(hour.hit_ratio)} hits`,
     `misses p50 ${latency(hour.p50_ms)}, p95 ${latency(hour.p95_ms)}`,
     `${countOf(hour.credits_spent)} credits/h spent, ${countOf(hour.credits_saved)} saved`,

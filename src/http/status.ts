@@ -11,8 +11,9 @@ import type { BreakerState, KeyState, OverloadState } from '../telemetry/events.
 import type { History } from '../telemetry/history.ts'
 import type { Hour } from '../telemetry/history-step.ts'
 import type { LedgerStatus } from '../telemetry/ledger.ts'
+import type { SlowScraper } from '../telemetry/pace.ts'
 import type { Trail, Trails } from '../telemetry/trail.ts'
-import { type DiskStatus, type Health, healthOf, type OverloadStatus, type Up } from './health.ts'
+import { type BeganAt, type DiskStatus, type Health, healthOf, type OverloadStatus, type Up } from './health.ts'
 
 export interface StatusGauges {
   readonly version: string
@@ -29,6 +30,8 @@ export interface StatusGauges {
   readonly openRequests: () => number
   readonly overload?: () => OverloadStatus
   readonly breakers: () => readonly BreakerStatus[]
+  /** Scrapers that are slower than usual. */
+  readonly slow?: () => readonly SlowScraper[]
   readonly keys: () => readonly KeyStatus[]
   readonly flights: () => readonly FlightStatus[]
   readonly places?: () => readonly PlacesStatus[]
@@ -211,12 +214,14 @@ const recentCount = 25
 
 export function createStatus(gauges: StatusGauges): () => StatusReport {
   const { clock, startedAt, trails } = gauges
+  const beginnings = createBeginnings(gauges)
   return () => {
     const { mistakes, waiting } = gauges.unapplied?.() ?? { mistakes: [], waiting: [] }
     const parts = {
       areSettingsRefused: mistakes.length > 0,
       overload: gauges.overload?.() ?? noOverload,
       breakers: gauges.breakers(),
+      slow: gauges.slow?.() ?? [],
       keys: gauges.keys(),
       disk: gauges.disk(),
       redis: gauges.redis?.() ?? null,
@@ -227,7 +232,6 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
     }
     const now = clock.wall()
     const hours = gauges.history.hours()
-    const since = Math.min(...gauges.history.troubles().map(({ at }) => at))
     return {
       version: gauges.version,
       time: new Date(now).toISOString(),
@@ -235,7 +239,7 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
       config_generation: gauges.configGeneration(),
       generations_in_use: gauges.generationsInUse?.() ?? 1,
       settings: { mistakes, waiting_for_restart: waiting },
-      health: healthOf(gauges.ready(), gauges.draining(), parts, iso(since)),
+      health: beginnings((beganAt) => healthOf(gauges.ready(), gauges.draining(), parts, beganAt)),
       draining: gauges.draining(),
       open_requests: gauges.openRequests(),
       overload: parts.overload.state,
@@ -276,6 +280,22 @@ export function createStatus(gauges: StatusGauges): () => StatusReport {
       })),
       recent: trails.recent(recentCount).map(recentReport),
     }
+  }
+}
+
+/** When each trouble began: as the history tells, or else when it was seen first. */
+function createBeginnings({ clock, history }: Pick<StatusGauges, 'clock' | 'history'>) {
+  let seen = new Map<string, number>()
+  return (look: (beganAt: BeganAt) => Health): Health => {
+    const told = new Map(history.troubles().map(({ text, at }) => [text, at]))
+    const present = new Map<string, number>()
+    const health = look((name) => {
+      const at = told.get(name) ?? seen.get(name) ?? clock.wall()
+      present.set(name, at)
+      return at
+    })
+    seen = present
+    return health
   }
 }
 

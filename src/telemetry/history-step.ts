@@ -51,7 +51,12 @@ export interface Slot {
 const STEP_MS = 10_000
 
 export function emptySlot(at: number, open: number): Slot {
-  return { at, requests: outcomeNames.map(() => 0), latencies: bounds.map(() => 0), spent: 0, saved: 0, open }
+  return { at, requests: outcomeNames.map(() => 0), latencies: noLatencies(), spent: 0, saved: 0, open }
+}
+
+/** Counts of latencies, one for each bucket. */
+export function noLatencies(): number[] {
+  return bounds.map(() => 0)
 }
 
 export function bucketOf(latencyMs: number): number {
@@ -119,7 +124,7 @@ export function hourFrom(slots: readonly Slot[], until: number): Hour {
 }
 
 /** Between the bounds of its bucket, in proportion. */
-function percentile(counts: readonly number[], share: number): number | null {
+export function percentile(counts: readonly number[], share: number): number | null {
   const all = counts.reduce((sum, count) => sum + count, 0)
   if (all === 0) return null
   let below = 0

@@ -37,6 +37,8 @@ const kinds = [
   'key-changed',
   'redis-changed',
   'disk-changed',
+  'audit-changed',
+  'budget-used',
   'overload-changed',
   'operator-acted',
 ] as const
@@ -63,6 +65,8 @@ interface HistoryPorts {
   readonly clock: Clock
   /** Totals since the start. */
   readonly credits: () => { readonly spent: number; readonly saved: number }
+  /** Requests that wait now; the one that ends is no more of them. */
+  readonly open: () => number
 }
 
 type Store = Pick<Disk, 'put' | 'list'>
@@ -84,34 +88,37 @@ const actsKept = 5
 class TrafficHistory implements History {
   readonly kinds = kinds
   readonly #clock: Clock
+  readonly #open: () => number
   readonly #credits: () => { readonly spent: number; readonly saved: number }
   readonly #rings = { hour: new Map<number, Slot>(), day: new Map<number, Slot>() }
   readonly #latestAt = { hour: 0, day: 0 }
   readonly #marks: Mark[] = []
   readonly #acts: Act[] = []
   readonly #wrong = new Map<string, Mark>()
+  /** As of the last event. */
   #openQuestions = 0
   #counted = { spent: 0, saved: 0 }
   #store: Store | null = null
 
-  constructor({ clock, credits }: HistoryPorts) {
+  constructor({ clock, credits, open }: HistoryPorts) {
     this.#clock = clock
+    this.#open = open
     this.#credits = credits
     this.#mark('started')
   }
 
   readonly begin = (): void => {
-    this.#openQuestions += 1
     const { hour, day } = this.#roll()
+    this.#openQuestions = this.#open()
     for (const slot of [hour, day]) slot.open = Math.max(slot.open, this.#openQuestions)
   }
 
   readonly ended = (_exchange: Exchange, outcome: Outcome, { status, cache, durationMs }: Access): void => {
-    this.#openQuestions -= 1
+    const { hour, day } = this.#roll()
+    this.#openQuestions = this.#open()
     const name = outcomeNameOf(outcome, status)
     const index = name === null ? null : outcomeNames.indexOf(name)
     const latency = outcome.kind === 'fetched' && outcome.role === 'leader' && cache !== 'none' ? durationMs : null
-    const { hour, day } = this.#roll()
     for (const slot of [hour, day]) {
       if (index !== null) slot.requests[index] = (slot.requests[index] ?? 0) + 1
       if (latency === null || status !== 200) continue
@@ -136,7 +143,14 @@ class TrafficHistory implements History {
       this.#went('Redis', event.to !== 'up')
     } else if (event.kind === 'disk-changed') {
       this.#mark(`disk ${event.to}`)
-      this.#went('disk', event.to !== 'up')
+      this.#went(`disk ${event.file}`, event.to !== 'up')
+    } else if (event.kind === 'audit-changed') {
+      this.#went('audit file', event.to === 'down')
+    } else if (event.kind === 'budget-used') {
+      if (event.percent < 100) return
+      // Once per period: the last one is over.
+      this.#went(`budget of ${event.client} for the ${event.period.kind}`, false)
+      this.#went(`budget of ${event.client} for the ${event.period.kind}`, true)
     } else if (event.kind === 'overload-changed') {
       this.#mark(event.to === 'calm' ? 'overload is over' : 'overload')
       this.#went('overload', event.to !== 'calm')

@@ -48,14 +48,15 @@ void t.test('the page says in one line how things are, and why', async (t) => {
   t.match(textOf(run(page).body), /✓ OK – answered · .* 0 open requests · up 0 ms/)
   t.match(run(page).body, '<title>ok: scrapellm-proxy</title>')
   await finish()
-  t.match(
-    textOf(run(page).body),
-    /✕ Degraded since 12:00:0\d \(\d s\): upstream fails for alpha \(circuit not closed\)/,
-  )
+  t.match(textOf(run(page).body), /✕ Degraded: upstream fails for alpha \(circuit open\), since 12:00:0\d \(\d s\)/)
   t.match(textOf(run(page).body), /alpha open in \d+ s Close 0/)
   t.match(status().health, { state: 'degraded', level: 'outage', because: [/alpha/] })
   await clock.advance(60_000)
-  t.match(status().health, { level: 'limit', because: [/nobody has asked alpha since the outage/] }, 'it may be back')
+  t.match(
+    status().health,
+    { level: 'limit', because: [/circuit of alpha is open and idle: the next request/] },
+    'it may be back',
+  )
   t.match(textOf(run(page).body), /alpha open with the next request Close 0/)
 })
 
@@ -75,18 +76,89 @@ void t.test('each way of being unwell has words', async (t) => {
   await finish({ prompt: 'one' })
   t.match(
     status().health.because.join('; '),
-    /Redis is away: not reached yet; .*disk cache is lost; budgets and jobs cannot be saved.*; .*audit file.*; 3 credits .*; team has spent .* day/,
+    /Redis is unavailable: not connected yet; the disk cache is unavailable; budgets and jobs cannot be saved.*; .*audit file.*; 3 credits .*; client team has used up .* day/,
   )
   await clock.advance(1)
   const keyless = setUp({ keys: ['main', 'spare'], says: (n) => (n === 1 ? failed('unauthorized') : answered()) })
   await keyless.finish({ prompt: 'one' })
-  t.match(keyless.status().health, { level: 'limit', because: [/^not ready: key (main|spare)$/] })
-  t.match(textOf(run(keyless.page).body), /! Degraded since .*not ready: key .* 1 circuit closed, 1 key ready/)
+  t.match(keyless.status().health, {
+    level: 'limit',
+    because: [/^upstream key (main|spare) was refused by upstream \(401\); others are ready$/],
+  })
+  t.match(textOf(run(keyless.page).body), /! Degraded: upstream key .*, since .* 1 circuit closed, 1 key ready/)
   const none = setUp({ says: () => failed('creditsExhausted') })
   await none.finish()
-  t.match(none.status().health, { level: 'outage', because: ['no key is ready: key main'] })
+  t.match(none.status().health, { level: 'outage', because: ['no upstream key is ready: main is out of credits'] })
   t.equal(setUp({ gauges: { draining: () => true } }).status().health.state, 'draining')
   t.match(textOf(run(setUp({ gauges: { ready: () => false } }).page).body), '… Starting')
+})
+
+void t.test('each cause says since when, for itself', async (t) => {
+  let isAuditLost = false
+  const { page, status, recorder, clock, finish } = setUp({
+    keys: ['main', 'spare'],
+    clients: [aClient({ credits: { perDay: 3, perMonth: null } })],
+    gauges: { auditFile: () => (isAuditLost ? 'down' : 'up'), redis: () => 'down' },
+    says: () => answered(),
+  })
+  const at = async (ms: number) => {
+    await clock.advance(ms)
+    return new Date(clock.wall()).toISOString()
+  }
+  const since = () => status().health.causes.map(({ since }) => since)
+  const redisAt = await at(10_000)
+  recorder.emit({ kind: 'redis-changed', to: 'down', because: 'timeout', word: null })
+  const auditAt = await at(60_000)
+  isAuditLost = true
+  recorder.emit({ kind: 'audit-changed', to: 'down', because: 'full', lostLines: 0 })
+  await at(60_000)
+  t.strictSame(since(), [redisAt, auditAt])
+  await finish()
+  const spentAt = await at(0)
+  t.strictSame(since(), [redisAt, auditAt, spentAt])
+  t.match(status().health, { since: redisAt, level: 'outage', causes: [{}, {}, { level: 'limit' }] })
+  await at(60_000)
+  t.strictSame(since(), [redisAt, auditAt, spentAt], 'what nothing tells of began when it was seen first')
+  t.match(
+    textOf(run(page).body),
+    /✕ Degraded: Redis is unavailable.*, since 12:00:10 \(3\.0 min\) the audit file cannot be written, since 12:01:10 \(2\.0 min\) client team has used up its credits for the day, since 12:0\d/,
+  )
+  isAuditLost = false
+  recorder.emit({ kind: 'audit-changed', to: 'up', because: 'full', lostLines: 0 })
+  t.strictSame(since(), [redisAt, spentAt])
+})
+
+void t.test('a slow upstream is told with since when, until it is over', async (t) => {
+  let takesMs = 15_000
+  const { page, status, recorder, clock } = setUp({ scrapers: ['alpha', 'beta'] })
+  const minute = async () => {
+    for (let n = 0; n < 4; n += 1) {
+      const attempt = { durationMs: takesMs, status: 200, class: 'ok', charge: { state: 'charged', credits: 3 } }
+      const event = { kind: 'attempt-ended', id: 'x', payer: 'team', attempt } as const
+      recorder.emit({ ...event, scraper: 'alpha' } as never)
+      recorder.emit({ ...event, scraper: 'beta', attempt: { ...attempt, durationMs: 15_000 } } as never)
+    }
+    await clock.advance(60_000)
+  }
+  for (let n = 0; n < 30; n += 1) await minute()
+  t.equal(status().health.state, 'ok')
+  takesMs += 60_000
+  const beganAt = new Date(clock.wall()).toISOString()
+  for (let n = 0; n < 8; n += 1) {
+    await minute()
+    t.match(status().health, {
+      state: 'degraded',
+      level: 'limit',
+      causes: [{ text: /^alpha is slow: 1 in 20 answers takes \d\d s or longer \(usually 1\d s\)$/, since: beganAt }],
+    })
+  }
+  t.match(textOf(run(page).body), /! Degraded: alpha is slow: .*, since 12:30:00 \(8\.0 min\)/)
+  takesMs -= 60_000
+  for (let n = 0; n < 5; n += 1) await minute()
+  t.equal(status().health.state, 'ok')
+  takesMs = 200_000
+  for (let n = 0; n < 24 * 60; n += 1) await minute()
+  t.equal(status().health.state, 'ok', 'what lasts for a day is usual')
 })
 
 void t.test('everything that /status says is on the page', async (t) => {

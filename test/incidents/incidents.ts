@@ -65,6 +65,7 @@ export const incidents: readonly Incident[] = [
   {
     name: 'slow upstream (+75 s)',
     alert: 'UpstreamSlow',
+    prepare: () => ({ environment: { NODE_OPTIONS: preload('scaled-pace.ts') } }),
     happens: ({ sim }) => sim.weather('chatgpt', { outage: { kind: '200', delayMs: 5_000 } }),
   },
   {

@@ -40,7 +40,7 @@ function cellOf(text: string): string {
     .replaceAll(/127\.0\.0\.1:\d+/g, '127.0.0.1:9464')
     .replaceAll(/\/tmp\/[^ ]*\//g, '')
     .replaceAll('&quot;', '"')
-    .replaceAll(/ since [\d:]+ \([^)]*\)/g, '')
+    .replaceAll(/,? since [\d:]+ \([^)]*\)/g, '')
     .replaceAll('\n', ' ')
     .trim()
 }

@@ -156,7 +156,7 @@ void t.test('rejected settings are shown on the page and in /status until a relo
   t.match((await proxy.admin('/status')).json, {
     health: {
       state: 'degraded',
-      because: ['the settings in the files were refused: a restart would fail'],
+      because: ['the changed settings were refused: the proxy would not start with them'],
       since: String,
     },
     settings: { mistakes: [/^cache\.ttll: unknown key; did you mean "ttl"\?/] },

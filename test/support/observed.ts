@@ -38,6 +38,7 @@ import { type AuditOptions, createAudit } from '../../src/telemetry/audit.ts'
 import { createHistory } from '../../src/telemetry/history.ts'
 import { createLog } from '../../src/telemetry/log.ts'
 import { createMetrics } from '../../src/telemetry/metrics.ts'
+import { createPace } from '../../src/telemetry/pace.ts'
 import { createRecorder } from '../../src/telemetry/recorder.ts'
 import { createTracing } from '../../src/telemetry/tracing.ts'
 import { aCall, aClient, breakerDefaults, budgetDefaults, failed, keyRestDefaults } from './verdicts.ts'
@@ -133,7 +134,8 @@ export function observed(observation: Observation = {}) {
       append: observation.noFile ? null : (line) => void lines.push(line),
     },
   )
-  const history = createHistory({ clock, credits: () => recorder.totals() })
+  const history = createHistory({ clock, credits: () => recorder.totals(), open: () => open.size })
+  const pace = createPace({ clock })
   const recorder = createRecorder({
     metrics,
     access,
@@ -148,6 +150,7 @@ export function observed(observation: Observation = {}) {
   recorder.watch(audit)
   recorder.watch(tracing)
   recorder.watch(history)
+  recorder.watch(pace)
   const { emit } = recorder
 
   const cache = createCache(
@@ -241,6 +244,7 @@ export function observed(observation: Observation = {}) {
     draining: () => false,
     openRequests: () => 0,
     breakers: breakers.states,
+    slow: pace.slow,
     keys: keys.states,
     flights: flights.list,
     cache: tiers,

@@ -43,9 +43,22 @@ void t.test('each request is counted once, by how it ended', async (t) => {
   )
 })
 
+void t.test('a request that ends in a step was open in it', async (t) => {
+  const { history, ask, finish, clock } = observed({ takesMs: 12_000, says: () => answered() })
+  const asked = ask()
+  await clock.finish(asked.outcome)
+  const open = () => history.steps('hour').map(({ openQuestions }) => openQuestions)
+  t.strictSame(open(), [1, 1])
+  await finish()
+  await finish()
+  await clock.advance(10_000)
+  await finish({ prompt: 'other' })
+  t.strictSame(open().at(-1), 1, 'a hit is not open')
+})
+
 void t.test('what is wrong is remembered with its beginning, until it is over', async (t) => {
   const { clock } = fakeWorld()
-  const history = createHistory({ clock, credits: () => ({ spent: 0, saved: 0 }) })
+  const history = createHistory({ clock, credits: () => ({ spent: 0, saved: 0 }), open: () => 0 })
   const began = clock.wall()
   history.note({ kind: 'breaker-changed', scraper: 'grok', to: 'open', openForMs: 1_000, isStillOpen: false })
   await clock.advance(1_000)
@@ -64,7 +77,7 @@ void t.test('what is wrong is remembered with its beginning, until it is over', 
 void t.test('steps of the day survive a restart, and are compared with today', async (t) => {
   const { clock } = fakeWorld()
   const store = createMemoryStore(clock)
-  const first = createHistory({ clock, credits: () => ({ spent: 0, saved: 0 }) })
+  const first = createHistory({ clock, credits: () => ({ spent: 0, saved: 0 }), open: () => 0 })
   first.keepIn(store)
   for (let minute = 0; minute < 60; minute += 1) {
     first.begin()
@@ -72,7 +85,7 @@ void t.test('steps of the day survive a restart, and are compared with today', a
   }
   await clock.advance(23 * hour)
   first.steps('day')
-  const second = createHistory({ clock, credits: () => ({ spent: 0, saved: 0 }) })
+  const second = createHistory({ clock, credits: () => ({ spent: 0, saved: 0 }), open: () => 0 })
   second.keepIn(store)
   t.ok(second.steps('day').length > 10)
   t.ok(second.hours().dayAgo, 'the same hour of yesterday is known')
@@ -83,7 +96,7 @@ void t.test('steps of the day survive a restart, and are compared with today', a
 void t.test('memory is bounded, and steps of the future go when the clock is set back', async (t) => {
   const world = fakeWorld()
   const { clock } = world
-  const history = createHistory({ clock, credits: () => ({ spent: 0, saved: 0 }) })
+  const history = createHistory({ clock, credits: () => ({ spent: 0, saved: 0 }), open: () => 0 })
   for (let count = 0; count < 2_000; count += 1) {
     history.begin()
     history.note({ kind: 'key-changed', key: `k${count}`, to: 'ready', because: null, untilAt: null })
