@@ -17,10 +17,10 @@ export interface Wanted {
   readonly sets: readonly string[]
 }
 
-type Surroundings = Pick<Io, 'cwd' | 'environment' | 'readFile'>
+type SettingsIo = Pick<Io, 'cwd' | 'environment' | 'readFile'>
 
 /** To be read at start and again with each reload. */
-export function settingsSource(wanted: Wanted, io: Surroundings): SettingsSource {
+export function settingsSource(wanted: Wanted, io: SettingsIo): SettingsSource {
   return { read: () => readSettings(wanted, io), files: filesOf(wanted, io).map(({ path }) => path) }
 }
 
@@ -31,7 +31,7 @@ export function withoutKey<Ports extends Pick<Io, 'environment'>>(io: Ports, sta
 }
 
 /** Throws a ConfigError with every mistake, a file that is not there among them. */
-export function readSettings(wanted: Wanted, io: Surroundings): Loaded {
+export function readSettings(wanted: Wanted, io: SettingsIo): Loaded {
   const files = filesOf(wanted, io)
   const missing: string[] = []
   const sources = files.flatMap(({ name, path }): Source[] => {
@@ -48,7 +48,7 @@ export function readSettings(wanted: Wanted, io: Surroundings): Loaded {
   return { ...loaded, warnings: [...loaded.warnings, ...certificateWarnings(loaded.config, readFile, Date.now())] }
 }
 
-function filesOf({ configs }: Wanted, { cwd }: Surroundings): { readonly name: string; readonly path: string }[] {
+function filesOf({ configs }: Wanted, { cwd }: SettingsIo): { readonly name: string; readonly path: string }[] {
   if (configs.length === 0) return [{ name: 'config/default.yaml', path: defaultFile }]
   return configs.map((name) => ({ name, path: resolve(cwd, name) }))
 }

@@ -8,10 +8,10 @@ import { Secret } from '../keys/secret.ts'
 import { crossFieldIssues, unknownScrapers, type CrossFieldIssue } from './cross-field.ts'
 import { fieldAt } from './describe.ts'
 import { about, explain, render, type Issue, type Mistake } from './mistake.ts'
-import { filePrefix, resolve, type Surroundings } from './reference.ts'
+import { filePrefix, resolve, type ReferenceSources } from './reference.ts'
 import { schema, type Config } from './schema.ts'
 import { defaultKeys } from './sections/upstream.ts'
-import { assign, find, isEmpty, isOutside, merge, type Path, type Place, type Tree } from './tree.ts'
+import { assign, find, isEmpty, isOutside, merge, type Path, type SourceLocation, type Tree } from './tree.ts'
 import { warnings } from './warning.ts'
 import { type Locate, readText, toYaml } from './yaml.ts'
 
@@ -50,8 +50,8 @@ export interface Known {
 export function loadConfig(
   sources: readonly Source[],
   sets: readonly string[],
-  environment: Surroundings['environment'],
-  readFile: Surroundings['readFile'],
+  environment: ReferenceSources['environment'],
+  readFile: ReferenceSources['readFile'],
   known: Known | null = null,
 ): Loaded {
   const dangersOf = (config: Config): CrossFieldIssue[] => crossFieldIssues(config, { environment, readFile })
@@ -116,8 +116,8 @@ function isDoubtful({ path, because = [] }: CrossFieldIssue, wrong: readonly str
 // Reading
 
 function combine(sources: readonly Source[], sets: readonly string[], mistakes: Mistake[]): Tree {
-  const nowhere: Place = { source: '', order: -1, line: null, column: null }
-  let tree: Tree = { kind: 'map', entries: new Map(), place: nowhere }
+  const nowhere: SourceLocation = { source: '', order: -1, line: null, column: null }
+  let tree: Tree = { kind: 'map', entries: new Map(), location: nowhere }
   const text = toYaml({ upstream: { keys: defaultKeys } })
   tree = merge(tree, readText(text, () => nowhere, mistakes) ?? tree)
   for (const [order, { name, text }] of sources.entries()) {
@@ -128,7 +128,7 @@ function combine(sources: readonly Source[], sets: readonly string[], mistakes: 
       mistakes.push({
         path: [],
         text: isEmpty(read) ? 'is empty' : 'does not hold settings; expected lines like "listen:" at the top level',
-        place: read.place,
+        location: read.location,
       })
   }
   return sets.reduce((below, set, index) => applySet(below, set, sources.length + index, mistakes), tree)
@@ -137,20 +137,20 @@ function combine(sources: readonly Source[], sets: readonly string[], mistakes: 
 function applySet(below: Tree, set: string, order: number, mistakes: Mistake[]): Tree {
   const equals = set.indexOf('=')
   const name = equals < 0 ? set : set.slice(0, equals)
-  const place: Place = { source: `--set ${name}`, order, line: null, column: null }
+  const location: SourceLocation = { source: `--set ${name}`, order, line: null, column: null }
   const path = name.split('.')
   const text = equals < 0 ? '' : set.slice(equals + 1)
   if (text.trim() === '' || path.includes('') || path.includes('__proto__')) {
-    mistakes.push({ path: [], text: 'expected path=value, such as log.level=debug', place })
+    mistakes.push({ path: [], text: 'expected path=value, such as log.level=debug', location })
     return below
   }
   const crossed = path.findIndex((step, at) => isOutside(find(below, path.slice(0, at)), step))
   if (crossed >= 0) {
     const text = `there is no item ${path[crossed]} in ${path.slice(0, crossed).join('.')}`
-    mistakes.push({ path: [], text, place })
+    mistakes.push({ path: [], text, location })
     return below
   }
-  const value = readText(text, () => place, mistakes)
+  const value = readText(text, () => location, mistakes)
   return value === null ? below : assign(below, path, value)
 }
 

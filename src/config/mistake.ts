@@ -5,12 +5,12 @@
 import { fieldAt } from './describe.ts'
 import { nearest } from './nearest.ts'
 import type { schema } from './schema.ts'
-import { find, placeOf, type Path, type Place, type ScalarTree, type Tree } from './tree.ts'
+import { find, locationOf, type Path, type SourceLocation, type ScalarTree, type Tree } from './tree.ts'
 
 export interface Mistake {
   readonly path: Path
   readonly text: string
-  readonly place: Place | null
+  readonly location: SourceLocation | null
 }
 
 type Validated = ReturnType<typeof schema.safeParse>
@@ -75,7 +75,7 @@ function unknownKey(path: Path, tree: Tree): Mistake {
 export function about(path: Path, text: string, tree: Tree, wanted: 'key' | 'value' = 'value'): Mistake {
   const node = find(tree, path)
   const isWritten = find(tree, path.slice(0, 1)) !== undefined
-  return { path, text, place: isWritten ? placeOf(tree, path, node?.kind === 'map' ? 'key' : wanted) : null }
+  return { path, text, location: isWritten ? locationOf(tree, path, node?.kind === 'map' ? 'key' : wanted) : null }
 }
 
 function fill(message: string, path: Path, tree: Tree): string {
@@ -119,11 +119,11 @@ export function render(mistakes: readonly Mistake[]): string[] {
 }
 
 /** What has no path, because the file could not be read so far, begins with its place; what has one ends with it. */
-function inFull({ path, text, place }: Mistake): string {
+function inFull({ path, text, location }: Mistake): string {
   const where =
-    place === null || place.source === ''
+    location === null || location.source === ''
       ? null
-      : [place.source, place.line, place.column].filter((part) => part !== null).join(':')
+      : [location.source, location.line, location.column].filter((part) => part !== null).join(':')
   if (path.length === 0) return inOneLine(where === null ? text : `${where}: ${text}`)
   const name = path.map((step) => (step.length > longestName ? `${step.slice(0, longestName)}…` : step)).join('.')
   return inOneLine(where === null ? `${name}: ${text}` : `${name}: ${text} (${where})`)
@@ -137,13 +137,13 @@ function inOneLine(line: string): string {
 }
 
 function rank(mistake: Mistake): number {
-  return mistake.place?.order ?? -1
+  return mistake.location?.order ?? -1
 }
 
 function line(mistake: Mistake): number {
-  return mistake.place?.line ?? 0
+  return mistake.location?.line ?? 0
 }
 
 function column(mistake: Mistake): number {
-  return mistake.place?.column ?? 0
+  return mistake.location?.column ?? 0
 }

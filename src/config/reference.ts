@@ -6,7 +6,7 @@ import { fieldAt } from './describe.ts'
 import { withoutLineEnd } from '../keys/secret.ts'
 import type { Path, ScalarTree, Tree } from './tree.ts'
 
-export interface Surroundings {
+export interface ReferenceSources {
   readonly environment: Readonly<Record<string, string | undefined>>
   /** Throws when the file cannot be read. */
   readonly readFile: (path: string) => string
@@ -18,7 +18,7 @@ export const filePrefix = 'file:'
 export type Complain = (path: Path, text: string) => void
 
 /** Plain values for the schema, and the tree they came from with its references resolved. */
-export function resolve(tree: Tree, surroundings: Surroundings, complain: Complain): Tree {
+export function resolve(tree: Tree, sources: ReferenceSources, complain: Complain): Tree {
   return walk(tree, [])
 
   function walk(node: Tree, path: Path): Tree {
@@ -39,7 +39,7 @@ export function resolve(tree: Tree, surroundings: Surroundings, complain: Compla
       return field?.takes === 'text' && node.value !== null ? { ...node, value: node.written } : node
     if (bareReference.test(node.value))
       complain(path, 'is "$" and a name, which is no reference; write ${NAME}, with braces')
-    const { text, references } = substitute(node.value, surroundings.environment, (message) => complain(path, message))
+    const { text, references } = substitute(node.value, sources.environment, (message) => complain(path, message))
     if (field?.kind === 'secret' && references.length > 0 && isQuoted(text))
       complain(path, `the value of ${references.join(' and ')} ${QUOTED}`)
     if (field?.kind === 'secret' && node.value.startsWith(filePrefix)) return mounted(node, path, text)
@@ -51,7 +51,7 @@ export function resolve(tree: Tree, surroundings: Surroundings, complain: Compla
   function mounted(node: ScalarTree, path: Path, text: string): Tree {
     const references = [text]
     try {
-      const content = withoutLineEnd(surroundings.readFile(text.slice(filePrefix.length)))
+      const content = withoutLineEnd(sources.readFile(text.slice(filePrefix.length)))
       if (isQuoted(content)) complain(path, `what ${text} holds ${QUOTED}`)
       return { ...node, value: content, references }
     } catch (error) {
@@ -79,7 +79,7 @@ function isQuoted(text: string): boolean {
 
 const reference = /\$\$\{|\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}|\$\{/g
 
-function substitute(written: string, environment: Surroundings['environment'], complain: (text: string) => void) {
+function substitute(written: string, environment: ReferenceSources['environment'], complain: (text: string) => void) {
   const references: string[] = []
   const text = written.replace(reference, (whole: string, name?: string, fallback?: string) => {
     if (whole === '$${') return '${'

@@ -5,7 +5,7 @@
 
 export type Path = readonly string[]
 
-export interface Place {
+export interface SourceLocation {
   /** A file name, or the `--set` that says so. */
   readonly source: string
   /** Of the source among all sources, for sorting. */
@@ -21,24 +21,24 @@ export interface ScalarTree {
   readonly written: string
   /** Variables and files the value came from; such a value is never shown. */
   readonly references: readonly string[]
-  readonly place: Place
+  readonly location: SourceLocation
 }
 
 interface Entry {
-  readonly keyPlace: Place
+  readonly keyLocation: SourceLocation
   readonly tree: Tree
 }
 
 export interface MapTree {
   readonly kind: 'map'
   readonly entries: ReadonlyMap<string, Entry>
-  readonly place: Place
+  readonly location: SourceLocation
 }
 
 export type Tree =
   | ScalarTree
   | MapTree
-  | { readonly kind: 'list'; readonly items: readonly Tree[]; readonly place: Place }
+  | { readonly kind: 'list'; readonly items: readonly Tree[]; readonly location: SourceLocation }
 
 /** Maps merge deeply; lists and scalars replace. What is empty is as if it had not been written. */
 export function merge(below: Tree | undefined, above: Tree): Tree {
@@ -47,9 +47,9 @@ export function merge(below: Tree | undefined, above: Tree): Tree {
   if (below.kind !== 'map' || above.kind !== 'map') return above
   const entries = new Map(below.entries)
   for (const [key, entry] of above.entries) {
-    entries.set(key, { keyPlace: entry.keyPlace, tree: merge(below.entries.get(key)?.tree, entry.tree) })
+    entries.set(key, { keyLocation: entry.keyLocation, tree: merge(below.entries.get(key)?.tree, entry.tree) })
   }
-  return { kind: 'map', entries, place: above.place }
+  return { kind: 'map', entries, location: above.location }
 }
 
 /** Merges `value` in at `path`; a number in the path selects an item of a list that exists. */
@@ -62,8 +62,8 @@ export function assign(tree: Tree | undefined, path: Path, value: Tree): Tree {
     return { ...tree, items }
   }
   const entries = new Map(tree?.kind === 'map' ? tree.entries : [])
-  entries.set(step, { keyPlace: value.place, tree: assign(entries.get(step)?.tree, rest, value) })
-  return { kind: 'map', entries, place: value.place }
+  entries.set(step, { keyLocation: value.location, tree: assign(entries.get(step)?.tree, rest, value) })
+  return { kind: 'map', entries, location: value.location }
 }
 
 /** A list has no such item, and it cannot be added at its end either. */
@@ -84,13 +84,13 @@ export function find(tree: Tree, path: Path): Tree | undefined {
 }
 
 /** Where a path is written, or the innermost of its parents that is. */
-export function placeOf(tree: Tree, path: Path, wanted: 'key' | 'value'): Place {
+export function locationOf(tree: Tree, path: Path, wanted: 'key' | 'value'): SourceLocation {
   const [step, ...rest] = path
   const child = step === undefined ? undefined : childOf(tree, step)
-  if (step === undefined || child === undefined) return tree.place
+  if (step === undefined || child === undefined) return tree.location
   if (wanted === 'key' && rest.length === 0 && tree.kind === 'map')
-    return tree.entries.get(step)?.keyPlace ?? child.place
-  return placeOf(child, rest, wanted)
+    return tree.entries.get(step)?.keyLocation ?? child.location
+  return locationOf(child, rest, wanted)
 }
 
 function childOf(tree: Tree, step: string): Tree | undefined {

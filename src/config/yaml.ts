@@ -1,9 +1,9 @@
 /** YAML to a tree with the place of each value, or what is wrong with it; and back, for people. The one door to the library. */
 import { isAlias, isMap, isScalar, isSeq, LineCounter, parseDocument, stringify, type Document } from 'yaml'
 import type { Mistake } from './mistake.ts'
-import type { MapTree, Place, Tree } from './tree.ts'
+import type { MapTree, SourceLocation, Tree } from './tree.ts'
 
-export type Locate = (position: { line: number; col: number } | null) => Place
+export type Locate = (position: { line: number; col: number } | null) => SourceLocation
 
 /** As YAML, for people. */
 export function toYaml(value: unknown): string {
@@ -17,7 +17,7 @@ const mostValues = 200_000
 export function readText(text: string, locate: Locate, mistakes: Mistake[]): Tree | null {
   const counter = new LineCounter()
   const at = (offset: number | undefined) => locate(offset === undefined ? null : counter.linePos(offset))
-  const complain = (text: string, offset?: number) => mistakes.push({ path: [], text, place: at(offset) })
+  const complain = (text: string, offset?: number) => mistakes.push({ path: [], text, location: at(offset) })
   const before = mistakes.length
   try {
     const document = parseDocument(text, {
@@ -62,7 +62,12 @@ function inWords(
 /** `visit` is told of each value (null), so that it can end a bomb, and of what cannot be taken. */
 type Visit = (complaint: string | null, offset?: number) => void
 
-function toTree(document: Document, node: unknown, at: (offset: number | undefined) => Place, visit: Visit): Tree {
+function toTree(
+  document: Document,
+  node: unknown,
+  at: (offset: number | undefined) => SourceLocation,
+  visit: Visit,
+): Tree {
   visit(null)
   if (isAlias(node)) {
     const target = node.resolve(document)
@@ -79,17 +84,17 @@ function toTree(document: Document, node: unknown, at: (offset: number | undefin
       const offset = isScalar(key) ? key.range?.[0] : node.range?.[0]
       const name = isScalar(key) ? String(key.value) : ''
       if (name === '' || name === '__proto__') visit('this key cannot be a setting', offset)
-      return [[name, { keyPlace: at(offset), tree: toTree(document, value, at, visit) }] as const]
+      return [[name, { keyLocation: at(offset), tree: toTree(document, value, at, visit) }] as const]
     })
     // The map's own keys win, then the first map that is merged in.
     const all = [...merged.toReversed().flatMap((one) => [...one]), ...entries]
-    return { kind: 'map', entries: new Map(all), place: at(node.range?.[0]) }
+    return { kind: 'map', entries: new Map(all), location: at(node.range?.[0]) }
   }
   if (isSeq(node)) {
     return {
       kind: 'list',
       items: node.items.map((item) => toTree(document, item, at, visit)),
-      place: at(node.range?.[0]),
+      location: at(node.range?.[0]),
     }
   }
   const scalar = isScalar(node) ? node : null
@@ -100,7 +105,7 @@ function toTree(document: Document, node: unknown, at: (offset: number | undefin
     value: known,
     written: scalar?.source ?? String(known),
     references: [],
-    place: at(scalar?.range?.[0]),
+    location: at(scalar?.range?.[0]),
   }
 }
 
