@@ -3,9 +3,9 @@ import { upstreamKeys } from '../compose.ts'
 import { sharedOptions } from '../options.ts'
 import { finding, fine, type Finding, type Status } from '../doctor/finding.ts'
 import { examineMachine } from '../doctor/machine.ts'
-import { examinePlaces } from '../doctor/places.ts'
+import { examineFoldersAndPorts } from '../doctor/folders-and-ports.ts'
 import { examineRedis } from '../doctor/redis.ts'
-import { examineSurroundings } from '../doctor/surroundings.ts'
+import { examineDeployment } from '../doctor/deployment.ts'
 import { examineUpstream } from '../doctor/upstream.ts'
 import { ConfigError } from '../errors.ts'
 import { limitsHere } from './limits.ts'
@@ -40,14 +40,14 @@ async function examine(wanted: DoctorWanted, io: DoctorIo): Promise<{ findings: 
     const looks = await Promise.all([
       examineUpstream(config.upstream, upstreamKeys, io.environment),
       config.redis ? examineRedis(sharedOptions(config.redis)) : [],
-      examinePlaces(config, io.cwd),
+      examineFoldersAndPorts(config, io.cwd),
     ])
     const findings = [
       fine('settings', 'no mistake'),
       ...warnings.map((warning) => finding('warn', 'settings', warning, 'change it, if it is not meant so')),
       ...looks.flat(),
       ...examineMachine(machine, config),
-      ...examineSurroundings(config),
+      ...examineDeployment(config),
     ]
     return { findings, exitCode: findings.some(({ status }) => status === 'fail') ? 1 : 0 }
   } catch (error) {

@@ -11,7 +11,7 @@ import { loadConfig } from '../../src/config/load.ts'
 import type { Finding } from '../../src/doctor/finding.ts'
 import { examineMachine } from '../../src/doctor/machine.ts'
 import { everyCommand } from '../../src/doctor/redis.ts'
-import { examineSurroundings } from '../../src/doctor/surroundings.ts'
+import { examineDeployment } from '../../src/doctor/deployment.ts'
 import { createSimulator, instant, type SimulatorOptions } from '../../src/simulator/simulator.ts'
 import { anAuthority } from '../support/certificates.ts'
 import { startOutboundProxy } from '../support/outbound-proxy.ts'
@@ -405,10 +405,10 @@ void t.test('those around it learn how long an answer and a stop may take', asyn
   const config = settings(
     'listen: { keepAlive: 620s }\nretry: { deadline: 100s }\nshutdown: { readinessDelay: 10s, grace: 110s }',
   )
-  t.match(examineSurroundings(config), [
+  t.match(examineDeployment(config), [
     { name: 'load balancer', status: 'note', text: /100 s/, advice: /wait 120 s.* closed after 620s/ },
     { name: 'supervisor', status: 'note', text: /120 s/, advice: /wait 140 s/ },
   ])
   const patient = settings('clients: { a: { token: a-token-of-the-tests, retry: { deadline: 900s } } }')
-  t.match(examineSurroundings(patient)[0], { text: /900 s/ })
+  t.match(examineDeployment(patient)[0], { text: /900 s/ })
 })

@@ -6,7 +6,7 @@ import { finding, type Finding } from './finding.ts'
 
 const MARGIN_S = 20
 
-export function examineSurroundings(config: Config): Finding[] {
+export function examineDeployment(config: Config): Finding[] {
   return [aboutPatience(config), aboutStopping(config), ...aboutNetwork(config)]
 }
 

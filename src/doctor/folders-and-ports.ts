@@ -13,7 +13,7 @@ const MIB = 1024 ** 2
 const REMOTE_KINDS = new Set([0x6969, 0x517b, 0xff534d42, 0xfe534d42, 0x65735546])
 const PATIENCE_MS = 2_000
 
-export async function examinePlaces(config: Config, cwd: string): Promise<Finding[]> {
+export async function examineFoldersAndPorts(config: Config, cwd: string): Promise<Finding[]> {
   const { cache, audit, redis } = config
   return [
     ...(cache.disk && !redis
