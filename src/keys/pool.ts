@@ -77,7 +77,7 @@ interface Key extends Weighted {
   readonly known: Known
 }
 
-interface Surroundings {
+interface PoolContext {
   readonly clock: Clock
   readonly random: Random
   readonly emit: Emit
@@ -101,7 +101,7 @@ export function createKeys({ clock, random, emit, memory = noMemory, ...policy }
 }
 
 class Pool implements KeyPool {
-  readonly #surroundings: Surroundings
+  readonly #context: PoolContext
   readonly #before: readonly Key[]
   readonly #clock: Clock
   readonly #random: Random
@@ -110,10 +110,10 @@ class Pool implements KeyPool {
   readonly #keyRest: KeyRest
   readonly #keys: Key[]
 
-  constructor(surroundings: Surroundings, policy: KeysPolicy, before: readonly Key[]) {
-    this.#surroundings = surroundings
+  constructor(context: PoolContext, policy: KeysPolicy, before: readonly Key[]) {
+    this.#context = context
     this.#before = before
-    const { clock, random, emit, memory } = surroundings
+    const { clock, random, emit, memory } = context
     this.#clock = clock
     this.#random = random
     this.#emit = emit
@@ -172,11 +172,11 @@ class Pool implements KeyPool {
     return this.#statusOf(known)
   }
 
-  readonly under: KeyPool['under'] = (next) => poolOf(this.#surroundings, next, this.#keys)
+  readonly under: KeyPool['under'] = (next) => poolOf(this.#context, next, this.#keys)
 
   readonly inForce = (): void => {
-    this.#surroundings.reported = new Set(this.#keys.map(({ known }) => known))
-    for (const known of this.#surroundings.reported) {
+    this.#context.reported = new Set(this.#keys.map(({ known }) => known))
+    for (const known of this.#context.reported) {
       this.#change(known, restEnded(known.condition, this.#clock.now()))
       this.#memory.note(known.name, known.secret, known.condition)
     }
@@ -197,11 +197,11 @@ class Pool implements KeyPool {
     return new Promise((resolve) => {
       const wake = (): void => {
         timer.cancel()
-        this.#surroundings.waiting.delete(wake)
+        this.#context.waiting.delete(wake)
         resolve()
       }
       const timer = this.#clock.after(ms, wake)
-      this.#surroundings.waiting.add(wake)
+      this.#context.waiting.add(wake)
     })
   }
 
@@ -288,14 +288,14 @@ class Pool implements KeyPool {
   #change(known: Known, next: KeyCondition): void {
     if (next === known.condition) return
     this.#become(known, next)
-    for (const wake of this.#surroundings.waiting) wake()
+    for (const wake of this.#context.waiting) wake()
   }
 
   #become(known: Known, next: KeyCondition): void {
     const { name, secret, condition: before } = known
     if (next === before) return
     known.condition = next
-    if (!this.#surroundings.reported.has(known)) return
+    if (!this.#context.reported.has(known)) return
     this.#memory.note(name, secret, next)
     if (!isNews(before, next, this.#clock.now())) return
     const [reason, untilAt] = next.kind === 'resting' ? [next.reason, next.untilAt] : [null, null]
@@ -312,8 +312,8 @@ class Pool implements KeyPool {
   }
 }
 
-function poolOf(surroundings: Surroundings, policy: KeysPolicy, before: readonly Key[]): KeyPool {
-  return new Pool(surroundings, policy, before)
+function poolOf(context: PoolContext, policy: KeysPolicy, before: readonly Key[]): KeyPool {
+  return new Pool(context, policy, before)
 }
 
 const noKeyNeeded: KeyLease = { name: 'none', secret: null, report: () => {} }
