@@ -39,20 +39,20 @@ export interface DurableUpstream {
    * What dead processes left behind and nobody else has taken up: it is ours now, and told once. Asking the same takes up what is
    * `submitted`. To be called at start, and now and then where processes share the store.
    */
-  orphaned(): Promise<LeftBehind>
+  orphaned(): Promise<OrphanedJobs>
   /** Polls no more; what is under way is left for others, and told. */
-  close(): readonly HandedOver[]
+  close(): readonly UnfinishedJob[]
 }
 
 /** A question whose job goes on without us. */
-export interface HandedOver {
+export interface UnfinishedJob {
   readonly requestId: string
   readonly client: string
   readonly scraper: string
   readonly credits: number
 }
 
-export interface LeftBehind {
+export interface OrphanedJobs {
   readonly submitted: readonly DurableRecord[]
   /** Cut off while being submitted: may have been charged, and nothing will ever tell. They are forgotten with this call. */
   readonly lost: readonly DurableRecord[]
@@ -96,7 +96,7 @@ type Polled =
   | { readonly kind: 'over'; readonly verdict: Verdict }
 
 /** What the polls of a job have come to. Failures and 404s are counted in a row. */
-interface Course {
+interface PollCounts {
   rounds: number
   failures: number
   unknowns: number
@@ -113,7 +113,7 @@ class DurableJobs implements DurableUpstream {
   readonly #dialect: JobDialect
   /** Left behind by others, and ours now. */
   readonly #orphans = new Map<string, DurableRecord>()
-  readonly #untold: { submitted: DurableRecord[]; lost: DurableRecord[] } = { submitted: [], lost: [] }
+  readonly #unreported: { submitted: DurableRecord[]; lost: DurableRecord[] } = { submitted: [], lost: [] }
   readonly #sleeping = new Set<Timer>()
   /** Jobs that are being followed, by the id of their record. */
   readonly #followed = new Map<string, Question>()
@@ -138,19 +138,19 @@ class DurableJobs implements DurableUpstream {
       ask: async (question) => {
         if (question.call.endpoint !== 'answer') return plain.ask(question)
         await (this.#searched ??= this.#search())
-        const left = (await this.#handedOver(question)) ?? (await this.#adopt(question))
-        if (left) return this.#takeUp(plain, ...left, question)
+        const left = (await this.#fromLease(question)) ?? (await this.#adopt(question))
+        if (left) return this.#resume(plain, ...left, question)
         return execution === 'durable' ? this.#submit(plain, question) : plain.ask(question)
       },
     }
   }
 
-  readonly orphaned = async (): Promise<LeftBehind> => {
+  readonly orphaned = async (): Promise<OrphanedJobs> => {
     await (this.#searched = this.#search())
-    return { submitted: this.#untold.submitted.splice(0), lost: this.#untold.lost.splice(0) }
+    return { submitted: this.#unreported.submitted.splice(0), lost: this.#unreported.lost.splice(0) }
   }
 
-  readonly close = (): readonly HandedOver[] => {
+  readonly close = (): readonly UnfinishedJob[] => {
     this.#isClosed = true
     for (const timer of this.#sleeping) timer.cancel()
     this.#sleeping.clear()
@@ -179,7 +179,7 @@ class DurableJobs implements DurableUpstream {
     return this.#follow(plain, id, submitted, question, FIRST_POLL_MS)
   }
 
-  async #takeUp(plain: Upstream, id: string, record: DurableRecord, question: Question): Promise<Asked> {
+  async #resume(plain: Upstream, id: string, record: DurableRecord, question: Question): Promise<Asked> {
     const left = record.holdId === question.hold.id ? question.hold : this.#adoptHold(record.holdId)
     if (left !== question.hold && !(record.isSettled && this.#store.isShared)) left?.settle()
     // A hold that is still there has not been settled, whatever was written down just before a crash: its charge is counted now.
@@ -196,7 +196,7 @@ class DurableJobs implements DurableUpstream {
   }
 
   /** The job that came with the lease, as far as it has come by now. */
-  async #handedOver({ takeover }: Question): Promise<[string, DurableRecord] | null> {
+  async #fromLease({ takeover }: Question): Promise<[string, DurableRecord] | null> {
     if (takeover === null) return null
     const { id, record } = JSON.parse(takeover) as LeasedJob
     this.#orphans.delete(id)
@@ -212,20 +212,20 @@ class DurableJobs implements DurableUpstream {
     firstMs: number,
   ): Promise<Asked> {
     const poll = { ...question, call: this.#dialect.toPoll(record.jobId ?? '', question.call) }
-    const course: Course = { rounds: 0, failures: 0, unknowns: 0 }
+    const counts: PollCounts = { rounds: 0, failures: 0, unknowns: 0 }
     this.#followed.set(id, question)
     await this.#sleep(firstMs)
     for (;;) {
       const { verdict } = await plain.ask(poll)
-      count(course, verdict)
-      const polled = this.#judge(verdict, record, question, course)
+      count(counts, verdict)
+      const polled = this.#judge(verdict, record, question, counts)
       if (polled.kind === 'over') return this.#over(id, record, polled.verdict)
       await this.#sleep(polled.waitMs)
     }
   }
 
   /** Only upstream's word ends a job: that it has ended, that it is unknown, or that it is pending when it cannot be any more. */
-  #judge(verdict: Verdict, record: DurableRecord, question: Question, course: Course): Polled {
+  #judge(verdict: Verdict, record: DurableRecord, question: Question, counts: PollCounts): Polled {
     const ageMs = this.#clock.wall() - record.submittedAt
     if (verdict.kind === 'answered') {
       const answer = this.#dialect.toAnswer(question.call, verdict.reply)
@@ -235,10 +235,10 @@ class DurableJobs implements DurableUpstream {
         // A document that nobody understands is all that will ever be known of a job that was paid for.
         return { kind: 'over', verdict: isPending ? lost(question.call) : this.#ending(question, verdict.reply) }
       }
-      return { kind: 'pending', waitMs: this.#pauseMs(course.rounds, LONGEST_POLL_MS) }
+      return { kind: 'pending', waitMs: this.#pauseMs(counts.rounds, LONGEST_POLL_MS) }
     }
-    if (course.unknowns >= BELIEVED || ageMs >= KEPT_MS) return { kind: 'over', verdict: lost(question.call) }
-    const backoffMs = this.#pauseMs(course.failures, LONGEST_PAUSE_MS)
+    if (counts.unknowns >= BELIEVED || ageMs >= KEPT_MS) return { kind: 'over', verdict: lost(question.call) }
+    const backoffMs = this.#pauseMs(counts.failures, LONGEST_PAUSE_MS)
     // A poll is free, and the job may be done long before upstream wants to be asked again.
     const askedMs = Math.min(verdict.retryAfterMs ?? 0, LONGEST_PAUSE_MS)
     return { kind: 'pending', waitMs: Math.max(backoffMs, askedMs) }
@@ -307,10 +307,10 @@ class DurableJobs implements DurableUpstream {
     const mine = { ...record, processId: this.#processId }
     const swapped = await this.#store.swap(isUseless ? gone(id) : recorded(id, mine), there.revision)
     if (swapped.kind !== 'written') return
-    if (isLost) this.#untold.lost.push(record)
+    if (isLost) this.#unreported.lost.push(record)
     if (isUseless) return
     this.#orphans.set(id, mine)
-    this.#untold.submitted.push(mine)
+    this.#unreported.submitted.push(mine)
   }
 
   #sleep(ms: number): Promise<void> {
@@ -365,10 +365,10 @@ function gone(id: string): DiskRecord {
   return { space: SPACE, key: id, value: null, expiresAt: null }
 }
 
-function count(course: Course, verdict: Verdict): void {
-  course.rounds += 1
-  course.failures = verdict.kind === 'answered' ? 0 : course.failures + 1
-  course.unknowns = verdict.reply?.status === 404 ? course.unknowns + 1 : 0
+function count(counts: PollCounts, verdict: Verdict): void {
+  counts.rounds += 1
+  counts.failures = verdict.kind === 'answered' ? 0 : counts.failures + 1
+  counts.unknowns = verdict.reply?.status === 404 ? counts.unknowns + 1 : 0
 }
 
 const paidBefore: Charge = { state: 'free', credits: 0 }

@@ -45,7 +45,7 @@ export interface SharedFlightOptions {
 
 type Flown = Parameters<SharedFlights['fly']>[1]
 
-interface Course extends Claimant {
+interface FlightState extends Claimant {
   readonly question: SharedQuestion & { readonly key: string }
   readonly flight: Flown
   /** The newest end of a flight that was of no use. */
@@ -135,7 +135,7 @@ class ReplicaFlights implements SharedFlights {
     const { key, scraper } = question
     if (key === null) return lead(unleased)
     const id = this.#random.id()
-    const course = {
+    const state = {
       question: { ...question, key },
       flight,
       names: namesOf(key),
@@ -146,27 +146,27 @@ class ReplicaFlights implements SharedFlights {
       isUnsure: false,
     }
     for (;;) {
-      const found = await this.#find(course).catch((error: unknown) => {
-        if (course.isUnsure) this.#outcomes.releaseLater(course)
+      const found = await this.#find(state).catch((error: unknown) => {
+        if (state.isUnsure) this.#outcomes.releaseLater(state)
         throw error
       })
       if (found.kind === 'landed') {
-        if (course.isUnsure) this.#outcomes.releaseLater(course)
+        if (state.isUnsure) this.#outcomes.releaseLater(state)
         return found.landing
       }
       if (found.kind === 'unshared') {
         const landing = await lead(unleased)
-        this.#outcomes.tell(course, null, landing)
+        this.#outcomes.tell(state, null, landing)
         return landing
       }
       const { lease } = found
       try {
         const landing = await lead(lease)
-        this.#outcomes.tell(course, lease, landing)
+        this.#outcomes.tell(state, lease, landing)
         return landing
       } catch (error) {
         if (!lease.isTurnedBack) {
-          this.#outcomes.tell(course, lease, null)
+          this.#outcomes.tell(state, lease, null)
           throw error
         }
         this.#forget(lease)
@@ -187,24 +187,24 @@ class ReplicaFlights implements SharedFlights {
 
   // Who makes the call
 
-  async #find(course: Course): Promise<Settled> {
-    let found = await this.#look(course)
+  async #find(state: FlightState): Promise<Settled> {
+    let found = await this.#look(state)
     for (let n = 1; n < LOOKS && found.kind === 'away' && (await this.#blink.isOver()); n++) {
-      if (course.flight.patienceUntil() === 0)
+      if (state.flight.patienceUntil() === 0)
         throw new ProxyError('DEADLINE_EXCEEDED', 'All callers have disconnected.')
-      found = await this.#look(course)
+      found = await this.#look(state)
     }
     if (found.kind === 'held') {
       const gone = await this.#goneOf(found.owner)
-      if (gone !== '') found = await this.#look(course, gone)
+      if (gone !== '') found = await this.#look(state, gone)
     }
-    if (found.kind === 'held') return this.#follow(course, found.owner, found.job)
-    return found.kind === 'away' || found.kind === 'forgotten' ? this.#alone(course, '') : found
+    if (found.kind === 'held') return this.#follow(state, found.owner, found.job)
+    return found.kind === 'away' || found.kind === 'forgotten' ? this.#alone(state, '') : found
   }
 
   /** Waits while another replica makes the call and somebody here wants to know. Nobody's deadline is kept here: those who wait have theirs. */
-  async #follow(course: Course, heldBy: string, heldJob: string): Promise<Settled> {
-    const { names, scraper, flight } = course
+  async #follow(state: FlightState, heldBy: string, heldJob: string): Promise<Settled> {
+    const { names, scraper, flight } = state
     const notifier = this.#openNotifier()
     const subscription = this.#store.subscribe(names.channel, {
       onMessage: notifier.notify,
@@ -219,11 +219,11 @@ class ReplicaFlights implements SharedFlights {
         if (this.#isClosed)
           throw new ProxyError('SHUTTING_DOWN', 'The proxy is shutting down. Retry later, or on another replica.')
         if (flight.patienceUntil() === 0) throw new ProxyError('DEADLINE_EXCEEDED', 'All callers have disconnected.')
-        let found = await this.#look(course, await this.#goneOf(owner))
+        let found = await this.#look(state, await this.#goneOf(owner))
         const isOver = this.#clock.now() - seenAt >= this.#silentMs
         if (found.kind === 'forgotten' && isOver) {
-          course.seenToken = '0'
-          found = await this.#look(course)
+          state.seenToken = '0'
+          found = await this.#look(state)
         }
         if (found.kind === 'held') {
           ;[owner, job, seenAt] = [found.owner, found.job, this.#clock.now()]
@@ -231,7 +231,7 @@ class ReplicaFlights implements SharedFlights {
         }
         if (found.kind === 'forgotten' || (found.kind === 'away' && !isOver)) continue
         end = found.kind === 'landed' ? 'landed' : 'led'
-        return found.kind === 'away' ? this.#alone(course, job) : found
+        return found.kind === 'away' ? this.#alone(state, job) : found
       }
     } finally {
       stopWatching()
@@ -247,30 +247,30 @@ class ReplicaFlights implements SharedFlights {
     return (await this.#session.isLost(mark)) ? `${mark}/` : ''
   }
 
-  async #look(course: Course, gone = ''): Promise<Found> {
+  async #look(state: FlightState, gone = ''): Promise<Found> {
     for (;;) {
-      const { ignoredToken, seenToken } = course
-      const sinceMs = this.#clock.now() - course.question.askedAt
-      const said = await acquire(this.#ports, course, { sinceMs, ignoredToken, gone, seenToken })
+      const { ignoredToken, seenToken } = state
+      const sinceMs = this.#clock.now() - state.question.askedAt
+      const said = await acquire(this.#ports, state, { sinceMs, ignoredToken, gone, seenToken })
       if (said.kind === 'away') {
-        course.isUnsure ||= said.sent
+        state.isUnsure ||= said.sent
         return said
       }
       const { value } = said
       if (value.kind === 'forgotten') return value
-      if (value.kind === 'leased') return this.#mine(course, value)
+      if (value.kind === 'leased') return this.#mine(state, value)
       if (value.kind === 'held') {
-        course.seenToken = value.token
+        state.seenToken = value.token
         return value
       }
-      const landed = await this.#landingOf(course, value.mark)
+      const landed = await this.#landingOf(state, value.mark)
       if (landed) return landed
       // Forged, or the answer is gone already, or a client that waits here is more patient than those who waited there.
-      course.ignoredToken = value.token
+      state.ignoredToken = value.token
     }
   }
 
-  async #landingOf({ question, names, flight }: Course, sealed: string): Promise<Found | null> {
+  async #landingOf({ question, names, flight }: FlightState, sealed: string): Promise<Found | null> {
     const text = this.#signer.open(names.digest, sealed)
     if (text === null) return null
     const mark = readRecord(text)
@@ -282,19 +282,19 @@ class ReplicaFlights implements SharedFlights {
     return entry && { kind: 'landed', landing: landingOfEntry(entry) }
   }
 
-  #mine(course: Course, { token, from, job }: Extract<Acquired, { kind: 'leased' }>): Found {
-    const left = this.#jobOf(course, job)
+  #mine(state: FlightState, { token, from, job }: Extract<Acquired, { kind: 'leased' }>): Found {
+    const left = this.#jobOf(state, job)
     if (from === 'sent')
-      this.#emit({ kind: 'flight-taken-over', scraper: course.scraper, from: left === null ? 'sent' : 'job' })
-    return { kind: 'mine', lease: this.#open(course, token, left) }
+      this.#emit({ kind: 'flight-taken-over', scraper: state.scraper, from: left === null ? 'sent' : 'job' })
+    return { kind: 'mine', lease: this.#open(state, token, left) }
   }
 
-  #alone(course: Course, job: string): { readonly kind: 'mine'; readonly lease: OpenLease } {
-    return { kind: 'mine', lease: this.#open(course, null, this.#jobOf(course, job)) }
+  #alone(state: FlightState, job: string): { readonly kind: 'mine'; readonly lease: OpenLease } {
+    return { kind: 'mine', lease: this.#open(state, null, this.#jobOf(state, job)) }
   }
 
-  #open(course: Course, token: string | null, job: string | null): OpenLease {
-    const lease = openLease(this.#ports, course, { token, job })
+  #open(state: FlightState, token: string | null, job: string | null): OpenLease {
+    const lease = openLease(this.#ports, state, { token, job })
     this.#leases.add(lease)
     return lease
   }
@@ -304,7 +304,7 @@ class ReplicaFlights implements SharedFlights {
     this.#leases.delete(lease)
   }
 
-  #jobOf({ names }: Course, sealed: string): string | null {
+  #jobOf({ names }: FlightState, sealed: string): string | null {
     return sealed === '' ? null : this.#signer.open(names.digest, sealed)
   }
 
