@@ -8,12 +8,12 @@ import { matches, readMatch, type Match } from './match.ts'
 import type { RecordedRequest } from './request.ts'
 import { readSteps, type Step } from './step.ts'
 import { readSwitches, type Switches } from './switches.ts'
-import { readWeather, type Weather } from './weather.ts'
+import { readFaultProfile, type FaultProfile } from './faults.ts'
 
 /** What the endpoint works on: the part of a simulator that does not listen. */
 export interface Controlled {
   readonly script: (match: Match, steps: readonly Step[]) => void
-  readonly weather: (scraper: string, weather: Weather | null) => void
+  readonly weather: (scraper: string, weather: FaultProfile | null) => void
   readonly setSwitches: (changes: Partial<Switches>) => void
   readonly setKey: (secret: string, account: Account | null) => void
   readonly reset: () => void
@@ -43,7 +43,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
       'warmUp',
     ])
     check(typeof scraper === 'string', 'scraper must be a string, "all" for all of them')
-    simulator.weather(scraper, Object.keys(weather).length === 0 ? null : readWeather(weather))
+    simulator.weather(scraper, Object.keys(weather).length === 0 ? null : readFaultProfile(weather))
     return { ok: true }
   },
   'POST release': (simulator, body) => ({ released: simulator.release(readMatch(body)) }),

@@ -17,7 +17,7 @@ import { readStep, type Step } from './step.ts'
 import { defaultSwitches, readSwitches, type Switches } from './switches.ts'
 import { createTimers } from './timers.ts'
 import { createVendor, type Latency } from './vendor.ts'
-import { createSkies, readWeather, type Weather } from './weather.ts'
+import { createFaultInjector, readFaultProfile, type FaultProfile } from './faults.ts'
 
 export interface SimulatorOptions {
   /** 0 = any free port. */
@@ -43,7 +43,7 @@ export interface Simulator {
   readonly close: () => Promise<void>
   readonly script: (match: Match, steps: readonly Step[]) => void
   /** 'all' = every scraper without weather of its own; null = fair. */
-  readonly weather: (scraper: string, weather: Weather | null) => void
+  readonly weather: (scraper: string, weather: FaultProfile | null) => void
   readonly setSwitches: (changes: Partial<Switches>) => void
   /** null revokes the key. */
   readonly setKey: (secret: string, account: Account | null) => void
@@ -73,7 +73,7 @@ export function createSimulator(options: SimulatorOptions = {}): Simulator {
   const timers = createTimers()
   const recorder = createRecorder(keepLast)
   const scripts = createScripts()
-  const skies = createSkies(now)
+  const faults = createFaultInjector(now)
   const ledger = createLedger(now, keepLast)
   const vendor = createVendor({
     now,
@@ -83,7 +83,7 @@ export function createSimulator(options: SimulatorOptions = {}): Simulator {
     keys: options.keys,
     ledger,
     scripts,
-    skies,
+    faults,
     open: recorder.open,
     switches: () => switches,
   })
@@ -93,8 +93,8 @@ export function createSimulator(options: SimulatorOptions = {}): Simulator {
 
   const actions = {
     script: (match: Match, steps: readonly Step[]) => scripts.add(match, steps.map(readStep)),
-    weather: (scraper: string, weather: Weather | null) =>
-      skies.set(scraper, weather === null ? null : readWeather(weather)),
+    weather: (scraper: string, weather: FaultProfile | null) =>
+      faults.set(scraper, weather === null ? null : readFaultProfile(weather)),
     setSwitches: (changes: Partial<Switches>) => {
       switches = { ...switches, ...readSwitches(changes) }
     },
@@ -147,7 +147,7 @@ export function createSimulator(options: SimulatorOptions = {}): Simulator {
   function reset(): void {
     release()
     switches = initialSwitches(options)
-    for (const part of [scripts, skies, vendor, ledger, recorder]) part.clear()
+    for (const part of [scripts, faults, vendor, ledger, recorder]) part.clear()
   }
 
   async function close(): Promise<void> {

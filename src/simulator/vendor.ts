@@ -12,7 +12,7 @@ import type { RecordedRequest } from './request.ts'
 import type { Scripts } from './script.ts'
 import { isCharged, type StepDetail } from './step.ts'
 import type { Switches } from './switches.ts'
-import { luckOf, type Skies } from './weather.ts'
+import { drawOf, type FaultInjector } from './faults.ts'
 
 export interface Latency {
   readonly minMs: number
@@ -27,7 +27,7 @@ export interface VendorParts {
   readonly keys: Readonly<Record<string, Account>> | undefined
   readonly ledger: Books
   readonly scripts: Scripts
-  readonly skies: Skies
+  readonly faults: FaultInjector
   readonly open: ReadonlySet<RecordedRequest>
   readonly switches: () => Switches
 }
@@ -62,7 +62,7 @@ class SimulatedVendor implements Vendor {
   readonly #chance: Chance
   readonly #ledger: Books
   readonly #scripts: Scripts
-  readonly #skies: Skies
+  readonly #faults: FaultInjector
   readonly #switches: () => Switches
   readonly accounts: Accounts
   readonly jobs: Jobs
@@ -71,12 +71,12 @@ class SimulatedVendor implements Vendor {
 
   constructor(parts: VendorParts) {
     this.#parts = parts
-    const { now, chance, ledger, scripts, skies, switches } = parts
+    const { now, chance, ledger, scripts, faults, switches } = parts
     this.#now = now
     this.#chance = chance
     this.#ledger = ledger
     this.#scripts = scripts
-    this.#skies = skies
+    this.#faults = faults
     this.#switches = switches
     this.accounts = createAccounts(parts.keys, ledger, now)
     this.jobs = createJobs(now, ledger, switches)
@@ -123,8 +123,8 @@ class SimulatedVendor implements Vendor {
     if (request.call !== 'sync' && request.call !== 'submit') return { kind: '200' }
     const limited = this.accounts.limit(request, this.#parts.open, this.#switches())
     if (limited !== null) return limited
-    const luck = luckOf(this.#chance, scraperOf(request), promptOf(request), callNumber)
-    const failure = this.#skies.meet(scraperOf(request), request.call, luck)
+    const draw = drawOf(this.#chance, scraperOf(request), promptOf(request), callNumber)
+    const failure = this.#faults.failureOf(scraperOf(request), request.call, draw)
     if (failure !== null) return failure
     if (request.call === 'submit') return { kind: '200' }
     if (!request.bypassCache && this.#cached(request) !== null) return { kind: 'cached' }
@@ -191,10 +191,10 @@ class SimulatedVendor implements Vendor {
   }
 
   #vendorAttempts({ request, callNumber }: Work): { attempts: number; outcome: 'done' | 'failed' } {
-    const rate = this.#skies.failureRate(scraperOf(request))
+    const rate = this.#faults.failureRate(scraperOf(request))
     for (let attempt = 1; attempt <= this.#switches().jobAttempts; attempt += 1) {
-      const luck = this.#chance.number('attempt', attempt, scraperOf(request), promptOf(request), callNumber)
-      if (luck >= rate) return { attempts: attempt, outcome: 'done' }
+      const draw = this.#chance.number('attempt', attempt, scraperOf(request), promptOf(request), callNumber)
+      if (draw >= rate) return { attempts: attempt, outcome: 'done' }
     }
     return { attempts: this.#switches().jobAttempts, outcome: 'failed' }
   }
@@ -252,10 +252,10 @@ class SimulatedVendor implements Vendor {
   #drawDuration(request: RecordedRequest, callNumber: number): number {
     const { minMs, maxMs } = this.#parts.latency
     const about = [scraperOf(request), promptOf(request), callNumber]
-    const luck = this.#chance.number('latency', ...about)
+    const draw = this.#chance.number('latency', ...about)
     const isTail = this.#switches().latencyShape === 'tail' && this.#chance.number('tail', ...about) < 0.1
     const longestMs = isTail ? Math.max(maxMs, timeoutMs(request)) : maxMs
-    return Math.round((minMs + luck * (longestMs - minMs)) * 10) / 10
+    return Math.round((minMs + draw * (longestMs - minMs)) * 10) / 10
   }
 
   #syncJobId({ request, callNumber }: Work): string {

@@ -4,7 +4,7 @@ import type { Chance } from './chance.ts'
 import { check, checkOptional, readFields } from './input.ts'
 import { detailOf, readStep, readSteps, type Step, type StepDetail } from './step.ts'
 
-export interface Weather {
+export interface FaultProfile {
   /** Every sync call and submit gets 503, or this step. */
   readonly outage?: boolean | Step
   /** 0-1; for jobs the chance that one of the vendor's own attempts fails. */
@@ -14,63 +14,63 @@ export interface Weather {
   readonly warmUp?: { readonly requests?: number; readonly forMs?: number }
 }
 
-interface Climate {
-  readonly weather: Weather
+interface Standing {
+  readonly weather: FaultProfile
   readonly since: number
   warmedUp: number
 }
 
-export interface Skies {
-  readonly set: (scraper: string, weather: Weather | null) => void
-  /** The failure that this call meets, if any; `luck` is in [0, 1). */
-  readonly meet: (scraper: string, call: 'sync' | 'submit', luck: number) => StepDetail | null
+export interface FaultInjector {
+  readonly set: (scraper: string, weather: FaultProfile | null) => void
+  /** The failure that this call meets, if any; `draw` is in [0, 1). */
+  readonly failureOf: (scraper: string, call: 'sync' | 'submit', draw: number) => StepDetail | null
   readonly failureRate: (scraper: string) => number
   readonly clear: () => void
 }
 
 const FAILURES: readonly Step[] = ['500', '503', '504', '408']
 
-export function createSkies(now: () => number): Skies {
-  const climates = new Map<string, Climate>()
+export function createFaultInjector(now: () => number): FaultInjector {
+  const standing = new Map<string, Standing>()
 
-  function meet(scraper: string, call: 'sync' | 'submit', luck: number): StepDetail | null {
-    const climate = over(scraper)
-    if (climate === undefined) return null
-    const { outage = false, failureRate = 0, failures = FAILURES } = climate.weather
+  function failureOf(scraper: string, call: 'sync' | 'submit', draw: number): StepDetail | null {
+    const standing = over(scraper)
+    if (standing === undefined) return null
+    const { outage = false, failureRate = 0, failures = FAILURES } = standing.weather
     if (outage !== false) return outage === true ? { kind: '503' } : detailOf(outage)
-    if (isWarmingUp(climate)) return { kind: '503' }
-    // A job's bad luck is the vendor's: it is retried there and seen only in the job's outcome.
-    if (call === 'submit' || luck >= failureRate) return null
-    return detailOf(failures[Math.floor((luck / failureRate) * failures.length)] ?? '500')
+    if (isWarmingUp(standing)) return { kind: '503' }
+    // A failed attempt of a job is the vendor's: it is retried there and seen only in the job's outcome.
+    if (call === 'submit' || draw >= failureRate) return null
+    return detailOf(failures[Math.floor((draw / failureRate) * failures.length)] ?? '500')
   }
 
-  function isWarmingUp(climate: Climate): boolean {
-    const { requests = 0, forMs = 0 } = climate.weather.warmUp ?? {}
-    climate.warmedUp += 1
-    return climate.warmedUp <= requests || now() - climate.since < forMs
+  function isWarmingUp(standing: Standing): boolean {
+    const { requests = 0, forMs = 0 } = standing.weather.warmUp ?? {}
+    standing.warmedUp += 1
+    return standing.warmedUp <= requests || now() - standing.since < forMs
   }
 
-  function over(scraper: string): Climate | undefined {
-    return climates.get(scraper) ?? climates.get('all')
+  function over(scraper: string): Standing | undefined {
+    return standing.get(scraper) ?? standing.get('all')
   }
 
   return {
     set: (scraper, weather) => {
-      if (weather === null) climates.delete(scraper)
-      else climates.set(scraper, { weather, since: now(), warmedUp: 0 })
+      if (weather === null) standing.delete(scraper)
+      else standing.set(scraper, { weather, since: now(), warmedUp: 0 })
     },
-    meet,
+    failureOf,
     failureRate: (scraper) => over(scraper)?.weather.failureRate ?? 0,
-    clear: () => climates.clear(),
+    clear: () => standing.clear(),
   }
 }
 
 /** Randomness for one call, as a number the weather can be drawn with. */
-export function luckOf(chance: Chance, scraper: string, prompt: string, callNumber: number): number {
+export function drawOf(chance: Chance, scraper: string, prompt: string, callNumber: number): number {
   return chance.number('weather', scraper, prompt, callNumber)
 }
 
-export function readWeather(value: unknown): Weather {
+export function readFaultProfile(value: unknown): FaultProfile {
   const fields = readFields(value, 'weather', ['outage', 'failureRate', 'failures', 'warmUp'])
   checkOptional(fields, { failureRate: 'number' })
   const { outage, failures, warmUp } = fields
