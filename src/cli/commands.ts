@@ -1,6 +1,6 @@
 /** Every command and option, a row each: what the command line is read by, and what help and complaints are made of. */
 import { parseDuration } from '../config/units.ts'
-import { failureNames } from '../replay/weather.ts'
+import { failureNames } from '../replay/faults.ts'
 
 export interface CommandRow {
   readonly operand?: string

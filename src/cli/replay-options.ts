@@ -1,7 +1,7 @@
 /** The options of `replay`, as the command line has them, in the units that it reckons in. Their form has been looked at already. */
 import { parseDuration } from '../config/units.ts'
 import type { Invocation } from './args.ts'
-import { failureNamed } from '../replay/weather.ts'
+import { failureNamed } from '../replay/faults.ts'
 import type { ReplayWanted } from './replay.ts'
 
 const PER_SECOND = 10

@@ -14,10 +14,10 @@ import { createSeededHash } from '../replay/chance.ts'
 import { countOpenings } from '../replay/openings.ts'
 import { type AuditSource, KNOWN_WITHIN_MS, type Recording, readRecording, ReplayError } from '../replay/recording.ts'
 import { replay } from '../replay/replay.ts'
-import { type Column, type Report, toJson, toTable } from '../replay/report.ts'
+import { type Scenario, type Report, toJson, toTable } from '../replay/report.ts'
 import { createSynthetic } from '../replay/synthetic.ts'
 import type { Traffic } from '../replay/traffic.ts'
-import type { Weather } from '../replay/weather.ts'
+import type { Weather } from '../replay/faults.ts'
 import type { Io } from './io.ts'
 import { readSettings, withoutKey } from './settings.ts'
 
@@ -70,17 +70,17 @@ async function reportOf(wanted: ReplayWanted, io: ReplayIo): Promise<Report> {
   if (misfit !== null) throw new ReplayError(misfit)
   const current = policyOf(CURRENT, wanted.recorded, [], io)
   const candidates = candidatesOf(wanted, io)
-  const luck = createSeededHash(seed)
+  const seededHash = createSeededHash(seed)
   const recording = synthetic
     ? null
     : readRecording(
         audits.map((name) => auditSource(name, io)),
-        luck,
+        seededHash,
       )
-  const traffic = recording?.traffic ?? createSynthetic(syntheticOptions(wanted, current), luck)
+  const traffic = recording?.traffic ?? createSynthetic(syntheticOptions(wanted, current), seededHash)
 
   const isCalm = isFair(weather)
-  const columns: Column[] = []
+  const columns: Scenario[] = []
   const again = await simulatedColumn(current, current, traffic, wanted, io)
   const recorded = recording && isCalm ? await recordedColumn(recording, current) : null
   if (recorded) columns.push(recorded)
@@ -109,7 +109,7 @@ function misfitOf({ audits, synthetic, weather, isOutageTimed, isRateGiven }: Re
   return null
 }
 
-async function recordedColumn({ tally, attempts }: Recording, { config }: Policy): Promise<Column> {
+async function recordedColumn({ tally, attempts }: Recording, { config }: Policy): Promise<Scenario> {
   const breakerOpenings = await countOpenings(
     { attempts, scrapers: known.scrapers, policy: config.breaker },
     setImmediate,
@@ -123,7 +123,7 @@ async function simulatedColumn(
   traffic: Traffic,
   { weather, seed }: ReplayWanted,
   { progress }: ReplayIo,
-): Promise<Column> {
+): Promise<Scenario> {
   const figures = await replay(
     {
       config,
@@ -192,7 +192,7 @@ function describe(weather: Weather): string | null {
 const PREDICTED_WITHIN = 2
 
 /** A replay that does not repeat what was recorded says little of other policies. */
-function doubtsOf(recorded: Column | null, again: Column, before: string): string[] {
+function doubtsOf(recorded: Scenario | null, again: Scenario, before: string): string[] {
   const was = 100 * (recorded?.figures.successRate ?? 0)
   const is = 100 * (again.figures.successRate ?? 0)
   if (!recorded || Math.abs(was - is) <= PREDICTED_WITHIN) return []
@@ -201,7 +201,7 @@ function doubtsOf(recorded: Column | null, again: Column, before: string): strin
   ]
 }
 
-function guessesOf({ name, figures: { attempts, guessedAttempts } }: Column): string[] {
+function guessesOf({ name, figures: { attempts, guessedAttempts } }: Scenario): string[] {
   if (guessedAttempts === 0) return []
   const share = ((100 * guessedAttempts) / attempts).toFixed(1)
   return [

@@ -8,7 +8,7 @@ import { readLine, type RecordedLine } from './audit-line.ts'
 import { createTally, type Tally } from './figures.ts'
 import type { AttemptMade } from './openings.ts'
 import { createPool, type Drawn, SAME_TIME_MS } from './pool.ts'
-import { FREE, type Kept, type Play, type Question, type RecordedAttempt, type Traffic } from './traffic.ts'
+import { FREE, type Kept, type AttemptOutcome, type Question, type RecordedAttempt, type Traffic } from './traffic.ts'
 
 /** One sentence for whoever asked for the replay. */
 export class ReplayError extends Error {
@@ -42,7 +42,7 @@ const SAME_MOMENT_MS = 2_000
 const DRAW = 11
 /** Upstream may have been another one before, or after. */
 export const KNOWN_WITHIN_MS = 10_000
-const nothing: Play = { class: 'unreachable', status: null, durationMs: 1, charge: FREE, retryAfterMs: null }
+const nothing: AttemptOutcome = { class: 'unreachable', status: null, durationMs: 1, charge: FREE, retryAfterMs: null }
 
 /** Throws a ReplayError. */
 export function readRecording(sources: readonly AuditSource[], hash: SeededHash): Recording {
@@ -73,7 +73,7 @@ export function readRecording(sources: readonly AuditSource[], hash: SeededHash)
       until: drafts.at(-1)?.at ?? from,
       questions: () => drafts,
       kept: keptIn(lines, from),
-      fortune: {
+      responses: {
         draw: ({ number, scraper, key, plays }, attempt, after, at) =>
           playedAt(plays[attempt - 1], at, () => pool.draw(scraper, key, after, at, hash(number, attempt, DRAW))),
         drawOk({ number, scraper, plays }, attempt, at) {
@@ -95,7 +95,7 @@ export function readRecording(sources: readonly AuditSource[], hash: SeededHash)
  * What was recorded for this very attempt, or, where that was at another time, what upstream did at this time, if that is known better.
  * Failures that say nothing of upstream's health are the same at any time.
  */
-function playedAt(recorded: RecordedAttempt | undefined, at: number, draw: () => Drawn | null): Play {
+function playedAt(recorded: RecordedAttempt | undefined, at: number, draw: () => Drawn | null): AttemptOutcome {
   const awayMs = recorded ? Math.abs(recorded.at - at) : Number.POSITIVE_INFINITY
   if (recorded && (awayMs <= SAME_TIME_MS || isTimeless(recorded))) return recorded
   const drawn = draw()
@@ -110,7 +110,7 @@ function isTimeless({ class: ended }: RecordedAttempt): boolean {
   return ended !== 'ok' && traitsOf(ended).health === 'neutral'
 }
 
-function guess(play: Play, awayMs: number): Play {
+function guess(play: AttemptOutcome, awayMs: number): AttemptOutcome {
   return awayMs > KNOWN_WITHIN_MS ? { ...play, isGuess: true } : play
 }
 

@@ -32,7 +32,7 @@ import { callOf, jobs, noVendor, questionOf, read, refused } from './stand-ins.t
 import { createReplayedUpstream, type ReplayedRequest } from './upstream.ts'
 import { replyOf } from './verdict.ts'
 import { createVirtualClock } from './virtual-clock.ts'
-import { createFaultInjector, type Weather } from './weather.ts'
+import { createFaultInjector, type Weather } from './faults.ts'
 
 export interface ReplayOptions {
   readonly config: Config
@@ -93,7 +93,7 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
     keys: createKeys({ clock, random, emit, keys: config.upstream.keys, keyRest: restsIn(resolveRetry(config.retry)) }),
     upstream: createReplayedUpstream({
       clock,
-      fortune: traffic.fortune,
+      responses: traffic.responses,
       faults: createFaultInjector(weather, traffic, createSeededHash(seed)),
       onGuess: tally.guessed,
     }),

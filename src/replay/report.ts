@@ -1,7 +1,7 @@
 /** What a replay found, side by side: as a table for people, as JSON for programs. Says of every column where it comes from. */
 import type { Figures } from './figures.ts'
 
-export interface Column {
+export interface Scenario {
   readonly name: string
   /** `recorded`: sums over the audit lines. `simulated`: what that policy would have done. */
   readonly kind: 'recorded' | 'simulated'
@@ -13,7 +13,7 @@ export interface Report {
   /** In words; null = as it was recorded. */
   readonly weather: string | null
   readonly seed: number
-  readonly columns: readonly Column[]
+  readonly columns: readonly Scenario[]
   /** Why the figures may be wrong. */
   readonly warnings: readonly string[]
   readonly notes: readonly string[]

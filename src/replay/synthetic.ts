@@ -4,7 +4,7 @@
  */
 import type { VerdictClass } from '../failures.ts'
 import { answerTime, type SeededHash } from './chance.ts'
-import type { Play, Question, Traffic } from './traffic.ts'
+import type { AttemptOutcome, Question, Traffic } from './traffic.ts'
 
 export interface SyntheticOptions {
   readonly count: number
@@ -50,7 +50,7 @@ export function createSynthetic(options: SyntheticOptions, hash: SeededHash): Tr
     }
   }
 
-  function draw({ number }: Question, attempt: number): Play {
+  function draw({ number }: Question, attempt: number): AttemptOutcome {
     const durationMs = answerTime(hash, number, attempt, FAST_MS, SLOW_MS)
     const charge = { state: 'charged', credits: priceCredits } as const
     return { class: 'ok', status: 200, durationMs, charge, retryAfterMs: null }
@@ -62,7 +62,7 @@ export function createSynthetic(options: SyntheticOptions, hash: SeededHash): Tr
     until: EPOCH + (count * 1_000) / perSecond,
     questions,
     kept: [],
-    fortune: {
+    responses: {
       draw: (question, attempt, _after: VerdictClass | null) => draw(question, attempt),
       drawOk: (question, attempt) => draw(question, attempt),
     },

@@ -7,7 +7,7 @@ import type { VerdictClass } from '../failures.ts'
 import type { Call, Charge } from '../model.ts'
 
 /** What upstream did with one attempt. */
-export interface Play {
+export interface AttemptOutcome {
   readonly class: VerdictClass | 'ok'
   readonly status: number | null
   readonly durationMs: number
@@ -17,7 +17,7 @@ export interface Play {
   readonly isGuess?: boolean
 }
 
-export interface RecordedAttempt extends Play {
+export interface RecordedAttempt extends AttemptOutcome {
   readonly at: number
 }
 
@@ -58,11 +58,11 @@ export interface Kept {
 }
 
 /** What upstream would do. The same question always gets the same. */
-export interface Fortune {
+export interface ResponseModel {
   /** `after` is how its attempt before ended; null = there was none. */
-  draw(question: Question, attempt: number, after: VerdictClass | null, at: number): Play
+  draw(question: Question, attempt: number, after: VerdictClass | null, at: number): AttemptOutcome
   /** The same, if it were an answer. */
-  drawOk(question: Question, attempt: number, at: number): Play
+  drawOk(question: Question, attempt: number, at: number): AttemptOutcome
 }
 
 export interface Traffic {
@@ -72,7 +72,7 @@ export interface Traffic {
   /** In the order of their time. */
   questions(): Iterable<Question>
   readonly kept: readonly Kept[]
-  readonly fortune: Fortune
+  readonly responses: ResponseModel
 }
 
 export const FREE: Charge = { state: 'free', credits: 0 }

@@ -3,9 +3,9 @@ import type { VerdictClass } from '../failures.ts'
 import type { ProxyRequest } from '../model.ts'
 import type { Question as Asking, Upstream } from '../fetch-parts.ts'
 import type { Clock } from '../ports.ts'
-import { FREE, type Fortune, type Play, type Question } from './traffic.ts'
+import { FREE, type ResponseModel, type AttemptOutcome, type Question } from './traffic.ts'
 import { verdictOf } from './verdict.ts'
-import type { Moment } from './weather.ts'
+import type { Moment } from './faults.ts'
 
 /** A request of the replay, which remembers the question that it asks. */
 export interface ReplayedRequest extends ProxyRequest {
@@ -15,8 +15,8 @@ export interface ReplayedRequest extends ProxyRequest {
 
 interface UpstreamPorts {
   readonly clock: Clock
-  readonly fortune: Fortune
-  readonly faults: (moment: Moment) => Play
+  readonly responses: ResponseModel
+  readonly faults: (moment: Moment) => AttemptOutcome
   /** An attempt whose end the recording does not tell. */
   readonly onGuess: () => void
 }
@@ -27,7 +27,7 @@ const DEFAULT_TIMEOUT_MS = 300_000
 const PUNCTUAL_MS = 1_000
 const GRACE_MS = 15_000
 
-export function createReplayedUpstream({ clock, fortune, faults, onGuess }: UpstreamPorts): Upstream {
+export function createReplayedUpstream({ clock, responses, faults, onGuess }: UpstreamPorts): Upstream {
   return {
     async ask(asking) {
       const { call } = asking
@@ -38,7 +38,7 @@ export function createReplayedUpstream({ clock, fortune, faults, onGuess }: Upst
     },
   }
 
-  function playOf({ identity, turn, key }: Asking): Play {
+  function playOf({ identity, turn, key }: Asking): AttemptOutcome {
     if (!isReplayed(identity)) throw new TypeError('a question that nobody replays')
     const { question } = identity
     const at = clock.wall()
@@ -49,8 +49,8 @@ export function createReplayedUpstream({ clock, fortune, faults, onGuess }: Upst
       attempt,
       key: key.name,
       at,
-      play: () => fortune.draw(question, attempt, after, at),
-      playOk: () => fortune.drawOk(question, attempt, at),
+      play: () => responses.draw(question, attempt, after, at),
+      playOk: () => responses.drawOk(question, attempt, at),
     })
     identity.lastFailure = play.class === 'ok' ? null : play.class
     return play
@@ -58,7 +58,7 @@ export function createReplayedUpstream({ clock, fortune, faults, onGuess }: Upst
 }
 
 /** No attempt takes longer than the caller's `timeout`, or than what is left of the flight's deadline: then it is a 408, free of charge. */
-function withinLimit(play: Play, { call, turn }: Asking): Play {
+function withinLimit(play: AttemptOutcome, { call, turn }: Asking): AttemptOutcome {
   if (call.endpoint !== 'answer') return play
   const limitMs = Math.min(call.timeoutMs ?? DEFAULT_TIMEOUT_MS, turn.leftMs())
   const longestMs = limitMs + (play.class === 'ambiguous' ? GRACE_MS : PUNCTUAL_MS)

@@ -1,7 +1,7 @@
 /** What an attempt means that was played: the same verdict as when upstream itself had said it. Bodies are all the same. */
 import { traitsOf } from '../failures.ts'
 import type { Reply, Verdict } from '../model.ts'
-import type { Play } from './traffic.ts'
+import type { AttemptOutcome } from './traffic.ts'
 
 /** Not out of Node's shared pool, so that all kept answers are this one buffer; its length is what each is taken to have. */
 const body = Buffer.allocUnsafeSlow(4_096).fill(0x20)
@@ -10,7 +10,7 @@ export function replyOf(status: number): Reply {
   return { status, contentType: 'application/json', retryAfter: null, location: null, body }
 }
 
-export function verdictOf(play: Play, isAnswer: boolean): Verdict {
+export function verdictOf(play: AttemptOutcome, isAnswer: boolean): Verdict {
   const { class: ended, status, charge, retryAfterMs } = play
   if (ended === 'ok') {
     return { kind: 'answered', reply: replyOf(status ?? 200), charge, health: 'up', keepable: isAnswer }

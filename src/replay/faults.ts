@@ -1,7 +1,7 @@
 /** Trouble that is laid over what upstream would do: an outage, failures at random, its own rate limit, slowness. */
 import { type FailureClass, failureClasses } from '../failures.ts'
 import { answerTime, type SeededHash } from './chance.ts'
-import { FREE, type Play, type Traffic } from './traffic.ts'
+import { FREE, type AttemptOutcome, type Traffic } from './traffic.ts'
 
 export interface Weather {
   /** Every attempt in that time fails. `afterMs` = since the first question; null = a third of the way. */
@@ -36,8 +36,8 @@ export interface Moment {
   readonly attempt: number
   readonly key: string
   readonly at: number
-  readonly play: () => Play
-  readonly playOk: () => Play
+  readonly play: () => AttemptOutcome
+  readonly playOk: () => AttemptOutcome
 }
 
 const FAILURE = 21
@@ -71,7 +71,7 @@ export function createFaultInjector(
   { outage, failureRate, failureClass, failureMs, latency, rateLimit, slow }: Weather,
   { from, until }: Pick<Traffic, 'from' | 'until'>,
   hash: SeededHash,
-): (moment: Moment) => Play {
+): (moment: Moment) => AttemptOutcome {
   const outageFrom = outage ? from + (outage.afterMs ?? (until - from) / 3) : 0
   const used = new Map<string, { readonly since: number; count: number }>()
 
@@ -86,20 +86,20 @@ export function createFaultInjector(
     return slow === 1 ? play : { ...play, durationMs: play.durationMs * slow }
   }
 
-  function failing({ question, attempt, play, playOk }: Moment): Play {
+  function failing({ question, attempt, play, playOk }: Moment): AttemptOutcome {
     if (failureRate === null) return play()
     const answer = playOk()
     return hash(question, attempt, FAILURE) < failureRate ? failed(failureClass ?? 'serverError', answer) : answer
   }
 
   /** `answer` is what would have come instead. */
-  function failed(ended: FailureClass, answer: Play): Play {
+  function failed(ended: FailureClass, answer: AttemptOutcome): AttemptOutcome {
     const charge = ended === 'ambiguous' ? ({ state: 'unknown', credits: answer.charge.credits } as const) : FREE
     const durationMs = failureMs ?? FAILED_MS
     return { class: ended, status: statuses[ended], durationMs, charge, retryAfterMs: null }
   }
 
-  function timed({ question, attempt }: Moment, play: Play): Play {
+  function timed({ question, attempt }: Moment, play: AttemptOutcome): AttemptOutcome {
     if (play.class !== 'ok') return failureMs === null ? play : { ...play, durationMs: failureMs }
     if (!latency) return play
     return { ...play, durationMs: answerTime(hash, question, attempt, latency.fastMs, latency.slowMs) }
