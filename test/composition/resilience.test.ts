@@ -192,8 +192,8 @@ const yes = (): Verdict => answered()
 
 void t.test('Fifty ask the same at once: one call, one bill', async (t) => {
   const { ask, clock, upstream, left, stored } = setUp({ says: yes })
-  const askers = Array.from({ length: 50 }, () => ask())
-  const outcomes = await clock.finish(Promise.all(askers.map(({ outcome }) => outcome)))
+  const waiters = Array.from({ length: 50 }, () => ask())
+  const outcomes = await clock.finish(Promise.all(waiters.map(({ outcome }) => outcome)))
   t.equal(upstream.calls.length, 1)
   t.equal(upstream.charged, 3)
   t.equal(stored.length, 1)
@@ -204,8 +204,8 @@ void t.test('Fifty ask the same at once: one call, one bill', async (t) => {
 
 void t.test('Who wants a fresh answer neither joins nor is joined', async (t) => {
   const { ask, clock, upstream } = setUp({ says: yes })
-  const askers = [ask(), ask({ bypass: true }), ask({ bypass: true }), ask()]
-  await clock.finish(Promise.all(askers.map(({ outcome }) => outcome)))
+  const waiters = [ask(), ask({ bypass: true }), ask({ bypass: true }), ask()]
+  await clock.finish(Promise.all(waiters.map(({ outcome }) => outcome)))
   t.equal(upstream.calls.length, 3)
 })
 
@@ -225,9 +225,9 @@ void t.test('The leader hangs up during a pause; the others’ question is repea
 
 void t.test('All hang up during a pause: nothing more is asked, nothing is left', async (t) => {
   const { ask, clock, upstream, left } = setUp({ says: () => failed('serverError', { retryAfterMs: 10_000 }) })
-  const askers = [ask(), ask()]
+  const waiters = [ask(), ask()]
   await clock.advance(2_000)
-  for (const { hangUp } of askers) hangUp()
+  for (const { hangUp } of waiters) hangUp()
   await clock.settle()
   t.strictSame(left(), nothingLeft)
   t.equal(upstream.calls.length, 1)

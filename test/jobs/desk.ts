@@ -110,8 +110,8 @@ export function createForwarder(clock: Clock, upstream: Upstream) {
       const { arrivedAt: askedAt, onGone } = request
       const { scraper } = call
       const deadlineAt = askedAt + 600_000
-      const asker = { scraper, deadlineAt, askedAt, policy: retryDefaults, client, hasFallback: false, onGone }
-      const { role, landing } = flights.join(joinKey, asker, () => through(fly(call, client)))
+      const waiter = { scraper, deadlineAt, askedAt, policy: retryDefaults, client, hasFallback: false, onGone }
+      const { role, landing } = flights.join(joinKey, waiter, () => through(fly(call, client)))
       const landed = await landing
       return landed ? { kind: 'fetched', landing: landed, role, forwardedBecause: 'method' } : { kind: 'gone' }
     }

@@ -247,9 +247,9 @@ void t.test('C: 400 askers on 4 replicas never are more than the limit', async (
   let most = 0
   let served = 0
   await Promise.all(
-    Array.from({ length: 400 }, async (_, asker) => {
+    Array.from({ length: 400 }, async (_, waiter) => {
       try {
-        const permit = await replicas[asker % 4]?.limits.enter(client)
+        const permit = await replicas[waiter % 4]?.limits.enter(client)
         open += 1
         most = Math.max(most, open)
         await new Promise(setImmediate)

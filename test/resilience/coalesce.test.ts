@@ -63,8 +63,8 @@ const codeOf = (error: unknown): string | null => (error instanceof ProxyError ?
 
 void t.test('Fifty ask the same at once: one flight, one landing for all', async (t) => {
   const { flights, flown, inMs, clock } = setUp()
-  const askers = Array.from({ length: 50 }, () => inMs(hour))
-  const joined = askers.map((asker) => flights.join('key', asker, flown.fly))
+  const waiters = Array.from({ length: 50 }, () => inMs(hour))
+  const joined = waiters.map((waiter) => flights.join('key', waiter, flown.fly))
   t.equal(flown.times, 1)
   t.equal(flights.size, 1)
   t.strictSame(
@@ -77,7 +77,7 @@ void t.test('Fifty ask the same at once: one flight, one landing for all', async
   t.equal(flights.size, 0)
   t.equal(clock.timers, 0)
   t.equal(
-    askers.reduce((sum, { listeners }) => sum + listeners, 0),
+    waiters.reduce((sum, { listeners }) => sum + listeners, 0),
     0,
     'nobody is listened to any more',
   )
@@ -124,9 +124,9 @@ void t.test('The leader hangs up; the others still get their answer', async (t) 
 
 void t.test('S8: however many of them leave, the rest are served', async (t) => {
   const { flights, flown, inMs, clock } = setUp()
-  const askers = Array.from({ length: 40 }, () => inMs(hour))
-  const joined = askers.map((asker) => flights.join('key', asker, flown.fly))
-  askers.forEach((asker, i) => i % 3 === 0 && asker.hangUp())
+  const waiters = Array.from({ length: 40 }, () => inMs(hour))
+  const joined = waiters.map((waiter) => flights.join('key', waiter, flown.fly))
+  waiters.forEach((waiter, i) => i % 3 === 0 && waiter.hangUp())
   flown.land(landed)
   const landings = await Promise.all(joined.map(({ landing }) => landing))
   landings.forEach((landing, i) => t.equal(landing, i % 3 === 0 ? null : landed))
@@ -135,15 +135,15 @@ void t.test('S8: however many of them leave, the rest are served', async (t) => 
 
 void t.test('All leave: the flight hears of it once, flies on, and whoever asks again boards it', async (t) => {
   const { flights, flown, inMs, clock } = setUp()
-  const asker = inMs(hour)
-  const { landing } = flights.join('key', asker, flown.fly)
+  const waiter = inMs(hour)
+  const { landing } = flights.join('key', waiter, flown.fly)
   let abandoned = 0
   flown.flight?.onAbandoned(() => (abandoned += 1))
   const stopListening = flown.flight?.onAbandoned(() => t.fail('it stopped listening'))
   stopListening?.()
-  t.equal(flown.flight?.patienceUntil(), asker.deadlineAt)
-  asker.hangUp()
-  asker.hangUp()
+  t.equal(flown.flight?.patienceUntil(), waiter.deadlineAt)
+  waiter.hangUp()
+  waiter.hangUp()
   t.equal(await landing, null)
   t.equal(abandoned, 1)
   t.equal(flown.flight?.patienceUntil(), 0)
@@ -161,9 +161,9 @@ void t.test('All leave: the flight hears of it once, flies on, and whoever asks 
 
 void t.test('An orphan lands with nobody there, and leaves nothing behind', async (t) => {
   const { flights, flown, inMs, clock, events } = setUp()
-  const asker = inMs(hour)
-  flights.join('key', asker, flown.fly)
-  asker.hangUp()
+  const waiter = inMs(hour)
+  flights.join('key', waiter, flown.fly)
+  waiter.hangUp()
   flown.land(landed)
   await clock.settle()
   t.equal(flights.size, 0)
@@ -218,9 +218,9 @@ void t.test('A flight that throws fails for everybody, and never as an unhandled
 
 void t.test('A bug in a flight that nobody waits for is told to the log', async (t) => {
   const { flights, flown, inMs, clock, told } = setUp()
-  const asker = inMs(hour)
-  flights.join('key', asker, flown.fly)
-  asker.hangUp()
+  const waiter = inMs(hour)
+  flights.join('key', waiter, flown.fly)
+  waiter.hangUp()
   const bug = new TypeError('a bug')
   flown.fail(bug)
   await clock.settle()

@@ -341,7 +341,7 @@ void t.test('S1, S7: a thousand ask eight replicas the same at once, upstream is
     const local = createFlights({ clock, emit, random })
     return Array.from({ length: 125 }, () => {
       const askedAt = clock.now()
-      const asker = {
+      const waiter = {
         scraper: 'alpha',
         deadlineAt: askedAt + hour,
         askedAt,
@@ -351,7 +351,7 @@ void t.test('S1, S7: a thousand ask eight replicas the same at once, upstream is
         onGone: nobody,
       }
       const question = { key: 'q', scraper: 'alpha', askedAt: clock.now() }
-      return local.join('q', asker, (flight) => flights.fly(question, flight, lead))
+      return local.join('q', waiter, (flight) => flights.fly(question, flight, lead))
     })
   })
   const leader = await asked(1)

@@ -184,7 +184,7 @@ void t.test("M7: an answer stored by a replica with a wrong clock is fresh for a
     })
     wrong.signal('SIGUSR2')
     await wrong.saw(/"msg":"clock stepped"/)
-    for (const [payer, asker] of [
+    for (const [payer, waiter] of [
       [wrong, right],
       [right, wrong],
     ] as const) {
@@ -192,7 +192,7 @@ void t.test("M7: an answer stored by a replica with a wrong clock is fresh for a
       t.equal((await ask(payer, prompt)).headers['x-proxy-credits'], '3')
       let free = 0
       await until(async () => {
-        const { headers } = await ask(asker, prompt)
+        const { headers } = await ask(waiter, prompt)
         const left = Number(/; hit; ttl=(-?\d+)/.exec(String(headers['cache-status']))?.[1] ?? 0)
         if (left > ttl) t.fail(`${prompt}: fresh for ${left} s`)
         const isFree = headers['x-proxy-credits'] === '0'

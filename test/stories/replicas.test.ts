@@ -75,8 +75,8 @@ void t.test(
     const prompts = Array.from({ length: 200 }, (_, index) => `question ${index}`)
     for (const prompt of prompts) sim.script({ prompt }, ['hold'])
     const asked = prompts.flatMap((prompt, index) =>
-      Array.from({ length: 5 }, (_, asker) => {
-        const replica = (index + asker) % 3
+      Array.from({ length: 5 }, (_, waiter) => {
+        const replica = (index + waiter) % 3
         return { replica, answer: ask(replica, prompt).catch(() => null) }
       }),
     )
