@@ -234,9 +234,10 @@ export class Fetcher {
       const attempt = this.#ended(led, started, endOf(asked))
       // Before the key and the permit go on to others: no call slips through a circuit that opens.
       pass.ended(verdict.health)
-      keyLease.report(verdict)
+      const isKeyDoubted = keyLease.report(verdict)
       const otherKeyReady = keys.hasOther(new Set([...turn.spentKeys, keyLease.name]))
-      return { attempt, verdict, otherKeyReady, wasTooMany: permit.ended(verdict, otherKeyReady) }
+      const wasTooMany = permit.ended(verdict, otherKeyReady)
+      return { attempt, verdict, otherKeyReady, isKeyDoubted, wasTooMany }
     } finally {
       permit.leave()
     }

@@ -19,6 +19,7 @@ function turn(spentKeys: readonly string[] = []): Turn {
     leftMs: () => 600_000,
     startableMs: () => 590_000,
     spentKeys: new Set(spentKeys),
+    doubtedKey: null,
   }
 }
 

@@ -18,6 +18,7 @@ const turn: Turn = {
   leftMs: () => 600_000,
   startableMs: () => 590_000,
   spentKeys: new Set(),
+  doubtedKey: null,
 }
 
 function stage() {
