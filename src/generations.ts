@@ -25,34 +25,28 @@ const longestMs = 3_600_000
 
 export function createGenerations(first: Serving, clock: Clock): Generations {
   const old = new Map<Serving, Timer>()
-  let current = first
-  let number = 1
-
-  return {
-    get current() {
-      return current
-    },
-    get number() {
-      return number
-    },
+  // `current` is read with every request: a value, not a getter.
+  const generations = {
+    current: first,
+    number: 1,
     get old() {
       return old.size
     },
     people() {
-      if (old.size === 0) return current.people
-      const all = [...old.keys(), current].flatMap(({ people }) => people)
+      if (old.size === 0) return generations.current.people
+      const all = [...old.keys(), generations.current].flatMap(({ people }) => people)
       return [...new Map(all.map((client) => [client.name, client])).values()]
     },
-    swap(next) {
-      const before = current
-      current = next
-      number += 1
+    swap(next: Serving) {
+      const before = generations.current
+      generations.current = next
+      generations.number += 1
       old.set(
         before,
         clock.after(longestMs, () => retire(before)),
       )
       before.onIdle(() => retire(before))
-      return number
+      return generations.number
     },
     close() {
       for (const timer of old.values()) timer.cancel()
@@ -60,6 +54,7 @@ export function createGenerations(first: Serving, clock: Clock): Generations {
       old.clear()
     },
   }
+  return generations
 
   function retire(serving: Serving): void {
     old.get(serving)?.cancel()
@@ -67,6 +62,6 @@ export function createGenerations(first: Serving, clock: Clock): Generations {
   }
 
   function inUse(): ReadonlySet<Connection> {
-    return new Set([current, ...old.keys()].map(({ connection }) => connection))
+    return new Set([generations.current, ...old.keys()].map(({ connection }) => connection))
   }
 }

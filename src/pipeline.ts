@@ -62,7 +62,7 @@ class RequestPipeline {
 
   #end(exchange: Exchange, decided: Outcome): Outcome {
     const outcome = this.#standing(exchange, decided)
-    if (isWithoutPlaceOrCredits(outcome)) this.#giveBackRate(exchange)
+    if (outcome.kind === 'refused' && isWithoutPlaceOrCredits(outcome)) this.#giveBackRate(exchange)
     this.#parts.recorder.record(exchange, outcome)
     return outcome
   }
@@ -282,8 +282,8 @@ function staleInstead(known: Lookup, instead: Outcome): Outcome | null {
 }
 
 /** Upstream was not asked, for want of a place or of credits. */
-function isWithoutPlaceOrCredits(outcome: Outcome): boolean {
-  return outcome.kind === 'refused' && scarce.has(outcome.error.code) && (outcome.made?.attempts ?? 0) === 0
+function isWithoutPlaceOrCredits({ error, made }: Extract<Outcome, { kind: 'refused' }>): boolean {
+  return scarce.has(error.code) && (made?.attempts ?? 0) === 0
 }
 
 const scarce: ReadonlySet<Code> = new Set<Code>([
@@ -294,8 +294,10 @@ const scarce: ReadonlySet<Code> = new Set<Code>([
 ])
 
 function isTroubleNotOfTheCaller(outcome: Outcome): boolean {
-  if (isWithoutPlaceOrCredits(outcome)) return true
-  if (outcome.kind === 'refused') return outcome.error.fault !== 'client' && outcome.error.code !== 'SHUTTING_DOWN'
+  if (outcome.kind === 'refused') {
+    const { fault, code } = outcome.error
+    return isWithoutPlaceOrCredits(outcome) || (fault !== 'client' && code !== 'SHUTTING_DOWN')
+  }
   return (
     outcome.kind === 'fetched' &&
     outcome.landing.verdict.kind === 'failed' &&

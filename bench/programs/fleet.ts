@@ -49,7 +49,7 @@ async function askOn(): Promise<void> {
     const prompt = draw()
     asked.add(prompt)
     const { parts } = replicas[Math.floor(Math.random() * REPLICAS)] ?? {}
-    const outcome = await parts?.serving().handle(exchangeFor(prompt))
+    const outcome = await parts?.generations.current.handle(exchangeFor(prompt))
     const isAnswered =
       outcome?.kind === 'hit' || (outcome?.kind === 'fetched' && outcome.landing.verdict.kind === 'answered')
     if (!isAnswered) failed += 1

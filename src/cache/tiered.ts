@@ -100,10 +100,10 @@ class TieredCache implements Cache {
 
   #lookNear(key: string, cacheDirectives: CacheDirectives, policy: CachePolicy): Lookup {
     const kept = this.#local.get(key)
-    if (kept && !isDead(kept, this.#clock.wall())) return this.#look(kept, 'memory', cacheDirectives, policy)
-    const nothing = this.#look(null, 'memory', cacheDirectives, policy)
+    const near = this.#look(kept ?? null, 'memory', cacheDirectives, policy)
+    if (kept && (near.kind !== 'missing' || !isDead(kept, this.#clock.wall()))) return near
     if (kept) this.#local.delete(key)
-    if (!this.#durable) return nothing
+    if (!this.#durable) return near
     const written = this.#durable.readEntry(key)
     const onDisk = this.#look(written, 'disk', cacheDirectives, policy)
     if (onDisk.kind !== 'missing' && written) this.#local.set(key, written)
@@ -129,7 +129,7 @@ class TieredCache implements Cache {
 
   #look(entry: Entry | null, tier: Tier, cacheDirectives: CacheDirectives, policy: CachePolicy): Lookup {
     const found = entry ? judged(entry, tier, cacheDirectives, policy, this.#clock.wall()) : NOTHING
-    this.#emit({ kind: 'cache-looked-up', tier, result: resultOf(found) })
+    this.#emit({ kind: 'cache-looked-up', tier, result: results[found.kind] })
     return found
   }
 
@@ -213,10 +213,7 @@ function judged(
   return freshness === 'unwanted' ? UNWANTED : { kind: 'stale', entry, tier, because: freshness }
 }
 
-function resultOf({ kind }: Lookup): 'hit' | 'stale' | 'miss' {
-  if (kind === 'fresh') return 'hit'
-  return kind === 'stale' ? 'stale' : 'miss'
-}
+const results = { fresh: 'hit', stale: 'stale', missing: 'miss' } as const
 
 /** A small buffer may be a window into a shared 8 KiB pool, which it would keep alive as long as it is cached. */
 function unpooled(body: Buffer): Buffer {

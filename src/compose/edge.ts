@@ -53,8 +53,8 @@ export function buildEdge(base: EdgeBase) {
     clock,
     random,
     emit,
-    serving: () => generations.current,
-    refusesAll: () => (overload.state === 'critical' ? overload.because : null),
+    generations,
+    overload,
     refused: recorder.refused,
   })
 

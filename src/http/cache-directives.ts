@@ -36,8 +36,7 @@ export function readDirectives(cacheControl: string | null, pragma: string | nul
 }
 
 /** How long the caller waits before a 202 will do; null = it wants the answer itself. */
-export function readRespondAsync(prefer: string | null): number | null {
-  if (prefer === null) return null
+export function readRespondAsync(prefer: string): number | null {
   const preferences = readList(prefer)
   return preferences.has('respond-async') ? (readMs(preferences.get('wait')) ?? 0) : null
 }

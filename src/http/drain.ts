@@ -49,27 +49,23 @@ export function createDrainer(
   { cutHandshakes, cut }: Cuts,
 ): Drainer {
   const { promise, resolve } = Promise.withResolvers<Drained>()
-  let draining = false
-  let stopped = false
   let result: Drained = 'clean'
   let timers: Timer[] = []
   let sweeping: Timer | null = null
 
-  return {
-    get draining() {
-      return draining
-    },
-    get stopped() {
-      return stopped
-    },
-    drain({ readinessDelayMs, graceMs }) {
-      draining = true
+  // Read with every request: values, not getters.
+  const drainer = {
+    draining: false,
+    stopped: false,
+    drain({ readinessDelayMs, graceMs }: DrainTimes) {
+      drainer.draining = true
       cancel()
       at(readinessDelayMs, stop)
       at(readinessDelayMs + graceMs, force)
       return promise
     },
   }
+  return drainer
 
   function at(ms: number, job: () => void): void {
     if (ms <= 0) job()
@@ -82,8 +78,8 @@ export function createDrainer(
   }
 
   function stop(): void {
-    if (stopped) return
-    stopped = true
+    if (drainer.stopped) return
+    drainer.stopped = true
     NetServer.prototype.close.call(server, () => {
       // Nothing is left to close but Node's interval that looks for slow requests.
       server.close(() => {})

@@ -87,6 +87,7 @@ export function readRequest(raw: RawRequest, fields: Fields, arrival: Arrival): 
   const { origin, target: written } = readOwnTarget(raw.url ?? '')
   const host = oneHost(raw.httpVersion, fields.host, origin)
   const target = arrival.target(written)
+  const { requestTimeout, sample, idempotencyKey, prefer, traceparent } = fields
   return {
     id: arrival.id,
     method: raw.method ?? '',
@@ -94,11 +95,11 @@ export function readRequest(raw: RawRequest, fields: Fields, arrival: Arrival): 
     token: readToken(fields, target.token),
     cacheDirectives: readDirectives(fields.cacheControl, fields.pragma),
     ifNoneMatch: fields.ifNoneMatch,
-    patienceMs: readPatience(fields.requestTimeout),
-    sample: readSample(fields.sample),
-    idempotencyKey: readIdempotencyKey(fields),
-    respondAsyncAfterMs: readRespondAsync(fields.prefer),
-    traceparent: readTraceparent(fields.traceparent),
+    patienceMs: requestTimeout === null ? null : readPatience(requestTimeout),
+    sample: sample === null ? null : readSample(sample),
+    idempotencyKey: idempotencyKey === null ? null : readIdempotencyKey(idempotencyKey, fields),
+    respondAsyncAfterMs: prefer === null ? null : readRespondAsync(prefer),
+    traceparent: traceparent !== null && w3cTraceparent.test(traceparent) ? traceparent : null,
     arrivedAt: arrival.arrivedAt,
     source: { host, origin: fields.origin, fetchSite: fields.fetchSite },
     onGone: arrival.onGone,
@@ -188,8 +189,7 @@ function isPlainlyFramed(httpVersion: string, { transferEncoding, contentLength,
  * An offer to change the protocol is ignored (RFC 9110 section 7.8), as Java's client makes one with every request. But Node drops
  * what follows it in the same packet; so the connection can only go on where the packet was this request alone, as its length tells.
  */
-export function losesBytes({ method, url, rawHeaders }: RawHead, { upgrade }: Fields, newBytes: number): boolean {
-  if (upgrade === null) return false
+export function losesBytes({ method, url, rawHeaders }: RawHead, newBytes: number): boolean {
   const lines = rawHeaders.reduce((sum, text) => sum + text.length + ': '.length, 0)
   return newBytes !== `${method} ${url} HTTP/1.1\r\n`.length + lines + '\r\n'.length
 }
@@ -210,13 +210,14 @@ function oneHost(httpVersion: string, given: string | null, origin: string | nul
 }
 
 /** Visible ASCII without commas: `Bearer a, Bearer b` is not one token. */
-const bearer = /^bearer +([\x21-\x2b\x2d-\x7e]+)$/i
+const bearerForm = /^bearer +([\x21-\x2b\x2d-\x7e]+)$/i
 
 function readToken(fields: Fields, fromQuery: string | null): string | null {
   if (fields.repeated?.has('authorization')) throw untrusted('The header Authorization is given twice: send it once.')
   if (fields.repeated?.has('apiKey')) throw untrusted('The header X-API-Key is given twice: send it once.')
   let token = fromQuery
-  for (const other of [fields.apiKey, readBearer(fields.authorization)]) {
+  const bearer = fields.authorization === null ? null : readBearer(fields.authorization)
+  for (const other of [fields.apiKey, bearer]) {
     if (other === null || other === '') continue
     if (token !== null && token !== other) throw untrusted('Two different tokens are given: send one, in one place.')
     token = other
@@ -225,22 +226,20 @@ function readToken(fields: Fields, fromQuery: string | null): string | null {
 }
 
 /** Other schemes are not ours to judge: they carry no token. */
-function readBearer(authorization: string | null): string | null {
-  if (authorization === null || !/^bearer\b/i.test(authorization)) return null
-  const token = bearer.exec(authorization)?.[1]
+function readBearer(authorization: string): string | null {
+  if (!/^bearer\b/i.test(authorization)) return null
+  const token = bearerForm.exec(authorization)?.[1]
   if (token === undefined) throw untrusted('The Authorization header must have exactly one token after "Bearer".')
   return token
 }
 
-function readPatience(seconds: string | null): number | null {
-  if (seconds === null) return null
+function readPatience(seconds: string): number {
   const patience = /^\d{1,9}(?:\.\d{1,9})?$/.test(seconds) ? Number(seconds) * 1000 : 0
   if (patience <= 0) throw invalid('The X-Request-Timeout header must be a positive number of seconds.')
   return patience
 }
 
-function readSample(text: string | null): number | null {
-  if (text === null) return null
+function readSample(text: string): number {
   const sample = /^[1-9]\d{0,2}$/.test(text) ? Number(text) : 0
   if (sample < 1 || sample > 100) throw invalid('The X-Sample header must be an integer from 1 to 100.')
   return sample
@@ -250,9 +249,7 @@ const quoted = /^"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"$/
 const unquoted = /^[\x21\x23-\x7e][\x20-\x7e]*$/
 
 /** The draft's quoted string, or the bare text that most clients send. */
-function readIdempotencyKey(fields: Fields): string | null {
-  const text = fields.idempotencyKey
-  if (text === null) return null
+function readIdempotencyKey(text: string, fields: Fields): string {
   const inside = quoted.exec(text)?.[1]?.replaceAll(/\\(["\\])/g, '$1')
   const key = inside ?? (unquoted.test(text) ? text : '')
   if (key === '' || key.length > 255 || fields.repeated?.has('idempotencyKey'))
@@ -261,10 +258,6 @@ function readIdempotencyKey(fields: Fields): string | null {
 }
 
 const w3cTraceparent = /^(?!ff)[\da-f]{2}-(?!0{32})[\da-f]{32}-(?!0{16})[\da-f]{16}-[\da-f]{2}$/
-
-function readTraceparent(text: string | null): string | null {
-  return text !== null && w3cTraceparent.test(text) ? text : null
-}
 
 function invalid(detail: string): ProxyError {
   return new ProxyError('REQUEST_INVALID', detail)

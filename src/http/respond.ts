@@ -66,7 +66,7 @@ export function createResponder({ markReplays, replay }: ResponderOptions): Resp
     const headers = start(exchange, cacheStatus, attempts, credits)
     const body = role === 'joined' ? sharedBody(landing, reply) : reply.body
     if (reply.retryAfter !== null) headers.push('Retry-After', reply.retryAfter)
-    if (entry) return known(exchange, entry, headers, wallAt, body, reply.contentType)
+    if (entry) return known(exchange, entry, headers, timesOf(exchange, entry, wallAt), body, reply.contentType)
     headers.push('Cache-Control', 'no-store')
     return content(reply.status, headers, reply.contentType, body)
   }
@@ -117,9 +117,9 @@ function opaqueOf(etag: string): string {
 }
 
 function hit(exchange: Exchange, { entry, tier }: Kind<'hit'>, wallAt: number): Response {
-  const cacheStatus = `${cacheName}; hit; ttl=${Math.max(0, leftSeconds(exchange, entry, wallAt))}; detail=${tier}`
-  const headers = start(exchange, cacheStatus, 0, 0)
-  return known(exchange, entry, headers, wallAt, entry.body, entry.contentType)
+  const times = timesOf(exchange, entry, wallAt)
+  const cacheStatus = `${cacheName}; hit; ttl=${Math.max(0, times.lifetime - times.age)}; detail=${tier}`
+  return known(exchange, entry, start(exchange, cacheStatus, 0, 0), times, entry.body, entry.contentType)
 }
 
 const staleDetails: Readonly<Record<StaleUse, string>> = {
@@ -131,19 +131,21 @@ const staleDetails: Readonly<Record<StaleUse, string>> = {
 function stale(exchange: Exchange, outcome: Kind<'stale'>, wallAt: number): Response {
   const { entry, because } = outcome
   const { attempts, credits } = madeOf(outcome)
-  const left = Math.min(-1, leftSeconds(exchange, entry, wallAt))
+  const times = timesOf(exchange, entry, wallAt)
+  const left = Math.min(-1, times.lifetime - times.age)
   const cacheStatus = `${cacheName}; hit; ttl=${left}; detail=${staleDetails[because]}`
   const headers = start(exchange, cacheStatus, attempts, credits)
-  return known(exchange, entry, headers, wallAt, entry.body, entry.contentType)
+  return known(exchange, entry, headers, times, entry.body, entry.contentType)
 }
 
-/** For the client that asks; negative once it has expired. */
-function leftSeconds(exchange: Exchange, entry: Entry, wallAt: number): number {
-  return toSeconds(lifetimeOf(exchange, entry)) - ageSeconds(entry, wallAt)
+/** In seconds; the lifetime is that for the client that asks. */
+interface Times {
+  readonly age: number
+  readonly lifetime: number
 }
 
-function lifetimeOf({ client }: Exchange, entry: Entry): number {
-  return client ? lifetimeMs(entry, client.cache) : 0
+function timesOf({ client }: Exchange, entry: Entry, wallAt: number): Times {
+  return { age: ageSeconds(entry, wallAt), lifetime: client ? toSeconds(lifetimeMs(entry, client.cache)) : 0 }
 }
 
 /** What is known about a job; only our own `Location` goes out, and only with a promise. */
@@ -171,13 +173,12 @@ function known(
   exchange: Exchange,
   entry: Entry,
   headers: string[],
-  wallAt: number,
+  { age, lifetime }: Times,
   body: Buffer,
   contentType: string | null,
 ): Response {
   const { ifNoneMatch } = exchange.request
-  const lifetime = toSeconds(lifetimeOf(exchange, entry))
-  headers.push('Age', String(ageSeconds(entry, wallAt)), 'ETag', entry.etag)
+  headers.push('Age', String(age), 'ETag', entry.etag)
   headers.push('Cache-Control', `private, max-age=${lifetime}`, 'Vary', 'X-Sample')
   if (ifNoneMatch !== null && entry.status === 200 && matches(ifNoneMatch, entry.etag))
     return { status: 304, headers, body: null, close: false }

@@ -7,6 +7,7 @@ import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:ht
 import type { AddressInfo, Socket } from 'node:net'
 import { overloaded, ProxyError, type Reason } from '../errors.ts'
 import type { Exchange, Outcome } from '../model.ts'
+import type { OverloadState } from '../telemetry/events.ts'
 import type { Handle } from '../parts.ts'
 import type { Clock, Emit, Random } from '../ports.ts'
 import { createBadRequests, linger } from './bad-request.ts'
@@ -54,11 +55,11 @@ export interface ServerParts {
   readonly emit: Emit
   /** Null = without TLS. */
   readonly certificate?: CertificateSource | null
-  readonly serving: () => Serving
+  readonly generations: { readonly current: Serving }
   /** By path, what anybody may read without a token. */
   readonly published?: ReadonlyMap<string, Buffer>
-  /** Why every new request is refused; null = none is. */
-  readonly refusesAll?: () => Reason | null
+  /** While it is critical, every new request is refused. */
+  readonly overload?: { readonly state: OverloadState; readonly because: Reason | null }
   /** Told of every refusal that no exchange exists for, and that therefore nobody records. */
   readonly refused: (error: ProxyError, id?: string) => void
 }
@@ -103,8 +104,8 @@ class ProxyServer implements Server {
   readonly #clock: Clock
   readonly #random: Random
   readonly #emit: Emit
-  readonly #serving: () => Serving
-  readonly #refusesAll: () => Reason | null
+  readonly #generations: ServerParts['generations']
+  readonly #overload: ServerParts['overload']
   readonly #documents: ReadonlyMap<string, Buffer> | undefined
   readonly #slowReaderMs: number
   readonly #server: NodeServer['server']
@@ -121,12 +122,12 @@ class ProxyServer implements Server {
     this.#host = host
     this.#port = port
     this.#reusePort = reusePort
-    const { clock, random, emit, serving, refusesAll = () => null, certificate = null, published: documents } = parts
+    const { clock, random, emit, generations, overload, certificate = null, published: documents } = parts
     this.#clock = clock
     this.#random = random
     this.#emit = emit
-    this.#serving = serving
-    this.#refusesAll = refusesAll
+    this.#generations = generations
+    this.#overload = overload
     this.#documents = documents
     const { headersMs, requestMs, checkMs, slowReaderMs } = { ...defaults, ...timeouts }
     this.#slowReaderMs = slowReaderMs
@@ -238,18 +239,19 @@ class ProxyServer implements Server {
         })
       if (connection.isExcess || connection.open > mostPipelined)
         throw overloaded('connections', TOO_MANY_CONNECTIONS, this.#random.next(), { close: true })
-      const reason = this.#refusesAll()
-      if (reason) throw overloaded(reason, 'The proxy is overloaded.', this.#random.next(), { close: true })
+      if (this.#overload?.state === 'critical' && this.#overload.because)
+        throw overloaded(this.#overload.because, 'The proxy is overloaded.', this.#random.next(), { close: true })
       const onGone = watch(incoming.socket, connection, outgoing)
       const request = readRequest(incoming, fields, { id, arrivedAt: this.#clock.now(), onGone, target: this.#target })
       const document =
         request.method === 'GET' || request.method === 'HEAD' ? this.#documents?.get(request.target.path) : null
-      if (document && !hasBody(fields)) return this.#settle(incoming, outgoing, connection, published(id, document))
+      const withBody = hasBody(fields)
+      if (document && !withBody) return this.#settle(incoming, outgoing, connection, published(id, document))
       // Nothing behind it may be executed: Node closes after such an answer, or what follows comes before the body has been judged.
-      if (fields.expect !== null || hasBody(fields) || losesBytes(incoming, fields, newBytes))
+      if (fields.expect !== null || withBody || (fields.upgrade !== null && losesBytes(incoming, newBytes)))
         connection.closing = connection.broken = true
       const exchange = { request, client: null, call: null, limits: null, credits: [], flight: null }
-      if (!hasBody(fields)) return this.#serve(exchange, incoming, outgoing, connection)
+      if (!withBody) return this.#serve(exchange, incoming, outgoing, connection)
       const body = readBody(incoming, request.target.path, this.#clock)
       connection.failBody = body.fail
       void body.isEmpty
@@ -261,7 +263,7 @@ class ProxyServer implements Server {
   }
 
   #serve(exchange: Exchange, incoming: IncomingMessage, outgoing: ServerResponse, connection: Connection): void {
-    const { handle, respond } = this.#serving()
+    const { handle, respond } = this.#generations.current
     const fail = (error: unknown): void => {
       this.#emit({ kind: 'broke', where: 'http', error, request: exchange.request })
       this.#settle(incoming, outgoing, connection, refuse(exchange.request.id, ProxyError.from(error)))

@@ -23,7 +23,7 @@ import { createRetryBudget } from '../resilience/retry-budget.ts'
 import { createRetry } from '../resilience/retry.ts'
 import { loneFlights } from '../resilience/shared-flight.ts'
 import { noDirectives } from '../http/cache-directives.ts'
-import { createLedger, type Ledger } from '../telemetry/ledger.ts'
+import { createLedger, type Ledger, savedBy } from '../telemetry/ledger.ts'
 import { statusOf } from '../telemetry/outcome-status.ts'
 import { createSeededHash, createSeededRandom } from './chance.ts'
 import { createTally, type Figures, type Tally } from './figures.ts'
@@ -146,7 +146,8 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
     if (outcome.kind === 'refused' && outcome.error.code === 'INTERNAL') bug = outcome.error.cause
     const code = codeOf(outcome)
     tally.answered({ status: statusOf(outcome, code), code, durationMs: clock.now() - request.arrivedAt })
-    if (client) ledger.answered(client.name, call?.scraper ?? 'none', outcome)
+    const saved = savedBy(outcome)
+    if (client && saved) ledger.saved(client.name, call?.scraper ?? 'none', saved)
   }
 
   function emit(event: Parameters<Emit>[0]): void {

@@ -6,6 +6,7 @@
 import type { Code, Reason } from '../errors.ts'
 import type { CacheLabel, Call, Tier } from '../model.ts'
 import type { Clock } from '../ports.ts'
+import type { Saving } from './ledger.ts'
 import { writes, type LogLevel, type Sink } from './log.ts'
 
 const batchChars = 16_384
@@ -27,6 +28,8 @@ export interface Access {
   readonly credits: number
   readonly durationMs: number
   readonly traceId?: string | null
+  /** Null = it saved no credits. */
+  readonly saved: Saving | null
 }
 
 export interface AccessLog {

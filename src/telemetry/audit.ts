@@ -262,10 +262,10 @@ class AuditTrail implements Audit {
   }
 
   /** What is known of a request that has not ended. */
-  #underWay({ id, traceparent }: RequestIdentity, client: string | undefined, call: Call | null, at: number): Trail {
+  #underWay(request: RequestIdentity, client: string | undefined, call: Call | null, at: number): Trail {
     return {
-      id,
-      traceId: traceIdOf(traceparent),
+      id: request.id,
+      traceId: traceIdOf(request),
       at: Math.ceil(at),
       durationMs: null,
       client: client ?? 'unknown',

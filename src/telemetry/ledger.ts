@@ -32,12 +32,19 @@ export interface Ledger {
   landed(payer: string, scraper: string, landing: Landing, claimed: boolean): void
   /** It brought nobody an answer, whatever upstream said. */
   lost(payer: string, scraper: string, attempts: readonly Attempt[]): void
-  answered(client: string, scraper: string, outcome: Outcome): void
+  /** An answer that cost less than its price. */
+  saved(client: string, scraper: string, saving: Saving): void
   /** A job that had been charged has failed. The sum stays as it was: what was spent was spent, and comes back. */
   refunded(payer: string, scraper: string, keyName: string, credits: number): void
   status(): LedgerStatus
   /** Spent and saved by all clients, kept as it goes. */
   totals(): { readonly spent: number; readonly saved: number }
+}
+
+/** What an answer would have cost more without the proxy. */
+export interface Saving {
+  readonly how: SavedHow
+  readonly credits: number
 }
 
 /** What became of a client's credits. */
@@ -138,13 +145,11 @@ class CreditLedger implements Ledger {
     this.#check(payer)
   }
 
-  readonly answered = (client: string, scraper: string, outcome: Outcome): void => {
-    const saved = savedBy(outcome)
-    if (!saved) return
-    this.#tallyOf(client).saved[saved.how] += saved.credits
-    this.#totals.saved += saved.credits
-    this.#metrics.creditsSaved.add(saved.credits, client, scraper, saved.how)
-    this.#deliver(client, saved.credits)
+  readonly saved = (client: string, scraper: string, { how, credits }: Saving): void => {
+    this.#tallyOf(client).saved[how] += credits
+    this.#totals.saved += credits
+    this.#metrics.creditsSaved.add(credits, client, scraper, how)
+    this.#deliver(client, credits)
   }
 
   readonly refunded = (payer: string, scraper: string, keyName: string, credits: number): void => {
@@ -215,7 +220,7 @@ export function createLedger(ports: LedgerPorts): Ledger {
 }
 
 /** What the answer would have cost without the proxy; null = nothing was saved. */
-export function savedBy(outcome: Outcome): { readonly how: SavedHow; readonly credits: number } | null {
+export function savedBy(outcome: Outcome): Saving | null {
   if (outcome.kind === 'hit') {
     return { how: outcome.entry.unclaimed ? 'rescued' : 'hit', credits: outcome.entry.priceCredits }
   }

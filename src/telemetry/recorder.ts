@@ -3,7 +3,7 @@
  * operator must know, a line in the log. Never throws for what it is given, and decides nothing.
  * What became of credits is the ledger's to say. Longer than other files: each event is one row of a table.
  */
-import type { Code, ProxyError } from '../errors.ts'
+import type { Code, ProxyError, Reason } from '../errors.ts'
 import type { Anomaly, Attempt, CacheLabel, Call, Entry, Exchange, Landing, Made, Outcome, Tier } from '../model.ts'
 import type { LinkedList } from '../linked-list.ts'
 import type { Place } from '../fetch-parts.ts'
@@ -12,7 +12,7 @@ import type { Clock, Emit } from '../ports.ts'
 import type { Access, AccessLog } from './access-log.ts'
 import type { EventKind, EventOf, OperatorAct, OperatorAction, TelemetryEvent } from './events.ts'
 import type { JobOutcome, SampleGroup } from './labels.ts'
-import { type Ledger, createLedger, type LedgerStatus } from './ledger.ts'
+import { type Ledger, createLedger, type LedgerStatus, savedBy } from './ledger.ts'
 import type { Log } from './log.ts'
 import type { Metrics } from './metrics.ts'
 import { type Reachability, createReachability } from './reachability.ts'
@@ -101,7 +101,7 @@ class ExchangeRecorder implements Telemetry {
     this.#watchers = watchers
     this.#open = ports.open
     this.#openPrompts = openPrompts
-    this.#traceOf = ports.traceIdOf ?? (({ traceparent }) => traceIdOf(traceparent))
+    this.#traceOf = ports.traceIdOf ?? traceIdOf
     this.#reachability = createReachability({ clock, log })
     this.#ledger = createLedger({ metrics, broke: (error) => this.#logBug('ledger', error, null) })
     this.credits = this.#ledger.status
@@ -124,11 +124,10 @@ class ExchangeRecorder implements Telemetry {
     const durationMs = endedAt - request.arrivedAt
     const client = exchange.client?.name ?? 'unknown'
     const scraper = call?.scraper ?? 'none'
-    const landing = landingOf(outcome)
-    const made = madeFor(outcome)
-    const cache = cacheLabelOf(outcome, call)
-    const code = codeOf(outcome)
-    const status = this.#isNotModified(exchange, outcome) ? 304 : statusOf(outcome, code)
+    const { landing, entry, tier, made, cache, code, reason } = factsOf(outcome, call)
+    const isNotModified = request.ifNoneMatch !== null && this.#isNotModified(request.ifNoneMatch, entry)
+    const status = isNotModified ? 304 : statusOf(outcome, code)
+    const saved = savedBy(outcome)
 
     this.#metrics.requests.add(1, client, scraper, status, cache)
     const ended = outcomeNameOf(outcome, status)
@@ -139,10 +138,9 @@ class ExchangeRecorder implements Telemetry {
     }
     if (call?.endpoint === 'answer') this.#metrics.samples.add(1, scraper, sampleGroupOf(call.sample ?? 1))
     if (code) this.#metrics.refusals.add(1, client, code)
-    const reason = outcome.kind === 'refused' ? outcome.error.reason : null
     if (reason) this.#metrics.overloaded.add(1, reason)
     if (cache === 'joined') this.#metrics.joinedRequests.add(1, scraper)
-    this.#ledger.answered(client, scraper, outcome)
+    if (saved) this.#ledger.saved(client, scraper, saved)
     if (call && call.endpoint !== 'answer') this.#metrics.jobs.add(1, scraper, jobOutcomeOf(outcome, call))
     if (outcome.kind === 'refused' && code === 'INTERNAL') this.#logBug('request', outcome.error.cause, request)
 
@@ -152,13 +150,14 @@ class ExchangeRecorder implements Telemetry {
       call,
       status,
       cache,
-      tier: tierOf(outcome),
+      tier,
       code,
       reason,
       attempts: made?.attempts ?? landing?.attempts.length ?? 0,
       credits: made?.credits ?? (cache === 'joined' ? 0 : (landing?.chargedCredits ?? 0)),
       durationMs,
       traceId: this.#traceOf(request),
+      saved,
     }
     this.#access.write(line)
     for (const watcher of this.#watchers) watcher.ended?.(exchange, outcome, line)
@@ -170,8 +169,8 @@ class ExchangeRecorder implements Telemetry {
     this.#metrics.refusals.add(1, 'unknown', error.code)
     const { status, code, reason } = error
     if (reason) this.#metrics.overloaded.add(1, reason)
-    const nothing = { call: null, tier: null, attempts: 0, credits: 0, durationMs: 0 }
-    const line: Access = { ...nothing, id, client: 'unknown', status, cache: 'none', code, reason }
+    const early = { call: null, tier: null, attempts: 0, credits: 0, durationMs: 0, saved: null }
+    const line: Access = { ...early, id, client: 'unknown', status, cache: 'none', code, reason }
     this.#access.write(line)
     for (const watcher of this.#watchers) watcher.refused?.(line, error)
     if (code === 'INTERNAL') this.#logBug('http', error.cause, id === null ? null : { id, target: nowhere })
@@ -286,10 +285,8 @@ class ExchangeRecorder implements Telemetry {
     }
   }
 
-  #isNotModified({ request }: Exchange, outcome: Outcome): boolean {
-    if (request.ifNoneMatch === null) return false
-    const entry = entryOf(outcome)
-    return entry?.status === 200 && this.#matches(request.ifNoneMatch, entry.etag)
+  #isNotModified(ifNoneMatch: string, entry: Entry | null): boolean {
+    return entry?.status === 200 && this.#matches(ifNoneMatch, entry.etag)
   }
 
   #countAttempt({ scraper, id, attempt }: EventOf<'attempt-ended'>): void {
@@ -395,45 +392,70 @@ function isoTime(at: number | null): string | null {
   return at !== null && Number.isFinite(at) ? new Date(at).toISOString() : null
 }
 
-/** What had been tried for a request that stopped waiting before its flight ended, or took a promise. */
-function madeFor(outcome: Outcome): Readonly<Made> | undefined {
-  if (outcome.kind === 'job') return outcome.promised?.made
-  return 'made' in outcome ? outcome.made : undefined
+/** What lines and counts say of an outcome. */
+interface Facts {
+  readonly landing: Landing | null
+  readonly entry: Entry | null
+  readonly tier: Tier | null
+  /** What had been tried for a request that stopped waiting before its flight ended, or took a promise. */
+  readonly made: Readonly<Made> | undefined
+  /** `none` where the cache had no say: job calls, refusals, callers that hung up. */
+  readonly cache: CacheLabel
+  /** Of our own refusal, if the answer is one. */
+  readonly code: Code | null
+  readonly reason: Reason | null
 }
 
-function landingOf(outcome: Outcome): Landing | null {
-  return 'landing' in outcome ? outcome.landing : null
+const nothing: Facts = {
+  landing: null,
+  entry: null,
+  tier: null,
+  made: undefined,
+  cache: 'none',
+  code: null,
+  reason: null,
 }
 
-function tierOf(outcome: Outcome): Tier | null {
-  return 'tier' in outcome ? outcome.tier : null
+function factsOf(outcome: Outcome, call: Call | null): Facts {
+  switch (outcome.kind) {
+    case 'hit':
+      return { ...nothing, entry: outcome.entry, tier: outcome.tier, cache: 'hit' }
+    case 'stale': {
+      const { landing, entry, tier, made } = outcome
+      return { ...nothing, landing, entry, tier, made, cache: 'stale' }
+    }
+    case 'fetched': {
+      const { landing, made } = outcome
+      const cache = call?.endpoint === 'answer' ? cacheLabelOf(outcome) : 'none'
+      return { ...nothing, landing, entry: landing.entry, made, cache, code: codeOf(landing) }
+    }
+    case 'refused': {
+      const { made, error } = outcome
+      return { ...nothing, made, code: error.code, reason: error.reason }
+    }
+    case 'job':
+      return { ...nothing, made: outcome.promised?.made }
+    case 'gone':
+      return nothing
+    default:
+      return outcome satisfies never
+  }
 }
 
-/** `none` where the cache had no say: job calls, refusals, callers that hung up. */
-function cacheLabelOf(outcome: Outcome, call: Call | null): CacheLabel {
-  if (outcome.kind === 'hit' || outcome.kind === 'stale') return outcome.kind
-  if (outcome.kind !== 'fetched' || call?.endpoint !== 'answer') return 'none'
-  if (outcome.role === 'joined') return 'joined'
-  return outcome.forwardedBecause === 'bypass' || outcome.forwardedBecause === 'request' ? 'bypass' : 'miss'
+function cacheLabelOf({ role, forwardedBecause }: Extract<Outcome, { kind: 'fetched' }>): CacheLabel {
+  if (role === 'joined') return 'joined'
+  return forwardedBecause === 'bypass' || forwardedBecause === 'request' ? 'bypass' : 'miss'
 }
 
-/** The code of our own refusal, if the answer is one. */
-function codeOf(outcome: Outcome): Code | null {
-  if (outcome.kind === 'refused') return outcome.error.code
-  if (outcome.kind !== 'fetched') return null
-  const { verdict } = outcome.landing
+/** Null = upstream has answered, with whatever status. */
+function codeOf({ verdict }: Landing): Code | null {
   if (verdict.kind === 'answered' || verdict.reply) return null
   return verdict.refusal ?? 'UPSTREAM_UNREACHABLE'
 }
 
-function entryOf(outcome: Outcome): Entry | null {
-  if ('entry' in outcome) return outcome.entry
-  return landingOf(outcome)?.entry ?? null
-}
-
 /** Not where a caller may have waited for a flight whose attempts the outcome does not tell. */
 function isOverheadKnown(outcome: Outcome): boolean {
-  if (outcome.kind === 'hit' || landingOf(outcome)) return true
+  if (outcome.kind === 'hit' || ('landing' in outcome && outcome.landing !== null)) return true
   return outcome.kind === 'refused' && outcome.error.fault === 'client'
 }
 

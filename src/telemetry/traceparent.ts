@@ -1,6 +1,6 @@
 /** W3C Trace Context, level 2: reading and continuing a `traceparent` that was found to be well-formed when it came in. */
 
-export function traceIdOf(traceparent: string | null): string | null {
+export function traceIdOf({ traceparent }: { readonly traceparent: string | null }): string | null {
   return traceparent === null ? null : traceparent.slice(3, 35)
 }
 

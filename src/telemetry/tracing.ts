@@ -74,7 +74,7 @@ function withoutSpans(random: Random): Tracing {
     note: () => {},
     within: (_flight, { traceparent }, ask) =>
       ask(traceparent === null ? null : continueTrace(traceparent, spanId(random))),
-    traceIdOf: ({ traceparent }) => traceIdOf(traceparent),
+    traceIdOf,
   }
 }
 
@@ -136,7 +136,7 @@ class Spans implements Tracing {
 
   readonly traceIdOf: Tracing['traceIdOf'] = (request) => {
     const own = this.#spanOf(request).spanContext()
-    return trace.isSpanContextValid(own) ? own.traceId : traceIdOf(request.traceparent)
+    return trace.isSpanContextValid(own) ? own.traceId : traceIdOf(request)
   }
 
   readonly #ended = ({ request, client, call }: Exchange, _outcome: Outcome, access: Access): void => {

@@ -188,7 +188,7 @@ void t.test('A18: hundreds who say nothing, or never finish, are closed; who ask
   const answer: Outcome = { kind: 'job', idempotentReplay: false, reply: plainReply }
   const server = createServer(
     { host: '127.0.0.1', port: 0, timeouts: { headersMs: 300, requestMs: 300, checkMs: 50 } },
-    { ...world, serving: () => ({ handle: () => answer, respond }), refused: (error) => refusals.push(error) },
+    { ...world, generations: { current: { handle: () => answer, respond } }, refused: (error) => refusals.push(error) },
   )
   await server.listen()
   const url = `http://127.0.0.1:${server.port}`

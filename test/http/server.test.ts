@@ -61,7 +61,7 @@ async function stage(t: Test, play: Play = () => hit, timeouts: Partial<Timeouts
   }
   const server = createServer(
     { host: '127.0.0.1', port: 0, timeouts },
-    { ...world, serving: () => ({ handle, respond }), refused: (error) => refusals.push(error) },
+    { ...world, generations: { current: { handle, respond } }, refused: (error) => refusals.push(error) },
   )
   await server.listen()
   t.teardown(() => server.drain({ readinessDelayMs: 0, graceMs: 0 }))
@@ -409,10 +409,15 @@ void t.test('the settings are taken once per request', async (t) => {
   const world = fakeWorld()
   let taken = 0
   const respond = createResponder({ markReplays: true, replay: (body) => body })
-  const serving = () => ({ handle: async () => hit, respond: ((taken += 1), respond) })
-  const server = createServer({ host: '127.0.0.1', port: 0 }, { ...world, serving, refused: () => {} })
+  const generations = {
+    get current() {
+      taken += 1
+      return { handle: async () => hit, respond }
+    },
+  }
+  const server = createServer({ host: '127.0.0.1', port: 0 }, { ...world, generations, refused: () => {} })
   await server.listen()
-  const second = createServer({ host: '127.0.0.1', port: server.port }, { ...world, serving, refused: () => {} })
+  const second = createServer({ host: '127.0.0.1', port: server.port }, { ...world, generations, refused: () => {} })
   await t.rejects(second.listen(), { code: 'EADDRINUSE' })
   t.equal((await fetch(`http://127.0.0.1:${server.port}/x`)).status, 200)
   t.equal(taken, 1)

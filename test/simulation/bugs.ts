@@ -314,8 +314,8 @@ export const bugs: readonly Bug[] = [
   {
     name: 'what an attempt cost is not written down',
     file: 'fetch.ts',
-    find: '    hold.spend(charge, keyName)\n',
-    replace: "    if (charge.state !== 'charged') hold.spend(charge, keyName)\n",
+    find: '    hold.spend(end.charge, started.keyName)\n',
+    replace: "    if (end.charge.state !== 'charged') hold.spend(end.charge, started.keyName)\n",
     invariants: ['L1', 'L2'],
     needs: isLimited,
   },
@@ -330,8 +330,8 @@ export const bugs: readonly Bug[] = [
   {
     name: 'a hold is never settled',
     file: 'fetch.ts',
-    find: '      return landing\n    } finally {\n      hold.settle()\n    }',
-    replace: '      return landing\n    } finally {\n      if (key === null) hold.settle()\n    }',
+    find: '      return landing\n    } finally {\n      hold.settle()\n',
+    replace: '      return landing\n    } finally {\n      if (key === null) hold.settle()\n',
     invariants: ['S7', 'L1'],
     needs: isLimited,
   },
@@ -401,9 +401,9 @@ export const bugs: readonly Bug[] = [
   },
   {
     name: 'the gauge of open requests only grows',
-    file: 'telemetry/recorder.ts',
-    find: '    this.#metrics.inFlightRequests.add(-1)\n',
-    replace: '',
+    file: 'pipeline.ts',
+    find: '    const outcome = await deciding\n    place.leave()\n',
+    replace: '    const outcome = await deciding\n',
     invariants: ['S7'],
   },
   {

@@ -144,7 +144,7 @@ export function createReplica({
     },
     async ask(request) {
       const parts = known(server)
-      const { handle, respond } = parts.serving()
+      const { handle, respond } = parts.generations.current
       const exchange = { request, client: null, call: null, limits: null, credits: [], flight: null }
       open += 1
       try {
