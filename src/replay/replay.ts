@@ -91,13 +91,12 @@ export async function replay(options: ReplayOptions, { soon, onProgress }: Repla
     bulkhead: createBulkhead({ maxConcurrent, perScraper, adaptive, queue }, { clock, random, emit }),
     overload: neverOverloaded,
     keys: createKeys({ clock, random, emit, keys: config.upstream.keys, keyRest: restsIn(resolveRetry(config.retry)) }),
-    upstream: createReplayedUpstream({
+    ...createReplayedUpstream({
       clock,
       responses: traffic.responses,
       faults: createFaultInjector(weather, traffic, createSeededHash(seed)),
       onGuess: tally.guessed,
     }),
-    traces: { within: (_flight, _request, ask) => ask(null) },
     sharedFlights: loneFlights,
     jobs,
     recorder: { begin: () => ({ leave() {} }), record },

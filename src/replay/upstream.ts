@@ -1,7 +1,7 @@
 /** In the place of upstream: every attempt ends as the recording and the weather have it, after as long as they have it. */
 import type { VerdictClass } from '../failures.ts'
-import type { ProxyRequest } from '../model.ts'
-import type { Question as Asking, Upstream } from '../fetch-parts.ts'
+import type { ProxyRequest, RequestIdentity } from '../model.ts'
+import type { Question as Asking, Traces, Upstream } from '../fetch-parts.ts'
 import type { Clock } from '../ports.ts'
 import { FREE, type ResponseModel, type AttemptOutcome, type Question } from './traffic.ts'
 import { verdictOf } from './verdict.ts'
@@ -27,23 +27,37 @@ const DEFAULT_TIMEOUT_MS = 300_000
 const PUNCTUAL_MS = 1_000
 const GRACE_MS = 15_000
 
-export function createReplayedUpstream({ clock, responses, faults, onGuess }: UpstreamPorts): Upstream {
+/** `traces` tell whose question is asked: upstream itself is told no more than an id. */
+export function createReplayedUpstream({ clock, responses, faults, onGuess }: UpstreamPorts): {
+  readonly upstream: Upstream
+  readonly traces: Traces
+} {
+  let asker: RequestIdentity | null = null
   return {
-    async ask(asking) {
-      const { call } = asking
-      const play = withinLimit(playOf(asking), asking)
-      if (play.isGuess) onGuess()
-      await new Promise<void>((resolve) => clock.after(play.durationMs, resolve))
-      return { verdict: verdictOf(play, call.endpoint === 'answer'), status: play.status, trouble: null }
+    traces: {
+      within(_flight, request, ask) {
+        asker = request
+        return ask(null)
+      },
     },
+    upstream: { ask },
   }
 
-  function playOf({ identity, turn, key }: Asking): AttemptOutcome {
-    if (!isReplayed(identity)) throw new TypeError('a question that nobody replays')
-    const { question } = identity
+  async function ask(asking: Asking): ReturnType<Upstream['ask']> {
+    const { call } = asking
+    const play = withinLimit(playOf(asking), asking)
+    if (play.isGuess) onGuess()
+    await new Promise<void>((resolve) => clock.after(play.durationMs, resolve))
+    return { verdict: verdictOf(play, call.endpoint === 'answer'), status: play.status, trouble: null }
+  }
+
+  function playOf({ turn, key }: Asking): AttemptOutcome {
+    const request = asker
+    if (!request || !isReplayed(request)) throw new TypeError('a question that nobody replays')
+    const { question } = request
     const at = clock.wall()
     const attempt = turn.number
-    const after = attempt === 1 ? null : identity.lastFailure
+    const after = attempt === 1 ? null : request.lastFailure
     const play = faults({
       question: question.number,
       attempt,
@@ -52,7 +66,7 @@ export function createReplayedUpstream({ clock, responses, faults, onGuess }: Up
       play: () => responses.draw(question, attempt, after, at),
       playOk: () => responses.drawOk(question, attempt, at),
     })
-    identity.lastFailure = play.class === 'ok' ? null : play.class
+    request.lastFailure = play.class === 'ok' ? null : play.class
     return play
   }
 }
