@@ -1,5 +1,6 @@
 /** What is kept, for how long, for whom, and what a caller's wishes make of it. */
 import t from 'tap'
+import { noDirectives } from '../../src/http/cache-directives.ts'
 import { createLocalTier } from '../../src/cache/local-tier.ts'
 import { createCache } from '../../src/cache/tiered.ts'
 import type {
@@ -16,14 +17,6 @@ import type {
 import type { TelemetryEvent } from '../../src/telemetry/events.ts'
 
 const HOUR = 3_600_000
-const NO_WISHES: CacheDirectives = {
-  noCache: false,
-  noStore: false,
-  onlyIfCached: false,
-  maxAgeMs: null,
-  maxStaleMs: null,
-  minFreshMs: null,
-}
 const NOW = { unclaimed: false, ageMs: 0, isPassedOn: false }
 const NO_WAIT = 0
 const POLICY: CachePolicy = {
@@ -91,7 +84,7 @@ void t.test('an answer is fresh for its ttl, then good only instead of an error,
   const seen: [number, string][] = []
   for (const at of [0, HOUR - 1, HOUR, 2 * HOUR - 1, 2 * HOUR]) {
     time.at = 1_700_000_000_000 + at
-    seen.push([at, (await cache.lookup('k1', CALL, NO_WISHES, POLICY, NO_WAIT)).kind])
+    seen.push([at, (await cache.lookup('k1', CALL, noDirectives, POLICY, NO_WAIT)).kind])
   }
   t.same(seen, [
     [0, 'fresh'],
@@ -114,7 +107,7 @@ void t.test('freshness is judged by the policy of the client that asks, whoever 
     for (const age of [999, 1_000, HOUR, 2 * HOUR, 10 * HOUR, 15 * HOUR]) {
       time.at = startAt + age
       const kinds = [brief, POLICY, long].map((policy) => {
-        const found = cache.lookup('k1', CALL, NO_WISHES, policy, NO_WAIT) as Lookup
+        const found = cache.lookup('k1', CALL, noDirectives, policy, NO_WAIT) as Lookup
         return found.kind === 'stale' ? found.because : found.kind
       })
       seen.push(kinds.join(' '))
@@ -135,8 +128,8 @@ void t.test('a payer that keeps nothing pays for those that do, but not across s
   const nothing: CachePolicy = { ...POLICY, ttl: 0, staleIfError: 0, emptyResultTtl: 0 }
   const { cache } = aCache(1_000_000, [nothing, POLICY])
   t.ok(cache.store('k1', CALL, answered('{}'), nothing, NOW))
-  t.equal((cache.lookup('k1', CALL, NO_WISHES, POLICY, NO_WAIT) as Lookup).kind, 'fresh')
-  t.equal((cache.lookup('k1', CALL, NO_WISHES, nothing, NO_WAIT) as Lookup).kind, 'missing')
+  t.equal((cache.lookup('k1', CALL, noDirectives, POLICY, NO_WAIT) as Lookup).kind, 'fresh')
+  t.equal((cache.lookup('k1', CALL, noDirectives, nothing, NO_WAIT) as Lookup).kind, 'missing')
   t.equal(cache.store('a/k1', CALL, answered('{}'), { ...nothing, scope: 'client' }, NOW), null)
   const entry = cache.store('b/k1', CALL, answered('{}'), { ...POLICY, ttl: 1, staleIfError: 0, scope: 'client' }, NOW)
   t.equal(entry && entry.keptUntil - entry.storedAt, 1)
@@ -147,20 +140,25 @@ void t.test('stale-while-revalidate allows no stale answer instead of an error, 
   const { cache, time } = aCache(1_000_000, [policy])
   cache.store('k1', CALL, answered('{}'), policy, NOW)
   time.at += HOUR + 1_500
-  t.match(cache.lookup('k1', CALL, NO_WISHES, policy, NO_WAIT), { because: 'revalidating' })
-  t.match(cache.lookup('k1', CALL, NO_WISHES, { ...policy, staleWhileRevalidate: 500 }, NO_WAIT), { kind: 'missing' })
-  t.match(cache.lookup('k1', CALL, NO_WISHES, { ...policy, staleIfError: 3_000, staleWhileRevalidate: 0 }, NO_WAIT), {
-    because: 'error',
+  t.match(cache.lookup('k1', CALL, noDirectives, policy, NO_WAIT), { because: 'revalidating' })
+  t.match(cache.lookup('k1', CALL, noDirectives, { ...policy, staleWhileRevalidate: 500 }, NO_WAIT), {
+    kind: 'missing',
   })
+  t.match(
+    cache.lookup('k1', CALL, noDirectives, { ...policy, staleIfError: 3_000, staleWhileRevalidate: 0 }, NO_WAIT),
+    {
+      because: 'error',
+    },
+  )
 })
 
 void t.test('an entry from the future is gone, and one from within clock jitter is new', async (t) => {
   const { cache, local, time } = aCache()
   cache.store('k1', CALL, answered('{}'), POLICY, NOW)
   time.at -= 5_000
-  t.match(cache.lookup('k1', CALL, NO_WISHES, POLICY, NO_WAIT), { kind: 'fresh' })
+  t.match(cache.lookup('k1', CALL, noDirectives, POLICY, NO_WAIT), { kind: 'fresh' })
   time.at -= 1
-  t.match(cache.lookup('k1', CALL, NO_WISHES, POLICY, NO_WAIT), { kind: 'missing', bypassed: false })
+  t.match(cache.lookup('k1', CALL, noDirectives, POLICY, NO_WAIT), { kind: 'missing', bypassed: false })
   t.equal(local.count, 0)
   t.ok(cache.store('k1', CALL, EMPTY, POLICY, NOW), 'and hides nothing')
 })
@@ -196,13 +194,13 @@ void t.test('"empty result" is remembered briefly, and never hides a real answer
   const { cache, time } = aCache()
   const entry = cache.store('k1', CALL, EMPTY, POLICY, NOW)
   t.match(entry, { status: 500, priceCredits: 0 })
-  t.equal((await cache.lookup('k1', CALL, NO_WISHES, POLICY, NO_WAIT)).kind, 'fresh')
+  t.equal((await cache.lookup('k1', CALL, noDirectives, POLICY, NO_WAIT)).kind, 'fresh')
   time.at += 60_000
-  t.equal((await cache.lookup('k1', CALL, NO_WISHES, POLICY, NO_WAIT)).kind, 'missing')
+  t.equal((await cache.lookup('k1', CALL, noDirectives, POLICY, NO_WAIT)).kind, 'missing')
   cache.store('k1', CALL, answered('{"a":1}'), POLICY, NOW)
   time.at += HOUR
   t.equal(cache.store('k1', CALL, EMPTY, POLICY, NOW), null)
-  t.match(await cache.lookup('k1', CALL, NO_WISHES, POLICY, NO_WAIT), { kind: 'stale', entry: { status: 200 } })
+  t.match(await cache.lookup('k1', CALL, noDirectives, POLICY, NO_WAIT), { kind: 'stale', entry: { status: 200 } })
 })
 
 void t.test('request Cache-Control decides whether what is kept will do', async (t) => {
@@ -225,7 +223,7 @@ void t.test('request Cache-Control decides whether what is kept will do', async 
     const { cache, time } = aCache()
     cache.store('k1', CALL, answered('{}'), POLICY, NOW)
     time.at += age
-    const found = await cache.lookup('k1', CALL, { ...NO_WISHES, ...wish }, POLICY, NO_WAIT)
+    const found = await cache.lookup('k1', CALL, { ...noDirectives, ...wish }, POLICY, NO_WAIT)
     t.equal(found.kind === 'stale' ? found.because : found.kind, expected, name)
   }
 })
@@ -233,22 +231,22 @@ void t.test('request Cache-Control decides whether what is kept will do', async 
 void t.test('bypass_cache reads nothing and says that something was there to be bypassed', async (t) => {
   const { cache } = aCache()
   cache.store('k1', CALL, answered('{}'), POLICY, NOW)
-  t.same(await cache.lookup('k1', { ...CALL, bypass: true }, NO_WISHES, POLICY, NO_WAIT), {
+  t.same(await cache.lookup('k1', { ...CALL, bypass: true }, noDirectives, POLICY, NO_WAIT), {
     kind: 'missing',
     bypassed: true,
   })
-  t.same(await cache.lookup(null, CALL, NO_WISHES, POLICY, NO_WAIT), { kind: 'missing', bypassed: false })
+  t.same(await cache.lookup(null, CALL, noDirectives, POLICY, NO_WAIT), { kind: 'missing', bypassed: false })
 })
 
 void t.test('the memory tier is bounded by bytes, evicts the least recently used, and says so', async (t) => {
   const { cache, local, events } = aCache(4_300)
   const body = 'x'.repeat(400)
   for (const key of ['a', 'b', 'c']) cache.store(key, CALL, answered(body), POLICY, NOW)
-  await cache.lookup('a', CALL, NO_WISHES, POLICY, NO_WAIT)
+  await cache.lookup('a', CALL, noDirectives, POLICY, NO_WAIT)
   cache.store('d', CALL, answered(body), POLICY, NOW)
   t.ok(local.bytes <= 4_300)
-  t.equal((await cache.lookup('a', CALL, NO_WISHES, POLICY, NO_WAIT)).kind, 'fresh', 'used just now')
-  t.equal((await cache.lookup('b', CALL, NO_WISHES, POLICY, NO_WAIT)).kind, 'missing')
+  t.equal((await cache.lookup('a', CALL, noDirectives, POLICY, NO_WAIT)).kind, 'fresh', 'used just now')
+  t.equal((await cache.lookup('b', CALL, noDirectives, POLICY, NO_WAIT)).kind, 'missing')
   t.equal(events.filter((event) => event.kind === 'cache-evicted').length, 1)
   t.same(
     ['a', 'b', 'c', 'd'].filter((key) => local.get(key)),
@@ -263,7 +261,7 @@ void t.test('the answer of an old job does not take the place of one that was pa
   cache.store('k1', CALL, answered('newer'), POLICY, NOW)
   time.at += 1_000
   t.equal(cache.store('k1', CALL, answered('older'), POLICY, { ...NOW, ageMs: 60_000 }), null)
-  t.match(await cache.lookup('k1', CALL, NO_WISHES, POLICY, NO_WAIT), {
+  t.match(await cache.lookup('k1', CALL, noDirectives, POLICY, NO_WAIT), {
     kind: 'fresh',
     entry: { body: Buffer.from('newer*') },
   })

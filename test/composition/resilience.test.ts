@@ -2,6 +2,7 @@
  * The real parts in the real order of the pipeline, in front of an upstream that says what a test tells it to: retry ×
  * breaker × keys × joining × places, under a clock that the tests move. Long, because all share one setting.
  */
+import { noDirectives } from '../../src/http/cache-directives.ts'
 import { failureClasses } from '../../src/failures.ts'
 import t from 'tap'
 import { createKeys } from '../../src/keys/pool.ts'
@@ -148,14 +149,7 @@ function setUp(setting: Setting) {
       method: 'GET',
       target: { path: question, params: bypass ? [['bypass_cache', 'true']] : [], token: null },
       token: null,
-      cacheDirectives: {
-        noCache: false,
-        noStore: false,
-        onlyIfCached: false,
-        maxAgeMs: null,
-        maxStaleMs: null,
-        minFreshMs: null,
-      },
+      cacheDirectives: noDirectives,
       ifNoneMatch: null,
       patienceMs,
       idempotencyKey: null,

@@ -2,7 +2,8 @@
  * One seed, from the first request to the last timer: replicas, callers, vendor, Redis and faults in one virtual time, with the oracle
  * looking on. The same seed does the same, event by event. Longer than other files: the life of a simulated fleet is read in one go.
  */
-import type { ProxyRequest, Target, CacheDirectives } from '../../src/model.ts'
+import { noDirectives } from '../../src/http/cache-directives.ts'
+import type { ProxyRequest, Target } from '../../src/model.ts'
 import type { Clock, Timer } from '../../src/ports.ts'
 import { createVirtualClock } from '../../src/replay/virtual-clock.ts'
 import type { Loaded } from '../../src/config/load.ts'
@@ -65,15 +66,6 @@ const LONGEST_WAIT_MS = 5_000
 /** Events of one moment. */
 const MOST_AT_A_TIME = 50_000
 const LONGEST_MS = 24 * 60 * 60_000
-const PLAIN_WISHES: CacheDirectives = {
-  noCache: false,
-  noStore: false,
-  onlyIfCached: false,
-  maxAgeMs: null,
-  maxStaleMs: null,
-  minFreshMs: null,
-}
-
 class Stop extends Error {}
 
 export async function simulate(
@@ -322,8 +314,8 @@ export async function simulate(
     const isBypass = kind === 'answer' && !isProbe && traffic.happens(plan.bypasses)
     const cacheDirectives =
       !isProbe && traffic.happens(plan.bypasses / 2)
-        ? { ...PLAIN_WISHES, noCache: traffic.happens(0.5), noStore: traffic.happens(0.5) }
-        : PLAIN_WISHES
+        ? { ...noDirectives, noCache: traffic.happens(0.5), noStore: traffic.happens(0.5) }
+        : noDirectives
     const isImpatient = !isProbe && traffic.happens(plan.impatience)
     const patienceMs = isImpatient ? Math.round(traffic.between(1_000, plan.deadlineMs)) : null
     const id = `request-${(asked += 1)}`

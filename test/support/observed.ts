@@ -4,6 +4,7 @@
  */
 import { hash } from 'node:crypto'
 import type { Test } from 'tap'
+import { noDirectives } from '../../src/http/cache-directives.ts'
 import { parseDuration } from '../../src/config/units.ts'
 import { createCache } from '../../src/cache/tiered.ts'
 import { createLocalTier } from '../../src/cache/local-tier.ts'
@@ -80,15 +81,6 @@ export interface Asked {
 
 export const UPSTREAM_SECRET = 'CANARY-upstream-secret'
 export const CALLER_TOKEN = 'CANARY-caller-token'
-
-const noWishes: CacheDirectives = {
-  noCache: false,
-  noStore: false,
-  onlyIfCached: false,
-  maxAgeMs: null,
-  maxStaleMs: null,
-  minFreshMs: null,
-}
 
 export function observed(observation: Observation = {}) {
   const {
@@ -282,7 +274,7 @@ export function observed(observation: Observation = {}) {
       method: 'GET',
       target: { path: question, params: [['prompt', prompt]], token: null },
       token: `${CALLER_TOKEN}-${client}`,
-      cacheDirectives: { ...noWishes, ...asking.cacheDirectives },
+      cacheDirectives: { ...noDirectives, ...asking.cacheDirectives },
       ifNoneMatch: null,
       patienceMs: asking.patienceMs ?? null,
       idempotencyKey: null,

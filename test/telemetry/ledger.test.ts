@@ -1,6 +1,7 @@
 /** Where every credit went: through the recorder and what is scraped from it, as an operator would add it up. */
 import fc from 'fast-check'
 import t from 'tap'
+import { noDirectives } from '../../src/http/cache-directives.ts'
 import { matches } from '../../src/http/respond.ts'
 import { createLinkedList } from '../../src/linked-list.ts'
 import type { Attempt, Charge, Entry, Exchange, Landing, Outcome, Verdict } from '../../src/model.ts'
@@ -66,21 +67,13 @@ function createScene() {
 }
 
 function exchangeOf(client: string, scraper: string, arrivedAt: number): Exchange {
-  const cacheDirectives = {
-    noCache: false,
-    noStore: false,
-    onlyIfCached: false,
-    maxAgeMs: null,
-    maxStaleMs: null,
-    minFreshMs: null,
-  }
   return {
     request: {
       id: 'req-1',
       method: 'GET',
       target: { path: `/scrapers/${scraper}`, params: [], token: null },
       token: null,
-      cacheDirectives,
+      cacheDirectives: noDirectives,
       ifNoneMatch: null,
       patienceMs: null,
       idempotencyKey: null,

@@ -1,5 +1,6 @@
 /** What a scripted day leaves behind: the scraped text, the access lines and the log, all through the real parts. */
 import t from 'tap'
+import { noDirectives } from '../../src/http/cache-directives.ts'
 import { ProxyError, refusals } from '../../src/errors.ts'
 import { matches } from '../../src/http/respond.ts'
 import { createLinkedList } from '../../src/linked-list.ts'
@@ -77,14 +78,7 @@ function createScene(
           method: 'GET',
           target: { path: '/scrapers/chatgpt', params: [['prompt', canary.prompt]], token: canary.token },
           token: canary.token,
-          cacheDirectives: {
-            noCache: false,
-            noStore: false,
-            onlyIfCached: false,
-            maxAgeMs: null,
-            maxStaleMs: null,
-            minFreshMs: null,
-          },
+          cacheDirectives: noDirectives,
           ifNoneMatch: change.ifNoneMatch ?? null,
           patienceMs: null,
           idempotencyKey: null,
