@@ -50,6 +50,7 @@ export function createAnswerFile({ path, maxBytes }: DiskOptions, clock: Clock, 
       format: 3,
       layout,
       retryMs: 30_000,
+      isCache: true,
       prepare,
       onTry: () => (isOutdated ? beginAnew() : file.write(() => undefined)),
       onTrouble: (because) => !['full', 'locked', 'read-only'].includes(because) && remove(),
@@ -84,10 +85,12 @@ export function createAnswerFile({ path, maxBytes }: DiskOptions, clock: Clock, 
 
   function writeEntry(key: string, entry: Entry): void {
     if (file.trouble || entry.body.length > bounds.entryBytes) return
-    file.write((table) => {
+    const isWritten = file.write((table) => {
       for (const [id, usedAt] of used) table.use(id, usedAt)
       table.write(key, entry, bounds.pages, clock.wall())
     })
+    // What was taken back was counted.
+    if (!isWritten) file.read((table) => table.countAnew(), undefined)
     used.clear()
   }
 
@@ -97,6 +100,8 @@ export function createAnswerFile({ path, maxBytes }: DiskOptions, clock: Clock, 
     let purged = 0
     isOutdated = isAll || !file.write((table) => void (purged = table.purge(filter, clock.wall())))
     if (!isOutdated) return purged
+    // What is thrown away need not survive a power cut: the syncs at its end would hold up the event loop.
+    file.read((table) => table.doNotSync(), undefined)
     if (file.isOpen) beginAnew()
     return all
   }
@@ -147,28 +152,48 @@ function createTable(db: DatabaseSync, onEvicted: () => void) {
   select.setReadBigInts(true)
   const insert = db.prepare('INSERT INTO entries VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)')
   const insertBody = db.prepare('INSERT INTO bodies VALUES (?, ?, ?, ?)')
-  const drop = db.prepare('DELETE FROM entries WHERE key = ?')
+  const drop = db.prepare('DELETE FROM entries WHERE key = ? RETURNING kept_until')
   const dropDead = db.prepare(
-    `DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE kept_until <= ? LIMIT ${ROWS_AT_ONCE})`,
+    `DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE kept_until <= ? LIMIT ${ROWS_AT_ONCE}) RETURNING kept_until`,
   )
-  const dropOldest = db.prepare('DELETE FROM entries WHERE id = (SELECT id FROM entries ORDER BY used_at LIMIT 1)')
+  const dropOldest = db.prepare(
+    'DELETE FROM entries WHERE id = (SELECT id FROM entries ORDER BY used_at LIMIT 1) RETURNING kept_until',
+  )
   const markUsed = db.prepare('UPDATE entries SET used_at = ? WHERE id = ?')
   const markPurged = db.prepare(
     `UPDATE entries SET kept_until = 0 WHERE +kept_until > ?1 AND (?2 IS NULL OR scraper = ?2)
        AND (?3 IS NULL OR prompt_hash = ?3) AND (?4 IS NULL OR country = ?4) AND (?5 IS NULL OR stored_at < ?5)`,
   )
   const counted = db.prepare('SELECT count(*) AS n FROM entries WHERE kept_until > 0')
+  /** Kept up to date, because counting a full file takes tens of milliseconds. Null = not counted yet. */
+  let entries: number | null = null
 
   return {
     read,
     write,
     use: (id: number, usedAt: number) => void markUsed.run(usedAt, id),
-    purge: ({ scraper, promptHash, country, storedBefore }: PurgeFilter, wallMs: number): number =>
-      Number(
-        markPurged.run(wallMs, scraper ?? null, promptHash ?? null, country ?? null, storedBefore ?? null).changes,
-      ),
-    count: () => Number(counted.get()?.['n']),
+    purge,
+    count: (): number => (entries ??= Number(counted.get()?.['n'])),
+    countAnew: () => void (entries = null),
+    doNotSync: () => db.exec('PRAGMA synchronous = OFF'),
     usedPages,
+  }
+
+  function purge({ scraper, promptHash, country, storedBefore }: PurgeFilter, wallMs: number): number {
+    const values = [scraper ?? null, promptHash ?? null, country ?? null, storedBefore ?? null]
+    const purged = Number(markPurged.run(wallMs, ...values).changes)
+    add(-purged)
+    return purged
+  }
+
+  function add(more: number): void {
+    if (entries !== null) entries += more
+  }
+
+  /** How many rows went; those that were purged before are not counted any more. */
+  function gone(rows: readonly Record<string, unknown>[]): number {
+    add(-rows.filter((row) => Number(row['kept_until']) > 0).length)
+    return rows.length
   }
 
   function read(key: string, wallMs: number) {
@@ -180,18 +205,19 @@ function createTable(db: DatabaseSync, onEvicted: () => void) {
       const entry = { ...(JSON.parse(meta) as Omit<Entry, 'body'>), body: bytes }
       return { id: Number(row['id']), usedAt: Number(row['used_at']), entry }
     }
-    drop.run(key)
+    gone(drop.all(key))
     return null
   }
 
   function write(key: string, { body, ...rest }: Entry, limitPages: number, wallMs: number): void {
-    drop.run(key)
-    dropDead.run(wallMs)
+    gone(drop.all(key))
+    gone(dropDead.all(wallMs))
     const meta = JSON.stringify(rest)
     makeRoom(Math.ceil((body.length + meta.length + key.length) / PAGE_BYTES) + 1, limitPages)
     const { storedAt, keptUntil, scraper, promptHash, country } = rest
     const { lastInsertRowid } = insert.run(key, keptUntil, wallMs, storedAt, scraper, promptHash, country)
     insertBody.run(lastInsertRowid, meta, checksumOf(key, meta, body), body)
+    add(1)
   }
 
   /** Where the limit was lowered, the file shrinks by a step with each write; it never grows beyond it. */
@@ -202,7 +228,7 @@ function createTable(db: DatabaseSync, onEvicted: () => void) {
       usedPages() + pages > (rows < ROWS_AT_ONCE ? limitPages : Math.max(limitPages, filePages));
       rows += 1
     ) {
-      if (dropOldest.run().changes === 0) return
+      if (gone(dropOldest.all()) === 0) return
       onEvicted()
     }
     if (filePages > limitPages) db.exec(`PRAGMA incremental_vacuum(${VACUUM_PAGES})`)

@@ -21,6 +21,8 @@ export interface FileOptions<T> {
   readonly format: number
   readonly layout: string
   readonly retryMs: number
+  /** It may be lost: nothing waits for the device while it is begun. */
+  readonly isCache?: boolean
   /** The statements of a connection that has just been opened. May throw. */
   readonly prepare: (db: DatabaseSync) => T
   /** After each opening, and when a full file is tried again: to be followed by a write. */
@@ -155,7 +157,8 @@ export function connect(path: string): DatabaseSync {
   }
 }
 
-function configure(db: DatabaseSync, { applicationId, format, layout }: FileOptions<unknown>): void {
+function configure(db: DatabaseSync, options: FileOptions<unknown>): void {
+  const { applicationId, format, layout, isCache } = options
   db.exec('PRAGMA locking_mode = EXCLUSIVE')
   const isNew = db.prepare('SELECT 1 FROM sqlite_schema').get() === undefined
   if (!isNew && pragma(db, 'application_id') !== applicationId) throw new FileTrouble('corrupt')
@@ -164,10 +167,10 @@ function configure(db: DatabaseSync, { applicationId, format, layout }: FileOpti
   if (isNew) db.exec('PRAGMA auto_vacuum = INCREMENTAL')
   // A commit is one append to the log. It survives a kill, because the kernel has it; `secure` of the records adds the sync that a
   // power cut asks for. With NORMAL the library itself syncs before it moves the log into the file, so the file is never torn.
-  db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL')
+  db.exec(`PRAGMA synchronous = ${isNew && isCache ? 'OFF' : 'NORMAL'}; PRAGMA journal_mode = WAL`)
   if (!isNew) return
   db.exec(`BEGIN; ${layout} PRAGMA application_id = ${applicationId}; PRAGMA user_version = ${format}; COMMIT`)
-  db.exec('PRAGMA wal_checkpoint(TRUNCATE)')
+  db.exec('PRAGMA wal_checkpoint(TRUNCATE); PRAGMA synchronous = NORMAL')
 }
 
 /** The path may lead to another file by now, or to none; the library itself would not notice for long. */

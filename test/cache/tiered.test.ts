@@ -1,4 +1,7 @@
 /** What is kept, for how long, for whom, and what a caller's wishes make of it. */
+import { hash } from 'node:crypto'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import t from 'tap'
 import { noDirectives } from '../../src/http/cache-directives.ts'
 import { createLocalTier } from '../../src/cache/local-tier.ts'
@@ -16,6 +19,8 @@ import type {
 } from '../../src/model.ts'
 import type { TelemetryEvent } from '../../src/telemetry/events.ts'
 
+setFlagsFromString('--expose-gc')
+const gc = runInNewContext('gc') as () => void
 const HOUR = 3_600_000
 const NOW = { unclaimed: false, ageMs: 0, isPassedOn: false }
 const NO_WAIT = 0
@@ -239,12 +244,12 @@ void t.test('bypass_cache reads nothing and says that something was there to be 
 })
 
 void t.test('the memory tier is bounded by bytes, evicts the least recently used, and says so', async (t) => {
-  const { cache, local, events } = aCache(4_300)
+  const { cache, local, events } = aCache(6_500)
   const body = 'x'.repeat(400)
   for (const key of ['a', 'b', 'c']) cache.store(key, CALL, answered(body), POLICY, NOW)
   await cache.lookup('a', CALL, noDirectives, POLICY, NO_WAIT)
   cache.store('d', CALL, answered(body), POLICY, NOW)
-  t.ok(local.bytes <= 4_300)
+  t.ok(local.bytes <= 6_500)
   t.equal((await cache.lookup('a', CALL, noDirectives, POLICY, NO_WAIT)).kind, 'fresh', 'used just now')
   t.equal((await cache.lookup('b', CALL, noDirectives, POLICY, NO_WAIT)).kind, 'missing')
   t.equal(events.filter((event) => event.kind === 'cache-evicted').length, 1)
@@ -268,20 +273,41 @@ void t.test('the answer of an old job does not take the place of one that was pa
   t.ok(cache.store('k1', CALL, answered('newest'), POLICY, { ...NOW, ageMs: 500 }), 'a newer job does')
 })
 
+void t.test(
+  'an entry takes no more than 680 bytes of heap beside its body, and more than that is counted',
+  async (t) => {
+    const { cache, local } = aCache(1_000_000_000)
+    const collect = (): number => {
+      gc()
+      return process.memoryUsage().heapUsed
+    }
+    const store = (number: number): void => {
+      const key = hash('sha256', String(number))
+      cache.store(key, { ...CALL, promptHash: key.slice(0, 12) }, answered('x'.repeat(500)), POLICY, NOW)
+    }
+    store(-1)
+    const [before, count] = [collect(), 5_000]
+    for (let number = 0; number < count; number += 1) store(number)
+    const bytes = (collect() - before) / count
+    t.ok(bytes < 680, `${Math.round(bytes)} B`)
+    t.ok(local.bytes / local.count > 500 + 2 * bytes, 'with what is not collected yet')
+  },
+)
+
 void t.test('The memory can be made smaller and larger: the least recently used go, the others stay', async (t) => {
   let evicted = 0
-  const local = createLocalTier({ maxBytes: 10_000, onEvicted: () => void (evicted += 1) })
+  const local = createLocalTier({ maxBytes: 12_000, onEvicted: () => void (evicted += 1) })
   const entry = { body: Buffer.alloc(1_000), storedAt: 1 } as Entry
   for (const key of ['a', 'b', 'c', 'd']) local.set(key, entry)
   local.get('a')
-  local.resize(10_000)
+  local.resize(12_000)
   t.equal(local.count, 4)
-  local.resize(2 * 1_961)
+  local.resize(2 * 2_851)
   t.strictSame([local.get('d')?.storedAt, local.get('a')?.storedAt, local.get('b')], [1, 1, undefined])
   t.equal(evicted, 2)
   local.resize(20_000)
   t.equal(local.count, 2)
-  t.equal(local.bytes, 2 * 1_961)
+  t.equal(local.bytes, 2 * 2_851)
   for (const key of ['e', 'f', 'g', 'h', 'i']) local.set(key, entry)
   t.equal(local.count, 7)
   local.set('a', { ...entry, body: Buffer.alloc(30_000) })

@@ -161,6 +161,31 @@ void t.test('a purge takes what matches and says how many; one of everything beg
   t.equal(disk.answers, 'up')
 })
 
+void t.test('the number of entries stays true, whatever comes and goes', async (t) => {
+  const { disk, restart, clock } = aDisk(t)
+  t.equal(disk.entries, 0)
+  for (const key of ['a', 'b', 'c', 'd', 'e', 'f']) disk.writeEntry(key, entry(key, { keptUntil: epoch + 2 * HOUR }))
+  disk.writeEntry('a', entry('again'))
+  disk.writeEntry('short', entry('short', { keptUntil: epoch + HOUR }))
+  t.equal(disk.entries, 7, 'written twice is one')
+  disk.purge({ scraper: 'b' })
+  disk.writeEntry('g', entry('g', { scraper: 'b' }))
+  disk.writeEntry('h', entry('h', { scraper: 'b' }))
+  t.equal(disk.purge({ scraper: 'b' }), 2)
+  t.equal(disk.entries, 7, 'what was purged is not counted')
+  disk.writeEntry('i', entry('i'))
+  t.equal(disk.entries, 8, 'the rows of what was purged went, and were not counted any more')
+  await clock.advance(HOUR)
+  disk.writeEntry('i', entry('i'))
+  t.equal(disk.entries, 7, 'nor is what expired')
+  disk.writeEntry('big', entry(Buffer.alloc(3 * MIB)))
+  const counted = disk.entries
+  for (let number = 0; number < 30; number += 1) disk.writeEntry(`big ${number}`, entry(Buffer.alloc(3 * MIB)))
+  t.ok(disk.entries < counted + 30, 'the limit was reached')
+  const kept = disk.entries
+  t.equal(restart().entries, kept, 'as the file has it')
+})
+
 void t.test('a damaged row is a miss and is deleted; the others stay', async (t) => {
   const { disk, restart, path, recordsPath, events } = aDisk(t)
   for (const key of ['body', 'field', 'lost', 'huge', 'fine']) disk.writeEntry(key, entry('{"a":1}'))
