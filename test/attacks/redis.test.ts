@@ -171,7 +171,7 @@ void t.test('A55: what callers write is in no command and no pattern', async (t)
   const keys = await keysOf(redis)
   t.ok(keys.length > 5)
   t.same(
-    keys.filter((key) => !/^slp:[\w:{}.@/-]+$/.test(key)),
+    keys.filter((key) => !/^slp:[\w:{}.@/+-]+$/.test(key)),
     [],
     'A55 keys are hashes and words of ours',
   )
