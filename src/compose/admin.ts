@@ -2,7 +2,6 @@
 import { parseDuration } from '../config/units.ts'
 import type { Reloader } from '../config/reload.ts'
 import type { Config } from '../config/schema.ts'
-import { ProxyError } from '../errors.ts'
 import type { createAdmin } from '../http/admin.ts'
 import { createCircuitRoute } from '../http/circuits.ts'
 import { createCreditsRoute } from '../http/credits.ts'
@@ -207,18 +206,11 @@ async function correct({ limits, telemetry }: AdminBase, client: string, spentCr
   return corrected
 }
 
-function reportOf({ stores, inForce }: AdminBase, month: string) {
-  if (stores.store) throw notShared()
+async function reportOf({ stores, inForce }: AdminBase, month: string) {
   stores.traffic.flush()
-  return reportOn(month, rowsOf(stores.records, month), inForce.config().price ?? null)
-}
-
-/** Of what is kept in the data folder, and not in Redis. */
-function notShared(): ProxyError {
-  return new ProxyError(
-    'REQUEST_INVALID',
-    'The report requires a data folder of the proxy. With redis, credits are counted in Redis: use the metric credits_spent_total.',
-  )
+  const names = inForce.clients().map(({ name }) => name)
+  const rows = await (stores.daySums?.rowsOf(month, names) ?? rowsOf(stores.records, month))
+  return reportOn(month, rows, inForce.config().price ?? null)
 }
 
 /** When each token of each client was used last, by its place in the settings. */

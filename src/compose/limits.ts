@@ -6,6 +6,7 @@ import { createAdmission } from '../limits/admission.ts'
 import { createBudget } from '../limits/budget.ts'
 import { createSharedAdmission } from '../limits/shared-admission.ts'
 import { createSharedBudget } from '../limits/shared-budget.ts'
+import type { SharedDaySums } from '../limits/shared-day-sums.ts'
 import { createSharedConcurrencyLimits } from '../limits/shared-concurrency.ts'
 import { createSharedRateLimits } from '../limits/shared-rate.ts'
 import type { AccountLimits } from '../model.ts'
@@ -38,7 +39,7 @@ export function buildLimits(base: LimitsBase) {
   const { store, disk, records } = stores
   const cooldowns = store ? sharedCooldowns(store, base) : null
   let accountLimits: AccountLimits | null = accountLimitsOf(config)
-  const together = store ? shareLimits(store, base, () => accountLimits) : null
+  const together = store && stores.daySums ? shareLimits(store, stores.daySums, base, () => accountLimits) : null
   const ownBudget = createBudget({
     clock,
     emit,
@@ -79,6 +80,7 @@ function sharedCooldowns(store: SharedStore, { world: { clock, random }, inForce
 /** What the replicas count and do together. */
 function shareLimits(
   store: SharedStore,
+  daySums: SharedDaySums,
   { world, telemetry, stores, inForce, closing }: LimitsBase,
   whole: () => AccountLimits | null,
 ) {
@@ -94,6 +96,7 @@ function shareLimits(
     session,
     clients: inForce.clients,
     whole,
+    daySums,
     whenAway: () => inForce.config().redis?.whenAway ?? 'closed',
     tell: ({ kind, client, credits }) => emit({ kind: 'credits-away', how: kind, client, credits }),
   })

@@ -10,6 +10,7 @@ import { createSharedRecords } from '../jobs/shared-records.ts'
 import { createSharedJobStore } from '../jobs/shared-store.ts'
 import { createLocalJobStore, createMemoryStore } from '../jobs/store.ts'
 import { createTraffic } from '../limits/day-sums.ts'
+import { createSharedDaySums } from '../limits/shared-day-sums.ts'
 import type { World } from '../ports.ts'
 import { createSession, soloSession } from '../session.ts'
 import { diskOptions, sharedOptions, signingSecretsOf } from '../options.ts'
@@ -62,7 +63,9 @@ export function buildStores({ config, world, telemetry, closing }: StoresBase) {
   const jobStore = store ? createSharedJobStore(createSharedRecords(store, clock), clock) : null
   const jobRecords = jobStore ?? createLocalJobStore(disk ?? createMemoryStore(clock))
   if (jobStore) closing.add(jobStore.close)
-  const traffic = createTraffic(records, clock)
+  const daySums = store ? createSharedDaySums({ store, clock, session }) : null
+  if (daySums) closing.add(daySums.close)
+  const traffic = createTraffic(daySums ?? records, clock)
   closing.add(traffic.close)
   return {
     store,
@@ -75,6 +78,7 @@ export function buildStores({ config, world, telemetry, closing }: StoresBase) {
     records,
     jobStore,
     jobRecords,
+    daySums,
     traffic,
     tokenUses: createTokenUses(records, clock),
   }

@@ -89,7 +89,8 @@ end
 local marked = math.max(0, math.min(marks, spare()))
 mine[4] = mine[4] + marked
 mine = merge(run, mine)
-for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, 3456000000) end
+-- As long as the report looks at the book.
+for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, 34560000000) end
 local reply = { line, settled and 1 or 0, marked, lostRuns, lostCredits, redis.call('HGET', book, run) }
 for _, field in ipairs({ 'used', 'risk', 'spent' }) do
   table.insert(reply, sum(field .. ':' .. string.sub(run, 1, 10)))

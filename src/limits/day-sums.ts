@@ -74,7 +74,7 @@ export function daySum(wallMs: number, subject: DaySubject, add: Partial<DayFigu
   }
 }
 
-export function createTraffic(store: DayStore, clock: Clock): Traffic {
+export function createTraffic(store: Pick<DayStore, 'put'>, clock: Clock): Traffic {
   /** Of today, by client, scraper and key. */
   const waiting = new Map<string, { readonly subject: DaySubject; readonly figures: Record<string, number> }>()
   let today = dayOf(clock.wall())
@@ -111,17 +111,38 @@ export function createTraffic(store: DayStore, clock: Clock): Traffic {
 }
 
 /** `month` as in `2026-11`; in the order of days, clients, scrapers and keys. */
-export function rowsOf(store: DayStore, month: string): readonly DayRow[] {
-  return Array.from(store.list(spaceOf(month)), ([name, figures]) => {
-    const [day = '', client = '', scraper = '', key = ''] = name.split('/')
-    return { day, client, scraper, key, ...nothing, ...(figures as Partial<DayFigures>) }
-  }).toSorted((a, b) => (nameOf(a) < nameOf(b) ? -1 : 1))
+export function rowsOf(store: Pick<DayStore, 'list'>, month: string): readonly DayRow[] {
+  return summed(Array.from(store.list(spaceOf(month)), ([name, figures]) => rowNamed(name, figures)))
+}
+
+/** `name`: as in `daySum`. */
+export function rowNamed(name: string, figures: unknown): DayRow {
+  const [day = '', client = '', scraper = '', key = ''] = name.split('/')
+  const known = new Map(Object.entries(figures ?? {}))
+  const read = figureNames.map((one) => [one, Number.isSafeInteger(known.get(one)) ? Number(known.get(one)) : 0])
+  return { day, client, scraper, key, ...nothing, ...(Object.fromEntries(read) as Partial<DayFigures>) }
+}
+
+/** Rows about the same are one; in the order of days, clients, scrapers and keys. */
+export function summed(rows: readonly DayRow[]): readonly DayRow[] {
+  const sums = new Map<string, DayRow>()
+  for (const row of rows) {
+    const before = sums.get(nameOf(row))
+    const sum = before && Object.fromEntries(figureNames.map((name) => [name, before[name] + row[name]]))
+    sums.set(nameOf(row), { ...row, ...sum })
+  }
+  return [...sums.values()].toSorted((a, b) => (nameOf(a) < nameOf(b) ? -1 : 1))
+}
+
+/** What it comes to in the books. */
+export function netOf({ spent, uncertain, refunded, corrected }: DayFigures): number {
+  return spent + uncertain - refunded + corrected
 }
 
 function nameOf({ day, client, scraper, key }: DayRow): string {
   return [day, client, scraper, key].join('/')
 }
 
-function spaceOf(month: string): string {
+export function spaceOf(month: string): string {
   return `day-sums/${month}`
 }

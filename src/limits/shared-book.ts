@@ -46,7 +46,8 @@ export interface SharedBook {
   tellSoon(isAtOnce?: boolean): void
   /** Says that what was marked for a hold of another replica is paid by this one. */
   takeOver(run: string, credits: number): Promise<void>
-  refund(credits: number, spentAt: number): void
+  /** Says how much that was in the end. */
+  refund(credits: number, spentAt: number): number
   used(period: 'day' | 'month'): Used
   /** Of this month, in the order of days, as the store had it last. */
   spentByDay(): ReadonlyMap<string, number>
@@ -88,6 +89,7 @@ export function createSharedBook(name: string, limits: LimitsOfRun, ports: Accou
   let totals: Totals = { dayId: '', day: unused, month: unused }
   let restoring: Promise<void> | null = null
   let soon: { cancel(): void } | null = null
+  const used = (period: 'day' | 'month'): Used => usedIn(period, run().dayId, totals, runs.values())
 
   return {
     run,
@@ -160,10 +162,12 @@ export function createSharedBook(name: string, limits: LimitsOfRun, ports: Accou
   }
 
   /** For a month that is over nobody minds. */
-  function refund(credits: number, spentAt: number): void {
+  function refund(credits: number, spentAt: number): number {
     const of = run(false, dayOf(spentAt).id)
-    if (isOfMonth(of.dayId)) of.own[5] += Math.min(credits, used('month').spentCredits)
+    const refunded = isOfMonth(of.dayId) ? Math.min(credits, used('month').spentCredits) : 0
+    of.own[5] += refunded
     tellSoon(true)
+    return refunded
   }
 
   /** Null = the store is away; it may have heard it all the same. */
@@ -214,10 +218,6 @@ export function createSharedBook(name: string, limits: LimitsOfRun, ports: Accou
 
   function isOfMonth(dayId: string): boolean {
     return dayId.slice(0, 7) === run().dayId.slice(0, 7)
-  }
-
-  function used(period: 'day' | 'month'): Used {
-    return usedIn(period, run().dayId, totals, runs.values())
   }
 
   async function close(): Promise<void> {

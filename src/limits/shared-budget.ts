@@ -15,6 +15,8 @@ import { WHOLE } from './accounts.ts'
 import type { Corrected, Spending } from './budget.ts'
 import { createSharedAccount, type SharedAccount } from './shared-account.ts'
 import type { AccountPorts, LimitsOfRun } from './shared-book.ts'
+import { daySum } from './day-sums.ts'
+import type { SharedDaySums } from './shared-day-sums.ts'
 import { type AwayNews, createSlot, type Slot, unavailable } from './shared-slot.ts'
 import { createStandings, isLimited, type Payer, wholeFor } from './shared-standing.ts'
 
@@ -23,6 +25,8 @@ export interface SharedBudgetPorts extends AccountPorts {
   readonly clients: () => readonly Client[]
   /** Of the account as a whole; null = no limits. */
   readonly whole: () => AccountLimits | null
+  /** For the report. */
+  readonly daySums: Pick<SharedDaySums, 'put'>
   readonly whenAway: () => 'closed' | 'open'
   readonly tell: (news: AwayNews) => void
 }
@@ -79,7 +83,7 @@ class SharedBudget implements SharedBudgets {
     void this.flush()
   }
 
-  readonly hold = async (client: Client, { priceCredits }: Call): Promise<Hold> => {
+  readonly hold = async (client: Client, { priceCredits, scraper }: Call): Promise<Hold> => {
     if (priceCredits === 0) return none
     const slots = this.#slotsOf(client)
     const [own, whole] = slots
@@ -90,16 +94,16 @@ class SharedBudget implements SharedBudgets {
       own.settle()
       throw error
     }
-    const id = [this.#ports.random.id(), client.name, own.run.name, priceCredits, whole.run.name].join('@')
-    return this.#openHold(id, client, slots)
+    const id = [this.#ports.random.id(), client.name, own.run.name, priceCredits, whole.run.name, scraper].join('@')
+    return this.#openHold(id, { client, scraper }, slots)
   }
 
   /** The call of another replica, paid by this one from now on. */
   readonly adopt = (holdId: string): Hold | null => {
-    const [, name = '', run = '', credits = '', runOfWhole = ''] = holdId.split('@')
+    const [, name = '', run = '', credits = '', runOfWhole = '', scraper = 'none'] = holdId.split('@')
     const client = this.#ports.clients().find((one) => one.name === name)
     if (!client || credits === '') return null
-    const own = this.#openHold(holdId, client, this.#slotsOf(client))
+    const own = this.#openHold(holdId, { client, scraper }, this.#slotsOf(client))
     let isPaid = true
     return {
       id: holdId,
@@ -121,9 +125,11 @@ class SharedBudget implements SharedBudgets {
     }
   }
 
-  readonly refund = (client: string, credits: number, spentAt: number): void => {
+  readonly refund: Budget['refund'] = (client, credits, spentAt, about = { scraper: 'none', key: 'none' }) => {
     if (!this.#ports.clients().some(({ name }) => name === client)) return
-    for (const name of [client, WHOLE]) this.#knownOf(name).account.refund(credits, spentAt)
+    const refunded = this.#knownOf(client).account.refund(credits, spentAt)
+    this.#knownOf(WHOLE).account.refund(credits, spentAt)
+    if (refunded > 0) this.#ports.daySums.put([daySum(spentAt, { client, ...about }, { refunded })])
   }
 
   readonly correct = async (client: string, spentCredits: number): Promise<Corrected> => {
@@ -131,6 +137,9 @@ class SharedBudget implements SharedBudgets {
     if (!corrected) throw unavailable('away')
     const byCredits = corrected.spentCredits - corrected.beforeCredits
     await this.#knownOf(WHOLE).account.correct((credits) => credits + byCredits)
+    const { daySums, session } = this.#ports
+    const subject = { client, scraper: 'none', key: 'none' }
+    if (byCredits !== 0) daySums.put([daySum(session.wallMs(), subject, { corrected: byCredits })])
     return corrected
   }
 
@@ -143,9 +152,13 @@ class SharedBudget implements SharedBudgets {
     await Promise.all(Array.from(this.#accounts.values(), ({ account }) => account.close()))
   }
 
-  #openHold(id: string, client: Client, slots: readonly [own: Slot, whole: Slot]): Hold {
+  #openHold(
+    id: string,
+    { client, scraper }: { readonly client: Client; readonly scraper: string },
+    slots: readonly [own: Slot, whole: Slot],
+  ): Hold {
     const { tellShares } = this.#standings
-    const { whole } = this.#ports
+    const { whole, daySums } = this.#ports
     let isSettled = false
     return {
       id,
@@ -155,9 +168,11 @@ class SharedBudget implements SharedBudgets {
         const secured = await Promise.allSettled(slots.map((slot) => slot.secure(credits)))
         for (const one of secured) if (one.status === 'rejected') throw one.reason
       },
-      spend({ state, credits }) {
-        if (state === 'free') return
+      spend({ state, credits }, key = 'none') {
+        if (state === 'free' || credits === 0) return
         for (const slot of slots) slot.spend(credits)
+        const figures = state === 'charged' ? { spent: credits } : { uncertain: credits }
+        daySums.put([daySum(Date.parse(slots[0].run.dayId), { client: client.name, scraper, key }, figures)])
         for (const payer of [client, wholeFor(whole(), { mayUseReserve: true })]) tellShares(payer)
       },
       settle() {

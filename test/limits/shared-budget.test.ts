@@ -74,6 +74,7 @@ function aReplica(
     session,
     clients: () => fleet.clients,
     whole: () => fleet.whole,
+    daySums: { put: () => {} },
     whenAway: () => 'closed',
     tell: (one) => void news.push(one),
     ...options,

@@ -11,7 +11,7 @@ import { createSimulator, instant } from '../../src/simulator/simulator.ts'
 import { aFleet } from '../support/fleet.ts'
 import { runProgram, startProxy, type Running } from '../support/process.ts'
 import { type Answer, aProxy, request } from '../support/proxy.ts'
-import { startRedis } from '../support/redis.ts'
+import { startRedis, until } from '../support/redis.ts'
 
 const TEAM = { headers: { 'x-api-key': 'team-token-0123456789' } }
 const BOSS = { headers: { 'x-api-key': 'boss-token-0123456789' } }
@@ -409,3 +409,57 @@ void t.test('report rejects wrong parameters with a reason', async (t) => {
   })
   t.equal((await admin('/report?month=2020-01&format=csv')).text.split('\r\n').length, 2, 'only the header')
 })
+
+void t.test(
+  'over Redis, the report of all replicas balances with the ledger of upstream, after a kill, refunds and a failure on the wire',
+  async (t) => {
+    const redis = await startRedis(t)
+    const { ask, sim, replicas } = await aFleet(t, 2, [
+      `redis.url=${redis.url}`,
+      'redis.timeout=3s',
+      'clients.team.credits={ perMonth: 1000 }',
+      'retry.attempts=1',
+    ])
+    const [first, second] = replicas as [Running, Running]
+    for (const replica of [0, 1]) {
+      for (let i = 0; i < 4; i += 1) {
+        await ask(replica, `question ${replica}-${i}`, TEAM.headers)
+        await ask(1 - replica, `question ${replica}-${i}`)
+      }
+      sim.script({ prompt: `unclear ${replica}` }, ['reset-after-charge'])
+      await ask(replica, `unclear ${replica}`, TEAM.headers)
+      const { url } = replica === 0 ? first : second
+      sim.script({ prompt: `job ${replica}`, call: 'submit' }, ['failed'])
+      const submitted = await request(undefined, `${url}/scrapers/gemini/jobs?prompt=job%20${replica}`, {
+        method: 'POST',
+        ...TEAM,
+      })
+      const poll = await request(undefined, `${url}/jobs/${String(submitted.json['job_id'])}`, TEAM)
+      t.match(poll, { json: { status: 'failed' } })
+    }
+    sim.script({ prompt: 'cut' }, ['hold'])
+    const lost = ask(0, 'cut', TEAM.headers).catch(() => null)
+    await sim.received(1, { prompt: 'cut' })
+    first.signal('SIGKILL')
+    await first.ended
+    t.equal(await lost, null)
+    sim.release()
+    await sim.idle()
+
+    const report = async (): Promise<Row[]> =>
+      rowsIn((await request(undefined, `${second.adminUrl}/report?format=csv`)).text)
+    // What was under way when a replica was killed counts as perhaps charged once its session has ended.
+    await until(async () => sumOf(await report(), 'uncertain') === 9)
+    const rows = await report()
+    const creditsOf = (wanted: string): number =>
+      sim.ledger.entries.filter(({ state }) => state === wanted).reduce((sum, { credits }) => sum + credits, 0)
+    t.equal(sumOf(rows, 'spent'), 2 * 4 * 3 + 2 * 3, 'answers and jobs')
+    t.equal(sumOf(rows, 'refunded'), 2 * 3)
+    t.equal(creditsOf('refunded'), 2 * 3)
+    t.ok(creditsOf('charged') >= sumOf(rows, 'spent') - sumOf(rows, 'refunded'))
+    t.ok(creditsOf('charged') <= sumOf(rows, 'spent') - sumOf(rows, 'refunded') + sumOf(rows, 'uncertain'))
+    const { json } = await request(undefined, `${second.adminUrl}/status`)
+    const spent = sumOf(rows, 'spent') + sumOf(rows, 'uncertain') - sumOf(rows, 'refunded')
+    t.match(json, { budgets: [{ client: 'team', period: 'month', spent }] })
+  },
+)
