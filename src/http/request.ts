@@ -235,7 +235,10 @@ function readBearer(authorization: string): string | null {
 
 function readPatience(seconds: string): number {
   const patience = /^\d{1,9}(?:\.\d{1,9})?$/.test(seconds) ? Number(seconds) * 1000 : 0
-  if (patience <= 0) throw invalid('The X-Request-Timeout header must be a positive number of seconds.')
+  if (patience <= 0)
+    throw invalid(
+      'The X-Request-Timeout header must be seconds above 0 in decimal digits, at most 9 before the point and 9 after it, such as 30 or 2.5.',
+    )
   return patience
 }
 

@@ -2,6 +2,7 @@
  * The request as upstream sees it, with the leased key in it, and the reply without any trace of that key. Built from an
  * allow-list: nothing of the caller gets in but the route, the parameters and the two ids that are named here.
  */
+import { LONGEST_TIMEOUT_MS } from './params.ts'
 import type { Call, Param, Reply, RequestIdentity, UpstreamRequest } from '../model.ts'
 import type { KeyLease, Turn } from '../fetch-parts.ts'
 
@@ -37,8 +38,9 @@ function paramsOf(call: Call, turn: Turn): readonly Param[] {
   // The vendor's own cache would give the first sample again.
   const isFurtherSample = (call.sample ?? 1) > 1
   const params = turn.bypassCache || isFurtherSample ? withParam(call.params, 'bypass_cache', 'true') : call.params
-  // A job's timeout is the job's: it runs on when the request that submitted it is over.
-  if (call.endpoint === 'submit' || turn.leftMs() >= timeoutOf(call)) return params
+  // A job's timeout is the job's: it runs on when the request that submitted it is over. One that is too long is not ours to correct.
+  if (call.endpoint === 'submit' || timeoutOf(call) > LONGEST_TIMEOUT_MS || turn.leftMs() >= timeoutOf(call))
+    return params
   return withParam(params, 'timeout', secondsOf(turn.leftMs()))
 }
 

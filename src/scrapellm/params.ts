@@ -237,9 +237,13 @@ function boolean(value: string): string | null {
   return folded === 'true' || folded === 'false' ? folded : null
 }
 
-/** A timeout that is no duration is upstream's to refuse, and that refusal must not reach those who ask the same properly. */
+export const LONGEST_TIMEOUT_MS = 600_000
+const SHORTEST_TIMEOUT_MS = 10_000
+
+/** A timeout that is no duration or out of bounds is upstream's to refuse, and that refusal must not reach those who ask the same properly. */
 function duration(value: string): string | null {
-  return millisecondsOf(value) === null ? null : value
+  const ms = millisecondsOf(value)
+  return ms !== null && ms >= SHORTEST_TIMEOUT_MS && ms <= LONGEST_TIMEOUT_MS ? value : null
 }
 
 const SECONDS = /^\+?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$/i

@@ -226,6 +226,8 @@ void t.test('the key, row by row of the vendor’s parameters', async (t) => {
     ['markdown_json=on', ask('chatgpt', p, ['markdown_json', 'on'])],
     ['bypass_cache=yes', ask('grok', p, ['bypass_cache', 'yes'])],
     ['timeout=soon', ask('grok', p, ['timeout', 'soon'])],
+    ['timeout=9.9', ask('grok', p, ['timeout', '9.9'])],
+    ['timeout=601', ask('grok', p, ['timeout', '601'])],
   ]
   for (const [why, call] of none) {
     t.equal(call.key, null, `no key: ${why}`)
