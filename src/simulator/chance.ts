@@ -8,8 +8,13 @@ export interface Chance {
   readonly number: (...about: readonly (string | number)[]) => number
   /** 16 hexadecimal digits. */
   readonly hex: (...about: readonly (string | number)[]) => string
+  /** Nine of ten are between the bounds, which are positive. */
+  readonly logNormal: (low: number, high: number, ...about: readonly (string | number)[]) => number
   readonly uuid: (...about: readonly (string | number)[]) => string
 }
+
+/** Of the normal distribution, 5 % are beyond so many deviations on either side. */
+const NINETY_PERCENT = 1.6449
 
 export function createChance(seed: number): Chance {
   function hash(about: readonly (string | number)[]): number {
@@ -37,8 +42,15 @@ export function createChance(seed: number): Chance {
     ].join('-')
   }
 
+  function logNormal(low: number, high: number, ...about: readonly (string | number)[]): number {
+    const [radius, angle] = ['radius', 'angle'].map((name) => hash([name, ...about]) / 2 ** 32) as [number, number]
+    const normal = Math.sqrt(-2 * Math.log(1 - radius)) * Math.cos(2 * Math.PI * angle)
+    return Math.sqrt(low * high) * (high / low) ** (normal / (2 * NINETY_PERCENT))
+  }
+
   return {
     number: (...about) => hash(about) / 2 ** 32,
+    logNormal,
     hex: (...about) => [about, [...about, 'more']].map((part) => hash(part).toString(16).padStart(8, '0')).join(''),
     uuid: (...about) => uuid(about),
   }

@@ -44,8 +44,8 @@ export interface Switches {
   jobAttempts: number
   /** Fields of a job's result: as few as in the documented example, or all of a sync answer (1.7). */
   jobResult: 'example' | 'full'
-  /** Durations: evenly between the bounds, or one in ten up to the call's timeout (8.7). */
-  latencyShape: 'uniform' | 'tail'
+  /** Durations: evenly between the bounds, one in ten up to the call's timeout, or log-normal with nine of ten between the bounds (8.7). */
+  latencyShape: 'uniform' | 'tail' | 'log-normal'
   /** When a scripted 408 is sent: at once, or at the end of the call's (scaled) timeout (8.7). */
   timeout408: 'at-once' | 'at-timeout'
   /** Whether sync answers carry url and created_at, which only third-party clients name (1.4). */
@@ -90,7 +90,7 @@ const SPECS: { readonly [Name in keyof Switches]: Spec<Switches[Name]> } = {
   pendingCompletedAt: oneOf('absent', 'null'),
   jobAttempts: { initial: 3, rule: 'a whole number from 1 to 10', accepts: (value) => isWhole(value, 1, 10) },
   jobResult: oneOf('example', 'full'),
-  latencyShape: oneOf('uniform', 'tail'),
+  latencyShape: oneOf('uniform', 'tail', 'log-normal'),
   timeout408: oneOf('at-once', 'at-timeout'),
   optionalFields: flag(false),
   copilotLinks: oneOf('strings', 'objects'),

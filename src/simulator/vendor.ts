@@ -252,8 +252,10 @@ class SimulatedVendor implements Vendor {
   #drawDuration(request: RecordedRequest, callNumber: number): number {
     const { minMs, maxMs } = this.#parts.latency
     const about = [scraperOf(request), promptOf(request), callNumber]
+    const { latencyShape } = this.#switches()
+    if (latencyShape === 'log-normal' && minMs > 0) return this.#chance.logNormal(minMs, maxMs, ...about)
     const draw = this.#chance.number('latency', ...about)
-    const isTail = this.#switches().latencyShape === 'tail' && this.#chance.number('tail', ...about) < 0.1
+    const isTail = latencyShape === 'tail' && this.#chance.number('tail', ...about) < 0.1
     const longestMs = isTail ? Math.max(maxMs, timeoutMs(request)) : maxMs
     return Math.round((minMs + draw * (longestMs - minMs)) * 10) / 10
   }

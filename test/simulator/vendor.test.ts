@@ -213,6 +213,14 @@ void t.test('latency follows the seed and the scale, and a slow answer beyond it
   t.ok(durations.some((ms) => ms > 20_000) && durations.some((ms) => ms === 20_000))
   sim.script({}, ['408'])
   t.equal((await ask('/scrapers/grok?prompt=x')).status, 408)
+
+  const wide = await startSimulator(t, { ...slow, switches: { latencyShape: 'log-normal' } })
+  const spread: number[] = []
+  for (let call = 0; call < 100; call += 1)
+    spread.push(Number((await wide.ask('/scrapers/grok?prompt=x')).json()['elapsed_ms']))
+  const outside = spread.filter((ms) => ms < 5_000 || ms > 30_000).length
+  t.ok(outside > 0 && outside < 20, `${outside} of 100 are outside of the bounds`)
+  t.ok(spread.toSorted((a, b) => a - b)[50]! < 15_000, 'the median is the geometric mean')
 })
 
 const SWITCHED: readonly (readonly [Partial<Switches>, string, object])[] = [

@@ -2,9 +2,10 @@
  * The command `npm run weather`: what the proxy makes of bad weather at upstream, row by row, and whether that is good enough.
  *
  *   npm run weather -- [--config FILE]… [--set path=value]… [--only TEXT] [--seeds N] [--json]
- *   npm run weather -- --live [--set path=value]… [--only TEXT] [--json]
+ *   npm run weather -- --live [--set path=value]… [--only TEXT] [--audits FOLDER] [--json]
  *
- * `--live`: some rows in real time, through real sockets, with the packaged settings; takes six minutes.
+ * `--live`: some rows in real time, through real sockets, with the packaged settings; takes seven minutes. Their audit files stay in the
+ * folder of `--audits`.
  * Exit code 1 when a row does not hold.
  */
 import { fork } from 'node:child_process'
@@ -29,6 +30,7 @@ const { values } = parseArgs({
     seeds: { type: 'string', default: '3' },
     json: { type: 'boolean', default: false },
     live: { type: 'boolean', default: false },
+    audits: { type: 'string' },
     /** Of a worker process: it is sent the numbers of the cases that it runs. */
     worker: { type: 'boolean', default: false },
   },
@@ -57,7 +59,7 @@ async function main(): Promise<void> {
   }
   const startedAt = performance.now()
   const rows = values.live
-    ? await runLive(liveCases.filter(isWanted), values.set)
+    ? await runLive(liveCases.filter(isWanted), values.set, values.audits ?? null)
     : await runAll(cases.flatMap((one, index) => (isWanted(one) ? [index] : [])))
   const seconds = (performance.now() - startedAt) / 1_000
   const requests = rows.reduce((sum, { requests }) => sum + requests, 0)

@@ -18,6 +18,8 @@ export interface Row {
   readonly broken: readonly string[]
   /** Of all requests that were made for this row. */
   readonly requests: number
+  /** In real time: success of all requests as it was recorded, and as `replay` predicts it from the audit file. */
+  readonly replay?: { readonly recorded: number; readonly predicted: number }
 }
 
 /** `load`: the settings that are tried, with those that a row needs over them. */

@@ -103,13 +103,15 @@ function outageHolds({ figures, possible, runs }: Measured, planned: OutagePlan)
   const reached = opened.reduce((sum, { asked, calls }) => sum + reachedUpstream(asked, calls), 0)
   const late = inOutage
     .flatMap(({ asked }) => asked)
-    .filter((one) => one.atMs > fromMs + NOTICED_MS + HOLD_MS && isCircuitOpen(one) && one.durationMs >= 50)
+    .filter((one) => one.atMs > fromMs + NOTICED_MS + HOLD_MS && isCircuitOpen(one))
+    .map(({ durationMs, bareMs = 0 }) => durationMs - bareMs)
+    .filter((ms) => ms >= 50)
   return [
     ...must(figures.success >= least, `success is below ${percent(least)}`),
     ...must(share(calls, asked) <= 1.1, `${share(calls, asked).toFixed(2)} attempts per request in the outage`),
     ...must(
       late.length === 0,
-      `${late.length} were refused after more than 50 ms (up to ${Math.max(...late.map(({ durationMs }) => durationMs)).toFixed(0)} ms), after the hold`,
+      `${late.length} were refused after more than 50 ms (up to ${Math.max(...late).toFixed(0)} ms), after the hold`,
     ),
     ...(perSecond < 20
       ? []
@@ -394,37 +396,38 @@ function isUsed({ calls, startsAt }: Run, limit: number, fromMs: number, untilMs
 // W9, W10: bursts, and a client that floods
 
 function bursts(): Case[] {
-  const kinds: readonly (readonly [string, Behaviour])[] = [
-    ['', answers],
-    [', upstream takes 100 at once', capacity(() => 100, queueFull)],
-  ]
-  return kinds.map(([words, behaviour]): Case => {
-    const lengthMs = 16 * MINUTE
-    return {
-      row: 'W9',
-      weather: `500 questions at once every 10 min, 1/s beside${words}`,
-      lengthMs,
-      plan: (seed) => ({
-        asks: inOrder(
-          poisson(seed, 1, 0, lengthMs),
-          ...[0, 1].map((burst) =>
-            Array.from({ length: 500 }, (_, at) => ({
-              atMs: MINUTE + burst * 10 * MINUTE,
-              prompt: `burst ${9_000_000 + burst * 10_000 + at}`,
-            })),
-          ),
+  return [burstCase('', answers, 10 * MINUTE), burstCase(', upstream takes 100 at once', takes100, 10 * MINUTE)]
+}
+
+const takes100 = capacity(() => 100, queueFull)
+
+export function burstCase(words: string, behaviour: Behaviour, everyMs: number): Case {
+  const lengthMs = 1.6 * everyMs
+  const firstMs = everyMs / 10
+  return {
+    row: 'W9',
+    weather: `500 questions at once every ${everyMs / MINUTE} min, 1/s beside${words}`,
+    lengthMs,
+    plan: (seed) => ({
+      asks: inOrder(
+        poisson(seed, 1, 0, lengthMs),
+        ...[0, 1].map((burst) =>
+          Array.from({ length: 500 }, (_, at) => ({
+            atMs: firstMs + burst * everyMs,
+            prompt: `burst ${9_000_000 + burst * 10_000 + at}`,
+          })),
         ),
-        behaviour,
-      }),
-      judge: ({ figures, asked }) => {
-        const overloaded = asked.filter(({ code }) => code === 'OVERLOADED').length
-        return [
-          ...must(figures.success === 1, `${percent(1 - figures.success)} were not answered`),
-          ...must(overloaded === 0, `${overloaded} were refused as OVERLOADED`),
-        ]
-      },
-    }
-  })
+      ),
+      behaviour,
+    }),
+    judge: ({ figures, asked }) => {
+      const overloaded = asked.filter(({ code }) => code === 'OVERLOADED').length
+      return [
+        ...must(figures.success === 1, `${percent(1 - figures.success)} were not answered`),
+        ...must(overloaded === 0, `${overloaded} were refused as OVERLOADED`),
+      ]
+    },
+  }
 }
 
 function flood(): Case[] {

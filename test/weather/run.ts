@@ -39,6 +39,11 @@ export interface Asked extends Ask {
   readonly attempts: number
   readonly credits: number
   readonly isHit: boolean
+  /**
+   * In real time: how long a request took that was sent right behind this one, and that the proxy answers without a look at upstream. So
+   * much of the duration may be the machine's.
+   */
+  readonly bareMs?: number
 }
 
 export interface Run {

@@ -17,6 +17,7 @@ export function toTable(rows: readonly Row[]): string {
     'p50',
     'p95',
     'first success',
+    ...(rows.some(({ replay }) => replay) ? ['recorded', 'replayed'] : []),
     'holds',
   ]
   const table = [heads, ...rows.map(cellsOf)]
@@ -30,7 +31,7 @@ export function toTable(rows: readonly Row[]): string {
   return [line(heads), rule, ...table.slice(1).map(line), '', ...complaints].join('\n')
 }
 
-function cellsOf({ row, weather, figures, possible, peers: others, firstSuccessMs, broken }: Row): string[] {
+function cellsOf({ row, weather, figures, possible, peers: others, firstSuccessMs, broken, replay }: Row): string[] {
   const { success, refusedByCircuit, attemptsPerRequest, creditsPerAnswer, p50Ms, p95Ms } = figures
   return [
     row,
@@ -44,6 +45,7 @@ function cellsOf({ row, weather, figures, possible, peers: others, firstSuccessM
     seconds(p50Ms),
     seconds(p95Ms),
     firstSuccessMs === null ? NONE : seconds(firstSuccessMs),
+    ...(replay ? [percent(replay.recorded), percent(replay.predicted)] : []),
     broken.length === 0 ? 'yes' : 'NO',
   ]
 }
