@@ -152,9 +152,8 @@ class RequestPipeline {
       const joined = await this.#fetcher.join(fetch, this.#waiterOf(request, client, call, known.kind === 'stale'))
       exchange.flight = joined
       const answered = joined.landing.then((landing) => this.#keyRefused(landing))
-      const landing = await this.#orLater(answered, promisedAt).catch((error: unknown) =>
-        refused(error, madeBy(joined)),
-      )
+      const inTime = promisedAt === null ? answered : this.#orLater(answered, promisedAt)
+      const landing = await inTime.catch((error: unknown) => refused(error, madeBy(joined)))
       if (landing === 'later')
         return { ...(await this.#parts.jobs.promise(client, call, answered)), promised: promisedBy(joined, call) }
       if (!landing) return { kind: 'gone' }
@@ -196,8 +195,7 @@ class RequestPipeline {
   }
 
   /** The landing, or `later` when it has not come by then. */
-  #orLater<T>(landing: Promise<T>, at: number | null): Promise<T | 'later'> {
-    if (at === null) return landing
+  #orLater<T>(landing: Promise<T>, at: number): Promise<T | 'later'> {
     return new Promise((resolve, reject) => {
       const timer = this.#parts.clock.after(at - this.#parts.clock.now(), () => resolve('later'))
       landing.then(resolve, reject).finally(() => timer.cancel())

@@ -138,7 +138,8 @@ class DurableJobs implements DurableUpstream {
       ask: async (question) => {
         if (question.call.endpoint !== 'answer') return plain.ask(question)
         await (this.#searched ??= this.#search())
-        const left = (await this.#fromLease(question)) ?? (await this.#adopt(question))
+        const mayBeLeft = question.takeover !== null || this.#orphans.size > 0
+        const left = mayBeLeft ? ((await this.#fromLease(question)) ?? (await this.#adopt(question))) : null
         if (left) return this.#resume(plain, ...left, question)
         return execution === 'durable' ? this.#submit(plain, question) : plain.ask(question)
       },

@@ -79,10 +79,12 @@ class PressureMonitor implements OverloadMonitor {
   readonly #cache: YieldingCache
   #policy: OverloadPolicy
   #level = 0
-  #because: OverloadCause | null = null
+  // Read with every request: values, not getters.
+  state: OverloadState = 'calm'
+  because: OverloadCause | null = null
+  memory = 0
   #worse = 0
   #better = 0
-  #memory = 0
   #sinceReclaim = looksToReclaim
   #timer: Timer
 
@@ -97,20 +99,8 @@ class PressureMonitor implements OverloadMonitor {
     this.#timer = clock.after(lookEveryMs, this.#look)
   }
 
-  get state(): 'calm' | 'shedding' | 'critical' {
-    return states[this.#level] ?? 'calm'
-  }
-
-  get because(): OverloadCause | null {
-    return this.#because
-  }
-
-  get memory(): number {
-    return this.#memory
-  }
-
   readonly mayAsk: OverloadMonitor['mayAsk'] = () => {
-    if (this.#because) throw overloaded(this.#because, details[this.#because], this.#random.next())
+    if (this.because) throw overloaded(this.because, details[this.because], this.#random.next())
   }
 
   readonly adopt: OverloadMonitor['adopt'] = (next) => void (this.#policy = next)
@@ -123,29 +113,29 @@ class PressureMonitor implements OverloadMonitor {
   readonly #look = (): void => {
     this.#timer = this.#clock.after(lookEveryMs, this.#look)
     const pressure = this.#gauge.read()
-    this.#memory = pressure.memory
+    this.memory = pressure.memory
     this.#relieve()
     this.#worse = this.#levelOf(pressure, 1) > this.#level ? this.#worse + 1 : 0
     this.#better = this.#levelOf(pressure, clearly) < this.#level ? this.#better + 1 : 0
     if (this.#worse >= looksToRaise) this.#move(this.#level + 1, pressure)
     else if (this.#better >= looksToEase) this.#move(this.#level - 1, pressure)
     // The other cause may be what is left of an overload.
-    else if (this.#level > 0) this.#because = this.#causeOf(pressure) ?? this.#because
+    else if (this.#level > 0) this.because = this.#causeOf(pressure) ?? this.because
   }
 
   /** Takes from the cache what is missing, or gives some of it back. */
   #relieve(): void {
     this.#sinceReclaim += 1
-    if (this.#memory >= this.#policy.memory) {
+    if (this.memory >= this.#policy.memory) {
       const isYielding = !this.#hasGivenWay()
-      const missing = (this.#memory - clearly * this.#policy.memory) * this.#gauge.limitBytes
+      const missing = (this.memory - clearly * this.#policy.memory) * this.#gauge.limitBytes
       if (isYielding) this.#resizeCache(Math.max(leastCacheBytes, this.#cache.bytes - missing))
       // Garbage is no reason to refuse anything, and what the cache gave is garbage so far.
       if (isYielding || this.#sinceReclaim >= looksToReclaim) {
         this.#gauge.reclaim()
         this.#sinceReclaim = 0
       }
-    } else if (this.#memory < regrowBelow * this.#policy.memory && this.#cache.maxBytes < this.#cache.fullBytes) {
+    } else if (this.memory < regrowBelow * this.#policy.memory && this.#cache.maxBytes < this.#cache.fullBytes) {
       this.#resizeCache(Math.min(this.#cache.fullBytes, this.#cache.maxBytes + regrowBy * this.#cache.fullBytes))
     }
   }
@@ -156,7 +146,7 @@ class PressureMonitor implements OverloadMonitor {
     this.#cache.resize(Math.floor(bytes))
     const isFull = this.#cache.maxBytes >= this.#cache.fullBytes
     if (isFull !== wasFull)
-      this.#emit({ kind: 'cache-gives-way', isOver: isFull, maxBytes: this.#cache.maxBytes, memory: this.#memory })
+      this.#emit({ kind: 'cache-gives-way', isOver: isFull, maxBytes: this.#cache.maxBytes, memory: this.memory })
   }
 
   #hasGivenWay(): boolean {
@@ -164,15 +154,16 @@ class PressureMonitor implements OverloadMonitor {
   }
 
   #move(to: number, pressure: Pressure): void {
-    this.#because = to === 0 ? null : (this.#causeOf(pressure) ?? this.#because)
+    this.because = to === 0 ? null : (this.#causeOf(pressure) ?? this.because)
     this.#level = to
+    this.state = states[to] ?? 'calm'
     this.#worse = 0
     this.#better = 0
     const { eventLoopDelayMs } = pressure
     this.#emit({
       kind: 'overload-changed',
-      to: states[to] ?? 'calm',
-      because: this.#because,
+      to: this.state,
+      because: this.because,
       eventLoopDelayMs,
       memory: pressure.memory,
     })

@@ -7,6 +7,7 @@ import type { Code, Reason } from '../errors.ts'
 import type { CacheLabel, Call, Tier } from '../model.ts'
 import type { Clock } from '../ports.ts'
 import type { Saving } from './ledger.ts'
+import type { OutcomeName } from './outcome-status.ts'
 import { writes, type LogLevel, type Sink } from './log.ts'
 
 const batchChars = 16_384
@@ -28,6 +29,8 @@ export interface Access {
   readonly credits: number
   readonly durationMs: number
   readonly traceId?: string | null
+  /** What it was to an operator; null = the caller disconnected. */
+  readonly outcome: OutcomeName | null
   /** Null = it saved no credits. */
   readonly saved: Saving | null
 }

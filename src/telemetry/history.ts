@@ -20,7 +20,7 @@ import {
   type Step,
   stepFrom,
 } from './history-step.ts'
-import { outcomeNameOf, outcomeNames } from './outcome-status.ts'
+import { outcomeNames } from './outcome-status.ts'
 
 export interface Mark {
   readonly at: number
@@ -113,10 +113,10 @@ class TrafficHistory implements History {
     for (const slot of [hour, day]) slot.open = Math.max(slot.open, this.#openQuestions)
   }
 
-  readonly ended = (_exchange: Exchange, outcome: Outcome, { status, cache, durationMs }: Access): void => {
+  readonly ended: History['ended'] = (_exchange, outcome, access) => {
+    const { status, cache, durationMs, outcome: name } = access
     const { hour, day } = this.#roll()
     this.#openQuestions = this.#open()
-    const name = outcomeNameOf(outcome, status)
     const index = name === null ? null : outcomeNames.indexOf(name)
     const latency = outcome.kind === 'fetched' && outcome.role === 'leader' && cache !== 'none' ? durationMs : null
     for (const slot of [hour, day]) {

@@ -133,9 +133,8 @@ class ExchangeRecorder implements Telemetry {
     const ended = outcomeNameOf(outcome, status)
     if (ended !== null) this.#metrics.requestOutcomes.add(1, ended)
     this.#metrics.requestDuration.observeAs(request.id, durationMs / 1000, scraper, cache)
-    if (isOverheadKnown(outcome)) {
-      this.#metrics.overhead.observe(overheadMs(request.arrivedAt, endedAt, landing?.attempts ?? []) / 1000)
-    }
+    const overhead = overheadMs(outcome, request.arrivedAt, endedAt, landing?.attempts ?? [])
+    if (overhead !== null) this.#metrics.overhead.observe(overhead / 1000)
     if (call?.endpoint === 'answer') this.#metrics.samples.add(1, scraper, sampleGroupOf(call.sample ?? 1))
     if (code) this.#metrics.refusals.add(1, client, code)
     if (reason) this.#metrics.overloaded.add(1, reason)
@@ -157,6 +156,7 @@ class ExchangeRecorder implements Telemetry {
       credits: made?.credits ?? (cache === 'joined' ? 0 : (landing?.chargedCredits ?? 0)),
       durationMs,
       traceId: this.#traceOf(request),
+      outcome: ended,
       saved,
     }
     this.#access.write(line)
@@ -165,12 +165,13 @@ class ExchangeRecorder implements Telemetry {
 
   readonly refused = (error: ProxyError, id: string | null = null): void => {
     this.#metrics.requests.add(1, 'unknown', 'none', error.status, 'none')
-    this.#metrics.requestOutcomes.add(1, error.fault === 'client' ? 'refused' : 'failed')
+    const outcome = error.fault === 'client' ? 'refused' : 'failed'
+    this.#metrics.requestOutcomes.add(1, outcome)
     this.#metrics.refusals.add(1, 'unknown', error.code)
     const { status, code, reason } = error
     if (reason) this.#metrics.overloaded.add(1, reason)
     const early = { call: null, tier: null, attempts: 0, credits: 0, durationMs: 0, saved: null }
-    const line: Access = { ...early, id, client: 'unknown', status, cache: 'none', code, reason }
+    const line: Access = { ...early, id, client: 'unknown', status, cache: 'none', code, reason, outcome }
     this.#access.write(line)
     for (const watcher of this.#watchers) watcher.refused?.(line, error)
     if (code === 'INTERNAL') this.#logBug('http', error.cause, id === null ? null : { id, target: nowhere })
@@ -453,14 +454,13 @@ function codeOf({ verdict }: Landing): Code | null {
   return verdict.refusal ?? 'UPSTREAM_UNREACHABLE'
 }
 
-/** Not where a caller may have waited for a flight whose attempts the outcome does not tell. */
-function isOverheadKnown(outcome: Outcome): boolean {
-  if (outcome.kind === 'hit' || ('landing' in outcome && outcome.landing !== null)) return true
-  return outcome.kind === 'refused' && outcome.error.fault === 'client'
-}
-
-/** The attempts and the pauses before them, as far as this request was there to wait for them, are not ours. */
-function overheadMs(arrivedAt: number, endedAt: number, attempts: readonly Attempt[]): number {
+/**
+ * The attempts and the pauses before them, as far as this request was there to wait for them, are not ours. Null = not known: the caller
+ * may have waited for a flight whose attempts the outcome does not tell.
+ */
+function overheadMs(outcome: Outcome, arrivedAt: number, endedAt: number, attempts: readonly Attempt[]): number | null {
+  const isTold = outcome.kind === 'hit' || ('landing' in outcome && outcome.landing !== null)
+  if (!isTold && !(outcome.kind === 'refused' && outcome.error.fault === 'client')) return null
   let ours = endedAt - arrivedAt
   for (const { startedAt, durationMs, waitedMs } of attempts) {
     const from = Math.max(arrivedAt, startedAt - waitedMs)

@@ -49,7 +49,7 @@ void t.test(
     t.equal((await proxy.ask('/scrapers/chatgpt/jobs?prompt=new', { method: 'POST' })).status, 503)
     t.match(await states(), { metric: 1, status: 'shedding', health: 200, ready: 200 })
     t.match((await proxy.admin('/status')).json, {
-      health: { state: 'degraded', because: ['overloaded, misses are refused: memory is nearly full'] },
+      health: { state: 'degraded', because: ['overloaded: memory is nearly full, and cache misses are refused'] },
     })
 
     pressure = { ...calm, memory: 0.97 }

@@ -32,6 +32,7 @@ const access: Access = {
   code: null,
   attempts: 0,
   credits: 0,
+  outcome: 'cached',
   saved: null,
   durationMs: 0.123456,
 }
