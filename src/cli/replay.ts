@@ -141,13 +141,13 @@ async function simulatedColumn(
   return { name, kind: 'simulated', figures }
 }
 
-/** Each file of `--candidate` is one; those of `--config` together are one; with neither, `--set` over those of `--recorded`. */
+/** Over the settings of `--recorded`: each file of `--candidate` is one, those of `--config` together are one; with neither, `--set` is one. */
 function candidatesOf(
   { configs, candidates, sets, recorded, weather, synthetic }: ReplayWanted,
   io: ReplayIo,
 ): Policy[] {
-  const merged = configs.length > 0 ? [policyOf(configs.join(' + '), configs, sets, io)] : []
-  const single = candidates.map((name) => policyOf(name, [name], sets, io))
+  const merged = configs.length > 0 ? [policyOf(configs.join(' + '), [...recorded, ...configs], sets, io)] : []
+  const single = candidates.map((name) => policyOf(name, [...recorded, name], sets, io))
   if (merged.length + single.length > 0) return [...merged, ...single]
   return sets.length > 0 || (isFair(weather) && !synthetic) ? [policyOf('candidate', recorded, sets, io)] : []
 }

@@ -726,6 +726,18 @@ void t.test('invented requests come from a client that the settings let in', asy
   t.equal((await json('--requests', '5')).columns.length, 1, 'one policy is one column')
 })
 
+void t.test('a candidate says what differs from the recorded settings', async (t) => {
+  const { json } = desk(t, {
+    'tight.yaml': teamSettings.replace('token:', 'concurrency: 2, token:'),
+    'fewer.yaml': 'retry: { attempts: 2 }\n',
+  })
+  const words = ['--requests', '50', '--rate', '10', '--recorded', 'tight.yaml']
+  for (const option of ['--candidate', '--config']) {
+    const { columns } = await json(...words, option, 'fewer.yaml')
+    t.ok((columns[1]?.figures.refusals.CONCURRENCY_LIMITED ?? 0) > 20, option)
+  }
+})
+
 void t.test('virtual time: timers fire in order, and what is cancelled does not', async (t) => {
   const clock = createVirtualClock(epoch, setImmediate)
   const fired: number[] = []
