@@ -3,13 +3,14 @@
  * and credits) and S (sharing), each by its own simple account of what callers asked and the vendor saw, and not by asking the
  * proxy. Where a fault excuses something, the check says so. Longer than other files: the invariants are one list.
  */
-import { codes } from '../../src/errors.ts'
+import { type Code, codes } from '../../src/errors.ts'
 import type { Response } from '../../src/http/respond.ts'
 import type { StatusReport } from '../../src/http/status.ts'
 import type { Ask } from './ask.ts'
 import { createCircuitOracle } from './circuits.ts'
 import type { ClientPlan, Plan } from './plan.ts'
 import type { RedisServer } from './redis-server.ts'
+import { reachedIn } from './sometimes.ts'
 import { type CallClass, type Charge, questionOf, type UpstreamCall } from './vendor.ts'
 
 /** Throws nothing: what is broken is told once, and the simulation ends. */
@@ -34,9 +35,15 @@ export interface Oracle {
   purged(): void
   /** Five minutes after the last fault. */
   healthy(report: StatusReport, replica: number): void
+  /** A request that is wrong in itself was answered with this code, and must have been with that one. */
+  misasked(replica: string, code: string | null, expected: Code): void
+  /** The metrics of a process that ends. */
+  counted(metrics: string): void
   /** Nothing is asked any more. */
   quiet(report: StatusReport, metrics: string, replica: number, life: number): void
   finished(redis: RedisServer | null, reports: readonly StatusReport[]): void
+  /** What has happened at least once, of what must happen sometimes. */
+  readonly reached: ReadonlySet<string>
 }
 
 /** All attempts of one flight: they carry the id of the request that began it. */
@@ -84,6 +91,7 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
   const waits: number[] = []
   const dead = new Set<string>()
   const submitted = new Set<string>()
+  const reached = new Set<string>()
   let lives = plan.replicas
 
   const redisIsSick =
@@ -111,6 +119,9 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
   return {
     asked,
     answered,
+    misasked,
+    counted,
+    reached,
     callStarted,
     callEnded,
     charged,
@@ -151,6 +162,7 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     if (header('X-Request-Id') !== ask.request.id)
       fail('S6', `request ${ask.request.id} got the answer of another request`)
     if (code !== null && !codes.some((known) => known === code)) fail('answer', `unknown code ${code}`)
+    if (code !== null) reached.add(code)
     if (code === 'INTERNAL') fail('answer', `request ${ask.request.id} met a bug`)
     if (code !== null && (status === 429 || status === 503) && header('Retry-After') === null)
       fail('answer', `${code} without Retry-After`)
@@ -162,6 +174,13 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     wrote(`${headers.join('\n')}\n${text}`, 'an answer')
     if (status === 200 && ask.kind !== 'submit') delivered(ask, text, header('Cache-Status') ?? '')
     if (isPlainSync && ask.kind === 'answer' && status === 200) priced(ask, header)
+  }
+
+  function misasked(replica: string, code: string | null, expected: Code): void {
+    count(answeredBy, replica)
+    if (code !== null) reached.add(code)
+    if (code !== expected && code !== 'SHUTTING_DOWN' && code !== 'OVERLOADED')
+      fail('answer', `a request that is to be refused with ${expected} got ${code}`)
   }
 
   /** S6: everybody gets the answer to their own question, and none that is not theirs to see. */
@@ -489,8 +508,13 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
       fail('liveness', `replica ${replica}: the disk is ${report.disk}`)
   }
 
+  function counted(metrics: string): void {
+    for (const what of reachedIn(metrics)) reached.add(what)
+  }
+
   function quiet(report: StatusReport, metrics: string, replica: number, life: number): void {
     wrote(metrics, 'metrics')
+    counted(metrics)
     wrote(JSON.stringify(report), 'status')
     const where = `replica ${replica}`
     if (report.open_requests > 0) fail('S7', `${where}: ${report.open_requests} requests are open`)

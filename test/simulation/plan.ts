@@ -91,6 +91,8 @@ type Bare = Omit<Plan, 'loaded' | 'otherSettings'>
 
 export const secretOf = (key: string): string => `CANARY-upstream-${key}`
 export const PROBE = 'probe'
+/** May ask one scraper only. */
+export const NARROW = { name: 'narrow', token: 'CANARY-token-of-narrow' } as const
 const LOSSES = ['reset-before', 'reset-after', 'truncated', 'hang', 'not-json', 'failed-200', 'odd-200'] as const
 const PLAIN = [
   '400',
@@ -250,6 +252,7 @@ function settingsOf(plan: Bare, chance: Chance) {
       },
     ]),
   )
+  const narrow = { [NARROW.name]: { token: NARROW.token, scrapers: ['chatgpt'] } }
   return {
     upstream: {
       url: 'http://127.0.0.1:9',
@@ -258,7 +261,7 @@ function settingsOf(plan: Bare, chance: Chance) {
       queue: { size: plan.queue, maxWait: '1s' },
       ...(plan.perScraper === null ? {} : { perScraper: plan.perScraper }),
     },
-    clients,
+    clients: { ...clients, ...narrow },
     cache: {
       ttl: `${plan.ttlMs}ms`,
       staleIfError: chance.pick(['0s', '10m', '2h']),
@@ -281,7 +284,8 @@ function settingsOf(plan: Bare, chance: Chance) {
     jobs: { execution: plan.execution },
     audit: { path: 'simulated.ndjson' },
     log: { level: 'info' },
-    shutdown: { grace: `${plan.deadlineMs + 60_000}ms` },
+    // The short one cuts calls off.
+    shutdown: { grace: chance.pick(['5s', `${plan.deadlineMs + 60_000}ms`]) },
   }
 }
 

@@ -1,7 +1,7 @@
 /**
  * The command `npm run simulate`: many seeds in two processes, or all planted bugs. Prints what broke and the command that shows it again.
  *
- *   npm run simulate -- [--requests N] [--seed N] [--seeds N] [--trace N] | --planted [--only TEXT]
+ *   npm run simulate -- [--requests N] [--seed N] [--seeds N] [--trace N] [--processes N] [--all] | --planted [--only TEXT]
  */
 import { fork } from 'node:child_process'
 import { availableParallelism } from 'node:os'
@@ -10,6 +10,7 @@ import { parseArgs } from 'node:util'
 import { bugs } from './bugs.ts'
 import { hunt, type Caught } from './plant.ts'
 import { simulate, type Result } from './simulation.ts'
+import { LONG_RUN, wanted } from './sometimes.ts'
 
 interface Share {
   readonly from: number
@@ -19,6 +20,7 @@ interface Share {
 /** What a worker says of a seed, and how long it has worked in all. */
 interface Done {
   readonly result: Result
+  readonly reached: readonly string[]
   readonly cpuMs: number
 }
 
@@ -30,6 +32,9 @@ const { values } = parseArgs({
     seed: { type: 'string' },
     seeds: { type: 'string' },
     trace: { type: 'string' },
+    processes: { type: 'string', default: '2' },
+    /** Goes on after a seed that breaks something. */
+    all: { type: 'boolean', default: false },
     planted: { type: 'boolean', default: false },
     only: { type: 'string' },
     /** Passes over so many bugs of the list. */
@@ -59,12 +64,13 @@ async function showOne(seed: number): Promise<void> {
 /** Until so many requests have been simulated, or so many seeds; or something breaks. */
 async function runAll(): Promise<void> {
   const startedAt = performance.now()
-  const wanted = Number(values.requests ?? Number.POSITIVE_INFINITY)
+  const wantedRequests = Number(values.requests ?? Number.POSITIVE_INFINITY)
   const seeds = Number(values.seeds ?? (values.requests === undefined ? '200' : 'Infinity'))
   const first = Number(values.seed ?? '1')
-  const count = Math.max(1, Math.min(2, availableParallelism()))
+  const count = Math.max(1, Math.min(Number(values.processes), availableParallelism()))
   const sum = { seeds: 0, requests: 0, calls: 0, charged: 0, virtualMs: 0 }
   const broken: Result[] = []
+  const all = new Set<string>()
   const workers = Array.from({ length: count }, (_, at) =>
     fork(fileURLToPath(import.meta.url), ['--share', `${first + at}/${count}`], {
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
@@ -73,13 +79,14 @@ async function runAll(): Promise<void> {
   const stop = (): void => workers.forEach((worker) => worker.kill())
   const cpuSeconds = new Map<number, number>()
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, stop)
-  const isDone = (): boolean => sum.requests >= wanted || sum.seeds >= seeds || broken.length > 0
+  const isDone = (): boolean =>
+    sum.requests >= wantedRequests || sum.seeds >= seeds || (broken.length > 0 && !values.all)
   await Promise.all(
     workers.map(
       (worker) =>
         new Promise<void>((resolve) => {
           worker.on('exit', () => resolve())
-          worker.on('message', ({ result, cpuMs }: Done) => {
+          worker.on('message', ({ result, reached, cpuMs }: Done) => {
             cpuSeconds.set(worker.pid ?? 0, cpuMs / 1_000)
             if (isDone()) return
             sum.seeds += 1
@@ -87,6 +94,7 @@ async function runAll(): Promise<void> {
             sum.calls += result.calls
             sum.charged += result.charged
             sum.virtualMs += result.virtualMs
+            for (const what of reached) all.add(what)
             if (result.broken) broken.push(result)
             if (process.stderr.isTTY) process.stderr.write(`\r${sum.seeds} seeds, ${sum.requests} requests `)
             if (isDone()) stop()
@@ -102,15 +110,26 @@ async function runAll(): Promise<void> {
       `${[...cpuSeconds.values()].reduce((all, one) => all + one, 0).toFixed(1)} s of processor time: ${broken.length === 0 ? 'no invariant broke' : 'BROKEN'}`,
   )
   for (const result of broken) tell(result)
+  tellUnreached(
+    wanted.filter((what) => !all.has(what)),
+    sum.requests,
+  )
 }
 
 async function work({ from, step }: Share): Promise<void> {
   for (let seed = from; process.connected; seed += step) {
     const result = await simulate(seed, { requests: MOST_OF_A_SEED })
     const { user, system } = process.cpuUsage()
-    const done: Done = { result, cpuMs: (user + system) / 1_000 }
+    const done: Done = { result, reached: [...result.reached], cpuMs: (user + system) / 1_000 }
     await new Promise((resolve) => process.send?.(done, undefined, {}, resolve))
   }
+}
+
+/** What never happens is not tested; in a short run that is no wonder. */
+function tellUnreached(missing: readonly string[], requests: number): void {
+  if (missing.length === 0) return
+  console.log(`never reached: ${missing.join(', ')}`)
+  if (requests >= LONG_RUN) process.exitCode = 1
 }
 
 function shareOf(text: string): Share {

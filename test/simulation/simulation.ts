@@ -9,6 +9,7 @@ import { createVirtualClock } from '../../src/replay/virtual-clock.ts'
 import type { Loaded } from '../../src/config/load.ts'
 import type { Ask } from './ask.ts'
 import { type Chance, createChance } from './chance.ts'
+import { mistakes } from './clumsy.ts'
 import { createMachine } from './disk.ts'
 import { createOracle } from './oracle.ts'
 import { type ClientPlan, planOf, PROBE, secretOf } from './plan.ts'
@@ -26,6 +27,7 @@ export interface Result {
   readonly charged: number
   readonly virtualMs: number
   readonly hash: string
+  readonly reached: ReadonlySet<string>
   readonly broken: Broken | null
   readonly tail: readonly string[]
 }
@@ -66,6 +68,23 @@ const LONGEST_WAIT_MS = 5_000
 /** Events of one moment. */
 const MOST_AT_A_TIME = 50_000
 const LONGEST_MS = 24 * 60 * 60_000
+
+/** What somebody asks for. */
+interface Wish {
+  readonly client: ClientPlan
+  readonly scraper: string
+  readonly prompt: string
+  readonly kind: Ask['kind']
+  /** Repeats a submission. */
+  readonly key?: string
+  readonly country?: string
+  readonly isAsync?: boolean
+  readonly jobId?: string
+  readonly question?: string
+  readonly isProbe?: boolean
+  readonly on?: Replica
+}
+
 class Stop extends Error {}
 
 export async function simulate(
@@ -80,6 +99,7 @@ export async function simulate(
   let broken: Broken | null = null
   let asked = 0
   let ids = 0
+  let wrong = 0
   let moment = 0
   let sameMoment = 0
   let isCalm = false
@@ -121,7 +141,10 @@ export async function simulate(
   const pressed = new Set<number>()
   let settingsNow = (): Loaded => plan.loaded
   const traffic = chance.of('traffic')
+  const clumsy = chance.of('clumsy')
   const targets = new Map<string, Target>()
+  /** Submissions with a key, the newest last. */
+  const keyed: Wish[] = []
   const jobs: {
     readonly id: string
     readonly question: string
@@ -142,6 +165,7 @@ export async function simulate(
     charged: vendor.ledger.length,
     virtualMs: virtual.now() - STARTS_AT,
     hash: trace.hash,
+    reached: oracle.reached,
     broken,
     tail: trace.tail,
   }
@@ -233,6 +257,7 @@ export async function simulate(
     note(`replica ${index}.${slot.life} is told to stop`)
     const { life } = slot
     await replica.app.drain()
+    oracle.counted(await replica.metrics())
     await stop(index, replica, life)
     oracle.died(index, life)
     if (slot.replica === replica) slot.replica = null
@@ -257,6 +282,7 @@ export async function simulate(
     const rush = traffic.happens(0.05) ? traffic.whole(2, 12) : 1
     const prompt = promptNow()
     for (let i = 0; i < Math.min(rush, left); i += 1) askSomething(prompt)
+    if (clumsy.happens(0.02)) askWrongly()
     if (left - rush <= 0) return after(1_000, calm) && undefined
     after((-Math.log(1 - traffic.next()) * 1_000) / plan.perSecond, () => arrive(left - rush))
   }
@@ -271,7 +297,10 @@ export async function simulate(
     const client = clientNow()
     const scraper = traffic.pick(plan.scrapers as [string, ...string[]])
     const luck = traffic.next()
-    if (luck < plan.jobs / 3) return ask({ client, scraper, prompt, kind: 'submit' })
+    if (luck < plan.jobs / 3) {
+      const again = traffic.happens(0.4) ? keyed.at(-traffic.whole(1, 5)) : undefined
+      return ask(again ?? { client, scraper, prompt, kind: 'submit' })
+    }
     if (luck < (2 * plan.jobs) / 3) {
       const job = jobs[Math.floor(traffic.next() * jobs.length)]
       if (job) return ask({ ...job, prompt, kind: 'poll', jobId: job.id })
@@ -294,17 +323,7 @@ export async function simulate(
     return plan.clients[0] as ClientPlan
   }
 
-  function ask(wish: {
-    readonly client: ClientPlan
-    readonly scraper: string
-    readonly prompt: string
-    readonly kind: Ask['kind']
-    readonly isAsync?: boolean
-    readonly jobId?: string
-    readonly question?: string
-    readonly isProbe?: boolean
-    readonly on?: Replica
-  }): void {
+  function ask(wish: Wish): void {
     const open = ready()
     const replica = wish.on ?? open[Math.floor(traffic.next() * open.length)]
     if (!replica) return
@@ -321,7 +340,10 @@ export async function simulate(
     const id = `request-${(asked += 1)}`
     const listeners = new Set<() => void>()
     const { clock } = replica.process
-    const country = !isProbe && traffic.happens(0.1) ? 'DE' : 'US'
+    const country = wish.country ?? (!isProbe && traffic.happens(0.1) ? 'DE' : 'US')
+    const isKeyed = kind === 'submit' && traffic.happens(0.5)
+    const key = wish.key ?? (isKeyed ? `key-${(ids += 1)}` : null)
+    if (key !== null && !wish.key) keyed.push({ client, scraper, prompt, kind, key, country })
     const request: ProxyRequest = {
       id,
       method: kind === 'submit' ? 'POST' : 'GET',
@@ -330,8 +352,7 @@ export async function simulate(
       cacheDirectives,
       ifNoneMatch: null,
       patienceMs,
-      idempotencyKey:
-        kind === 'submit' && traffic.happens(0.5) ? `key-${(ids += 1) % 20}-${prompt}-${scraper}-${country}` : null,
+      idempotencyKey: key,
       respondAsyncAfterMs: isAsync ? traffic.pick([0, LONGEST_WAIT_MS]) : null,
       traceparent: null,
       source: { host: null, origin: null, fetchSite: null },
@@ -385,6 +406,39 @@ export async function simulate(
         oracle.answered(one, response)
         if (listeners.size > 0 && !broken)
           fail('S7', `${id} is answered, and ${listeners.size} still listen for its end`)
+      })
+      .catch(unexpected)
+  }
+
+  function askWrongly(): void {
+    const open = ready()
+    const replica = open[Math.floor(clumsy.next() * open.length)]
+    if (!replica) return
+    const index = slots.findIndex((slot) => slot.replica === replica)
+    const name = `${index}.${slots[index]?.life}`
+    const { code, make } = clumsy.pick(mistakes)
+    const prompt = `mistake ${(wrong += 1)}`
+    const request = make({
+      id: `mistake-${wrong}`,
+      method: 'GET',
+      target: { path: `/scrapers/${plan.scrapers[0]}`, params: [['prompt', prompt]], token: null },
+      // Without limits of its own.
+      token: plan.clients.find(({ name }) => name === PROBE)?.token ?? null,
+      cacheDirectives: noDirectives,
+      ifNoneMatch: null,
+      patienceMs: null,
+      idempotencyKey: null,
+      respondAsyncAfterMs: null,
+      traceparent: null,
+      source: { host: null, origin: null, fetchSite: null },
+      arrivedAt: replica.process.clock.now(),
+      onGone: () => () => {},
+    })
+    replica
+      .ask(request)
+      .then((response) => {
+        const at = response?.headers.indexOf('X-Proxy-Code') ?? -1
+        if (replica.process.isAlive) oracle.misasked(name, at < 0 ? null : (response?.headers[at + 1] ?? null), code)
       })
       .catch(unexpected)
   }
