@@ -4,13 +4,13 @@
  */
 import {
   chmodSync,
-  cpSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -157,7 +157,8 @@ export async function startPeer(name: PeerName, options: PeerOptions): Promise<C
   const isNew = readdirSync(folder).length === 0
   fillIn(folder, given)
   if (isNew && peer.command !== null && peer.prepare) await run(peer.command, peer.prepare(given), 'server')
-  if (peer.command === null) cpSync((await packagesFolder()) ?? '', folder, { recursive: true })
+  if (isNew && peer.command === null)
+    symlinkSync(join((await packagesFolder()) ?? '', 'node_modules'), join(folder, 'node_modules'))
   const isTold = peer.command === null && peer.gets
   const program: Start = {
     command: peer.command ?? process.execPath,
@@ -176,7 +177,7 @@ function fillIn(folder: string, { port, upstreamPort, ttlSeconds }: Given): void
     mkdirSync(join(folder, made), { recursive: true })
     chmodSync(join(folder, made), 0o777)
   }
-  const values = { PORT: port, UPSTREAM: upstreamPort, TTL: ttlSeconds, TTL_MINUTES: Math.ceil(ttlSeconds / 60) }
+  const values = { PORT: port, UPSTREAM: upstreamPort, TTL: ttlSeconds, TTL_MINUTES: Math.floor(ttlSeconds / 60) }
   for (const path of readdirSync(pathOf('bench/peers'), { recursive: true, encoding: 'utf8' })) {
     const from = pathOf(`bench/peers/${path}`)
     if (statSync(from).isDirectory()) continue
