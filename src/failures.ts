@@ -71,7 +71,7 @@ const table = {
   },
   unauthorized: {
     meaning: '401.',
-    action: 'at once with another key, or once more with the last one; then this one rests, and one request tries it',
+    action: 'at once with another key; this one rests, then one request tries it',
     fault: 'key',
     health: 'neutral',
     isSlow: false,

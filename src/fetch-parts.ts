@@ -67,8 +67,6 @@ export interface Turn {
   readonly isOverBudget: boolean
   /** Names of keys that this flight must not use again. */
   readonly spentKeys: ReadonlySet<string>
-  /** The key that refused this flight, which may have been a mistake: it waits while another request tries it. */
-  readonly doubtedKey: string | null
 }
 
 export interface Attempted {
@@ -76,8 +74,6 @@ export interface Attempted {
   readonly verdict: Verdict
   /** Another key is ready that this flight has not used up: fail over to it at once. */
   readonly otherKeyReady: boolean
-  /** The key was refused, which may be a mistake: the same key once more. */
-  readonly isKeyDoubted: boolean
   /** Upstream refused it because too many other calls of ours were under way: the proxy offered too much, the request is as good as it was. */
   readonly wasTooMany: boolean
 }
@@ -150,8 +146,7 @@ export interface KeyLease {
   readonly name: string
   /** Null where the call needs none. */
   readonly secret: string | null
-  /** True = the key was refused, which may be a mistake: the same flight may use it once more. */
-  report(verdict: Verdict): boolean
+  report(verdict: Verdict): void
 }
 
 export interface Keys {

@@ -234,10 +234,9 @@ export class Fetcher {
       const attempt = this.#ended(led, started, endOf(asked))
       // Before the key and the permit go on to others: no call slips through a circuit that opens.
       pass.ended(verdict.health)
-      const isKeyDoubted = keyLease.report(verdict)
+      keyLease.report(verdict)
       const otherKeyReady = keys.hasOther(new Set([...turn.spentKeys, keyLease.name]))
-      const wasTooMany = permit.ended(verdict, otherKeyReady)
-      return { attempt, verdict, otherKeyReady, isKeyDoubted, wasTooMany }
+      return { attempt, verdict, otherKeyReady, wasTooMany: permit.ended(verdict, otherKeyReady) }
     } finally {
       permit.leave()
     }

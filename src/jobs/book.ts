@@ -57,7 +57,7 @@ const PENDING_MS = 1_000
 const MAX_PENDING = 10_000
 const MAX_DOCUMENT_BYTES = 64 * 1_048_576
 const INTERRUPTED = 'interrupted by a restart of the proxy'
-const noKey: KeyLease = { name: 'none', secret: null, report: () => false }
+const noKey: KeyLease = { name: 'none', secret: null, report: () => {} }
 
 export interface JobBook extends Jobs {
   /** What is promised and not kept by now is left to the next process. */

@@ -36,7 +36,7 @@ export function createKeyMemory(disk: Pick<Disk, 'get' | 'put'>, clock: Clock): 
   }
 
   function note(name: string, secret: Secret, condition: KeyCondition): void {
-    if (condition.kind !== 'resting') return forget(name)
+    if (condition.kind === 'ready') return forget(name)
     const { reason, untilAt } = condition
     const before = noted.get(name)
     const restMs = untilAt - clock.now()

@@ -7,17 +7,7 @@ import { type FailureClass, failures, isKeyRefused } from '../failures.ts'
 import type { RetryPolicy, Verdict } from '../model.ts'
 import type { KeyState } from '../telemetry/events.ts'
 
-export type KeyCondition = { readonly kind: 'ready' } | DoubtedKey | RestingKey
-
-/**
- * The only key that can be used was refused with 401, which may be a mistake: an answer shows that, and a second 401 that it is not. All use
- * it meanwhile, and one request tries it.
- */
-export interface DoubtedKey {
-  readonly kind: 'doubted'
-  /** When the trial under way began; null = there is none. */
-  readonly trialAt: number | null
-}
+export type KeyCondition = { readonly kind: 'ready' } | RestingKey
 
 export interface RestingKey {
   readonly kind: 'resting'
@@ -50,26 +40,24 @@ const LONGEST_LAST_REST_MS = 5 * 60_000
 
 /** What the passing of time made of it: a limit is over with the rest, a refusal is not. */
 export function refreshed(condition: KeyCondition, now: number): KeyCondition {
-  if (condition.kind === 'doubted')
-    return condition.trialAt !== null && now >= condition.trialAt + TRIAL_MS ? ready : condition
   if (condition.kind === 'ready' || isKeyRefused(condition.reason) || now < condition.untilAt) return condition
   return condition.trialAt === null || isOpen(condition, now) ? ready : condition
 }
 
 /** Requests may use it without waiting for a trial. */
 export function isOpen(condition: KeyCondition, now: number): boolean {
-  return condition.kind !== 'resting' || (condition.trialAt !== null && now >= condition.trialAt + TRIAL_MS)
+  return condition.kind === 'ready' || (condition.trialAt !== null && now >= condition.trialAt + TRIAL_MS)
 }
 
 /** A request may try it. `isNoneOpen`: there is no other key that could be used. */
 export function isTriable(condition: KeyCondition, isNoneOpen: boolean, now: number): boolean {
-  if (condition.kind !== 'resting' || condition.trialAt !== null) return false
+  if (condition.kind === 'ready' || condition.trialAt !== null) return false
   return now >= condition.untilAt || (isNoneOpen && now >= condition.tryAt)
 }
 
 /** When it can be used or tried next, as far as time decides; null = now. */
 export function nextUseAt(condition: KeyCondition, isNoneOpen: boolean, now: number): number | null {
-  if (isOpen(condition, now) || condition.kind !== 'resting') return null
+  if (isOpen(condition, now) || condition.kind === 'ready') return null
   if (condition.trialAt !== null) return condition.trialAt + TRIAL_MS
   const at = isNoneOpen ? Math.min(condition.tryAt, condition.untilAt) : condition.untilAt
   return at > now ? at : null
@@ -77,11 +65,11 @@ export function nextUseAt(condition: KeyCondition, isNoneOpen: boolean, now: num
 
 /** A request takes it. */
 export function used(condition: KeyCondition, now: number): KeyCondition {
-  return condition.kind !== 'ready' && condition.trialAt === null ? { ...condition, trialAt: now } : condition
+  return condition.kind === 'resting' && condition.trialAt === null ? { ...condition, trialAt: now } : condition
 }
 
 export interface Judging {
-  /** The request took the key while it rested, to try it or because a trial had not been refused, or to try it while it was doubted. */
+  /** The request took the key while it rested: to try it, or because a trial had not been refused. */
   readonly isTrial: boolean
   /** No other key could be used. */
   readonly isLast: boolean
@@ -96,10 +84,6 @@ export function judged(condition: KeyCondition, verdict: Verdict, judging: Judgi
   if (verdict.kind === 'failed' && verdict.class !== 'rejected') {
     const asked = verdict.class === 'rateLimited' ? (verdict.retryAfterMs ?? 0) : 0
     const restMs = Math.max(rest[verdict.class] ?? 0, isLast ? Math.min(asked, LONGEST_LAST_REST_MS) : asked)
-    if (restMs > 0 && verdict.class === 'unauthorized' && condition.kind !== 'resting' && isLast) {
-      if (condition.kind === 'ready') return { kind: 'doubted', trialAt: null }
-      if (!isTrial) return condition
-    }
     if (restMs > 0) return rested(condition, verdict.class, now + restMs, isTrial, tryAfter(now, chance()))
   }
   if (condition.kind === 'ready' || !isTrial) return condition
@@ -114,25 +98,25 @@ export function told(
   { reason, untilAt }: Pick<RestingKey, 'reason' | 'untilAt'>,
   now: number,
 ): KeyCondition {
-  if (condition.kind !== 'resting') return rested(condition, reason, untilAt, false, now)
+  if (condition.kind === 'ready') return rested(condition, reason, untilAt, false, now)
   if (condition.trialAt !== null || untilAt <= condition.untilAt) return condition
   return rested(condition, reason, untilAt, false, condition.tryAt)
 }
 
 /** Its rest is over: the next request tries it. */
 export function restEnded(condition: KeyCondition, now: number): KeyCondition {
-  return condition.kind !== 'resting' ? ready : { ...condition, untilAt: Math.min(condition.untilAt, now) }
+  return condition.kind === 'ready' ? ready : { ...condition, untilAt: Math.min(condition.untilAt, now) }
 }
 
 /** A key that has not proved itself is reported as what it was. */
 export function stateOf(condition: KeyCondition): KeyState {
-  if (condition.kind !== 'resting') return 'ready'
+  if (condition.kind === 'ready') return 'ready'
   return condition.reason === 'creditsExhausted' ? 'spent' : 'resting'
 }
 
 /** Its state differs, or a trial was refused and it rests longer than was reported. */
 export function isNews(before: KeyCondition, next: KeyCondition, now: number): boolean {
-  if (before.kind !== 'resting' || next.kind !== 'resting') return stateOf(before) !== stateOf(next)
+  if (before.kind === 'ready' || next.kind === 'ready') return before.kind !== next.kind
   const isRefused = before.trialAt !== null && next.trialAt === null
   return stateOf(before) !== stateOf(next) || (isRefused && next.untilAt > Math.max(before.untilAt, now))
 }
@@ -149,7 +133,7 @@ function rested(
   tryAt: number,
 ): RestingKey {
   const fresh: RestingKey = { kind: 'resting', reason: failure, untilAt, tryAt, trialAt: null }
-  if (before.kind !== 'resting') return fresh
+  if (before.kind === 'ready') return fresh
   if (isTrial && (isKeyRefused(failure) || !isKeyRefused(before.reason))) {
     const isSame = failure === before.reason && before.untilAt > tryAt && isKeyRefused(failure)
     return isSame ? { ...fresh, untilAt: before.untilAt } : fresh

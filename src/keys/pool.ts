@@ -21,7 +21,6 @@ import {
   restEnded,
   stateOf,
   told,
-  TRIAL_MS,
   used,
 } from './key-state.ts'
 import { type KeyMemory, noMemory } from './key-memory.ts'
@@ -137,10 +136,9 @@ class Pool implements KeyPool {
           'The time limit of this request passed before upstream could be called.',
         )
       if (call.endpoint === 'status') return noKeyNeeded
-      const doubtMs = this.#doubtLeftMs(turn)
-      const key = doubtMs === null ? nextInTurn(this.#usable(turn.spentKeys)) : null
+      const key = nextInTurn(this.#usable(turn.spentKeys))
       if (key) return this.#acquired(key, call)
-      const waitMs = doubtMs ?? this.#worthwhileWait(turn)
+      const waitMs = this.#worthwhileWait(turn)
       if (waitMs === null) throw this.#noneAvailable(turn.spentKeys)
       await this.#changeWithin(waitMs)
     }
@@ -208,18 +206,17 @@ class Pool implements KeyPool {
   }
 
   #acquired({ known }: Key, call: Call): KeyLease {
-    const { name, secret, condition } = known
-    const isTrial = condition.kind === 'resting' || (condition.kind === 'doubted' && condition.trialAt === null)
+    const isTrial = known.condition.kind === 'resting'
+    const { name, secret } = known
     this.#become(known, used(known.condition, this.#clock.now()))
     return {
       name,
       secret: secret.reveal(),
       report: (verdict: Verdict) => {
-        if (known.secret !== secret || this.#mayBeTheQuestion(known, call, verdict)) return false
+        if (known.secret !== secret || this.#mayBeTheQuestion(known, call, verdict)) return
         const isLast = this.#isNoneOpen(known)
         const judging = { isTrial, isLast, rest: this.#keyRest, now: this.#clock.now(), chance: this.#random.next }
         this.#change(known, judged(this.#current(known), verdict, judging))
-        return verdict.kind === 'failed' && verdict.class === 'unauthorized' && known.condition.kind === 'doubted'
       },
     }
   }
@@ -238,16 +235,6 @@ class Pool implements KeyPool {
 
   #named(name: string): Known | undefined {
     return this.#keys.find(({ known }) => known.name === name)?.known
-  }
-
-  /** Another request tries the key that refused this one: how long to wait for that; null = do not. */
-  #doubtLeftMs({ doubtedKey, startableMs }: Turn): number | null {
-    const known = doubtedKey === null ? undefined : this.#named(doubtedKey)
-    if (!known) return null
-    const condition = this.#current(known)
-    if (condition.kind !== 'doubted' || condition.trialAt === null) return null
-    const leftMs = Math.max(1, condition.trialAt + TRIAL_MS - this.#clock.now())
-    return leftMs < startableMs() ? leftMs : null
   }
 
   /** How long to wait for a key that is being tried, or that comes back by itself and soon; null = do not. */
@@ -319,7 +306,7 @@ class Pool implements KeyPool {
     const { name } = known
     const condition = this.#current(known)
     const state = stateOf(condition)
-    if (condition.kind !== 'resting') return { name, state, problem: null, untilAt: null, tryAt: null }
+    if (condition.kind === 'ready') return { name, state, problem: null, untilAt: null, tryAt: null }
     const untilAt = condition.untilAt > this.#clock.now() ? condition.untilAt : null
     return { name, state, problem: problemOf(name, condition.reason), untilAt, tryAt: this.#nextUse(known) }
   }
@@ -329,4 +316,4 @@ function poolOf(context: PoolContext, policy: KeysPolicy, before: readonly Key[]
   return new Pool(context, policy, before)
 }
 
-const noKeyNeeded: KeyLease = { name: 'none', secret: null, report: () => false }
+const noKeyNeeded: KeyLease = { name: 'none', secret: null, report: () => {} }

@@ -51,7 +51,7 @@ export function createSharedCooldowns({ clock, openHints }: RestsPorts): SharedC
   function note(name: string, secret: Secret, condition: Parameters<KeyMemory['note']>[2]): void {
     if (secrets.get(name) !== secret) known.delete(name)
     secrets.set(name, secret)
-    if (condition.kind !== 'resting') return
+    if (condition.kind === 'ready') return
     const { untilAt, reason: because } = condition
     if (!keyFailures.has(because)) return
     const leftMs = Math.floor(untilAt - clock.now())

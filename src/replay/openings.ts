@@ -74,5 +74,5 @@ function attemptedOf(made: AttemptMade): Attempted {
   const { at, durationMs, status, class: ended, charge } = made
   const shared = { number: 1, startedAt: at, waitedMs: 0, keyName: '', trouble: null }
   const attempt = { ...shared, durationMs, status, class: ended, charge }
-  return { attempt, verdict: verdictOf(made, true), otherKeyReady: false, isKeyDoubted: false, wasTooMany: false }
+  return { attempt, verdict: verdictOf(made, true), otherKeyReady: false, wasTooMany: false }
 }

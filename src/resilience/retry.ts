@@ -52,8 +52,6 @@ interface State {
   readonly failures: Map<FailureClass, number>
   /** Keys that this flight must not use again: spent or refused ones for good, limited ones until the next pause. */
   readonly spentKeys: Map<string, FailureClass>
-  /** Refused it with 401, and may refuse it once more. */
-  doubtedKey: string | null
   /** Attempts after which another key took over, or that upstream sent back as one call too many. */
   uncounted: number
   /** Failures after which one repetition is allowed in all. */
@@ -122,7 +120,6 @@ class RetryLoop implements Retry {
       attempts: [],
       failures: new Map(),
       spentKeys: new Map(),
-      doubtedKey: null,
       uncounted: 0,
       onceFailures: 0,
       returns: 0,
@@ -177,12 +174,8 @@ class RetryLoop implements Retry {
     const policy = state.policy.classes[failure]
     if (!mayAskAgain(state.call, state.onceFailures, verdict)) return { kind: 'stop', reason: 'final' }
     const { keyName } = tried.attempt
-    // Only the key is at fault: another key takes over at once, or the last one has one more try.
-    const mayFailOver = verdict.fault === 'key' && tried.otherKeyReady && !state.spentKeys.has(keyName)
-    const mayTryAgain = tried.isKeyDoubted && state.doubtedKey === null
-    if (mayFailOver) state.spentKeys.set(keyName, failure)
-    else if (mayTryAgain) state.doubtedKey = keyName
-    if (mayFailOver || mayTryAgain) return this.#uncounted(state, failure, 0, before)
+    if (verdict.fault === 'key' && tried.otherKeyReady && !state.spentKeys.has(keyName))
+      return this.#failOver(state, failure, keyName, before)
     // Who allows one attempt only has ruled out any repetition.
     if (tried.wasTooMany && Math.min(policy.attempts, state.policy.attempts) > 1)
       return this.#sendBack(state, policy, verdict, failure, before)
@@ -191,19 +184,24 @@ class RetryLoop implements Retry {
     return this.#sameKeyAgain(state, policy, verdict, failure, sameClass)
   }
 
-  /** The proxy offered more calls than upstream takes: the call waits for a place again, now among fewer. */
-  #sendBack(state: State, policy: ClassPolicy, verdict: Failed, failure: FailureClass, before: Repeat | null): Step {
-    state.returns += 1
-    const waitMs = backoffMs(policy.backoff, state.returns, verdict.retryAfterMs, this.#random.next())
-    this.#forgetLimits(state)
-    return this.#uncounted(state, failure, waitMs, before)
+  /** Only the key is at fault: another key takes over at once, and the attempt does not count. Bounded by the number of keys. */
+  #failOver(state: State, failure: FailureClass, keyName: string, before: Repeat | null): Step {
+    state.uncounted += 1
+    const reason = this.#hindrance(state, 0)
+    if (reason) return { kind: 'stop', reason }
+    state.spentKeys.set(keyName, failure)
+    const bypassCache = before?.bypassCache ?? false
+    return { kind: 'repeat', class: failure, waitMs: 0, bypassCache, ...free }
   }
 
-  /** Nothing is wrong with the request: the attempt does not count, and its repetition is free. */
-  #uncounted(state: State, failure: FailureClass, waitMs: number, before: Repeat | null): Step {
+  /** The proxy offered more calls than upstream takes. The attempt does not count: the call waits for a place again, now among fewer. */
+  #sendBack(state: State, policy: ClassPolicy, verdict: Failed, failure: FailureClass, before: Repeat | null): Step {
     state.uncounted += 1
+    state.returns += 1
+    const waitMs = backoffMs(policy.backoff, state.returns, verdict.retryAfterMs, this.#random.next())
     const reason = this.#hindrance(state, waitMs)
     if (reason) return { kind: 'stop', reason }
+    this.#forgetLimits(state)
     const bypassCache = before?.bypassCache ?? false
     return { kind: 'repeat', class: failure, waitMs, bypassCache, ...free }
   }
@@ -264,7 +262,7 @@ class RetryLoop implements Retry {
   }
 
   #turnOf(state: State, waitedMs: number, repeat: Repeat | null): Turn {
-    const { attempts, spentKeys, doubtedKey, flight } = state
+    const { attempts, spentKeys, flight } = state
     return {
       number: attempts.length + 1,
       waitedMs,
@@ -272,7 +270,6 @@ class RetryLoop implements Retry {
       isLast: repeat?.isLast ?? false,
       isOverBudget: repeat?.isOverBudget ?? false,
       spentKeys: new Set(spentKeys.keys()),
-      doubtedKey,
       leftMs: () => Math.max(SHORTEST_ATTEMPT_MS, flight.endsAt() - this.#clock.now()),
       startableMs: () => this.#startableMs(state),
     }

@@ -6,7 +6,7 @@ const { jobs } = profile
 const question = questionOf('prompt=Hi&country=de&timeout=60')
 const created = '2026-05-11T12:00:00+00:00'
 const at = Date.UTC(2026, 4, 11, 12)
-const key = { name: 'main', secret: null, report: () => false }
+const key = { name: 'main', secret: null, report: () => {} }
 
 void t.test('the documented documents, and what they mean', async (t) => {
   const head = { job_id: UUID, scraper: 'grok' }

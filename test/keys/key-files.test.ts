@@ -19,7 +19,6 @@ function turn(spentKeys: readonly string[] = []): Turn {
     leftMs: () => 600_000,
     startableMs: () => 590_000,
     spentKeys: new Set(spentKeys),
-    doubtedKey: null,
   }
 }
 

@@ -18,7 +18,6 @@ const turn: Turn = {
   leftMs: () => 600_000,
   startableMs: () => 590_000,
   spentKeys: new Set(),
-  doubtedKey: null,
 }
 
 function stage() {

@@ -22,7 +22,6 @@ function turn(spentKeys: readonly string[] = [], startableMs = 600_000): Turn {
     leftMs: () => 600_000,
     startableMs: () => startableMs,
     spentKeys: new Set(spentKeys),
-    doubtedKey: null,
   }
 }
 
@@ -54,8 +53,7 @@ async function refusalOf(work: Promise<unknown>): Promise<ProxyError> {
 
 async function useOnce(keys: Keys, verdict: Verdict): Promise<string> {
   const lease = await keys.lease(aCall(), turn())
-  // The first 401 of the last key may be a mistake, the second is none.
-  if (lease.report(verdict)) (await keys.lease(aCall(), turn())).report(verdict)
+  lease.report(verdict)
   return lease.name
 }
 
@@ -223,7 +221,7 @@ void t.test('An operator has a key tried: the next request does, whatever its re
   )
 
   ;(await keys.lease(aCall(), turn(['spare']))).report(failed('unauthorized'))
-  await useOnce(keys, failed('unauthorized'))
+  ;(await keys.lease(aCall(), turn(['main']))).report(failed('unauthorized'))
   const sent = await refusalOf(keys.lease(aCall(), turn()))
   t.match(sent, { code: 'NO_KEY_AVAILABLE' })
   keys.tryNow('spare')
@@ -259,53 +257,6 @@ void t.test('The refusal says which key is out, why, until when, and what ends i
     (await refusalOf(limited.keys.lease(aCall(), turn()))).message,
     /: `main` is rate limited until 12:02 UTC\. Retry later\.$/,
   )
-})
-
-void t.test('One stray 401 of the last key is tried once more, and the others use the key meanwhile', async (t) => {
-  const { keys, clock, told } = someKeys({ main: 1 })
-  const refused = await keys.lease(aCall(), turn())
-  const others = [await keys.lease(aCall(), turn()), await keys.lease(aCall(), turn())]
-  t.equal(refused.report(failed('unauthorized')), true, 'it may be a mistake')
-  t.match(keys.states(), [{ state: 'ready', problem: null }])
-  const trial = await keys.lease(aCall(), { ...turn(), doubtedKey: 'main' })
-  t.equal(others[0]?.report(failed('unauthorized')), true)
-  let isLent = false
-  const waiting = keys.lease(aCall(), { ...turn(), doubtedKey: 'main' }).then((lease) => ((isLent = true), lease))
-  t.match(await keys.lease(aCall(), turn()), { name: 'main' }, 'whom it has not refused does not wait')
-  await clock.advance(4_000)
-  t.equal(isLent, false, 'whom it has refused waits for the trial')
-  trial.report(answered())
-  t.match(await waiting, { name: 'main' })
-  t.equal(clock.timers, 0)
-  t.strictSame(told('key-changed'), [])
-})
-
-void t.test('A trial that is not refused within 5 s ends the doubt', async (t) => {
-  const { keys, clock } = someKeys({ main: 1 })
-  ;(await keys.lease(aCall(), turn())).report(failed('unauthorized'))
-  await keys.lease(aCall(), turn())
-  const waiting = keys.lease(aCall(), { ...turn(), doubtedKey: 'main' })
-  await clock.advance(5_000)
-  t.match(await waiting, { name: 'main' })
-  t.equal((await waiting).report(failed('unauthorized')), true, 'a new doubt')
-})
-
-void t.test('A revoked key rests with its second 401, however many are refused at once', async (t) => {
-  const { keys, told } = someKeys({ main: 1 })
-  const refused = await Promise.all(Array.from({ length: 500 }, () => keys.lease(aCall(), turn())))
-  for (const lease of refused) t.equal(lease.report(failed('unauthorized')), true)
-  const again = refused.map(() => keys.lease(aCall(), { ...turn(), doubtedKey: 'main' }))
-  const trial = await again.shift()
-  t.equal(trial?.report(failed('unauthorized')), false)
-  for (const one of again) t.equal((await refusalOf(one)).code, 'NO_KEY_AVAILABLE')
-  t.match(keys.states(), [{ state: 'resting', untilAt: epoch + 5 * minute }])
-  t.match(told('key-changed'), [{ to: 'resting', because: 'unauthorized' }])
-})
-
-void t.test('With another key ready, a key rests with its first 401', async (t) => {
-  const { keys } = someKeys({ one: 1, two: 1 })
-  t.equal((await keys.lease(aCall(), turn(['two']))).report(failed('unauthorized')), false)
-  t.match(keys.states(), [{ state: 'resting' }, { state: 'ready' }])
 })
 
 void t.test('A blocked key rests, and is tried with one request', async (t) => {
@@ -467,12 +418,11 @@ void t.test('Whatever happens to a key, it is used without a trial only when it 
           now += waitMs
           condition = refreshed(condition, now)
           const mayUse = isOpen(condition, now) || isTriable(condition, isLast, now)
-          const isTrial = isUsed && mayUse && condition.kind !== 'ready'
+          const isTrial = isUsed && mayUse && condition.kind === 'resting'
           if (isTrial) condition = used(condition, now)
           const next = judged(condition, verdict, { isTrial, isLast, now, chance: () => 0.5, rest: keyRestDefaults })
           const isRefusal = verdict.kind === 'failed' && verdict.class in keyRestDefaults
-          const isFirst = condition.kind !== 'resting' && !isTrial && isLast && next.kind === 'doubted'
-          if (isRefusal && isOpen(next, now) && !isFirst) return false
+          if (isRefusal && isOpen(next, now)) return false
           if (condition.kind === 'resting' && next.kind === 'ready' && !(isTrial && verdict.kind === 'answered'))
             return false
           if (condition.kind === 'resting' && next.kind === 'resting' && !isTrial && next.untilAt < condition.untilAt)

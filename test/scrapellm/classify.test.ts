@@ -8,7 +8,7 @@ import { createProfile } from '../../src/scrapellm/profile.ts'
 
 const NOW = Date.UTC(2026, 4, 11, 12, 0, 0)
 const SECRET = 'sk-live/"4f9a'
-const KEY: KeyLease = { name: 'main', secret: SECRET, report: () => false }
+const KEY: KeyLease = { name: 'main', secret: SECRET, report: () => {} }
 const profile = createProfile({ version: '1.2.3' }, { wall: () => NOW })
 
 const FREE: Charge = { state: 'free', credits: 0 }

@@ -9,7 +9,7 @@ import { createProfile } from '../../src/scrapellm/profile.ts'
 const profile = createProfile({ version: '1.2.3' }, { wall: () => 0 })
 const SEVEN = ['chatgpt', 'perplexity', 'grok', 'copilot', 'gemini', 'google_ai_mode', 'amazon_rufus']
 const JOB = '/jobs/5c0d9c1e-8d57-4b6e-9a55-0f3a6f1f2b10'
-const KEY: KeyLease = { name: 'main', secret: 'sk-secret', report: () => false }
+const KEY: KeyLease = { name: 'main', secret: 'sk-secret', report: () => {} }
 const TURN: Turn = {
   number: 1,
   waitedMs: 0,
@@ -19,7 +19,6 @@ const TURN: Turn = {
   leftMs: () => 600_000,
   startableMs: () => 590_000,
   spentKeys: new Set(),
-  doubtedKey: null,
 }
 
 function target(path: string, ...params: readonly Param[]): Target {

@@ -7,7 +7,7 @@ import type { KeyLease, Turn } from '../../src/fetch-parts.ts'
 import { createProfile } from '../../src/scrapellm/profile.ts'
 
 const profile = createProfile({ version: '1.2.3' }, { wall: () => 0 })
-const KEY: KeyLease = { name: 'main', secret: 'sk-secret', report: () => false }
+const KEY: KeyLease = { name: 'main', secret: 'sk-secret', report: () => {} }
 const TURN: Turn = {
   number: 1,
   waitedMs: 0,
@@ -17,7 +17,6 @@ const TURN: Turn = {
   leftMs: () => 600_000,
   startableMs: () => 590_000,
   spentKeys: new Set(),
-  doubtedKey: null,
 }
 const IDENTITY: RequestIdentity = { id: 'r1', traceparent: null }
 

@@ -409,8 +409,8 @@ export const bugs: readonly Bug[] = [
   {
     name: 'a resting key is never tried again',
     file: 'keys/key-state.ts',
-    find: "if (condition.kind !== 'resting' || condition.trialAt !== null) return false",
-    replace: "if (condition.kind !== 'resting' || now > 0) return false",
+    find: "if (condition.kind === 'ready' || condition.trialAt !== null) return false",
+    replace: "if (condition.kind === 'ready' || now > 0) return false",
     invariants: ['liveness'],
     needs: ({ faults }) => faults.revokedKeys || faults.spentKeys,
   },

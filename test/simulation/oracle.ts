@@ -281,11 +281,10 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     if (asks.get(requestId)?.kind === 'submit' && ended.class === 'ambiguous')
       fail('R5', `job ${requestId} is submitted again after ${ended.class}`)
     const counted = course.calls.filter(
-      (one, index) =>
-        !isFailover(one, course.calls[index + 1] ?? call) && !maySendBack(one) && !mayBeMistake(course, one),
+      (one, index) => !isFailover(one, course.calls[index + 1] ?? call) && !maySendBack(one),
     )
     const offered = course.calls.filter((one) => !maySendBack(one))
-    if (counted.length >= ATTEMPTS || offered.length >= ATTEMPTS * plan.keys.length + 1) {
+    if (counted.length >= ATTEMPTS || offered.length >= ATTEMPTS * plan.keys.length) {
       fail('R3', `attempt ${course.calls.length + 1} of ${requestId}`)
     }
     const same = counted.filter((one) => one.ended?.class === ended.class).length
@@ -293,7 +292,6 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     const isOtherKey = isFailover(before, call)
     if (!maySendBack(before) && same >= most && !isOtherKey)
       fail('R3', `${requestId} is asked again after ${same} times ${ended.class}`)
-    if (!isOtherKey && mayBeMistake(course, before)) return
     if (keyIsDone.has(ended.class) && !isOtherKey)
       fail('R3', `${requestId} is asked again with a key that is ${ended.class}`)
     if (isOtherKey) return
@@ -308,12 +306,6 @@ export function createOracle(plan: Plan, now: () => number, fail: Fail): Oracle 
     } else if (isPrompt && isPlainSync && !maySendBack(before)) {
       spread(course, call, ended.class, same, waitedMs, ended.at)
     }
-  }
-
-  /** The first 401 of a key, which the same request may ask once more. */
-  function mayBeMistake({ calls }: Course, call: UpstreamCall): boolean {
-    const first = calls.find(({ key, ended }) => key === call.key && ended?.class === 'unauthorized')
-    return call === first
   }
 
   /** It may have been one call too many for the vendor: it waits for a place again, and does not count as an attempt. */

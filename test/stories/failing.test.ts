@@ -37,22 +37,16 @@ for (const [name, steps, expected, asked] of [
   ['429 with a full queue is repeated', ['429-queue', '200'], { status: 200, attempts: '2', credits: '3' }, 2],
   ['429 "credit limit" goes up once', ['429-credits', '200'], { status: 429, attempts: '1', credits: '0' }, 1],
   [
-    'one 401 of the last key may be a mistake: it is asked once more',
+    '401 of the last key is ours to tell',
     ['401', '200'],
-    { status: 200, attempts: '2', credits: '3' },
-    2,
-  ],
-  [
-    'a second 401 of the last key is none, and ours to tell',
-    ['401', '401', '200'],
-    { status: 503, attempts: '2', credits: '0', code: 'NO_KEY_AVAILABLE' },
-    2,
+    { status: 503, attempts: '1', credits: '0', code: 'NO_KEY_AVAILABLE' },
+    1,
   ],
   [
     '401 for want of credits is ours to tell',
-    ['401-no-credits', '401-no-credits', '200'],
-    { status: 503, attempts: '2', credits: '0', code: 'NO_KEY_AVAILABLE' },
-    2,
+    ['401-no-credits', '200'],
+    { status: 503, attempts: '1', credits: '0', code: 'NO_KEY_AVAILABLE' },
+    1,
   ],
   [
     '"empty result" is repeated once',

@@ -54,13 +54,12 @@ export function failed(verdictClass: VerdictClass, changes: Partial<Failed> = {}
 /** An attempt that took no time. */
 export function attempted(
   verdict: Verdict,
-  changes: Partial<Attempt> & Partial<Pick<Attempted, 'otherKeyReady' | 'isKeyDoubted' | 'wasTooMany'>> = {},
+  changes: Partial<Attempt> & Partial<Pick<Attempted, 'otherKeyReady' | 'wasTooMany'>> = {},
 ): Attempted {
-  const { otherKeyReady = false, isKeyDoubted = false, wasTooMany = false, ...rest } = changes
+  const { otherKeyReady = false, wasTooMany = false, ...rest } = changes
   return {
     verdict,
     otherKeyReady,
-    isKeyDoubted,
     wasTooMany,
     attempt: {
       number: 1,
