@@ -257,7 +257,7 @@ export const credits: Page = {
             unit: 'd',
             queries: [
               [
-                `min by (client, token) ((time() - (${metric('client_token_last_used_timestamp_seconds')} > 0)) / 86400)`,
+                `min by (client, token) (clamp_min(time() - (${metric('client_token_last_used_timestamp_seconds')} > 0), 0) / 86400)`,
                 '{{client}} {{token}}',
               ],
             ],

@@ -118,7 +118,7 @@ export const upstream: Page = {
             red: 'calls wait for a place. If "Limit of open attempts" is below the settings, that is what upstream takes (it answers 429 beyond): a larger plan, or fewer questions. Else raise `upstream.maxConcurrent` or `perScraper`.',
             unit: 'percentunit',
             queries: [
-              [`max by (scraper) (${metric('upstream_in_flight')} / ${metric('upstream_limit')})`, '{{scraper}}'],
+              [`(max by (scraper) (${metric('upstream_in_flight')} / ${metric('upstream_limit')})) > 0`, '{{scraper}}'],
               [
                 `max(sum by (instance) (${metric('upstream_in_flight')}) / on (instance) ${metric('upstream_max_concurrent')})`,
                 'all',
@@ -167,13 +167,14 @@ export const upstream: Page = {
             unit: 'percentunit',
             queries: [
               [
-                `max by (scraper) (${metric('upstream_queue_length')} / on (instance) group_left () (${metric('upstream_queue_size')} > 0))`,
+                `(max by (scraper) (${metric('upstream_queue_length')} / on (instance) group_left () (${metric('upstream_queue_size')} > 0))) > 0`,
                 '{{scraper}}',
               ],
             ],
             warn: 0.5,
             bad: 0.9,
             max: 1,
+            empty: 'nothing waits',
           },
           {
             kind: 'graph',
@@ -246,9 +247,10 @@ export const upstream: Page = {
             red: 'ambiguous: something cuts calls that may be charged. left: callers give up too early.',
             unit: 'short',
             queries: [
-              [`60 * sum by (scraper) (${rate('ambiguous_attempts_total')})`, '{{scraper}} ambiguous'],
-              [`60 * sum by (scraper) (${rate('orphaned_flights_total')})`, '{{scraper}} left'],
+              [`(60 * sum by (scraper) (${rate('ambiguous_attempts_total')})) > 0`, '{{scraper}} ambiguous'],
+              [`(60 * sum by (scraper) (${rate('orphaned_flights_total')})) > 0`, '{{scraper}} left'],
             ],
+            empty: 'none',
           },
         ],
         [

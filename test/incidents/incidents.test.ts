@@ -16,8 +16,15 @@ void t.test('the table has a row for each incident, with the alert that names it
 
 void t.test('a table is written and read back', async (t) => {
   const first = { at: 0, name: 'ScrapellmProxyDown', severity: 'page', summary: 'a | b at 127.0.0.1:33221' }
-  const told = { name: 'kill -9', first, delaySeconds: 166, firstLine: null, faults: [] }
-  const none = { name: 'calm', first: null, delaySeconds: null, firstLine: '✓ OK since 12:00:00 (3 s)', faults: [] }
+  const told = { name: 'kill -9', first, delaySeconds: 166, firstLine: null, red: [], faults: [] }
+  const none = {
+    name: 'calm',
+    first: null,
+    delaySeconds: null,
+    firstLine: '✓ OK since 12:00:00 (3 s)',
+    red: [],
+    faults: [],
+  }
   const written = withTable(page, tableOf([told, none]))
   t.strictSame(
     [...rowsIn(written)],

@@ -1,7 +1,7 @@
 /**
- * `npm run incidents -- [--what NAME]… [--write]`: plays the incidents, one after the other, and prints who was told what; `--write` puts all of
+ * `npm run incidents -- [--what NAME]… [--write]`: plays the incidents, one after the other, and prints who was told what, and which panels of the dashboards are red; `--write` puts all of
  * them into `docs/dashboards-and-alerts.md`. Takes about a minute for each, ends all that it started, and ends with 1 when one did not raise
- * exactly the alert that names its cause within five minutes.
+ * exactly the alert that names its cause within five minutes, or a panel shows nonsense.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -24,9 +24,10 @@ const played: Played[] = []
 for (const incident of wanted) {
   const one = await play(incident)
   played.push(one)
-  const { name, first, delaySeconds, firstLine, faults } = one
+  const { name, first, delaySeconds, firstLine, red, faults } = one
   console.log(`${name}: ${first?.name ?? 'none'} after ${delaySeconds ?? '–'} s. ${first?.summary ?? ''}`)
   console.log(`  page: ${firstLine ?? 'does not answer'}`)
+  if (red.length > 0) console.log(`  red panels: ${red.join('; ')}`)
   for (const fault of faults) console.log(`  FAULT: ${fault}`)
 }
 console.log(`\n${tableOf(played)}`)

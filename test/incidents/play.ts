@@ -1,6 +1,7 @@
 /** Plays one incident: calm for a while, then it happens, and for six minutes of the rules is written down who was told what. */
 import { createScope } from '../support/scope.ts'
 import type { Incident } from './incidents.ts'
+import { type Look, lookAt } from './panels.ts'
 import { ruleSeconds, SPEED } from './scaled.ts'
 import { aStage, type Notification } from './stage.ts'
 
@@ -11,6 +12,8 @@ export interface Played {
   /** From the moment when it happened to the message, in seconds of the rules. */
   readonly delaySeconds: number | null
   readonly firstLine: string | null
+  /** Panels of the dashboards that were red at the height of it. */
+  readonly red: readonly string[]
   /** Without their prefix: what should have been told, and was told besides. */
   readonly faults: readonly string[]
 }
@@ -21,8 +24,8 @@ const CALM_WATCH_MS = (15 * 60_000) / SPEED
 const MOST_DELAY_SECONDS = 300
 const ASK_EVERY_MS = 200
 
-/** What a machine does to the time that the proxy adds when others use it, too. */
-const ofMachine = /promise of (?:overhead|hits)/
+/** What a machine does when others use it, too: the proxy adds more time, and a scrape takes longer than a second. */
+const ofMachine = /promise of (?:overhead|hits)|^Down was told/
 const MOST_TRIES = 3
 
 /** Once more where only the machine was too busy: then it is no news of the proxy. */
@@ -53,11 +56,14 @@ async function playOnce({ name, alert, prepare, happens }: Incident): Promise<Pl
     const startedAt = Date.now()
     const happening = Promise.resolve(happens(stage))
     let firstLine: string | null = null
+    let look: Look | null = null
     const end = startedAt + (alert === null ? CALM_WATCH_MS : WATCH_MS)
     while (Date.now() < end) {
       await pause(250)
       if (stage.told.length > before && firstLine === null) firstLine = await stage.firstLine()
+      if (stage.told.length > before) look ??= await lookAt(stage.prometheus)
     }
+    look ??= await lookAt(stage.prometheus)
     await Promise.race([happening, pause(5_000)])
     const [first = null] = stage.told
     const delaySeconds = first ? ruleSeconds(first.at - startedAt) : null
@@ -67,10 +73,12 @@ async function playOnce({ name, alert, prepare, happens }: Incident): Promise<Pl
       ...[...said].filter(([one]) => one !== alert).map(([one, summary]) => `${one} was told: ${summary}`),
       ...(delaySeconds !== null && delaySeconds < 0 ? ['it was told before it happened'] : []),
       ...(delaySeconds !== null && delaySeconds > MOST_DELAY_SECONDS ? [`told after ${delaySeconds} s`] : []),
+      ...look.faults.map((fault) => `panel ${fault}`),
+      ...(alert === null ? look.red.map((one) => `panel ${one} is red`) : []),
     ]
     firstLine ??= await stage.firstLine()
     clearInterval(traffic)
-    return { name, first, delaySeconds, firstLine, faults }
+    return { name, first, delaySeconds, firstLine, red: look.red, faults }
   } finally {
     await scope.end()
   }

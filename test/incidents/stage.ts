@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import { parse, stringify } from 'yaml'
 import { createSimulator, type Simulator } from '../../src/simulator/simulator.ts'
 import { type Program, root, start, startProgram } from '../support/process.ts'
-import { startPrometheus } from '../support/prometheus.ts'
+import { type Prometheus, startPrometheus } from '../support/prometheus.ts'
 import { request } from '../support/proxy.ts'
 import { until } from '../support/redis.ts'
 import type { Scope } from '../support/scope.ts'
@@ -37,6 +37,7 @@ export interface Stage {
   /** One request, as this client; never rejects. */
   readonly ask: (prompt: string, client?: string) => Promise<void>
   readonly told: readonly Notification[]
+  readonly prometheus: Prometheus
   /** The first line of the status page; null = it does not answer. */
   readonly firstLine: () => Promise<string | null>
 }
@@ -95,7 +96,7 @@ export async function aStage(scope: Scope, options: StageOptions = {}): Promise<
 
   const told: Notification[] = []
   const alertmanager = await startAlertmanager(scope, (one) => told.push(one))
-  await startPrometheus(scope, [new URL(adminUrl).host], [], { rules: scaledRules, alertmanager })
+  const prometheus = await startPrometheus(scope, [new URL(adminUrl).host], [], { rules: scaledRules, alertmanager })
 
   async function ask(prompt: string, client: string = 'search-team'): Promise<void> {
     const headers = { 'x-api-key': tokens[client as keyof typeof tokens] }
@@ -115,7 +116,7 @@ export async function aStage(scope: Scope, options: StageOptions = {}): Promise<
       .trim()
   }
 
-  return { scope, sim, program, folder, write, settings, ask, told, firstLine }
+  return { scope, sim, program, folder, write, settings, ask, told, prometheus, firstLine }
 }
 
 /** Resolves to its address. */

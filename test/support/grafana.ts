@@ -10,7 +10,13 @@ export interface Panel {
   readonly description?: string
   readonly gridPos: { readonly x: number; readonly y: number; readonly w: number; readonly h: number }
   readonly targets?: readonly { readonly refId: string; readonly expr: string }[]
-  readonly fieldConfig?: { readonly defaults: { readonly unit?: string } }
+  readonly fieldConfig?: { readonly defaults: PanelDefaults }
+}
+
+interface PanelDefaults {
+  readonly unit?: string
+  readonly max?: number
+  readonly thresholds?: { readonly steps: readonly { readonly value: number | null; readonly color: string }[] }
 }
 
 export interface Dashboard {
