@@ -222,8 +222,8 @@ export function unanswered(code: Unanswered): ProxyError {
 export type Unanswered = keyof typeof unansweredBecause
 
 const unansweredBecause = {
-  UPSTREAM_UNREACHABLE: 'No answer of upstream arrived.',
-  UPSTREAM_INVALID: 'What upstream answered was cut off, not JSON, or too big.',
+  UPSTREAM_UNREACHABLE: 'Upstream could not be reached, or the connection was lost before its answer was complete.',
+  UPSTREAM_INVALID: 'The answer of upstream was truncated, not JSON, or too large.',
 }
 
 /** The settings are wrong. Every mistake at once; `main` prints them and exits with 78 (EX_CONFIG of sysexits.h). */

@@ -1,7 +1,7 @@
 /**
  * How the process ends: nothing new is let in, then the requests are answered, then the flights that nobody waits for any more
- * are finished, because they are probably paid for. What is left when the grace is over is cut, and said to be cut: whoever waits
- * is told, what was sent counts as charged, and jobs are left for others.
+ * are finished, because they are probably paid for. What is left when the grace period expires is cut off: waiting
+ * clients get an answer, sent calls count as charged, and jobs are left for others.
  */
 import type { Config } from './config/schema.ts'
 import { ProxyError } from './errors.ts'

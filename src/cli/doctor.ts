@@ -64,10 +64,5 @@ function told(findings: readonly Finding[], paint: DoctorIo['paint']): string {
     return `${paint(colours[status], status.padEnd(4))}  ${name.padEnd(width)}  ${text}${rest}`
   })
   const count = (wanted: Status): number => findings.filter(({ status }) => status === wanted).length
-  return [
-    ...lines,
-    '',
-    `${count('fail')} to be repaired, ${count('warn')} to be improved, ${count('note')} to be known.`,
-    '',
-  ].join('\n')
+  return [...lines, '', `${count('fail')} failed, ${count('warn')} warnings, ${count('note')} notes.`, ''].join('\n')
 }

@@ -197,7 +197,7 @@ function doubtsOf(recorded: Scenario | null, again: Scenario, before: string): s
   const is = 100 * (again.figures.successRate ?? 0)
   if (!recorded || Math.abs(was - is) <= PREDICTED_WITHIN) return []
   return [
-    `The recorded success rate is ${was.toFixed(1)} %, and ${before}, replayed, have ${is.toFixed(1)} %: the replay does not repeat what happened, so do not trust the other columns. If other settings were in force, name them with --recorded.`,
+    `The recorded success rate is ${was.toFixed(1)} %, but replaying ${before} gives ${is.toFixed(1)} %: the replay does not reproduce what happened, so the other columns are unreliable. If other settings were in force, pass them with --recorded.`,
   ]
 }
 

@@ -99,7 +99,7 @@ export function createReloader({ source, clock, watchFile, inForce, swap, tell, 
       const waiting = fixed.map(nameOf)
       const next = fixed.length > 0 ? withOld(config, loaded.config, fixed) : loaded.config
       // Old and new settings may be wrong only together.
-      const flaws = fixed.length > 0 ? loaded.flawsOf(next) : []
+      const flaws = [...(fixed.length > 0 ? loaded.flawsOf(next) : []), ...opensToAll(config, next)]
       if (flaws.length > 0) {
         const mistakes = [...flaws, ...waiting.map((name) => `${name}: changes only with a restart`)]
         return { result: 'invalid', generation, mistakes }
@@ -158,6 +158,17 @@ export function createReloader({ source, clock, watchFile, inForce, swap, tell, 
       return true
     }
   }
+}
+
+/**
+ * A file that is read while it is written may end before `clients`, and the default lets callers in without a token: then nobody would need one.
+ */
+function opensToAll(current: Config, next: Config): string[] {
+  const isOpen = Object.keys(next.clients).join() === 'anonymous'
+  if (!isOpen || 'anonymous' in current.clients) return []
+  return [
+    'clients: no client with a token is left, so callers without one would be let in; if that is meant, restart the proxy',
+  ]
 }
 
 function nameOf(path: Path): string {

@@ -1,6 +1,6 @@
 /**
- * `POST /reload` of the admin port: 200 with the new generation and the settings that wait for a restart, or 422 with what is wrong
- * with the settings, while the old ones stay in force.
+ * `POST /reload` of the admin port: 200 with the new generation, the settings that changed and those that wait for a restart, or 422
+ * with what is wrong with the settings, while the old ones stay in force. Settings are named, never shown: values may be secret.
  */
 import type { Random } from '../ports.ts'
 import { type AdminRoute, json } from './admin.ts'
@@ -8,8 +8,12 @@ import { type AdminRoute, json } from './admin.ts'
 interface ReloadParts {
   readonly random: Random
   readonly reload: () =>
-    | { readonly result: 'applied'; readonly generation: number }
-    | { readonly result: 'restart'; readonly generation: number; readonly waiting: readonly string[] }
+    | {
+        readonly result: 'applied' | 'restart'
+        readonly generation: number
+        readonly changed: readonly string[]
+        readonly waiting: readonly string[]
+      }
     | { readonly result: 'invalid'; readonly generation: number; readonly mistakes: readonly string[] }
 }
 
@@ -20,10 +24,16 @@ export function createReloadRoute({ random, reload }: ReloadParts): AdminRoute {
     run() {
       const reloaded = reload()
       const { result, generation } = reloaded
-      const acted = { action: 'reload', what: { result, generation } } as const
-      if (result === 'applied') return { ...json({ generation }), acted }
-      if (result === 'restart') return { ...json({ generation, waiting_for_restart: reloaded.waiting }), acted }
+      if (result !== 'invalid') {
+        const { changed, waiting } = reloaded
+        const answer = { generation, changed, ...(waiting.length > 0 && { waiting_for_restart: waiting }) }
+        return {
+          ...json(answer),
+          acted: { action: 'reload', what: { result, generation, changed: changed.join(', ') } },
+        }
+      }
       const { mistakes } = reloaded
+      const acted = { action: 'reload', what: { result, generation } } as const
       const problem = {
         type: 'urn:scrapellm-proxy:error:CONFIG_INVALID',
         title: 'Invalid settings',

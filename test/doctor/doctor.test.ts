@@ -100,7 +100,7 @@ void t.test('for people it is a line for each thing, with what to do', async (t)
   const lines = text.trimEnd().split('\n')
   t.match(lines[0], /^ok {4}settings {2,}no mistake$/)
   t.match(text, /^fail {2}key main {2,}refused by upstream: [^\n]*; compare it/m)
-  t.match(lines.at(-1), /^1 to be repaired, \d to be improved, \d to be known\.$/)
+  t.match(lines.at(-1), /^1 failed, \d warnings, \d notes\.$/)
 })
 
 // Settings

@@ -579,7 +579,11 @@ void t.test('a promise that cannot be kept has failed, and says why', async (t) 
       '[{"msg":"x"}]',
     ],
     ['no words', async () => landingOf(failed('serverError', { reply: json(500, {}) })), 'execution failed'],
-    ['no answer', async () => landingOf(failed('unreachable')), 'UPSTREAM_UNREACHABLE: No answer of upstream arrived.'],
+    [
+      'no answer',
+      async () => landingOf(failed('unreachable')),
+      'UPSTREAM_UNREACHABLE: Upstream could not be reached, or the connection was lost before its answer was complete.',
+    ],
     ['nobody there', async () => null, 'execution failed'],
     ['refused', () => Promise.reject(new ProxyError('DEADLINE_EXCEEDED', 'Late.')), 'DEADLINE_EXCEEDED: Late.'],
     [

@@ -582,7 +582,7 @@ void t.test('a replay that does not repeat what was recorded says so before anyt
   const { out } = await run('--audit', 'audit.ndjson')
   t.match(
     out,
-    /as recorded\n\nWARNING: The recorded success rate is 50\.0 %, and the packaged settings, replayed, have 100\.0 %: /,
+    /as recorded\n\nWARNING: The recorded success rate is 50\.0 %, but replaying the packaged settings gives 100\.0 %: /,
   )
   t.strictSame((await json('--audit', 'audit.ndjson', '--slow', '2x')).warnings, [], 'other weather repeats nothing')
 })

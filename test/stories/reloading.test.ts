@@ -108,7 +108,10 @@ void t.test('settings that need a restart are named at each reload; all others c
   const fixed = 'listen: { reusePort: true }\nredis: { url: "redis://127.0.0.1:1" }'
   const waiting = ['listen.reusePort', 'redis']
   proxy.write(`${fixed}\nclients: { ${alice} }`)
-  t.match(await reload(proxy), { status: 200, json: { generation: 2, waiting_for_restart: waiting } })
+  t.match(await reload(proxy), {
+    status: 200,
+    json: { generation: 2, changed: ['clients.bob'], waiting_for_restart: waiting },
+  })
   t.match(await proxy.ask('q', BOB), { status: 401 }, 'a revoked token is refused')
   t.match(linesOf(proxy, 'settings reloaded'), [{ changed: ['clients.bob'] }])
 
@@ -242,6 +245,18 @@ clients: { anonymous: {}, bob: { token: bob-token-0123456789, rate: { limit: 2, 
   t.match(await reload(proxy), { status: 200 })
   t.match(await ask('/scrapers/grok?prompt=i', BOB), { status: 200 }, 'more credits count at once')
   t.match(await ask('/scrapers/grok?prompt=j', BOB), { headers: { 'x-proxy-code': /RATE_LIMITED|BUDGET_EXHAUSTED/ } })
+})
+
+void t.test('a reload after which nobody would need a token any more is rejected', async (t) => {
+  const proxy = await aProxy(t, `clients: { ${alice} }`)
+  for (const text of ['cache: { ttl: 2h }', 'clients: { anonymous: {} }']) {
+    proxy.write(text)
+    t.match(await reload(proxy), { status: 422, json: { mistakes: [/^clients: no client with a token is left/] } })
+    t.match(await proxy.ask('q'), { status: 401 })
+  }
+  proxy.write(`clients: { ${alice}, anonymous: {} }`)
+  t.match(await reload(proxy), { status: 200, json: { changed: ['clients.anonymous'] } })
+  t.match(await proxy.ask('q'), { status: 200 })
 })
 
 void t.test('a changed settings file is reloaded shortly after; an incomplete one is rejected', async (t) => {
