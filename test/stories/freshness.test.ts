@@ -27,8 +27,8 @@ function cacheOf({ headers }: Answer): string {
 
 /** No time has passed for Redis, where a call that ended a moment ago still answers the same question. */
 async function forgetFlights(redis: RedisProcess): Promise<void> {
-  const names = await redis.ask('KEYS', 'slp:flight:*')
-  for (const [name] of names.matchAll(/slp:flight:\S+/g)) await redis.ask('DEL', name)
+  const names = await redis.ask('KEYS', 'slp:flight-2:*')
+  for (const [name] of names.matchAll(/slp:flight-2:\S+/g)) await redis.ask('DEL', name)
 }
 
 for (const tier of ['memory', 'disk', 'redis'] as const) {
