@@ -1035,6 +1035,8 @@ void t.test(
         await until(() => replicas.every(({ store }) => store.state === 'down'))
       }
       const all = replicas.map((replica) => replica.ask(blink))
+      let landed = 0
+      for (const { landing } of all) void landing.then(() => (landed += 1))
       await until(async () => {
         for (const { storeWorld, store } of replicas)
           if (store.state !== 'down') await storeWorld.clock.advance(timeoutMs)
@@ -1047,6 +1049,11 @@ void t.test(
       for (const replica of replicas) await replica.becomes('up')
       const leader = await asked(before + 1)
       leader.answer(blink)
+      // Whoever subscribes again only after the message was sent finds the answer with the next look.
+      await until(async () => {
+        for (const { world } of replicas) await world.clock.advance(50)
+        return landed === all.length
+      })
       for (const { landing } of all) t.equal(bodyOf(await landing), blink)
       t.equal(upstream.length, before + 1)
     }
