@@ -69,6 +69,8 @@ void t.test('M3: a Redis that refuses writes is reported as such, and still read
     const one = await aReplica(t, sim.url, redis.url, ['clients.team.credits.perDay=300'])
     const two = await aReplica(t, sim.url, redis.url, ['clients.team.credits.perDay=300'])
     t.equal((await ask(one, `known ${word}`, TEAM)).status, 200)
+    // The answer is written behind the one that the client got.
+    await until(async () => /slp:c\w+:{/.test(await redis.ask('KEYS', '*')))
     await redis.ask(...set)
     const before = sim.ledger.total()
     let refused: Answer | null = null
