@@ -3,8 +3,7 @@
  * wants it, as a line in a file. Memory is bounded by count and bytes; requests that asked upstream have room of their own, so
  * that a thousand hits a second do not push out the failure somebody asks about. A hit costs an object and a string.
  *
- * A line is written when its request has ended and the flight it paid for has landed, so that it has all attempts. Longer than
- * other files: when a line may be written is one rule, read in one go.
+ * A line is written when its request has ended and the flight it paid for has landed, so that it has all attempts.
  */
 import type { ProxyError } from '../errors.ts'
 import type { Call, Exchange, Outcome, RequestIdentity } from '../model.ts'

@@ -1,7 +1,7 @@
 /**
  * What happened, as numbers and lines: each exchange ends as counts and one access line, each event as counts and, where an
  * operator must know, a line in the log. Never throws for what it is given, and decides nothing.
- * What became of credits is the ledger's to say. Longer than other files: each event is one row of a table.
+ * What became of credits is the ledger's to say.
  */
 import type { Code, ProxyError, Reason } from '../errors.ts'
 import type { Anomaly, Attempt, CacheLabel, Call, Entry, Exchange, Landing, Made, Outcome, Tier } from '../model.ts'
