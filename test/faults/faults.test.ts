@@ -55,7 +55,8 @@ const rows: readonly Row[] = [
     title: 'the power is cut: what was set aside for calls is on the disk, whatever else is lost',
     rounds: 2,
     seed: 1,
-    done: ['power cut', 'commits lost in a power cut, records'],
+    // Whether commits are lost depends on how far the disk is at that moment.
+    done: ['power cut'],
   },
   {
     what: 'clock',
