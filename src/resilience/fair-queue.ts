@@ -79,13 +79,7 @@ export function createFairQueue<Waiter>(): FairQueue<Waiter> {
   function lineOf(client: QueuedClient): Line<Waiter> {
     const known = lines.get(client.name)
     if (!known) {
-      const line = {
-        client,
-        turn: now[client.priority],
-        letIn: 0,
-        repeated: new Set<Waiter>(),
-        waiting: new Set<Waiter>(),
-      }
+      const line = emptyLine<Waiter>(client, now[client.priority])
       lines.set(client.name, line)
       return line
     }
@@ -139,6 +133,10 @@ export function createFairQueue<Waiter>(): FairQueue<Waiter> {
     next,
     displaced,
   }
+}
+
+function emptyLine<Waiter>(client: QueuedClient, turn: number): Line<Waiter> {
+  return { client, turn, letIn: 0, repeated: new Set(), waiting: new Set() }
 }
 
 /** A client with so many questions has to give way before the other one. */

@@ -5,7 +5,7 @@
 import t from 'tap'
 import { simulate } from './simulation.ts'
 
-const SEEDS = 12
+const SEEDS = 24
 const REQUESTS = 400
 
 void t.test('no invariant breaks, whatever fails', async (t) => {

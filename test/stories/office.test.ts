@@ -437,6 +437,10 @@ void t.test(
       const poll = await request(undefined, `${url}/jobs/${String(submitted.json['job_id'])}`, TEAM)
       t.match(poll, { json: { status: 'failed' } })
     }
+    const report = async (): Promise<Row[]> =>
+      rowsIn((await request(undefined, `${second.adminUrl}/report?format=csv`)).text)
+    // Sums are written once a second: what the first has not written when it is killed would count as perhaps charged, too.
+    await until(async () => sumOf(await report(), 'spent') === 30 && sumOf(await report(), 'refunded') === 6)
     sim.script({ prompt: 'cut' }, ['hold'])
     const lost = ask(0, 'cut', TEAM.headers).catch(() => null)
     await sim.received(1, { prompt: 'cut' })
@@ -446,8 +450,6 @@ void t.test(
     sim.release()
     await sim.idle()
 
-    const report = async (): Promise<Row[]> =>
-      rowsIn((await request(undefined, `${second.adminUrl}/report?format=csv`)).text)
     // What was under way when a replica was killed counts as perhaps charged once its session has ended.
     await until(async () => sumOf(await report(), 'uncertain') === 9)
     const rows = await report()
